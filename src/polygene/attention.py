@@ -1,0 +1,122 @@
+"""The attention function registered with transformers under the name "packed".
+
+Legend: C cells, T packed tokens, K keys among them, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+PACKED = "packed"
+
+
+@dataclass(frozen=True)
+class CellOffsets:
+    """Where each cell's tokens and keys lie in the row; made once a batch, used by every layer."""
+
+    n_keys_C: Tensor
+    n_queries_C: Tensor
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each cell, keys and queries."""
+        return (self.n_keys_C + self.n_queries_C).tolist()
+
+    @cached_property
+    def keys_then_queries(self) -> list[int]:
+        """Number of keys, number of queries, alternating over the cells: 2C numbers."""
+        return torch.stack([self.n_keys_C, self.n_queries_C], dim=1).flatten().tolist()
+
+    @cached_property
+    def starts_C(self) -> Tensor:
+        """Place of each cell's first token, its [CLS]."""
+        lengths_C = self.n_keys_C + self.n_queries_C
+        return lengths_C.cumsum(0) - lengths_C
+
+    @cached_property
+    def key_at_K(self) -> Tensor:
+        """Place of every key in the row."""
+        first_key_C = self.n_keys_C.cumsum(0) - self.n_keys_C
+        shift_K = (self.starts_C - first_key_C).repeat_interleave(self.n_keys_C)
+        return torch.arange(len(shift_K), device=shift_K.device) + shift_K
+
+    def cumulative(self, counts_C: Tensor) -> Tensor:
+        """0 and the running sums, int32, as variable-length kernels read them."""
+        return nn.functional.pad(counts_C.cumsum(0), (1, 0)).to(torch.int32)
+
+
+def packed_attention(
+    module: nn.Module,
+    q_1HTE: Tensor,
+    k_1HTE: Tensor,
+    v_1HTE: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cells: CellOffsets,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each cell: every token, key or query, sees the keys of its own cell and nothing else.
+
+    The loop is exact and simple; the CUDA kernel, which runs in half precision only, is tested against it.
+    """
+    half = q_1HTE.dtype in (torch.bfloat16, torch.float16)
+    if q_1HTE.is_cuda and half and dropout == 0:
+        return _kernel(q_1HTE, k_1HTE, v_1HTE, cells, scaling), None
+    return _loop(q_1HTE, k_1HTE, v_1HTE, cells, scaling, dropout), None
+
+
+def _loop(
+    q_1HTE: Tensor, k_1HTE: Tensor, v_1HTE: Tensor, cells: CellOffsets, scaling: float | None, dropout: float
+) -> Tensor:
+    """Cell by cell, in float32; (1, T, H, E).
+
+    `split` rather than slices: the backward pass of a slice fills a row-long gradient for every cell.
+    Half-precision input is widened: on CPUs the half-precision backward pass of attention is the slower one.
+    """
+    dtype = q_1HTE.dtype
+    q_1HTE, k_1HTE, v_1HTE = (
+        x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in (q_1HTE, k_1HTE, v_1HTE)
+    )
+    queries = q_1HTE.split(cells.lengths, dim=2)
+    keys = k_1HTE.split(cells.keys_then_queries, dim=2)[::2]
+    values = v_1HTE.split(cells.keys_then_queries, dim=2)[::2]
+    outputs = [
+        scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        for q, k, v in zip(queries, keys, values, strict=True)
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype)
+
+
+def _kernel(q_1HTE: Tensor, k_1HTE: Tensor, v_1HTE: Tensor, cells: CellOffsets, scaling: float | None) -> Tensor:
+    """All cells in one variable-length kernel, with separate offsets for queries and keys; (1, T, H, E)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    lengths_C = cells.n_keys_C + cells.n_queries_C
+    o_THE = varlen_attn(
+        q_1HTE[0].transpose(0, 1),
+        k_1HTE[0].transpose(0, 1)[cells.key_at_K],
+        v_1HTE[0].transpose(0, 1)[cells.key_at_K],
+        cells.cumulative(lengths_C),
+        cells.cumulative(cells.n_keys_C),
+        int(lengths_C.max()),
+        int(cells.n_keys_C.max()),
+        scale=scaling,
+    )
+    return o_THE[None]
+
+
+def no_mask(*args: Any, **kwargs: Any) -> None:
+    """Build no attention mask: the row holds no padding and the offsets say who sees whom."""
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, no_mask)

@@ -1,0 +1,112 @@
+"""The tokens of many cells in one row, without padding.
+
+Legend: C cells, T packed tokens, S leading slots ([CLS], phenotypes, [START]), N visible expressed genes, Q queries.
+
+One cell stands in the row as its keys, then its queries::
+
+    [CLS] [SEX] … [START] gene gene … [END] | [MASK] [MASK] …
+    <------------- n_keys ----------------> | <- n_queries ->
+
+A key is seen by every token of its own cell. A query sees the keys and is seen by nothing, so asking one more
+question changes no other answer, and what is not in the row (unexpressed, unmeasured, hidden) takes no time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedCells:
+    """Tokens of C cells in one row of length T; the names of the fields are arguments of `PolyGeneModel.forward`.
+
+    Attributes
+    ----------
+    input_ids, position_ids
+        int64, (1, T): token and slot of every packed token.
+    n_keys, n_queries
+        int64, (C,): how many of a cell's tokens are keys, how many are queries behind them.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    n_keys: Tensor
+    n_queries: Tensor
+
+    def __len__(self) -> int:
+        return len(self.n_keys)
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """Return the four tensors by name, without copying them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def rank_within(cells_N: np.ndarray, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Count the entries of each cell and number them from 0 within their cell; `cells_N` is sorted."""
+    counts_C = np.bincount(cells_N, minlength=n_cells)
+    starts_C = np.cumsum(counts_C) - counts_C
+    return counts_C, np.arange(len(cells_N)) - starts_C[cells_N]
+
+
+def pack(
+    *,
+    leading_ids_CS: np.ndarray,
+    gene_cells_N: np.ndarray,
+    gene_slots_N: np.ndarray,
+    gene_ids_N: np.ndarray,
+    query_cells_Q: np.ndarray,
+    query_slots_Q: np.ndarray,
+    end_id: int,
+    end_slot: int,
+    mask_id: int,
+) -> tuple[PackedCells, np.ndarray]:
+    """Lay cells out in one row.
+
+    Parameters
+    ----------
+    leading_ids_CS
+        Token ids of [CLS], the phenotype slots and [START]; their slots are 0 … S-1.
+    gene_cells_N, gene_slots_N, gene_ids_N
+        Cell (sorted), slot and token id of every gene that is a key.
+    query_cells_Q, query_slots_Q
+        Cell and slot of every question, in any order.
+    end_id, end_slot, mask_id
+        Token id and slot of [END]; token id of [MASK].
+
+    Returns
+    -------
+    The packed cells, and `query_at_Q`: where in the row each question stands.
+    """
+    n_cells, n_leading = leading_ids_CS.shape
+    genes_C, gene_rank_N = rank_within(gene_cells_N, n_cells)
+    order_Q = np.argsort(query_cells_Q, kind="stable")
+    queries_C, rank_of_sorted_Q = rank_within(query_cells_Q[order_Q], n_cells)
+    query_rank_Q = np.empty(len(order_Q), dtype=np.int64)
+    query_rank_Q[order_Q] = rank_of_sorted_Q
+
+    n_keys_C = n_leading + genes_C + 1
+    lengths_C = n_keys_C + queries_C
+    starts_C = np.cumsum(lengths_C) - lengths_C
+    leading_at_CS = starts_C[:, None] + np.arange(n_leading)
+    gene_at_N = starts_C[gene_cells_N] + n_leading + gene_rank_N
+    query_at_Q = (starts_C + n_keys_C)[query_cells_Q] + query_rank_Q
+
+    token_ids_T = np.full(int(lengths_C.sum()), mask_id, dtype=np.int64)
+    slots_T = np.full_like(token_ids_T, end_slot)
+    token_ids_T[leading_at_CS] = leading_ids_CS
+    slots_T[leading_at_CS] = np.arange(n_leading)
+    token_ids_T[gene_at_N] = gene_ids_N
+    slots_T[gene_at_N] = gene_slots_N
+    token_ids_T[starts_C + n_keys_C - 1] = end_id
+    slots_T[query_at_Q] = query_slots_Q
+    packed = PackedCells(
+        input_ids=torch.from_numpy(token_ids_T)[None],
+        position_ids=torch.from_numpy(slots_T)[None],
+        n_keys=torch.from_numpy(n_keys_C.astype(np.int64)),
+        n_queries=torch.from_numpy(queries_C.astype(np.int64)),
+    )
+    return packed, query_at_Q
