@@ -1,0 +1,194 @@
+"""A checkpoint: tokenizer and network in one folder, which is also a repository of the Hugging Face Hub.
+
+    config.json  model.safetensors   the network
+    tokenizer.json  genes.tsv        bins, slots, phenotypes; the panel
+    recipe.toml  metrics.json        how it was made, what it scored
+    README.md                        model card
+    SHA256SUMS                       of the four files that decide an answer
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+
+from polygene.errors import CheckpointError
+from polygene.modeling import PolyGeneConfig, PolyGeneModel
+from polygene.tokenizer import CellTokenizer
+
+DECISIVE = ("config.json", "model.safetensors", "tokenizer.json", "genes.tsv")
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PolyGene:
+    """Tokenizer and network: everything needed to read a new AnnData and answer.
+
+    Parameters
+    ----------
+    tokenizer
+        Turns cells into tokens.
+    network
+        Answers questions about them.
+    recipe
+        Text of the TOML that made it; empty if it was not trained.
+    metrics
+        What it scored, as `polygene train` and `polygene evaluate` wrote it.
+    """
+
+    tokenizer: CellTokenizer
+    network: PolyGeneModel
+    recipe: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, tokenizer: CellTokenizer, *, seed: int = 0, **network: Any) -> PolyGene:
+        """Make an untrained model for a tokenizer; `network` are fields of BertConfig such as `hidden_size`."""
+        config = PolyGeneConfig(
+            n_genes=len(tokenizer.panel),
+            n_bins=tokenizer.binner.n_bins,
+            phenotype_sizes=[len(labels) for labels in tokenizer.schema.labels],
+            vocab_size=tokenizer.n_tokens,
+            **network,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = PolyGeneModel(config)
+        return cls(tokenizer=tokenizer, network=model.eval())
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, *, device: str | torch.device | None = None) -> PolyGene:
+        """Load a checkpoint folder, or a repository of the Hugging Face Hub.
+
+        Parameters
+        ----------
+        name_or_path
+            A folder, or "owner/name" on the Hub.
+        device
+            Where the network runs; the first GPU if there is one, else the CPU.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder is incomplete or a file is not the one that was saved (SHA-256).
+        """
+        folder = Path(name_or_path)
+        if not folder.is_dir():
+            folder = _download(str(name_or_path))
+        _verify(folder)
+        network = PolyGeneModel.from_pretrained(folder)
+        recipe, metrics = folder / "recipe.toml", folder / "metrics.json"
+        return cls(
+            tokenizer=CellTokenizer.load(folder),
+            network=network.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+            recipe=recipe.read_text() if recipe.exists() else "",
+            metrics=json.loads(metrics.read_text()) if metrics.exists() else {},
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the checkpoint folder; other files that are in it already stay.
+
+        Everything is written beside and moved into place at the end, the hashes last.
+        """
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+            new = Path(beside)
+            self.network.save_pretrained(new)
+            self.tokenizer.save(new)
+            (new / "recipe.toml").write_text(self.recipe)
+            (new / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
+            (new / "README.md").write_text(model_card(self))
+            sums = "".join(f"{_sha256(new / name)}  {name}\n" for name in DECISIVE)
+            folder.mkdir(exist_ok=True)
+            for file in sorted(new.iterdir()):
+                shutil.move(file, folder / file.name)
+            (new / SUMS).write_text(sums)
+            shutil.move(new / SUMS, folder / SUMS)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Upload the checkpoint to the Hugging Face Hub and return its address; you must be logged in there."""
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder)
+        return str(url)
+
+
+def _download(name: str) -> Path:
+    """Fetch a checkpoint from the Hub; its folder in the local cache."""
+    try:
+        return Path(snapshot_download(name))
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        msg = (
+            f"There is no checkpoint {name!r}: it is no folder here, and the Hugging Face Hub says: "
+            f"{str(error).splitlines()[0]} Give the folder that `polygene train` wrote, or 'owner/name' on the Hub."
+        )
+        raise CheckpointError(msg) from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _verify(folder: Path) -> None:
+    """Refuse a folder that lacks a file or holds another than the one saved."""
+    missing = [name for name in (*DECISIVE, SUMS) if not (folder / name).is_file()]
+    if missing:
+        msg = (
+            f"{folder} is not a complete PolyGene checkpoint: {', '.join(missing)} missing. "
+            "Copy the whole folder again, or give the folder that `polygene train` wrote."
+        )
+        raise CheckpointError(msg)
+    for line in (folder / SUMS).read_text().splitlines():
+        saved, _, name = line.partition("  ")
+        if name in DECISIVE and _sha256(folder / name) != saved:
+            msg = (
+                f"{folder / name} is not the file that was saved: its SHA-256 differs from the one in {SUMS}. "
+                "It was altered or copied incompletely; get the checkpoint again."
+            )
+            raise CheckpointError(msg)
+
+
+def model_card(model: PolyGene) -> str:
+    """Write what a reader of the folder should know, as the Hub's model card."""
+    tokenizer = model.tokenizer
+    knows = "\n".join(
+        f"| {phenotype.name} | {len(labels)} | {', '.join(labels[:8])}{' …' if len(labels) > 8 else ''} |"
+        for phenotype, labels in zip(tokenizer.schema.phenotypes, tokenizer.schema.labels, strict=True)
+    )
+    n_weights = sum(weights.numel() for weights in model.network.parameters())
+    return f"""---
+library_name: polygene
+tags: [single-cell, transcriptomics, anndata]
+---
+# PolyGene checkpoint
+
+A masked language model over single cells: {len(tokenizer.panel):,} genes, {tokenizer.binner.n_bins} expression bins
+({tokenizer.binner.kind}), {n_weights:,} weights.
+
+| phenotype | labels | known labels |
+|---|---|---|
+{knows}
+
+It knows the labels above and no others, and it answers for data like those it was trained on (`recipe.toml`); what it
+scored on held-out donors is in `metrics.json`.
+
+```python
+import polygene as pg
+
+model = pg.PolyGene.from_pretrained("this folder")
+pg.tl.annotate(adata, model)
+```
+"""

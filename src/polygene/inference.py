@@ -1,0 +1,139 @@
+"""Cells through the network, batch by batch.
+
+Legend: C cells, P phenotypes, V labels of one phenotype, Q asked genes, B bins, T packed tokens, D width.
+
+Cells of a batch do not see each other, so batches are cut where the row is full: at a number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polygene.checkpoint import PolyGene
+from polygene.masking import pack_cells
+from polygene.tokenizer import EncodedCells
+
+TOKENS_PER_ROW = 16_384
+
+
+def batches(cells: EncodedCells, extra_tokens: int) -> Iterator[slice]:
+    """Cut cells into runs of at most TOKENS_PER_ROW tokens (and at least one cell)."""
+    tokens_C = np.diff(cells.offsets_C1) + extra_tokens
+    ends_C = np.cumsum(tokens_C)
+    first = 0
+    while first < len(cells):
+        before = ends_C[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends_C, before + TOKENS_PER_ROW, side="right")))
+        yield slice(first, last)
+        first = last
+
+
+def key_labels(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np.ndarray:
+    """Labels that stand as keys, (C, P): those of the given phenotypes; all others are not given."""
+    labels_CP = np.full_like(cells.labels_CP, -1)
+    for name in given:
+        p = model.tokenizer.schema.index(name)
+        labels_CP[:, p] = cells.labels_CP[:, p]
+    return labels_CP
+
+
+@torch.inference_mode()
+def label_probabilities(
+    model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = ()
+) -> list[np.ndarray]:
+    """Answer phenotypes from expression and the given labels.
+
+    Returns
+    -------
+    For each name in `predict` the probabilities of its labels, float32 (C, V). They do not depend on what else is asked.
+    """
+    phenotypes = [model.tokenizer.schema.index(name) for name in predict]
+    labels_CP = key_labels(model, cells, given)
+    answers: list[list[Tensor]] = [[] for _ in phenotypes]
+    network, device = model.network, model.network.device
+    for rows in batches(cells, model.network.config.first_gene_slot + 1 + len(phenotypes)):
+        part = cells.rows(rows)
+        asked_cells_Q = np.repeat(np.arange(len(part)), len(phenotypes))
+        asked_slots_Q = np.tile(np.asarray(phenotypes, dtype=np.int64) + 1, len(part))
+        packed, query_at_Q = pack_cells(model.tokenizer, part, labels_CP[rows], asked_cells_Q, asked_slots_Q)
+        hidden_TD = network.encode(**{name: x.to(device) for name, x in packed.as_dict().items()})
+        query_at_CP = torch.from_numpy(query_at_Q).to(device).view(len(part), len(phenotypes))
+        for i, p in enumerate(phenotypes):
+            logits_CV = network.decode_labels(hidden_TD[query_at_CP[:, i]], p)
+            answers[i].append(torch.softmax(logits_CV.float(), dim=-1).cpu())
+    return [
+        torch.cat(parts).numpy() if parts else np.zeros((0, len(model.tokenizer.schema.labels[p])), np.float32)
+        for parts, p in zip(answers, phenotypes, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = ()) -> np.ndarray:
+    """Return the last hidden state of [CLS] of every cell, float32 (C, D)."""
+    labels_CP = key_labels(model, cells, given)
+    device = model.network.device
+    none_asked = np.zeros(0, dtype=np.int64)
+    states = [np.zeros((0, model.network.config.hidden_size), np.float32)]
+    for rows in batches(cells, model.network.config.first_gene_slot + 1):
+        packed, _ = pack_cells(model.tokenizer, cells.rows(rows), labels_CP[rows], none_asked, none_asked)
+        hidden_TD = model.network.encode(**{name: x.to(device) for name, x in packed.as_dict().items()})
+        lengths_C = packed.n_keys + packed.n_queries
+        states.append(hidden_TD[(lengths_C.cumsum(0) - lengths_C).to(device)].float().cpu().numpy())
+    return np.concatenate(states)
+
+
+@torch.inference_mode()
+def bin_probabilities(
+    model: PolyGene,
+    cells: EncodedCells,
+    query_cells_Q: np.ndarray,
+    query_genes_Q: np.ndarray,
+    visible_N: np.ndarray,
+    *,
+    given: Sequence[str] = (),
+) -> np.ndarray:
+    """Answer genes from the visible genes and the given labels.
+
+    Parameters
+    ----------
+    query_cells_Q, query_genes_Q
+        The questions, sorted by cell.
+    visible_N
+        Which expressed entries of `cells` are keys; an asked gene must not be among them.
+
+    Returns
+    -------
+    Probabilities of the bins of each asked gene, float32 (Q, B).
+    """
+    labels_CP = key_labels(model, cells, given)
+    network, device = model.network, model.network.device
+    n_asked_C = np.bincount(query_cells_Q, minlength=len(cells))
+    answers = [np.zeros((0, model.tokenizer.binner.n_bins), np.float32)]
+    first_slot = network.config.first_gene_slot
+    for rows in batches(cells, first_slot + 1 + int(n_asked_C.max(initial=0))):
+        first, last = np.searchsorted(query_cells_Q, [rows.start, rows.stop])
+        genes_Q = query_genes_Q[first:last].astype(np.int64)
+        packed, at_Q = pack_cells(
+            model.tokenizer,
+            cells.rows(rows),
+            labels_CP[rows],
+            query_cells_Q[first:last] - rows.start,
+            genes_Q + first_slot,
+            visible_N[cells.offsets_C1[rows.start] : cells.offsets_C1[rows.stop]],
+        )
+        hidden_TD = network.encode(**{name: x.to(device) for name, x in packed.as_dict().items()})
+        logits_QB = network.decode_genes(hidden_TD[torch.from_numpy(at_Q).to(device)], torch.from_numpy(genes_Q).to(device))
+        answers.append(bins_from_logits(logits_QB).cpu().numpy())
+    return np.concatenate(answers)
+
+
+def bins_from_logits(logits_QB: Tensor) -> Tensor:
+    """Probabilities over bins: softmax, or from the one logit of a binary model, (Q, B)."""
+    if logits_QB.shape[1] == 1:
+        expressed_Q1 = torch.sigmoid(logits_QB.float())
+        return torch.cat([1 - expressed_Q1, expressed_Q1], dim=1)
+    return torch.softmax(logits_QB.float(), dim=-1)

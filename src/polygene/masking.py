@@ -1,0 +1,210 @@
+"""What is hidden from the network and what it is asked.
+
+Legend: C cells, G panel genes, N expressed entries (cell, gene), P phenotypes, Q questions, S sources.
+
+Hidden genes and phenotypes are never keys. A hidden phenotype leaves its [NO_*] token behind, the one that also stands
+where a label is missing; a hidden gene leaves nothing, as an unexpressed gene does. The question is a query of its own.
+
+Whether something is hidden is a function of (seed, epoch, cell, slot): resuming, ranks and workers change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polygene.errors import RecipeError
+from polygene.packing import PackedCells, pack
+from polygene.tokenizer import CellTokenizer, EncodedCells
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingConfig:
+    """How much is hidden in training (shares between 0 and 1).
+
+    Parameters
+    ----------
+    gene_rate
+        Share of a cell's measured panel genes, zeros included, that is hidden.
+    phenotype_rate
+        Share of the given labels that is hidden.
+    all_phenotypes_rate
+        Share of the cells whose labels are all hidden at once; at most `phenotype_rate`, which stays what it says.
+    zero_rate
+        Share of the hidden unexpressed genes that is asked, each with weight 1 / zero_rate: the expected loss is the
+        one of asking them all.
+    """
+
+    gene_rate: float = 0.15
+    phenotype_rate: float = 0.5
+    all_phenotypes_rate: float = 0.25
+    zero_rate: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1 or (value == 0 and name == "zero_rate"):
+                msg = f"masking.{name} = {value} is no share: give a number between 0 and 1."
+                raise RecipeError(msg)
+        if self.all_phenotypes_rate > self.phenotype_rate:
+            msg = (
+                f"masking.all_phenotypes_rate = {self.all_phenotypes_rate} exceeds phenotype_rate = "
+                f"{self.phenotype_rate}: cells whose labels are all hidden count towards the rate."
+            )
+            raise RecipeError(msg)
+
+    @property
+    def single_phenotype_rate(self) -> float:
+        """Share hidden one by one in the other cells, such that `phenotype_rate` holds over all."""
+        if self.all_phenotypes_rate == 1:
+            return 1.0
+        return (self.phenotype_rate - self.all_phenotypes_rate) / (1 - self.all_phenotypes_rate)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Scramble 64-bit integers so that neighbours share nothing (finaliser of SplitMix64, Steele et al. 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def uniform(seed: int, epochs_C: np.ndarray, cells_C: np.ndarray, slots_S: np.ndarray) -> np.ndarray:
+    """One number in [0, 1) for each (cell, slot), the same whenever it is asked for; float32 (C, S)."""
+    step = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        h_C = _mix(np.full(len(cells_C), seed, dtype=np.uint64) * step + step)
+        h_C = _mix(h_C + epochs_C.astype(np.uint64) * step)
+        h_C = _mix(h_C + cells_C.astype(np.uint64) * step)
+        h_CS = _mix(h_C[:, None] + slots_S.astype(np.uint64)[None, :] * step)
+    return (h_CS >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def pack_cells(
+    tokenizer: CellTokenizer,
+    cells: EncodedCells,
+    key_labels_CP: np.ndarray,
+    query_cells_Q: np.ndarray,
+    query_slots_Q: np.ndarray,
+    visible_N: np.ndarray | None = None,
+) -> tuple[PackedCells, np.ndarray]:
+    """Lay out cells with these labels and visible genes as keys, and these questions.
+
+    Returns
+    -------
+    The packed cells, and where in the row each question stands.
+    """
+    n_cells, n_phenotypes = key_labels_CP.shape
+    cells_N = np.repeat(np.arange(n_cells), np.diff(cells.offsets_C1))
+    genes_N, bins_N = cells.genes_N, cells.bins_N
+    if visible_N is not None:
+        cells_N, genes_N, bins_N = cells_N[visible_N], genes_N[visible_N], bins_N[visible_N]
+    leading_ids_CS = np.empty((n_cells, n_phenotypes + 2), dtype=np.int64)
+    leading_ids_CS[:, 0] = tokenizer.cls_id
+    leading_ids_CS[:, 1:-1] = tokenizer.phenotype_token_ids(key_labels_CP)
+    leading_ids_CS[:, -1] = tokenizer.start_id
+    return pack(
+        leading_ids_CS=leading_ids_CS,
+        gene_cells_N=cells_N,
+        gene_slots_N=genes_N.astype(np.int64) + n_phenotypes + 2,
+        gene_ids_N=bins_N,
+        query_cells_Q=query_cells_Q,
+        query_slots_Q=query_slots_Q,
+        end_id=tokenizer.end_id,
+        end_slot=tokenizer.n_slots - 1,
+        mask_id=tokenizer.mask_id,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingCollator:
+    """Cells of a corpus to a training batch.
+
+    Parameters
+    ----------
+    tokenizer
+        The corpus's tokenizer.
+    measured_SG
+        Which panel genes each source measured; a gene that was not measured is never asked.
+    config, seed
+        What is hidden.
+    class_weights
+        For each phenotype a weight per label (mean 1 over training cells), or None for equal weights.
+    """
+
+    tokenizer: CellTokenizer
+    measured_SG: np.ndarray
+    config: MaskingConfig
+    seed: int = 0
+    class_weights: Sequence[np.ndarray | None] | None = None
+
+    def __call__(
+        self, cells: EncodedCells, sources_C: np.ndarray, cell_ids_C: np.ndarray, epochs_C: np.ndarray
+    ) -> dict[str, Tensor]:
+        """Hide and ask.
+
+        Returns
+        -------
+        The fields of `PackedCells`; `gene_at`, `label_at`, `label_phenotype` as `PolyGeneModel.forward` takes them; and
+        for the loss `bins`, `bin_weights`, `labels`, `label_weights`, in the same order as the questions. The weights of
+        a cell's genes sum to 1 in expectation, and so do those of its labels.
+        """
+        random_CS = uniform(self.seed, epochs_C, cell_ids_C, np.arange(self.tokenizer.n_slots))
+        n_phenotypes = cells.labels_CP.shape[1]
+        hidden_CP = self._hidden_phenotypes(random_CS[:, : n_phenotypes + 1]) & (cells.labels_CP >= 0)
+        gene_cells_Q, genes_Q, bins_Q, gene_weights_Q, visible_N = self._hidden_genes(
+            cells, self.measured_SG[sources_C], random_CS[:, n_phenotypes + 2 : -1]
+        )
+        label_cells_Q, phenotypes_Q = np.nonzero(hidden_CP)
+        packed, query_at_Q = pack_cells(
+            self.tokenizer,
+            cells,
+            np.where(hidden_CP, -1, cells.labels_CP),
+            np.concatenate([gene_cells_Q, label_cells_Q]),
+            np.concatenate([genes_Q + n_phenotypes + 2, phenotypes_Q + 1]),
+            visible_N,
+        )
+        labels_Q = cells.labels_CP[label_cells_Q, phenotypes_Q].astype(np.int64)
+        given_C = (cells.labels_CP >= 0).sum(1)
+        label_weights_Q = 1 / (self.config.phenotype_rate * given_C[label_cells_Q])
+        for p, weights_V in enumerate(self.class_weights or ()):
+            if weights_V is not None:
+                of_p = phenotypes_Q == p
+                label_weights_Q[of_p] *= weights_V[labels_Q[of_p]]
+        return packed.as_dict() | {
+            "gene_at": torch.from_numpy(query_at_Q[: len(genes_Q)]),
+            "label_at": torch.from_numpy(query_at_Q[len(genes_Q) :]),
+            "label_phenotype": torch.from_numpy(phenotypes_Q),
+            "bins": torch.from_numpy(bins_Q),
+            "bin_weights": torch.from_numpy(gene_weights_Q.astype(np.float32)),
+            "labels": torch.from_numpy(labels_Q),
+            "label_weights": torch.from_numpy(label_weights_Q.astype(np.float32)),
+        }
+
+    def _hidden_phenotypes(self, random_CS: np.ndarray) -> np.ndarray:
+        """Which labels are hidden, (C, P); the first column of the random numbers decides about all at once."""
+        all_C = random_CS[:, 0] < self.config.all_phenotypes_rate
+        return all_C[:, None] | (random_CS[:, 1:] < self.config.single_phenotype_rate)
+
+    def _hidden_genes(
+        self, cells: EncodedCells, measured_CG: np.ndarray, random_CG: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Cell, gene, bin and weight of every asked gene, and which expressed entries stay visible.
+
+        One number a gene decides twice: below the rate it is hidden, and a hidden zero is asked when the number is
+        below the rate times the share of zeros that is asked.
+        """
+        rate, zero_rate = self.config.gene_rate, self.config.zero_rate
+        cells_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
+        hidden_N = random_CG[cells_N, cells.genes_N] < rate
+        asked_CG = (random_CG < rate * zero_rate) & measured_CG
+        asked_CG[cells_N, cells.genes_N] = False
+        zero_cells, zero_genes = np.nonzero(asked_CG)
+        n_measured_C = np.maximum(measured_CG.sum(1), 1)
+        cells_Q = np.concatenate([cells_N[hidden_N], zero_cells])
+        genes_Q = np.concatenate([cells.genes_N[hidden_N].astype(np.int64), zero_genes])
+        bins_Q = np.concatenate([cells.bins_N[hidden_N].astype(np.int64), np.zeros(len(zero_cells), dtype=np.int64)])
+        weights_Q = np.where(bins_Q > 0, 1.0, 1 / zero_rate) / (max(rate, 1e-9) * n_measured_C[cells_Q])
+        return cells_Q, genes_Q, bins_Q, weights_Q, ~hidden_N
