@@ -159,28 +159,28 @@ class PhenotypeSchema:
         asked = {self.index(name) for name in (self.names if use is None else use)}
         labels_CP = np.full((len(obs), len(self.phenotypes)), -1, dtype=np.int16)
         said = []
+        absent: dict[str | None, int]
         for p in sorted(asked):
             phenotype = self.phenotypes[p]
             if phenotype.column in obs:
                 labels_CP[:, p], absent = self._encode_column(p, obs[phenotype.column], unknown)
             elif use is None:
-                absent = {f"no column {phenotype.column!r}": len(obs)}
+                absent = {None: len(obs)}
             else:
                 raise PhenotypeError(_missing_column(phenotype, obs))
             if absent:
-                why = ", ".join(f"{n:,} {reason}" for reason, n in absent.items())
-                said.append(f"{phenotype.name}: {sum(absent.values()):,} of {len(obs):,} cells not given ({why})")
+                said.append(_say_absent(phenotype, absent, len(obs)))
         if said:
             logger.info("%s", "; ".join(said))
         return labels_CP
 
-    def _encode_column(self, p: int, column: pd.Series, unknown: str) -> tuple[np.ndarray, dict[str, int]]:
+    def _encode_column(self, p: int, column: pd.Series, unknown: str) -> tuple[np.ndarray, dict[str | None, int]]:
         """Return (labels_C, how many cells are not given for which reason)."""
         codes_C, texts, counts = _factorize(column)
         place = {label: v for v, label in enumerate(self.labels[p])}
         # The last entry serves the code -1, which is NaN.
         labels = np.array([*(place.get(text, -1) for text in texts), -1], dtype=np.int16)
-        absent = {"NaN": int((codes_C < 0).sum())}
+        absent: dict[str | None, int] = {"NaN": int((codes_C < 0).sum())}
         outside = {}
         for text, n, v in zip(texts, counts, labels[:-1], strict=True):
             if v < 0 and _is_given(text):
@@ -238,12 +238,18 @@ def count_labels(obs: pd.DataFrame, phenotypes: Sequence[Phenotype] = CELLXGENE)
 def _factorize(column: pd.Series) -> tuple[np.ndarray, list[str], list[int]]:
     """Return (codes_C with -1 = NaN, text of each code, cells of each code); only values that occur."""
     codes_C, values = pd.factorize(column)
-    texts = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v).strip() for v in values]
+    texts = [str(int(v)) if isinstance(v, float | np.floating) and v.is_integer() else str(v).strip() for v in values]
     return codes_C, texts, np.bincount(codes_C[codes_C >= 0], minlength=len(texts)).tolist()
 
 
 def _is_given(label: str) -> bool:
     return label.lower() not in NOT_GIVEN
+
+
+def _say_absent(phenotype: Phenotype, absent: Mapping[str | None, int], n_cells: int) -> str:
+    """Say how many cells have no label and why; the reason None is that there is no column."""
+    why = ", ".join(f"{n:,} {why}" if why else f"no column {phenotype.column!r}" for why, n in absent.items())
+    return f"{phenotype.name}: {sum(absent.values()):,} of {n_cells:,} cells not given ({why})"
 
 
 def _order(phenotype: Phenotype, label: str) -> tuple[float, str]:

@@ -29,26 +29,97 @@ SAMPLE_ROWS = 2_000
 REMEDY = "PolyGene reads counts or log1p values: pass layer='counts' if there is one, or layer='raw' for adata.raw"
 
 
-def expression_matrix(adata: Any, layer: str | None = None) -> tuple[sparse.csr_matrix, pd.DataFrame]:
-    """Take the expression out of an AnnData.
+def log1p_values(
+    adata: Any,
+    columns: np.ndarray | None = None,
+    *,
+    layer: str | None = None,
+    totals: str | None = None,
+    scale: Scale | None = None,
+) -> sparse.csr_matrix:
+    """Read expression from an AnnData in log1p counts per 10,000; nothing in the AnnData is changed.
 
     Parameters
     ----------
-    adata
-        An AnnData in memory, or a view of one; nothing in it is changed.
+    columns
+        The genes to return, in this order; None for all.
     layer
         None for `X`, the name of a layer, or "raw" for `adata.raw` (where no layer has that name).
+    totals
+        The column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
+        None: the sum over all genes of the file, returned or not.
+    scale
+        None: detected, and said. Say it when the cells of one file come in pieces.
 
     Returns
     -------
-    x_CG, var
-        The matrix (not copied if it is CSR) and the table of its genes.
+    x_CG
+        float32 csr, columns ascending, zeros not stored.
+
+    Raises
+    ------
+    DataError, ScaleError
+        The expression cannot be read so; the message says what to do.
+    """
+    x_CG, _ = expression_matrix(adata, layer)
+    check_values(x_CG)
+    if scale is None:
+        scale = detect_scale(x_CG)
+        logger.info("expression: %s holds %s", "X" if layer is None else layer, scale)
+    totals_C = _totals(adata, x_CG, totals, scale)
+    # There to CSC and back sorts the columns, faster than a sort.
+    x_CG = x_CG.copy() if columns is None else x_CG[:, columns].tocsc().tocsr()
+    x_CG.sum_duplicates()
+    x_CG.eliminate_zeros()
+    return to_log1p(x_CG, totals_C, scale)
+
+
+def _totals(adata: Any, x_CG: sparse.csr_matrix, column: str | None, scale: Scale) -> np.ndarray:
+    """Counts of each cell, float64."""
+    sums_C = x_CG @ np.ones(x_CG.shape[1])
+    if column is None:
+        return sums_C
+    if scale != "counts":
+        msg = f"totals={column!r} is for counts, and the expression is {scale}: it is normalised already."
+        raise ScaleError(msg)
+    if column not in adata.obs:
+        msg = f"obs has no column {column!r} with the counts of each cell; it has {', '.join(adata.obs.columns[:10])}."
+        raise DataError(msg)
+    totals_C = pd.to_numeric(adata.obs[column], errors="coerce").to_numpy(np.float64)
+    n_wrong = int((~(np.isfinite(totals_C) & (totals_C >= 0.99 * sums_C))).sum())
+    if n_wrong:
+        msg = (
+            f"obs[{column!r}] cannot be the counts of each cell: in {n_wrong:,} of {len(totals_C):,} cells it is no "
+            "number, or less than the counts that the matrix holds. Name the right column, or leave totals out."
+        )
+        raise DataError(msg)
+    return totals_C
+
+
+def genes_of(adata: Any, layer: str | None = None) -> pd.DataFrame:
+    """Return the table of the genes of `X`, a layer or `adata.raw`; errors as for `expression_matrix`."""
+    return _select(adata, layer)[1]
+
+
+def expression_matrix(adata: Any, layer: str | None = None) -> tuple[sparse.csr_matrix, pd.DataFrame]:
+    """Take (x_CG, var) out of an AnnData: `X`, a layer, or with layer="raw" `adata.raw`; CSR is not copied.
 
     Raises
     ------
     DataError
-        Not an AnnData, empty, or without that layer.
+        Not an AnnData, empty, without that layer, or no numbers.
     """
+    values, var = _select(adata, layer)
+    if hasattr(values, "to_memory"):  # a backed file
+        values = values.to_memory()
+    x_CG = sparse.csr_matrix(values)
+    if x_CG.dtype.kind not in "buif":
+        msg = f"The expression values are {x_CG.dtype}, not numbers."
+        raise DataError(msg)
+    return x_CG, var
+
+
+def _select(adata: Any, layer: str | None) -> tuple[Any, pd.DataFrame]:
     if not all(hasattr(adata, name) for name in ("X", "obs", "var", "layers", "n_obs", "n_vars")):
         msg = f"Expected an AnnData, got {type(adata).__name__}: read one with anndata.read_h5ad(path)."
         raise DataError(msg)
@@ -69,13 +140,7 @@ def expression_matrix(adata: Any, layer: str | None = None) -> tuple[sparse.csr_
     if values is None:
         msg = f"The AnnData has no X; say which layer to read, it has {list(adata.layers)}."
         raise DataError(msg)
-    if hasattr(values, "to_memory"):  # a backed file
-        values = values.to_memory()
-    x_CG = sparse.csr_matrix(values)
-    if x_CG.dtype.kind not in "buif":
-        msg = f"The expression values are {x_CG.dtype}, not numbers."
-        raise DataError(msg)
-    return x_CG, var
+    return values, var
 
 
 def check_values(x_CG: sparse.csr_matrix) -> None:

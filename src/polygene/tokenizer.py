@@ -15,7 +15,6 @@ Shapes: C cells, G genes of the panel, M of them measured, P phenotypes, N expre
 
 import hashlib
 import json
-import logging
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -27,12 +26,10 @@ import pandas as pd
 from scipy import sparse
 
 from polygene.binning import BinInverse, ExpressionBinner
-from polygene.errors import CheckpointError, DataError, PhenotypeError, ScaleError
+from polygene.errors import CheckpointError, PhenotypeError
 from polygene.genes import GenePanel
 from polygene.phenotypes import Phenotype, PhenotypeSchema
-from polygene.scale import Scale, check_values, detect_scale, expression_matrix, to_log1p
-
-logger = logging.getLogger("polygene")
+from polygene.scale import Scale, genes_of, log1p_values
 
 SPECIAL_TOKENS = ("[CLS]", "[START]", "[END]", "[MASK]")
 FORMAT = 1
@@ -91,15 +88,7 @@ def panel_values(
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Read the genes of a panel from an AnnData, in log1p counts per 10,000.
 
-    Parameters
-    ----------
-    layer
-        None for `X`, a layer, or "raw" for `adata.raw`.
-    totals
-        The column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
-        None: the sum over all genes of the file, in the panel or not.
-    scale
-        None: detected. Say it when the cells of one file come in pieces.
+    The parameters are those of `polygene.scale.log1p_values`. What was matched is logged.
 
     Returns
     -------
@@ -112,40 +101,9 @@ def panel_values(
     DataError, GeneError, ScaleError
         The data cannot be read so; the message says what to do.
     """
-    x_CX, var = expression_matrix(adata, layer)
-    check_values(x_CX)
-    if scale is None:
-        scale = detect_scale(x_CX)
-        logger.info("expression: %s holds %s", "X" if layer is None else layer, scale)
-    totals_C = _totals(adata, x_CX, totals, scale)
-    columns_G = panel.match(var)
+    columns_G = panel.match(genes_of(adata, layer))
     measured_G = columns_G >= 0
-    x_CM = x_CX[:, columns_G[measured_G]]
-    x_CM.sum_duplicates()
-    x_CM.eliminate_zeros()
-    return to_log1p(x_CM, totals_C, scale), measured_G
-
-
-def _totals(adata: Any, x_CX: sparse.csr_matrix, column: str | None, scale: Scale) -> np.ndarray:
-    """Counts of each cell, float64."""
-    sums_C = x_CX @ np.ones(x_CX.shape[1])
-    if column is None:
-        return sums_C
-    if scale != "counts":
-        msg = f"totals={column!r} is for counts, and the expression is {scale}: it is normalised already."
-        raise ScaleError(msg)
-    if column not in adata.obs:
-        msg = f"obs has no column {column!r} with the counts of each cell; it has {', '.join(adata.obs.columns[:10])}."
-        raise DataError(msg)
-    totals_C = pd.to_numeric(adata.obs[column], errors="coerce").to_numpy(np.float64)
-    n_wrong = int((~(totals_C >= 0.99 * sums_C)).sum())
-    if n_wrong:
-        msg = (
-            f"obs[{column!r}] cannot be the counts of each cell: in {n_wrong:,} of {len(totals_C):,} cells it is no "
-            "number, or less than the counts that the matrix holds. Name the right column, or leave totals out."
-        )
-        raise DataError(msg)
-    return totals_C
+    return log1p_values(adata, columns_G[measured_G], layer=layer, totals=totals, scale=scale), measured_G
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -256,7 +214,7 @@ class CellTokenizer:
         Parameters
         ----------
         layer, totals, scale
-            Where the expression is and what it is, as for `panel_values`.
+            Where the expression is and what it is, as for `polygene.scale.log1p_values`.
         use_labels
             Whether to read labels from `obs`; or the names of the phenotypes to read, whose columns must exist.
         unknown
@@ -271,7 +229,12 @@ class CellTokenizer:
         if isinstance(use_labels, str):
             use_labels = (use_labels,)
         use = None if use_labels is True else use_labels or ()
-        labels_CP = self.schema.encode(adata.obs, use=use, unknown=unknown)
+        return self.encode_values(values_CM, measured_G, self.schema.encode(adata.obs, use=use, unknown=unknown))
+
+    def encode_values(
+        self, values_CM: sparse.csr_matrix, measured_G: np.ndarray, labels_CP: np.ndarray
+    ) -> EncodedCells:
+        """Turn what `panel_values` and the schema's `encode` returned into tokens: the second half of `encode`."""
         bins_N = self.binner.bins_of_entries(values_CM)
         expressed = bins_N > 0
         offsets_C1 = np.concatenate([[0], np.cumsum(expressed)])[values_CM.indptr].astype(np.int64)
