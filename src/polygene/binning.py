@@ -4,6 +4,7 @@ Shapes: C cells, G genes of the panel, M measured genes of the panel, N stored e
 All values are log1p counts per 10,000.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -11,6 +12,8 @@ import numpy as np
 from scipy import sparse
 
 from polygene.errors import RecipeError
+
+logger = logging.getLogger("polygene")
 
 Binning = Literal["linear", "quantile", "cell_quantile", "binary"]
 
@@ -70,7 +73,7 @@ class ExpressionBinner:
         values
             A sample of values over training cells and panel genes; those below `threshold` are not expressed.
         n_bins
-            Bin 0 included. Ties can make bins coincide; such bins become one, and `n_bins` less.
+            Bin 0 included. Ties can make bins coincide; such bins become one, which is said.
         threshold
             The first edge.
         """
@@ -80,6 +83,10 @@ class ExpressionBinner:
             raise RecipeError(msg)
         inner = np.quantile(expressed, np.arange(1, n_bins - 1) / (n_bins - 1))
         edges = np.unique(np.array([threshold, *inner], dtype=np.float32))
+        if len(edges) + 1 < n_bins:
+            logger.warning(
+                "bins: of %d quantile bins only %d differ, because many values are equal", n_bins, len(edges) + 1
+            )
         return cls(kind="quantile", n_bins=len(edges) + 1, edges=_as_edges(edges))
 
     @classmethod
