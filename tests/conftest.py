@@ -1,0 +1,94 @@
+"""Fixtures that several test files share: a toy vocabulary, cells of it, and a tiny network on it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from polygene.binning import ExpressionBinner, InverseFit
+from polygene.genes import GenePanel
+from polygene.phenotypes import CELLXGENE, PhenotypeSchema
+from polygene.tokenizer import CellTokenizer, EncodedCells
+
+if TYPE_CHECKING:
+    from polygene.checkpoint import PolyGene
+
+TOY_LABELS = (
+    ("female", "male"),
+    ("blood", "lung"),
+    ("B cell", "T cell", "monocyte"),
+    ("8-month-old stage", "57-year-old stage", "80 year-old and over stage", "adult stage"),
+    ("COVID-19", "normal"),
+)
+
+
+def _make_tokenizer(n_genes: int, binner: ExpressionBinner | None = None) -> CellTokenizer:
+    """Make a tokenizer with the five phenotypes of CELLxGENE and genes GENE0, GENE1, …"""
+    binner = binner or ExpressionBinner.linear()
+    return CellTokenizer(
+        panel=GenePanel(symbols=tuple(f"GENE{g}" for g in range(n_genes)), ensembl_ids=("",) * n_genes),
+        binner=binner,
+        schema=PhenotypeSchema(phenotypes=CELLXGENE, labels=TOY_LABELS),
+        inverse=InverseFit(binner, n_genes).finish(),
+    )
+
+
+def _make_cells(
+    tokenizer: CellTokenizer, n_cells: int, density: float, *, seed: int = 0, measured_G: np.ndarray | None = None
+) -> EncodedCells:
+    """Draw cells that express each measured gene with probability `density`, and lack a third of their labels."""
+    rng = np.random.default_rng(seed)
+    measured_G = np.ones(len(tokenizer.panel), dtype=bool) if measured_G is None else measured_G
+    expressed_CG = (rng.random((n_cells, len(measured_G))) < density) & measured_G
+    bins_N = rng.integers(1, tokenizer.binner.n_bins, expressed_CG.sum())
+    sizes_P = np.array([len(labels) for labels in tokenizer.schema.labels])
+    labels_CP = (rng.random((n_cells, len(sizes_P))) * sizes_P).astype(np.int16)
+    labels_CP[rng.random(labels_CP.shape) < 1 / 3] = -1
+    return EncodedCells(
+        offsets_C1=np.concatenate([[0], np.cumsum(expressed_CG.sum(1))]),
+        genes_N=np.nonzero(expressed_CG)[1].astype(np.uint16),
+        bins_N=bins_N.astype(np.uint8),
+        values_N=bins_N.astype(np.float32),
+        labels_CP=labels_CP,
+        measured_G=measured_G,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., CellTokenizer]:
+    """Make other toy tokenizers: `make_tokenizer(n_genes, binner)`."""
+    return _make_tokenizer
+
+
+@pytest.fixture(scope="session")
+def make_cells() -> Callable[..., EncodedCells]:
+    """Draw other toy cells: `make_cells(tokenizer, n_cells, density, seed=0, measured_G=None)`."""
+    return _make_cells
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer() -> CellTokenizer:
+    """40 genes, 10 linear bins, five phenotypes; one of the ages cannot be read as years."""
+    return _make_tokenizer(40)
+
+
+@pytest.fixture(scope="session")
+def toy_cells(toy_tokenizer: CellTokenizer) -> EncodedCells:
+    """12 cells from a file that did not measure the last four genes."""
+    return _make_cells(toy_tokenizer, 12, 0.3, measured_G=np.arange(40) < 36)
+
+
+@pytest.fixture
+def tiny_model(toy_tokenizer: CellTokenizer) -> "PolyGene":
+    """2 layers, 32 wide; its weights are large, so that every token of a cell moves its answers."""
+    from polygene.checkpoint import PolyGene  # imports torch, which most tests do without
+
+    return PolyGene.new(
+        toy_tokenizer,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        initializer_range=0.2,
+    )
