@@ -80,7 +80,8 @@ def _loop(
     """Cell by cell, in float32; (1, T, H, E).
 
     `split` rather than slices: the backward pass of a slice fills a row-long gradient for every cell.
-    Half-precision input is widened: on CPUs the half-precision backward pass of attention is the slower one.
+    Half-precision input is widened: on CPUs the half-precision backward pass of attention is the slower one. Autocast
+    would narrow it again.
     """
     dtype = q_1HTE.dtype
     q_1HTE, k_1HTE, v_1HTE = (
@@ -89,10 +90,11 @@ def _loop(
     queries = q_1HTE.split(cells.lengths, dim=2)
     keys = k_1HTE.split(cells.keys_then_queries, dim=2)[::2]
     values = v_1HTE.split(cells.keys_then_queries, dim=2)[::2]
-    outputs = [
-        scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
-        for q, k, v in zip(queries, keys, values, strict=True)
-    ]
+    with torch.autocast(q_1HTE.device.type, enabled=False):
+        outputs = [
+            scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+            for q, k, v in zip(queries, keys, values, strict=True)
+        ]
     return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype)
 
 
