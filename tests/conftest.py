@@ -24,7 +24,7 @@ TOY_LABELS = (
 
 
 def _make_tokenizer(n_genes: int, binner: ExpressionBinner | None = None) -> CellTokenizer:
-    """Make a tokenizer with the five phenotypes of CELLxGENE and genes GENE0, GENE1, …"""
+    """Make a tokenizer with the five phenotypes of CELLxGENE and the genes GENE0 … GENE<n-1>."""
     binner = binner or ExpressionBinner.linear()
     return CellTokenizer(
         panel=GenePanel(symbols=tuple(f"GENE{g}" for g in range(n_genes)), ensembl_ids=("",) * n_genes),

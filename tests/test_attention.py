@@ -81,28 +81,20 @@ def test_the_kernel_is_handed_all_tokens_as_queries_and_the_keys_alone_as_keys(o
     """The kernel runs on GPUs only; what it is asked to compute is checked here, in its words, on any machine."""
 
     def kernel(q_THE, k_KHE, v_KHE, q_ends, k_ends, longest_q, longest_k, *, scale):
-        assert longest_q == q_ends.diff().max()
-        assert longest_k == k_ends.diff().max()
-        rows = zip(
-            q_THE.split(q_ends.diff().tolist()),
-            k_KHE.split(k_ends.diff().tolist()),
-            v_KHE.split(k_ends.diff().tolist()),
-        )
-        return torch.cat(
-            [
-                torch.einsum("qhk,khe->qhe", (torch.einsum("qhe,khe->qhk", q, k) * scale).softmax(-1), v)
-                for q, k, v in rows
-            ]
-        )
+        lengths, n_keys = q_ends.diff().tolist(), k_ends.diff().tolist()
+        assert (longest_q, longest_k) == (max(lengths), max(n_keys))
+        outputs = []
+        for q, k, v in zip(q_THE.split(lengths), k_KHE.split(n_keys), v_KHE.split(n_keys), strict=True):
+            weights = (torch.einsum("qhe,khe->qhk", q, k) * scale).softmax(-1)
+            outputs.append(torch.einsum("qhk,khe->qhe", weights, v))
+        return torch.cat(outputs)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     q, k, v = row(len(who_sees_whom(offsets)))
     assert (_kernel(q, k, v, offsets, 0.3) - _loop(q, k, v, offsets, 0.3, 0.0)).abs().max() < 1e-6
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="the variable-length kernel runs on CUDA only, and there is none"
-)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the variable-length kernel needs CUDA, and there is none")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_kernel_agrees_with_the_loop_within_the_rounding_of_its_precision(dtype):
     """Bound: four roundings (scores, weights, sums, result) of 2^-9 or 2^-12, of values up to the largest of v.

@@ -20,9 +20,8 @@ def lay_out_one_by_one(tokenizer, cells, labels_CP, questions, visible_N):
             label = labels_CP[c, p]
             keys.append((tokenizer.absent_id(p) if label < 0 else tokenizer.label_range(p)[0] + label, p + 1))
         keys.append((tokenizer.start_id, n_phenotypes + 1))
-        for n in range(cells.offsets_C1[c], cells.offsets_C1[c + 1]):
-            if visible_N[n]:
-                keys.append((cells.bins_N[n], n_phenotypes + 2 + cells.genes_N[n]))
+        entries = [n for n in range(cells.offsets_C1[c], cells.offsets_C1[c + 1]) if visible_N[n]]
+        keys += [(cells.bins_N[n], n_phenotypes + 2 + cells.genes_N[n]) for n in entries]
         keys.append((tokenizer.end_id, tokenizer.n_slots - 1))
         asked = [(tokenizer.mask_id, slot) for cell, slot in questions if cell == c]
         ids += [token for token, _ in keys + asked]

@@ -53,11 +53,11 @@ class CellOffsets:
 
 
 def packed_attention(
-    module: nn.Module,
+    module: nn.Module,  # noqa: ARG001
     q_1HTE: Tensor,
     k_1HTE: Tensor,
     v_1HTE: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | None,  # noqa: ARG001
     *,
     cells: CellOffsets,
     scaling: float | None = None,
