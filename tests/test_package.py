@@ -89,3 +89,10 @@ def test_citation_and_changelog_carry_the_version() -> None:
 def test_readme_gives_one_line_for_the_demo_and_one_for_the_tests() -> None:
     lines = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert [line.rpartition(" && ")[2] for line in lines] == [".venv/bin/polygene demo", ".venv/bin/python -m pytest"]
+
+
+def test_readme_has_a_line_for_every_module() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The tree")[2].partition("\n## ")[0]
+    package = ROOT / "src" / "polygene"
+    modules = {path.name for path in package.glob("*.py")} | {path.parent.name + "/" for path in package.glob("*/*.py")}
+    assert {name for name in modules if name not in tree} == set()
