@@ -5,18 +5,14 @@ A key that is unknown is an error that names the nearest one; a key that is acce
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from polygene.errors import RecipeError
 from polygene.losses import LossConfig
 from polygene.masking import MaskingConfig
-
-T = TypeVar("T")
+from polygene.toml import build, read_toml, write_toml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,69 +118,8 @@ class Recipe:
         RecipeError
             If the file is no TOML, a key is unknown or missing, or a value is of another type.
         """
-        try:
-            table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            msg = f"The recipe {path} cannot be read: {error}."
-            raise RecipeError(msg) from error
-        return build(cls, table)
+        return build(cls, read_toml(path))
 
     def to_toml(self) -> str:
         """Write every field, so that the text alone makes the same checkpoint again."""
-        plain = asdict(self)
-        lines = [f"{name} = {_toml(value)}" for name, value in plain.items() if not isinstance(value, dict)]
-        for name, section in plain.items():
-            if isinstance(section, dict):
-                lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in section.items())]
-        return "\n".join(lines) + "\n"
-
-
-def build(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:
-    """Make a dataclass from a table, checking every name and type on the way."""
-    hints = get_type_hints(kind)
-    values = {}
-    for key, value in table.items():
-        path = f"{where}{key}"
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"did you mean {where}{near[0]}?" if near else f"possible are {', '.join(sorted(hints))}."
-            msg = f"The recipe has the unknown key {path}: {hint}"
-            raise RecipeError(msg)
-        values[key] = _checked(hints[key], value, path)
-    missing = [f.name for f in fields(kind) if f.name not in values and _required(f)]  # type: ignore[arg-type]
-    if missing:
-        msg = f"The recipe lacks {', '.join(where + name for name in missing)}."
-        raise RecipeError(msg)
-    return kind(**values)
-
-
-def _required(f: Any) -> bool:
-    from dataclasses import MISSING
-
-    return f.default is MISSING and f.default_factory is MISSING
-
-
-def _checked(hint: Any, value: Any, path: str) -> Any:
-    """Return the value as its field wants it, or say what it should have been."""
-    if is_dataclass(hint) and isinstance(value, dict):
-        return build(hint, value, f"{path}.")  # type: ignore[arg-type]
-    if get_origin(hint) is Literal:
-        if value in get_args(hint):
-            return value
-        expected = " or ".join(map(repr, get_args(hint)))
-    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    elif type(value) is hint:
-        return value
-    else:
-        expected = f"a table [{path}]" if is_dataclass(hint) else getattr(hint, "__name__", str(hint))
-    msg = f"The recipe's {path} is {value!r}; it must be {expected}."
-    raise RecipeError(msg)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return repr(value)
+        return write_toml(asdict(self))

@@ -1,0 +1,116 @@
+"""TOML to frozen dataclasses and back.
+
+A key that is unknown is an error that names the nearest one; a value of another type, one that says what to write.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from polygene.errors import RecipeError
+
+T = TypeVar("T")
+
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    RecipeError
+        The file cannot be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{path} cannot be read: {error}."
+        raise RecipeError(msg) from error
+
+
+def write_toml(plain: Mapping[str, Any]) -> str:
+    """Write values, then one section for each table; what is None is left out."""
+    said = {key: value for key, value in plain.items() if value is not None}
+    lines = [f"{key} = {_toml(value)}" for key, value in said.items() if not isinstance(value, Mapping)]
+    for key, section in said.items():
+        if isinstance(section, Mapping):
+            lines += ["", f"[{key}]", *(f"{inner} = {_toml(value)}" for inner, value in section.items())]
+    return "\n".join(lines) + "\n"
+
+
+def build(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:
+    """Make a dataclass from a table, checking every name and type on the way.
+
+    Raises
+    ------
+    RecipeError
+        A key is unknown (names the nearest) or missing, or a value is of another type.
+    """
+    hints = get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        path = f"{where}{key}"
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {where}{near[0]}?" if near else f"possible are {', '.join(sorted(hints))}."
+            msg = f"The recipe has the unknown key {path}: {hint}"
+            raise RecipeError(msg)
+        values[key] = _checked(hints[key], value, path)
+    missing = [
+        where + f.name
+        for f in fields(kind)  # type: ignore[arg-type]
+        if f.name not in values and f.default is MISSING and f.default_factory is MISSING
+    ]
+    if missing:
+        msg = f"The recipe lacks {', '.join(missing)}."
+        raise RecipeError(msg)
+    return kind(**values)
+
+
+def _checked(hint: Any, value: Any, path: str) -> Any:
+    """Return the value as its field wants it, or say what it should have been."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is UnionType:  # a value or None, which TOML cannot say
+        return _checked(inner[0], value, path)
+    if is_dataclass(hint) and isinstance(value, dict):
+        return build(hint, value, f"{path}.")  # type: ignore[arg-type]
+    if kind is Mapping and isinstance(value, Mapping):
+        return {key: _checked(inner[1], one, f"{path}.{key}") for key, one in value.items()}
+    if kind is Sequence and isinstance(value, list | tuple):
+        return tuple(_checked(inner[0], one, path) for one in value)
+    if kind is tuple and isinstance(value, list | tuple) and len(value) == len(inner):
+        return tuple(_checked(want, one, path) for want, one in zip(inner, value, strict=True))
+    if hint is float and type(value) is int:
+        return float(value)
+    if (kind is Literal and value in inner) or type(value) is hint:
+        return value
+    msg = f"The recipe's {path} is {value!r}; it must be {_expected(hint, path)}."
+    raise RecipeError(msg)
+
+
+def _expected(hint: Any, path: str) -> str:
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return " or ".join(map(repr, inner))
+    if is_dataclass(hint) or kind is Mapping:
+        return f"a table [{path}]"
+    if kind is Sequence:
+        return f"a list of {WORDS[inner[0]]}"
+    if kind is tuple:
+        return f"a list of {len(inner)} numbers"
+    return WORDS[hint]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value)
