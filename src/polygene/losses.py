@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
+
+from polygene.toml import check_bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +43,19 @@ class LossConfig:
     gene_weight: float = 1.0
     phenotype_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_bounds(
+            "loss",
+            self,
+            smoothing=(0, 1),
+            bin_reach=(1e-6, inf),
+            years_reach=(1e-6, inf),
+            gene_weight=(0, inf),
+            phenotype_weight=(0, inf),
+        )
 
-def smoothed_targets(
-    n: int, smoothing: float, places: Sequence[float] | None = None, reach: float = 1.0
-) -> Tensor:
+
+def smoothed_targets(n: int, smoothing: float, places: Sequence[float] | None = None, reach: float = 1.0) -> Tensor:
     """Target distribution for each true class of a group of n, (n, n): (1 - ε) · one-hot + ε · q.
 
     q is uniform, or falls with the distance between `places`: q_ij ∝ exp(-|place_i - place_j| / reach). A class
@@ -130,9 +142,9 @@ class PolyGeneLoss:
         label_phenotype: Tensor,
         n_cells: int,
     ) -> dict[str, Tensor]:
-        """Mean over cells of the weighted sums over asked tokens: `loss`, and its parts `gene_loss`, `phenotype_loss`.
+        """Mean over cells of the weighted sums over asked tokens: `loss`, its parts `gene_loss`, `phenotype_loss`.
 
-        Every head enters, with an empty sum where nothing was asked: a head without gradient would make other ranks wait.
+        Every head enters, with an empty sum where nothing was asked: without a gradient of it, other ranks would wait.
         """
         gene_loss = (bin_weights * self.genes(gene_logits, bins)).sum() / n_cells
         phenotype_loss = gene_loss.new_zeros(())

@@ -6,13 +6,14 @@ A key that is unknown is an error that names the nearest one; a key that is acce
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Literal
 
 from polygene.errors import RecipeError
 from polygene.losses import LossConfig
 from polygene.masking import MaskingConfig
-from polygene.toml import build, read_toml, write_toml
+from polygene.toml import build, check_bounds, read_toml, write_toml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class NetworkConfig:
     hidden_dropout_prob: float = 0.1
 
     def __post_init__(self) -> None:
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        check_bounds("network", self, **dict.fromkeys(sizes, (1, inf)), hidden_dropout_prob=(0, 1))
         if self.hidden_size % self.num_attention_heads:
             msg = (
                 f"network.hidden_size = {self.hidden_size} cannot be shared among num_attention_heads = "
@@ -82,10 +85,16 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulation", "evaluations"):
-            if getattr(self, name) < 1:
-                msg = f"training.{name} = {getattr(self, name)}: it must be at least 1."
-                raise RecipeError(msg)
+        check_bounds(
+            "training",
+            self,
+            **dict.fromkeys(("epochs", "batch_size", "accumulation", "evaluations"), (1, inf)),
+            learning_rate=(1e-12, inf),
+            warmup=(0, 1),
+            weight_decay=(0, inf),
+            num_workers=(0, inf),
+            seed=(0, 2**32),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

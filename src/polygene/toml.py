@@ -4,6 +4,7 @@ A key that is unknown is an error that names the nearest one; a value of another
 """
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -70,6 +71,22 @@ def build(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:
         msg = f"The recipe lacks {', '.join(missing)}."
         raise RecipeError(msg)
     return kind(**values)
+
+
+def check_bounds(section: str, config: Any, **bounds: tuple[float, float]) -> None:
+    """Refuse a configuration one of whose numbers is not within its bounds: at least the first, below the second.
+
+    Raises
+    ------
+    RecipeError
+        Names the number and its bounds.
+    """
+    for name, (least, limit) in bounds.items():
+        value = getattr(config, name)
+        if not least <= value < limit:
+            below = "finite" if limit == math.inf else f"below {limit:,g}"
+            msg = f"{section}.{name} = {value}: it must be at least {least:,g} and {below}."
+            raise RecipeError(msg)
 
 
 def _checked(hint: Any, value: Any, path: str) -> Any:
