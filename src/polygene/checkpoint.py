@@ -1,5 +1,7 @@
 """A checkpoint: tokenizer and network in one folder, which is also a repository of the Hugging Face Hub.
 
+::
+
     config.json  model.safetensors   the network
     tokenizer.json  genes.tsv        bins, slots, phenotypes; the panel
     recipe.toml  metrics.json        how it was made, what it scored
@@ -13,13 +15,16 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers.utils import logging as transformers_logging
 
 from polygene.errors import CheckpointError
 from polygene.modeling import PolyGeneConfig, PolyGeneModel
@@ -85,7 +90,8 @@ class PolyGene:
         if not folder.is_dir():
             folder = _download(str(name_or_path))
         _verify(folder)
-        network = PolyGeneModel.from_pretrained(folder)
+        with without_bars():
+            network = PolyGeneModel.from_pretrained(folder)
         recipe, metrics = folder / "recipe.toml", folder / "metrics.json"
         return cls(
             tokenizer=CellTokenizer.load(folder),
@@ -103,7 +109,8 @@ class PolyGene:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
             new = Path(beside)
-            self.network.save_pretrained(new)
+            with without_bars():
+                self.network.save_pretrained(new)
             self.tokenizer.save(new)
             (new / "recipe.toml").write_text(self.recipe)
             (new / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
@@ -123,6 +130,18 @@ class PolyGene:
             url = api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder)
         return str(url)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' progress bars for loading and writing weights, which take a moment here, off the screen."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _download(name: str) -> Path:

@@ -49,7 +49,7 @@ def label_probabilities(
 
     Returns
     -------
-    For each name in `predict` the probabilities of its labels, float32 (C, V). They do not depend on what else is asked.
+    For each name in `predict` the probabilities of its labels, float32 (C, V), whatever else is asked.
     """
     phenotypes = [model.tokenizer.schema.index(name) for name in predict]
     labels_CP = key_labels(model, cells, given)
@@ -126,7 +126,9 @@ def bin_probabilities(
             visible_N[cells.offsets_C1[rows.start] : cells.offsets_C1[rows.stop]],
         )
         hidden_TD = network.encode(**{name: x.to(device) for name, x in packed.as_dict().items()})
-        logits_QB = network.decode_genes(hidden_TD[torch.from_numpy(at_Q).to(device)], torch.from_numpy(genes_Q).to(device))
+        logits_QB = network.decode_genes(
+            hidden_TD[torch.from_numpy(at_Q).to(device)], torch.from_numpy(genes_Q).to(device)
+        )
         answers.append(bins_from_logits(logits_QB).cpu().numpy())
     return np.concatenate(answers)
 

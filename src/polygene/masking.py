@@ -118,6 +118,28 @@ def pack_cells(
     )
 
 
+def hide_genes(
+    cells: EncodedCells, measured_CG: np.ndarray, random_CG: np.ndarray, config: MaskingConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Cell, gene, bin and weight of every asked gene, and which expressed entries stay visible.
+
+    One number a gene decides twice: below the rate it is hidden, and a hidden zero is asked when the number is below
+    the rate times the share of zeros that is asked. The weights of a cell sum to 1 in expectation.
+    """
+    rate, zero_rate = config.gene_rate, config.zero_rate
+    cells_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
+    hidden_N = random_CG[cells_N, cells.genes_N] < rate
+    asked_CG = (random_CG < rate * zero_rate) & measured_CG
+    asked_CG[cells_N, cells.genes_N] = False
+    zero_cells, zero_genes = np.nonzero(asked_CG)
+    n_measured_C = np.maximum(measured_CG.sum(1), 1)
+    cells_Q = np.concatenate([cells_N[hidden_N], zero_cells])
+    genes_Q = np.concatenate([cells.genes_N[hidden_N].astype(np.int64), zero_genes])
+    bins_Q = np.concatenate([cells.bins_N[hidden_N].astype(np.int64), np.zeros(len(zero_cells), dtype=np.int64)])
+    weights_Q = np.where(bins_Q > 0, 1.0, 1 / zero_rate) / (max(rate, 1e-9) * n_measured_C[cells_Q])
+    return cells_Q, genes_Q, bins_Q, weights_Q, ~hidden_N
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaskingCollator:
     """Cells of a corpus to a training batch.
@@ -148,14 +170,14 @@ class MaskingCollator:
         Returns
         -------
         The fields of `PackedCells`; `gene_at`, `label_at`, `label_phenotype` as `PolyGeneModel.forward` takes them; and
-        for the loss `bins`, `bin_weights`, `labels`, `label_weights`, in the same order as the questions. The weights of
-        a cell's genes sum to 1 in expectation, and so do those of its labels.
+        for the loss `bins`, `bin_weights`, `labels`, `label_weights`, in the same order as the questions. The weights
+        of a cell's genes sum to 1 in expectation, and so do those of its labels.
         """
         random_CS = uniform(self.seed, epochs_C, cell_ids_C, np.arange(self.tokenizer.n_slots))
         n_phenotypes = cells.labels_CP.shape[1]
         hidden_CP = self._hidden_phenotypes(random_CS[:, : n_phenotypes + 1]) & (cells.labels_CP >= 0)
-        gene_cells_Q, genes_Q, bins_Q, gene_weights_Q, visible_N = self._hidden_genes(
-            cells, self.measured_SG[sources_C], random_CS[:, n_phenotypes + 2 : -1]
+        gene_cells_Q, genes_Q, bins_Q, gene_weights_Q, visible_N = hide_genes(
+            cells, self.measured_SG[sources_C], random_CS[:, n_phenotypes + 2 : -1], self.config
         )
         label_cells_Q, phenotypes_Q = np.nonzero(hidden_CP)
         packed, query_at_Q = pack_cells(
@@ -187,24 +209,3 @@ class MaskingCollator:
         """Which labels are hidden, (C, P); the first column of the random numbers decides about all at once."""
         all_C = random_CS[:, 0] < self.config.all_phenotypes_rate
         return all_C[:, None] | (random_CS[:, 1:] < self.config.single_phenotype_rate)
-
-    def _hidden_genes(
-        self, cells: EncodedCells, measured_CG: np.ndarray, random_CG: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Cell, gene, bin and weight of every asked gene, and which expressed entries stay visible.
-
-        One number a gene decides twice: below the rate it is hidden, and a hidden zero is asked when the number is
-        below the rate times the share of zeros that is asked.
-        """
-        rate, zero_rate = self.config.gene_rate, self.config.zero_rate
-        cells_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
-        hidden_N = random_CG[cells_N, cells.genes_N] < rate
-        asked_CG = (random_CG < rate * zero_rate) & measured_CG
-        asked_CG[cells_N, cells.genes_N] = False
-        zero_cells, zero_genes = np.nonzero(asked_CG)
-        n_measured_C = np.maximum(measured_CG.sum(1), 1)
-        cells_Q = np.concatenate([cells_N[hidden_N], zero_cells])
-        genes_Q = np.concatenate([cells.genes_N[hidden_N].astype(np.int64), zero_genes])
-        bins_Q = np.concatenate([cells.bins_N[hidden_N].astype(np.int64), np.zeros(len(zero_cells), dtype=np.int64)])
-        weights_Q = np.where(bins_Q > 0, 1.0, 1 / zero_rate) / (max(rate, 1e-9) * n_measured_C[cells_Q])
-        return cells_Q, genes_Q, bins_Q, weights_Q, ~hidden_N

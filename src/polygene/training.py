@@ -1,7 +1,7 @@
 """Training: the only file that knows the engine, transformers' Trainer.
 
-The whole run is one long list of cells: place k holds cell `order(epoch)[k % n]` of epoch `k // n`. So the engine sees a
-plain sequence, resuming skips the places that were done, and ranks and workers share the list without changing it.
+The whole run is one long list of cells: place k holds cell `order(epoch)[k % n]` of epoch `k // n`. So the engine sees
+a plain sequence, resuming skips the places that were done, and ranks and workers share the list without changing it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from polygene.checkpoint import PolyGene
+from polygene.checkpoint import PolyGene, without_bars
 from polygene.corpus import Corpus, CorpusSplit
 from polygene.errors import RecipeError
 from polygene.evaluation import validation_scores
@@ -80,7 +79,7 @@ class _Engine(Trainer):
     """Trainer with our loss, our order of cells and our evaluation."""
 
     def __init__(self, *, loss: PolyGeneLoss, model_of: PolyGene, validation: CorpusSplit, **kwargs: Any) -> None:
-        super().__init__(data_collator=_as_it_is, **kwargs)
+        super().__init__(data_collator=_as_it_is, eval_dataset=validation, **kwargs)
         self.loss, self.model_of, self.validation = loss, model_of, validation
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
@@ -90,8 +89,8 @@ class _Engine(Trainer):
         self,
         model: torch.nn.Module,
         inputs: dict[str, Tensor],
-        return_outputs: bool = False,  # noqa: ARG002
-        num_items_in_batch: Tensor | None = None,  # noqa: ARG002
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
         answers = model(**{name: inputs[name] for name in FORWARD})
         parts = self.loss(
@@ -102,9 +101,11 @@ class _Engine(Trainer):
         )
         return parts["loss"]
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         self.model.eval()
-        scores = validation_scores(replace(self.model_of, network=self.model), self.validation, self.loss.config)
+        scores = validation_scores(
+            replace(self.model_of, network=self.model), self.train_dataset.split, self.validation, self.loss.config
+        )
         metrics = {f"eval_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -119,11 +120,11 @@ def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 class _Milestones(TrainerCallback):
     """Score and save at the last step too, and mark a saved state as whole."""
 
-    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.global_step >= state.max_steps:
             control.should_evaluate = control.should_save = True
 
-    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
@@ -142,7 +143,7 @@ class _ProgressBar(TrainerCallback):
             transient=True,
         )
 
-    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if not state.is_world_process_zero:
             return
         self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, speed="", loss="")
@@ -154,16 +155,16 @@ class _ProgressBar(TrainerCallback):
         seconds = time.perf_counter() - self.started - self.paused
         return (state.global_step - self.first) * self.cells_per_step / max(seconds, 1e-9)
 
-    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
             self.bar.update(self.task, completed=state.global_step, speed=f"{self.speed(state):,.0f} cells/s")
             self.stepped = time.perf_counter()
 
-    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero and "loss" in (logs or {}):
             self.bar.update(self.task, loss=f"{float(logs['loss']):.3f}")
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
             shown = {name.removeprefix("eval_"): value for name, value in metrics.items()}
             of_interest = ", ".join(
@@ -178,7 +179,7 @@ class _ProgressBar(TrainerCallback):
             )
             self.paused += time.perf_counter() - self.stepped
 
-    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
             self.bar.stop()
 
@@ -186,8 +187,9 @@ class _ProgressBar(TrainerCallback):
 def train(recipe: Recipe) -> PolyGene:
     """Train a model as the recipe says and write its checkpoint to `recipe.out`.
 
-    A run that was stopped, at any moment, goes on from its last saved state when started again with the same recipe, and
-    ends with the weights of a run that was never stopped. The state with the best score on the validation cells is kept.
+    A run that was stopped, at any moment, goes on from its last saved state when started again with the same recipe,
+    and ends with the weights of a run that was never stopped. The state with the best loss on the validation cells is
+    kept.
 
     Returns
     -------
@@ -222,6 +224,8 @@ def train(recipe: Recipe) -> PolyGene:
         else None,
     )
     arguments = _arguments(recipe, states, len(cells))
+    if recipe.training.gradient_checkpointing:
+        model.network.gradient_checkpointing_enable()
     engine = _Engine(
         model=model.network,
         args=arguments,
@@ -230,11 +234,16 @@ def train(recipe: Recipe) -> PolyGene:
             config=recipe.loss,
             n_bins=corpus.tokenizer.binner.n_bins,
             phenotype_sizes=model.network.config.phenotype_sizes,
-            years=[_years(corpus, phenotype.name, phenotype.ordinal) for phenotype in corpus.tokenizer.schema.phenotypes],
+            years=[
+                _years(corpus, phenotype.name, phenotype.ordinal) for phenotype in corpus.tokenizer.schema.phenotypes
+            ],
         ),
         model_of=model,
         validation=corpus.split("validation"),
-        callbacks=[_Milestones(), _ProgressBar(arguments.train_batch_size * recipe.training.accumulation * arguments.world_size)],
+        callbacks=[
+            _Milestones(),
+            _ProgressBar(arguments.train_batch_size * recipe.training.accumulation * arguments.world_size),
+        ],
     )
     engine.remove_callback(PrinterCallback)
     log.info(
@@ -245,7 +254,8 @@ def train(recipe: Recipe) -> PolyGene:
         f"{len(split):,}",
         recipe.training.epochs,
     )
-    engine.train(resume_from_checkpoint=_last_whole_state(states))
+    with without_bars():
+        engine.train(resume_from_checkpoint=_last_whole_state(states))
     scores = engine.evaluate()
     metrics = {"validation": {name.removeprefix("eval_"): value for name, value in scores.items()}}
     trained = replace(model, network=engine.model.eval(), recipe=recipe.to_toml(), metrics=metrics)
@@ -296,7 +306,6 @@ def _arguments(recipe: Recipe, states: Path, n_cells: int) -> TrainingArguments:
         num_train_epochs=1,
         per_device_train_batch_size=training.batch_size,
         gradient_accumulation_steps=training.accumulation,
-        gradient_checkpointing=training.gradient_checkpointing,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         lr_scheduler_type="cosine",
@@ -304,6 +313,7 @@ def _arguments(recipe: Recipe, states: Path, n_cells: int) -> TrainingArguments:
         bf16=training.precision == "bfloat16",
         seed=training.seed,
         dataloader_num_workers=training.num_workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
         eval_strategy="steps",
         save_strategy="steps",
         logging_steps=20,
@@ -354,5 +364,3 @@ def _last_whole_state(states: Path) -> str | None:
     newest = max(whole, key=lambda state: int(state.name.rpartition("-")[2]))
     log.info("resuming from %s", newest)
     return str(newest)
-
-

@@ -1,0 +1,281 @@
+"""A model's scores on held-out donors, with honest baselines in the same table.
+
+Legend: C cells, G panel genes, P phenotypes, Q asked genes, B bins, V labels of a phenotype.
+"""
+
+from __future__ import annotations
+
+import logging
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from polygene.baselines import (
+    LABEL_BASELINES,
+    YEARS_BASELINES,
+    CellTable,
+    baseline_probabilities,
+    baseline_years,
+)
+from polygene.checkpoint import PolyGene
+from polygene.corpus import Corpus, CorpusSplit
+from polygene.inference import bin_probabilities, label_probabilities
+from polygene.losses import LossConfig
+from polygene.masking import MaskingConfig, hide_genes, uniform
+from polygene.metrics import (
+    Tally,
+    compare,
+    expected_years,
+    gene_scores,
+    label_scores,
+    label_tally,
+    scorable,
+    stack_splits,
+    years_tally,
+)
+
+log = logging.getLogger("polygene")
+
+MODEL, REFERENCE, YEARS_REFERENCE = "PolyGene", "logistic regression", "ridge regression"
+MOST_VALIDATION_CELLS = 5_000
+"""Validation during training scores at most so many cells, spread evenly over the split."""
+MOST_GENE_CELLS = 2_000
+"""Reconstruction of genes is scored on at most so many cells; each gives dozens of answers."""
+
+Tallies = dict[str, dict[str, Tally]]
+"""Phenotype (and "age in years") → predictor → what its scores need."""
+
+
+def validation_scores(
+    model: PolyGene, train: CorpusSplit, validation: CorpusSplit, loss: LossConfig
+) -> dict[str, float]:
+    """Score a model in training on the validation cells, nothing but expression being given.
+
+    Returns
+    -------
+    For each phenotype `<name>_accuracy`, `_macro_f1`, `_balanced_accuracy`, `_log_loss` over all sources together, and
+    `<name>_mae_years` where it is an age; `gene_…` as `metrics.gene_scores` names them; and `loss`, which decides about
+    the best checkpoint: cross-entropy of the genes and mean log loss of the phenotypes, without smoothing, by the
+    weights of the training loss.
+    """
+    if not len(validation):
+        return {"loss": 0.0}
+    rows = _spread(len(validation), MOST_VALIDATION_CELLS)
+    schema = model.tokenizer.schema
+    answers = label_probabilities(model, validation.cells(rows), predict=schema.names)
+    scores: dict[str, float] = {}
+    for p, (name, probabilities_CV) in enumerate(zip(schema.names, answers, strict=True)):
+        truth_C = validation.labels_CP[rows, p]
+        scorable_SV = scorable(
+            train.labels_CP[:, p], truth_C, len(schema.labels[p]), **_donors(train, validation, rows)
+        )
+        if not scorable_SV.any():
+            continue
+        tally = label_tally(probabilities_CV, truth_C, scorable_SV=scorable_SV, donors_C=_named(validation, rows))
+        wanted = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
+        scores |= {f"{name}_{score}": value for score, value in label_scores(tally).items() if score in wanted}
+        if schema.phenotypes[p].ordinal == "age":
+            scores[f"{name}_mae_years"] = _years_error(probabilities_CV, truth_C, schema.years(name))
+    scores |= {f"gene_{name}": value for name, value in score_genes(model, validation)[MODEL].items()}
+    label_losses = [value for name, value in scores.items() if name.endswith("_log_loss")]
+    scores["loss"] = loss.gene_weight * scores["gene_cross_entropy"]
+    if label_losses:
+        scores["loss"] += loss.phenotype_weight * float(np.mean(label_losses))
+    return scores
+
+
+def score_genes(model: PolyGene, split: CorpusSplit, *, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Hide 15 % of the measured genes of cells without labels, ask for them, and score the answers.
+
+    Returns
+    -------
+    Scores by predictor: the model, and "training mean", which answers every gene by its frequencies in training.
+    """
+    tokenizer = model.tokenizer
+    rows = _spread(len(split), MOST_GENE_CELLS)
+    cells = split.cells(rows)
+    measured_CG = split.measured_SG[split.sources_C[rows]]
+    random_CG = uniform(seed, np.zeros(len(rows)), rows, np.arange(measured_CG.shape[1]))
+    cells_Q, genes_Q, bins_Q, weights_Q, visible_N = hide_genes(cells, measured_CG, random_CG, MaskingConfig())
+    order = np.lexsort((genes_Q, cells_Q))
+    cells_Q, genes_Q, bins_Q, weights_Q = cells_Q[order], genes_Q[order], bins_Q[order], weights_Q[order]
+    values_Q = np.asarray(split.values(rows)[cells_Q, genes_Q]).ravel()
+    counts_GB = tokenizer.inverse.counts_GB + 0.5
+    answers = {
+        MODEL: bin_probabilities(model, cells, cells_Q, genes_Q, visible_N),
+        "training mean": (counts_GB / counts_GB.sum(1, keepdims=True))[genes_Q].astype(np.float32),
+    }
+    return {
+        name: gene_scores(
+            probabilities_QB,
+            bins_Q,
+            weights_Q=weights_Q,
+            genes_Q=genes_Q,
+            expected_Q=tokenizer.inverse.expectation(probabilities_QB, genes_Q),
+            values_Q=values_Q,
+        )
+        for name, probabilities_QB in answers.items()
+    }
+
+
+def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
+    """Answer for the test cells with the model and with every baseline, and sum what the scores need.
+
+    Baselines learn from the cells that trained the model, with class weights where its recipe had them. A phenotype is
+    scored within the sources in which it varies; one that varies in none is left out. Nothing but expression is given.
+    """
+    corpus.check(model.tokenizer.fingerprint())
+    train, test = corpus.split("train"), corpus.split("test")
+    schema = corpus.tokenizer.schema
+    train_cells, test_cells = (
+        CellTable(
+            x_CG=split.values(),
+            sources_C=split.sources_C,
+            measured_SG=corpus.measured_SG,
+            donors_C=_named(split, slice(None)),
+        )
+        for split in (train, test)
+    )
+    answers = label_probabilities(model, test.cells(slice(None)), predict=schema.names)
+    found: Tallies = {}
+    for p, name in enumerate(schema.names):
+        learned_C, truth_C = train.labels_CP[:, p], test.labels_CP[:, p]
+        n_labels = len(schema.labels[p])
+        within = {"sources_C": test.sources_C, "donors_C": _named(test, slice(None))}
+        scorable_SV = scorable(
+            learned_C, truth_C, n_labels, test_sources_C=test.sources_C, **_donors(train, test, slice(None))
+        )
+        probabilities = {MODEL: answers[p]}
+        if scorable_SV.any():
+            for baseline in LABEL_BASELINES:
+                log.info("%s: %s", name, baseline)
+                probabilities[baseline] = baseline_probabilities(
+                    baseline, train_cells, learned_C, test_cells, n_labels, class_weight=_class_weight(model), seed=seed
+                )
+            found[name] = {
+                predictor: label_tally(p_CV, truth_C, scorable_SV=scorable_SV, **within)
+                for predictor, p_CV in probabilities.items()
+            }
+        if schema.phenotypes[p].ordinal == "age":
+            years_V = schema.years(name)
+            learned_years_C, truth_years_C = _years_of(years_V, learned_C), _years_of(years_V, truth_C)
+            if np.isfinite(learned_years_C).any() and np.isfinite(truth_years_C).any():
+                years = {MODEL: expected_years(answers[p], years_V)} | {
+                    baseline: baseline_years(baseline, train_cells, learned_years_C, test_cells, seed=seed)
+                    for baseline in YEARS_BASELINES
+                }
+                tallies = {who: years_tally(years_C, truth_years_C, **within) for who, years_C in years.items()}
+                if len(tallies[MODEL].donors_U):
+                    found[f"{name} in years"] = tallies
+    return found
+
+
+def summarise(runs: Sequence[Tallies], *, seed: int = 0) -> pd.DataFrame:
+    """Tabulate the scores over one or several splits: those of `metrics.compare`, with a column `phenotype`.
+
+    Gains are over logistic regression, and over ridge regression for ages in years.
+    """
+    tables = []
+    for phenotype in dict.fromkeys(name for run in runs for name in run):
+        of_splits = [run[phenotype] for run in runs if phenotype in run]
+        joined = {who: stack_splits([split[who] for split in of_splits]) for who in of_splits[0]}
+        reference = YEARS_REFERENCE if phenotype.endswith(" in years") else REFERENCE
+        table = compare(joined, reference=reference, seed=seed)
+        table.insert(0, "phenotype", phenotype)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any]:
+    """Score a model on the test cells of a corpus, beside its baselines.
+
+    Returns
+    -------
+    What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`, `scores` (rows
+    of `summarise`), `not_scored` (phenotypes that vary in no source) and `genes` (see `score_genes`).
+
+    Raises
+    ------
+    CorpusError
+        If the corpus was made with another tokenizer than the model, or has no test cells.
+    """
+    test = corpus.split("test")
+    tallies = tally(model, corpus, seed=seed)
+    donors = set(test.donors_C) - {""}
+    return {
+        "split": corpus.split_word,
+        "cells": {name: len(corpus.split(name)) for name in ("train", "validation", "test")},
+        "donors": len(donors),
+        "seed": seed,
+        "scores": summarise([tallies], seed=seed).to_dict("records"),
+        "not_scored": [name for name in corpus.tokenizer.schema.names if name not in tallies],
+        "genes": score_genes(model, test, seed=seed),
+    }
+
+
+HELD_OUT = {"donor": "donors held out", "study": "studies held out", "random": "cells, not donors, held out"}
+SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss", "mae_years", "mae_years_by_donor")
+
+
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Lay out what `evaluate` returned: a table for each phenotype, one for the genes."""
+    held_out = HELD_OUT[results["split"]]
+    rows = pd.DataFrame(results["scores"])
+    laid_out = []
+    for phenotype, of_phenotype in rows.groupby("phenotype", sort=False) if len(rows) else ():
+        shown = [score for score in SHOWN if score in set(of_phenotype.score)]
+        table = Table(title=f"{phenotype}: {held_out}", title_justify="left")
+        table.add_column("predictor")
+        for score in shown:
+            table.add_column(score.replace("_", " "), justify="right")
+        for predictor, of_predictor in of_phenotype.groupby("predictor", sort=False):
+            by_score = of_predictor.set_index("score")
+            table.add_row(str(predictor), *(_interval(by_score.loc[score]) for score in shown))
+        laid_out.append(table)
+    names = list(results["genes"][MODEL])
+    table = Table(title=f"hidden genes (15 %): {held_out}", title_justify="left")
+    table.add_column("predictor")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for predictor, scores in results["genes"].items():
+        table.add_row(predictor, *(f"{scores[name]:.3f}" for name in names))
+    return [*laid_out, table]
+
+
+def _interval(row: pd.Series) -> str:
+    return f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+
+
+def _class_weight(model: PolyGene) -> Literal["balanced"] | None:
+    """Give the baselines the class weights that the recipe gave the model."""
+    training = tomllib.loads(model.recipe).get("training", {}) if model.recipe else {}
+    return "balanced" if training.get("class_weights") or training.get("balance") else None
+
+
+def _spread(n: int, most: int) -> np.ndarray:
+    """At most so many of n rows, evenly spread."""
+    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
+
+
+def _named(split: CorpusSplit, rows: np.ndarray | slice) -> np.ndarray | None:
+    """Donors of the cells; None where none has a name, and cells are the replicates."""
+    donors_C = split.donors_C[rows]
+    return donors_C if (donors_C != "").any() else None
+
+
+def _donors(train: CorpusSplit, held_out: CorpusSplit, rows: np.ndarray | slice) -> dict[str, np.ndarray | None]:
+    return {"train_donors_C": _named(train, slice(None)), "test_donors_C": _named(held_out, rows)}
+
+
+def _years_of(years_V: np.ndarray, labels_C: np.ndarray) -> np.ndarray:
+    """Age of each cell in years; NaN where no label is given."""
+    return np.where(labels_C >= 0, np.append(years_V, np.nan)[labels_C], np.nan)
+
+
+def _years_error(probabilities_CV: np.ndarray, truth_C: np.ndarray, years_V: np.ndarray) -> float:
+    error_C = np.abs(expected_years(probabilities_CV, years_V) - _years_of(years_V, truth_C))
+    return float(np.nanmean(error_C)) if np.isfinite(error_C).any() else float("nan")
