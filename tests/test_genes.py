@@ -46,6 +46,12 @@ def test_a_missing_name_matches_nothing():
     assert panel.match(var).tolist() == [-1, 2]
 
 
+def test_a_gene_without_ensembl_id_is_not_found_by_an_empty_one():
+    panel = GenePanel(symbols=("CD74", "CD3D"), ensembl_ids=("", IDS[1]))
+    var = pd.DataFrame({"feature_id": ["", IDS[1]]}, index=["VIM", "x"])
+    assert panel.match(var).tolist() == [-1, 1]
+
+
 def test_symbols_in_other_case_match_where_unambiguous():
     panel = GenePanel(symbols=("C1orf112", "CD3D", "Tbp", "TBP"), ensembl_ids=("", "", "", ""))
     var = pd.DataFrame(index=["C1ORF112", "cd3d", "Cd3d", "tbp"])

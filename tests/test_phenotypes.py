@@ -130,13 +130,13 @@ def test_other_columns_and_more_phenotypes_are_configuration(obs):
 
 
 def test_a_label_outside_the_vocabulary_is_an_error_that_names_the_nearest(obs, schema):
-    obs["tissue"] = ["lungs", "lungs", "Blood", "lung", "xxxxxxx"]
+    obs["tissue"] = ["lungs", "lungs", "BLOOD", "lung", "xxxxxxx"]
     with pytest.raises(PhenotypeError) as caught:
         schema.encode(obs)
     message = str(caught.value)
     assert "tissue: the model does not know the label" in message
     assert "'lungs' (2 cells; the nearest is 'lung')" in message
-    assert "'Blood' (1 cells; the nearest is 'blood')" in message
+    assert "'BLOOD' (1 cells; the nearest is 'blood')" in message
     assert "'xxxxxxx' (1 cells)" in message
     assert "It knows 2 of tissue. Rename the labels in obs" in message
 

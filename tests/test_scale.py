@@ -53,7 +53,7 @@ def test_the_scale_is_told_from_rows_all_over_a_large_matrix():
 @pytest.mark.parametrize("scale", [None, "counts", "log1p"])
 def test_values_that_are_no_expression_are_refused_wherever_they_are(bad, problem, scale):
     x = np.tile(COUNTS, (100, 1))
-    x[1_234, 5] = bad  # 4,000 rows, of which the scale is told from 2,000
+    x[1_234, 5] = bad  # 4,000 rows, of which the scale is told from 1,000
     with pytest.raises(ScaleError, match=problem + ".*pass layer='counts' if there is one, or layer='raw'"):
         log1p_values(make(sparse.csr_matrix(x)), np.array([0, 1]), scale=scale)
 
@@ -90,6 +90,11 @@ def test_a_cell_without_counts_stays_zero():
     log = to_log1p(sparse.csr_matrix(COUNTS), COUNTS.sum(1), "counts")
     assert np.isfinite(log.data).all()
     assert log[7].nnz == 0
+
+
+def test_a_zero_stored_in_a_cell_without_counts_stays_zero():
+    stored = sparse.csr_matrix((np.float32([0, 2]), [1, 0], [0, 1, 2]), shape=(2, 2))
+    assert to_log1p(stored, np.array([0, 2]), "counts").data[0] == 0
 
 
 def test_log1p_values_pass_unchanged():

@@ -131,23 +131,23 @@ def test_decoded_cells_encode_to_the_same_tokens(kind, adata):
     assert same(cells, again, values=False)
 
 
-@pytest.mark.parametrize("kind", ROUND_TRIP)
-def test_every_bin_of_every_gene_decodes_to_a_value_of_that_bin(kind, adata):
-    """Also means that rounding, or a thin bin, would have moved over an edge."""
-    tokenizer = make_tokenizer(adata, kind)
-    cells = tokenizer.encode(adata)
-    n_bins = tokenizer.binner.n_bins
-    every = np.tile(np.arange(N_PANEL, dtype=np.uint16), n_bins - 1)
-    fields = {
-        "offsets_C1": np.arange(n_bins) * N_PANEL,
-        "genes_N": every,
-        "bins_N": np.repeat(np.arange(1, n_bins, dtype=np.uint8), N_PANEL),
-        "values_N": np.zeros(len(every), np.float32),
-        "labels_CP": np.full((n_bins - 1, 5), -1, np.int16),
-        "measured_G": np.ones(N_PANEL, dtype=bool),
-    }
-    x, _ = tokenizer.decode(type(cells)(**fields))
-    assert (tokenizer.binner.bins(x).toarray() == np.arange(1, n_bins)[:, None]).all()
+@pytest.mark.parametrize("value", [1.23444, 1.23456], ids=["mean rounds below its bin", "mean rounds above its bin"])
+def test_a_mean_that_rounding_moves_over_an_edge_decodes_to_its_bin(value):
+    edge = float(np.float32(value)) if value < 1.2345 else float(np.nextafter(np.float32(value), np.float32(2)))
+    binner = ExpressionBinner(kind="linear", n_bins=3, edges=(0.1, edge))
+    values = sparse.csr_matrix(np.full((20, 1), value, dtype=np.float32))
+    fit = InverseFit(binner, 1)
+    fit.add(values, np.array([True]))
+    tokenizer = CellTokenizer(
+        panel=GenePanel(symbols=("A",), ensembl_ids=("",)),
+        binner=binner,
+        schema=PhenotypeSchema(phenotypes=(), labels=()),
+        inverse=fit.finish(),
+    )
+    cells = tokenizer.encode_values(values, np.array([True]), np.zeros((20, 0), np.int16))
+    rounded = sparse.csr_matrix(tokenizer.inverse.mean_GB[:, cells.bins_N[:1]])
+    assert binner.bins(rounded)[0, 0] != cells.bins_N[0]
+    assert (binner.bins(tokenizer.decode(cells)[0]).data == cells.bins_N).all()
 
 
 def test_cells_decode_to_the_training_means_of_their_bins(linear, adata):

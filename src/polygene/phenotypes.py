@@ -238,7 +238,7 @@ def count_labels(obs: pd.DataFrame, phenotypes: Sequence[Phenotype] = CELLXGENE)
 def _factorize(column: pd.Series) -> tuple[np.ndarray, list[str], list[int]]:
     """Return (codes_C with -1 = NaN, text of each code, cells of each code); only values that occur."""
     codes_C, values = pd.factorize(column)
-    texts = [str(int(v)) if isinstance(v, float | np.floating) and v.is_integer() else str(v).strip() for v in values]
+    texts = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v).strip() for v in values]
     return codes_C, texts, np.bincount(codes_C[codes_C >= 0], minlength=len(texts)).tolist()
 
 

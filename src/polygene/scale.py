@@ -24,7 +24,7 @@ TARGET = 10_000.0
 LOG1P_LIMIT = 20.0
 """No log1p value is as large: exp(20) is 485 million, and even log2 counts per million stay below log2(1e6) = 19.9."""
 
-SAMPLE_ROWS = 2_000
+SAMPLE_ROWS = 1_000
 
 REMEDY = "PolyGene reads counts or log1p values: pass layer='counts' if there is one, or layer='raw' for adata.raw"
 
@@ -172,7 +172,7 @@ def check_values(x_CG: sparse.csr_matrix) -> None:
 
 
 def detect_scale(x: Any) -> Scale:
-    """Say whether values are counts or log1p values, from up to 2,000 rows spread over the matrix.
+    """Say whether values are counts or log1p values, from up to 1,000 rows spread over the matrix.
 
     The rule, in this order:
 
