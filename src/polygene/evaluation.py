@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from rich.table import Table
+from scipy import sparse
 
 from polygene.baselines import (
     LABEL_BASELINES,
@@ -37,6 +38,7 @@ from polygene.metrics import (
     stack_splits,
     years_tally,
 )
+from polygene.tokenizer import EncodedCells
 
 log = logging.getLogger("polygene")
 
@@ -89,22 +91,27 @@ def validation_scores(
 
 
 def score_genes(model: PolyGene, split: CorpusSplit, *, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Hide 15 % of the measured genes of cells without labels, ask for them, and score the answers.
+    """Score hidden genes of at most MOST_GENE_CELLS cells of a split, see `score_hidden_genes`."""
+    rows = _spread(len(split), MOST_GENE_CELLS)
+    return score_hidden_genes(model, split.cells(rows), split.measured_SG[split.sources_C[rows]], seed=seed)
+
+
+def score_hidden_genes(
+    model: PolyGene, cells: EncodedCells, measured_CG: np.ndarray, *, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Hide 15 % of the measured genes of cells, labels not given, ask for them, and score the answers.
 
     Returns
     -------
     Scores by predictor: the model, and "training mean", which answers every gene by its frequencies in training.
     """
-    tokenizer = model.tokenizer
-    rows = _spread(len(split), MOST_GENE_CELLS)
-    cells = split.cells(rows)
-    measured_CG = split.measured_SG[split.sources_C[rows]]
-    random_CG = uniform(seed, np.zeros(len(rows)), rows, np.arange(measured_CG.shape[1]))
+    n_genes = measured_CG.shape[1]
+    random_CG = uniform(seed, np.zeros(len(cells)), np.arange(len(cells)), np.arange(n_genes))
     cells_Q, genes_Q, bins_Q, weights_Q, visible_N = hide_genes(cells, measured_CG, random_CG, MaskingConfig())
     order = np.lexsort((genes_Q, cells_Q))
     cells_Q, genes_Q, bins_Q, weights_Q = cells_Q[order], genes_Q[order], bins_Q[order], weights_Q[order]
-    values_Q = np.asarray(split.values(rows)[cells_Q, genes_Q]).ravel()
-    counts_GB = tokenizer.inverse.counts_GB + 0.5
+    values_CG = sparse.csr_matrix((cells.values_N, cells.genes_N, cells.offsets_C1), shape=measured_CG.shape)
+    counts_GB = model.tokenizer.inverse.counts_GB + 0.5
     answers = {
         MODEL: bin_probabilities(model, cells, cells_Q, genes_Q, visible_N),
         "training mean": (counts_GB / counts_GB.sum(1, keepdims=True))[genes_Q].astype(np.float32),
@@ -115,8 +122,8 @@ def score_genes(model: PolyGene, split: CorpusSplit, *, seed: int = 0) -> dict[s
             bins_Q,
             weights_Q=weights_Q,
             genes_Q=genes_Q,
-            expected_Q=tokenizer.inverse.expectation(probabilities_QB, genes_Q),
-            values_Q=values_Q,
+            expected_Q=model.tokenizer.inverse.expectation(probabilities_QB, genes_Q),
+            values_Q=np.asarray(values_CG[cells_Q, genes_Q]).ravel(),
         )
         for name, probabilities_QB in answers.items()
     }
