@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import sparse
 
 from polygene.binning import ExpressionBinner, InverseFit
 from polygene.genes import GenePanel
@@ -53,6 +56,32 @@ def _make_cells(
         labels_CP=labels_CP,
         measured_G=measured_G,
     )
+
+
+def _make_adata(n_cells: int = 150, n_genes: int = 30, *, n_donors: int = 8, seed: int = 0) -> ad.AnnData:
+    """Draw counts and labels: three cell types that express other genes, donors with one sex and one age each."""
+    rng = np.random.default_rng(seed)
+    rates_VG = rng.gamma(0.3, 6.0, (3, n_genes))
+    types_C, donors_C = rng.integers(0, 3, n_cells), rng.permutation(np.arange(n_cells) % n_donors)
+    obs = pd.DataFrame(
+        {
+            "donor_id": pd.Categorical([f"donor{donor}" for donor in donors_C]),
+            "sex": pd.Categorical(np.array(["female", "male"])[donors_C % 2]),
+            "tissue": pd.Categorical(["blood"] * n_cells),
+            "cell_type": pd.Categorical(np.array(["B cell", "T cell", "monocyte"])[types_C]),
+            "development_stage": pd.Categorical([f"{30 + donor % 4}-year-old stage" for donor in donors_C]),
+            "disease": pd.Categorical(["normal"] * n_cells),
+        },
+        index=[f"cell{i}" for i in range(n_cells)],
+    )
+    var = pd.DataFrame(index=[f"GENE{g}" for g in range(n_genes)])
+    return ad.AnnData(sparse.csr_matrix(rng.poisson(rates_VG[types_C]).astype(np.float32)), obs=obs, var=var)
+
+
+@pytest.fixture(scope="session")
+def make_adata() -> Callable[..., ad.AnnData]:
+    """Draw cells of several donors: `make_adata(n_cells, n_genes, n_donors=8, seed=0)`, genes GENE0 … GENE<n-1>."""
+    return _make_adata
 
 
 @pytest.fixture(scope="session")
