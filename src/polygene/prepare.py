@@ -1,0 +1,342 @@
+"""AnnData to corpus: draw the split, rank the genes, fit the tokenizer on training cells, write every cell as tokens.
+
+The files are read three times chunk by chunk (twice for training cells only, to rank genes; once more for a sample with
+quantile bins), so that memory does not grow with the cells.
+Labels of all donors are looked at once, to choose among 32 draws of the split; after that nothing of a cell that does
+not train, neither expression nor labels, enters the tokenizer.
+
+Legend: C cells, G panel genes, P phenotypes.
+"""
+
+import difflib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+from rich.progress import Progress
+
+from polygene import __version__
+from polygene.binning import Binning, ExpressionBinner, InverseFit
+from polygene.corpus import FORMAT, Corpus
+from polygene.errors import DataError, PhenotypeError, PolyGeneError, RecipeError
+from polygene.genes import GenePanel, unique_genes
+from polygene.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
+from polygene.ranking import GeneMoments, GeneVariability, choose_panel, rank_genes, score_genes, union_of_genes
+from polygene.reading import CellSource, Source, open_sources
+from polygene.scale import Scale, log1p_values
+from polygene.shards import SPLITS, ShardWriter, written_whole
+from polygene.splitting import SplitBy, given_texts, split_cells
+from polygene.tokenizer import CellTokenizer
+
+logger = logging.getLogger("polygene")
+
+EDGE_CELLS = 50_000  # training cells that quantile bins are learned from: some 100 values each
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """How a corpus is made.
+
+    Parameters
+    ----------
+    n_genes
+        Genes of the panel; the published panels have 512 and 2432.
+    binning
+        "linear", "quantile", "cell_quantile" or "binary", see `ExpressionBinner`.
+    n_bins
+        Bins, bin 0 ("not expressed") included; "binary" has two whatever this says.
+    split
+        What is held out: "donor", "study" (whole files), or "random" (cells; scores come out too good).
+    fractions
+        Shares of donors (files, cells) that train, validate and test; at least one donor for each share above 0.
+    donor
+        The column of `obs` that holds the donor.
+    phenotypes
+        Columns of `obs` by phenotype, where they differ from the CELLxGENE schema: {"sex": "sex_inferred"}. A name
+        beyond the five, such as {"treatment": "drug"}, is a phenotype more.
+    include_genes
+        Symbols or Ensembl ids that are in the panel whatever their rank.
+    layer
+        The layer with the expression, "raw" for `.raw`, None for `X`.
+    totals
+        The column of `obs` with the counts of each cell over the whole genome, for files that hold some genes only.
+    seed
+        Decides the split, and the cells that quantile bins are learned from.
+    """
+
+    n_genes: int = 512
+    binning: Binning = "linear"
+    n_bins: int = 10
+    split: SplitBy = "donor"
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    donor: str = "donor_id"
+    phenotypes: Mapping[str, str] = field(default_factory=dict)
+    include_genes: Sequence[str] = ()
+    layer: str | None = None
+    totals: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("binning", get_args(Binning)), ("split", get_args(SplitBy))):
+            if getattr(self, name) not in choices:
+                msg = f"{name} is one of {', '.join(choices)}; got {getattr(self, name)!r}"
+                raise RecipeError(msg)
+        if (
+            len(self.fractions) != 3
+            or min(self.fractions) < 0
+            or not self.fractions[0]
+            or abs(sum(self.fractions) - 1) > 1e-6
+        ):
+            msg = f"fractions are the shares that train, validate and test, and add up to 1; got {self.fractions}"
+            raise RecipeError(msg)
+        for name, lowest, highest in (("n_genes", 1, 65_535), ("n_bins", 2, 256), ("seed", 0, 2**32 - 1)):
+            if not lowest <= getattr(self, name) <= highest:
+                msg = f"{name} lies between {lowest:,} and {highest:,}; got {getattr(self, name):,}"
+                raise RecipeError(msg)
+
+    def schema(self) -> tuple[Phenotype, ...]:
+        """Give the phenotypes: the five of CELLxGENE, then those that are added."""
+        known = [replace(one, column=self.phenotypes.get(one.name, one.column)) for one in CELLXGENE]
+        names = {one.name for one in known}
+        return (*known, *(Phenotype(name=n, column=c) for n, c in self.phenotypes.items() if n not in names))
+
+
+def prepare(
+    sources: Source | Sequence[Source] | Mapping[str, Source],
+    out: str | Path,
+    *,
+    config: PrepareConfig | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Corpus:
+    """Make a corpus of .h5ad files (paths, globs) and AnnData objects.
+
+    The folder appears whole or not at all. The same input and seed give the same bytes.
+
+    Parameters
+    ----------
+    out
+        The folder to write; it must not exist.
+    overwrite
+        Replace a corpus that is there.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    DataError, GeneError, ScaleError, PhenotypeError
+        The sources cannot be read, or cannot be split; names the source.
+    CorpusError
+        The folder exists, or cannot be written.
+
+    See Also
+    --------
+    polygene.splitting.split_cells : how cells are held out
+    polygene.ranking.score_genes : how genes are ranked over several sources
+    """
+    config = config or PrepareConfig()
+    with written_whole(Path(out), overwrite=overwrite) as folder:
+        opened = open_sources(sources, layer=config.layer)
+        phenotypes = config.schema()
+        wanted = [config.donor, *(phenotype.column for phenotype in phenotypes)]
+        frames = [cells.frame(wanted) for cells in opened]
+        _check_columns(config, opened)
+        parts = split_cells(
+            opened, frames, by=config.split, fractions=config.fractions, seed=config.seed, donor=config.donor,
+            phenotypes=phenotypes,
+        )  # fmt: skip
+        with Progress(disable=not progress, transient=True) as bar:
+            task = bar.add_task("ranking genes, writing tokens", total=None)
+            works = [
+                _Work(*one, config, lambda n: bar.advance(task, n)) for one in zip(opened, frames, parts, strict=True)
+            ]
+            bar.update(task, total=sum(2 * len(work.train_rows) + work.cells.n_obs for work in works))
+            write_corpus(works, config, folder)
+    return Corpus(out)
+
+
+class _Work:
+    """One source on its way into the corpus: its cells, their labels and parts, and how its values are read."""
+
+    def __init__(
+        self,
+        cells: CellSource,
+        frame: pd.DataFrame,
+        part_C: np.ndarray,
+        config: PrepareConfig,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.cells, self.frame, self.part_C, self._advance = cells, frame, part_C, advance
+        self.train_rows = np.flatnonzero(part_C == 0)
+        with self.named():
+            self.genes = unique_genes(cells.var)
+            self.scale: Scale = cells.find_scale(self.train_rows if len(self.train_rows) else None)
+        self.totals = config.totals if self.scale == "counts" and config.totals in cells.columns else None
+        if config.totals and not self.totals:
+            logger.info("%s: no counts with a column %r; each cell's own sum is used", cells.label, config.totals)
+        self.donor_C, self.donors = np.full(cells.n_obs, -1), list[str]()
+        if config.donor in frame:
+            self.donor_C, self.donors = given_texts(frame[config.donor])
+
+    def values(self, rows: np.ndarray | None, columns: np.ndarray | None) -> Iterator[tuple[np.ndarray, Any]]:
+        """Read (names of the cells, log1p counts per 10,000 of these genes) chunk by chunk."""
+        with self.named():
+            for chunk in self.cells.chunks(rows, columns=[self.totals] if self.totals else []):
+                values = log1p_values(chunk, columns, totals=self.totals, scale=self.scale)
+                yield chunk.obs_names.to_numpy(dtype=object), values
+                self._advance(chunk.n_obs)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Say in an error which source it is about."""
+        try:
+            yield
+        except PolyGeneError as error:
+            if str(error).startswith(self.cells.label):
+                raise
+            msg = f"{self.cells.label}: {error}"
+            raise type(error)(msg) from error
+
+
+def write_corpus(works: Sequence[_Work], config: PrepareConfig, folder: Path) -> None:
+    """Write a corpus of sources whose split is drawn into an empty folder."""
+    phenotypes = config.schema()
+    panel = _rank(works, config)
+    counts: dict[str, dict[str, int]] = {phenotype.name: {} for phenotype in phenotypes}
+    for work in works:
+        for name, some in count_labels(work.frame.iloc[work.train_rows], phenotypes).items():
+            counts[name].update({label: n + counts[name].get(label, 0) for label, n in some.items()})
+    binner = _binner(works, panel, config)
+    fit = InverseFit(binner, len(panel))
+    schema = PhenotypeSchema.fit(counts, phenotypes)
+    tokenizer = CellTokenizer(panel=panel, binner=binner, schema=schema, inverse=fit.finish())
+    with ShardWriter(folder, len(phenotypes)) as writer:
+        described = [_write_source(s, work, tokenizer, fit, writer) for s, work in enumerate(works)]
+    tokenizer = replace(tokenizer, inverse=fit.finish())
+    tokenizer.save(folder)
+    files = {str(path.relative_to(folder).as_posix()): path.stat().st_size for path in sorted(folder.rglob("*.arrow"))}
+    info = {
+        "format": FORMAT,
+        "polygene": __version__,
+        "tokenizer": tokenizer.fingerprint(),
+        "config": asdict(config),
+        "sources": described,
+        "files": files,
+    }
+    (folder / "corpus.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _rank(works: Sequence[_Work], config: PrepareConfig) -> GenePanel:
+    """First and second pass: rank the genes on training cells, source by source, and choose the panel."""
+    tables, ranks = [], []
+    for work in works:
+        if not len(work.train_rows):
+            continue
+        moments = GeneMoments(len(work.genes))
+        for _, x_CG in work.values(work.train_rows, None):
+            moments.add(x_CG)
+        variability = GeneVariability(moments)
+        for _, x_CG in work.values(work.train_rows, None):
+            variability.add(x_CG)
+        tables.append(work.genes)
+        ranks.append(rank_genes(variability.finish(), list(work.genes["symbol"])))
+    union = union_of_genes(tables)
+    return choose_panel(union, score_genes(union, tables, ranks), config.n_genes, config.include_genes)
+
+
+def _binner(works: Sequence[_Work], panel: GenePanel, config: PrepareConfig) -> ExpressionBinner:
+    """Make the bins; quantile edges are learned from up to 50,000 training cells drawn by the seed."""
+    if config.binning == "binary":
+        return ExpressionBinner.binary()
+    if config.binning == "cell_quantile":
+        return ExpressionBinner.cell_quantile(config.n_bins)
+    if config.binning == "linear":
+        return ExpressionBinner.linear(config.n_bins)
+    n_train = [len(work.train_rows) for work in works]
+    rng = np.random.default_rng(config.seed)
+    drawn = np.sort(rng.choice(sum(n_train), min(sum(n_train), EDGE_CELLS), replace=False))
+    values = [np.empty(0, dtype=np.float32)]
+    for work, first, n in zip(works, np.cumsum([0, *n_train]), n_train, strict=False):
+        rows = work.train_rows[drawn[(drawn >= first) & (drawn < first + n)] - first]
+        if len(rows):
+            columns_G = panel.match(work.cells.var)
+            values += [x_CM.data for _, x_CM in work.values(rows, columns_G[columns_G >= 0])]
+    return ExpressionBinner.quantile(np.concatenate(values), config.n_bins)
+
+
+def _write_source(
+    source: int, work: _Work, tokenizer: CellTokenizer, fit: InverseFit, writer: ShardWriter
+) -> dict[str, Any]:
+    """Last pass: tokens of every cell of a source; returns what corpus.json says of it."""
+    with work.named():
+        columns_G = tokenizer.panel.match(work.cells.var)
+        labels_CP = tokenizer.schema.encode(work.frame, unknown="not given")
+    measured_G = columns_G >= 0
+    donors = np.array([*work.donors, ""], dtype=object)  # the last entry serves the code -1
+    done = n_blank = 0
+    for names, values_CM in work.values(None, columns_G[measured_G]):
+        window = slice(done, done + len(names))
+        part_C = work.part_C[window]
+        if (part_C == 0).any():
+            fit.add(values_CM[part_C == 0], measured_G)
+        cells = tokenizer.encode_values(values_CM, measured_G, labels_CP[window])
+        n_blank += int((np.diff(cells.offsets_C1) == 0).sum())
+        writer.write(part_C, cells, source, donors[work.donor_C[window]], names)
+        done += len(names)
+    if n_blank:
+        logger.info("%s: %s cells express no gene of the panel; they are kept", work.cells.label, f"{n_blank:,}")
+    return {
+        "name": work.cells.name,
+        "file": work.cells.path.name if work.cells.path else None,
+        "scale": work.scale,
+        "cells": {split: int((work.part_C == part).sum()) for part, split in enumerate(SPLITS)},
+        "donors": {split: _n_donors(work, part) for part, split in enumerate(SPLITS)},
+        "cells_without_panel_genes": n_blank,
+        "genes": len(work.genes),
+        "panel_genes": int(measured_G.sum()),
+        "measured": "".join("01"[int(one)] for one in measured_G),
+        "not_given": _not_given(work, tokenizer.schema, labels_CP),
+        "unseen_in_training": _unseen(work, tokenizer.schema),
+    }
+
+
+def _n_donors(work: _Work, part: int) -> int:
+    donor_C = work.donor_C[work.part_C == part]
+    return len(np.unique(donor_C[donor_C >= 0]))
+
+
+def _not_given(work: _Work, schema: PhenotypeSchema, labels_CP: np.ndarray) -> dict[str, dict[str, int]]:
+    """Count the cells without a label by phenotype and split, those whose label training never saw among them."""
+    return {
+        name: {split: int((labels_CP[work.part_C == part, p] < 0).sum()) for part, split in enumerate(SPLITS)}
+        for p, name in enumerate(schema.names)
+    }
+
+
+def _unseen(work: _Work, schema: PhenotypeSchema) -> dict[str, dict[str, int]]:
+    """Count the cells of each label that no training cell has: {phenotype: {label: cells}}."""
+    held_out = count_labels(work.frame[work.part_C != 0], schema.phenotypes)
+    unseen = {
+        name: {label: n for label, n in sorted(held_out[name].items()) if label not in known}
+        for name, known in zip(schema.names, schema.labels, strict=True)
+    }
+    return {name: labels for name, labels in unseen.items() if labels}
+
+
+def _check_columns(config: PrepareConfig, sources: Sequence[CellSource]) -> None:
+    """Refuse a column that was named and is in no source."""
+    columns = sorted({column for cells in sources for column in cells.columns})
+    named = [*config.phenotypes.values(), *([config.totals] if config.totals else [])]
+    for column in named:
+        if column not in columns:
+            near = difflib.get_close_matches(column, columns, n=1)
+            msg = f"no source has a column {column!r} in obs; " + (
+                f"the nearest is {near[0]!r}" if near else f"there are {', '.join(columns) or 'none'}"
+            )
+            raise DataError(msg) if column == config.totals else PhenotypeError(msg)

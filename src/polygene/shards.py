@@ -1,0 +1,194 @@
+"""Cells as Arrow files: written as a stream, then mapped and gathered in any order.
+
+A list column in Arrow is values and offsets, so a batch of cells is gathered with a few numpy calls, without a loop
+over cells and without reading more than the batch.
+
+Legend: C cells, N expressed entries (cell, gene), P phenotypes, K record batches of a file.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from polygene.errors import CorpusError
+from polygene.tokenizer import EncodedCells
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+VALUES: Mapping[str, type] = {"genes": np.uint16, "bins": np.uint8, "values": np.float16}
+"""The list columns of a cell; `values` are log1p counts per 10,000, for baselines and reconstruction only."""
+
+
+def arrow_schema(n_phenotypes: int) -> pa.Schema:
+    """Give the columns of a cell."""
+    lists = {name: pa.list_(pa.from_numpy_dtype(dtype)) for name, dtype in VALUES.items()}
+    labels = pa.list_(pa.int16(), n_phenotypes)
+    return pa.schema({**lists, "labels": labels, "source": pa.int16(), "donor_id": pa.string(), "cell": pa.string()})
+
+
+class ShardWriter:
+    """Writes cells, batch by batch, as data sets that `datasets.load_from_disk` opens: a folder for each split.
+
+    Used as a context; leaving it without an error makes the folders. A split without cells has none.
+    """
+
+    def __init__(self, folder: Path, n_phenotypes: int) -> None:
+        self._folder, self._schema = folder, arrow_schema(n_phenotypes)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._streams = [
+            self._stack.enter_context(pa.ipc.new_stream(self._rows(split), self._schema)) for split in SPLITS
+        ]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()
+        if error is None:
+            for split in SPLITS:
+                _save(self._rows(split), self._folder / split)
+
+    def write(
+        self, part_C: np.ndarray, cells: EncodedCells, source: int, donors_C: np.ndarray, names_C: np.ndarray
+    ) -> None:
+        """Add cells to the splits that `part_C` says (an index into `SPLITS`)."""
+        for part, stream in enumerate(self._streams):
+            which = np.flatnonzero(part_C == part)
+            if len(which):
+                stream.write(self._batch(cells.rows(which), source, donors_C[which], names_C[which]))
+
+    def _batch(self, cells: EncodedCells, source: int, donors_C: np.ndarray, names_C: np.ndarray) -> pa.RecordBatch:
+        offsets = pa.array(cells.offsets_C1.astype(np.int32))
+        lists = [
+            pa.ListArray.from_arrays(offsets, pa.array(values_N))
+            for values_N in (cells.genes_N, cells.bins_N, cells.values_N.astype(np.float16))
+        ]
+        labels = pa.FixedSizeListArray.from_arrays(pa.array(cells.labels_CP.reshape(-1)), cells.labels_CP.shape[1])
+        sources = pa.array(np.full(len(cells), source, dtype=np.int16))
+        strings = [pa.array(texts, type=pa.string()) for texts in (donors_C, names_C)]
+        return pa.record_batch([*lists, labels, sources, *strings], schema=self._schema)
+
+    def _rows(self, split: SplitName) -> Path:
+        return self._folder / f"{split}.rows"
+
+
+def _save(rows: Path, folder: Path) -> None:
+    """Turn a stream of cells into a data set, and remove it."""
+    import datasets  # takes two seconds, and only writing needs it
+
+    table = datasets.table.MemoryMappedTable.from_file(str(rows))
+    if table.num_rows:
+        with rows.open("rb") as file:  # the fingerprint is the content, so that it is the same every time
+            fingerprint = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        shown = not datasets.are_progress_bars_disabled()
+        datasets.disable_progress_bars()
+        try:
+            datasets.Dataset(table, fingerprint=fingerprint).save_to_disk(folder)
+        finally:
+            if shown:
+                datasets.enable_progress_bars()
+    rows.unlink()
+
+
+@contextmanager
+def written_whole(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder beside `out` to write into, and rename it when all is written; nothing is left of a failure."""
+    if out.exists():
+        if not overwrite:
+            msg = f"{out} exists; choose another folder, or delete it (in Python: overwrite=True)"
+            raise CorpusError(msg)
+        if not (out / "corpus.json").is_file():
+            msg = f"{out} exists and is no corpus, so it is not replaced; choose another folder"
+            raise CorpusError(msg)
+    beside, before = (out.parent / f".{out.name}.{word}" for word in ("partial", "before"))
+    try:
+        shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
+        beside.mkdir(parents=True)
+        yield beside
+        if out.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            out.rename(before)
+        beside.rename(out)
+        shutil.rmtree(before, ignore_errors=True)
+    except BaseException as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(error, OSError):
+            msg = f"{out} could not be written ({error}); nothing was left behind"
+            raise CorpusError(msg) from error
+        raise
+
+
+class Shard:
+    """One Arrow file, mapped: where in the file the values of each of its record batches begin.
+
+    The whole file is seen as one array a type; the buffer of a column in record batch k begins at element `base_K[k]`
+    of it. So cells of any record batches are gathered by one indexing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            buffer = pa.memory_map(str(path)).read_buffer()
+            self.table = pa.ipc.open_stream(pa.BufferReader(buffer)).read_all()
+        except (OSError, pa.ArrowException) as error:
+            msg = f"{path} cannot be read ({error}); copy the corpus again, whole, or run polygene prepare"
+            raise CorpusError(msg) from error
+        self.n_cells: int = self.table.num_rows
+        batches = self.table.column("genes").chunks
+        self._first_K = np.cumsum([0, *(len(batch) for batch in batches)])[:-1]
+        types: dict[str, type] = {"offsets": np.int32, "labels": np.int16, "source": np.int16, **VALUES}
+        self._file: dict[str, np.ndarray] = {
+            name: np.frombuffer(buffer, dtype, count=buffer.size // np.dtype(dtype).itemsize)
+            for name, dtype in types.items()
+        }
+        columns = {name: name for name in types} | {"offsets": "genes"}
+        place = {"offsets": 1, "labels": -1, "source": 1} | dict.fromkeys(VALUES, -1)
+        self._base_K = {
+            name: np.array(
+                [
+                    _address(chunk.buffers()[place[name]], buffer) // np.dtype(dtype).itemsize
+                    for chunk in self.table.column(columns[name]).chunks
+                ],
+                dtype=np.int64,
+            )
+            for name, dtype in types.items()
+        }
+
+    def locate(self, rows_C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find cells: (record batch, where their values begin in it, how many there are)."""
+        batch_C = np.searchsorted(self._first_K, rows_C, side="right") - 1
+        at_C = self._base_K["offsets"][batch_C] + rows_C - self._first_K[batch_C]
+        offsets = self._file["offsets"]
+        start_C = offsets[at_C].astype(np.int64)
+        return batch_C, start_C, offsets[at_C + 1] - start_C
+
+    def values(self, name: str, batch_C: np.ndarray, start_C: np.ndarray, length_C: np.ndarray) -> np.ndarray:
+        """Gather the list entries of cells, one cell after the other."""
+        return self._file[name][ranges(self._base_K[name][batch_C] + start_C, length_C)]
+
+    def labels(self, batch_C: np.ndarray, rows_C: np.ndarray, n: int) -> np.ndarray:
+        """Gather labels_CP."""
+        at_C = self._base_K["labels"][batch_C] + (rows_C - self._first_K[batch_C]) * n
+        return self._file["labels"][at_C[:, None] + np.arange(n)]
+
+    def sources(self, batch_C: np.ndarray, rows_C: np.ndarray) -> np.ndarray:
+        """Gather sources_C."""
+        return self._file["source"][self._base_K["source"][batch_C] + rows_C - self._first_K[batch_C]]
+
+
+def _address(buffer: pa.Buffer | None, file: pa.Buffer) -> int:
+    """Say where in the file a buffer begins; one without content is never read."""
+    return 0 if buffer is None or buffer.size == 0 else int(buffer.address - file.address)
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Join start, start + 1, … of given lengths: ranges([5, 0], [2, 1]) is [5, 6, 0]."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
