@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,14 +95,15 @@ class PolyGene:
         return cls(
             tokenizer=CellTokenizer.load(folder),
             network=network.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
-            recipe=recipe.read_text() if recipe.exists() else "",
-            metrics=json.loads(metrics.read_text()) if metrics.exists() else {},
+            recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
+            metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the checkpoint folder; other files that are in it already stay.
 
-        Everything is written beside and moved into place at the end, the hashes last.
+        Everything is written beside and moved into place at the end, the hashes last: a failure to write leaves the
+        checkpoint that was there as it was, and a kill between two moves leaves one that `from_pretrained` refuses.
         """
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -112,15 +112,17 @@ class PolyGene:
             with without_bars():
                 self.network.save_pretrained(new)
             self.tokenizer.save(new)
-            (new / "recipe.toml").write_text(self.recipe)
-            (new / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
-            (new / "README.md").write_text(model_card(self))
-            sums = "".join(f"{_sha256(new / name)}  {name}\n" for name in DECISIVE)
+            texts = {
+                "recipe.toml": self.recipe,
+                "metrics.json": json.dumps(self.metrics, indent=2) + "\n",
+                "README.md": model_card(self),
+                SUMS: "".join(f"{_sha256(new / name)}  {name}\n" for name in DECISIVE),
+            }
+            for name, text in texts.items():
+                (new / name).write_text(text, encoding="utf-8")
             folder.mkdir(exist_ok=True)
-            for file in sorted(new.iterdir()):
-                shutil.move(file, folder / file.name)
-            (new / SUMS).write_text(sums)
-            shutil.move(new / SUMS, folder / SUMS)
+            for file in sorted(new.iterdir(), key=lambda file: (file.name == SUMS, file.name)):
+                file.replace(folder / file.name)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload the checkpoint to the Hugging Face Hub and return its address; you must be logged in there."""
@@ -149,9 +151,10 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name))
     except (HFValidationError, HfHubHTTPError, OSError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         msg = (
             f"There is no checkpoint {name!r}: it is no folder here, and the Hugging Face Hub says: "
-            f"{str(error).splitlines()[0]} Give the folder that `polygene train` wrote, or 'owner/name' on the Hub."
+            f"{said}. Give the folder that `polygene train` wrote, or 'owner/name' on the Hub."
         )
         raise CheckpointError(msg) from error
 
@@ -170,9 +173,13 @@ def _verify(folder: Path) -> None:
             "Copy the whole folder again, or give the folder that `polygene train` wrote."
         )
         raise CheckpointError(msg)
-    for line in (folder / SUMS).read_text().splitlines():
-        saved, _, name = line.partition("  ")
-        if name in DECISIVE and _sha256(folder / name) != saved:
+    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    saved = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in DECISIVE:
+        if name not in saved:
+            msg = f"{folder / SUMS} was cut off or altered: it does not say what {name} was. Get the checkpoint again."
+            raise CheckpointError(msg)
+        if _sha256(folder / name) != saved[name]:
             msg = (
                 f"{folder / name} is not the file that was saved: its SHA-256 differs from the one in {SUMS}. "
                 "It was altered or copied incompletely; get the checkpoint again."

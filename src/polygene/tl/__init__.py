@@ -1,0 +1,7 @@
+"""Tools: what a model says about the cells of an AnnData, written into it."""
+
+from polygene.tl.annotate import annotate
+from polygene.tl.classify import classify
+from polygene.tl.embed import embed
+
+__all__ = ["annotate", "classify", "embed"]

@@ -1,0 +1,150 @@
+"""Annotate: which phenotypes a cell has.
+
+Legend: C cells, V labels of one phenotype.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from polygene.checkpoint import PolyGene
+from polygene.errors import PhenotypeError
+from polygene.inference import label_probabilities
+from polygene.metrics import expected_years
+from polygene.phenotypes import PhenotypeSchema
+from polygene.reading import Source
+from polygene.tl._cells import encoded_chunks, made_by
+from polygene.writing import Added
+
+logger = logging.getLogger("polygene")
+
+
+def annotate(
+    adata: ad.AnnData,
+    model: PolyGene,
+    *,
+    given: str | Sequence[str] = (),
+    predict: str | Sequence[str] | None = None,
+    layer: str | None = None,
+    totals: str | None = None,
+) -> None:
+    """Predict phenotypes of cells from their expression, and from what is already known of them.
+
+    The answer for a cell depends on nothing but the cell: not on other cells, nor on what else is asked.
+
+    Parameters
+    ----------
+    adata
+        Cells with counts or log1p values; no label is needed.
+    model
+        What answers.
+    given
+        Phenotypes that are known: their labels in `obs` (in the column of the model's schema) are given to the model. A
+        cell without such a label is answered without it.
+    predict
+        Phenotypes to ask. None: all that are not given.
+    layer
+        Where the expression is: None for `X`, the name of a layer, or "raw" for `adata.raw`.
+    totals
+        The column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
+
+    Notes
+    -----
+    Written for each phenotype, for example `cell_type`:
+
+    `obs["polygene_cell_type"]`
+        The most probable label, categorical with all labels that the model knows.
+    `obs["polygene_cell_type_probability"]`
+        Its probability, float32.
+    `obsm["polygene_cell_type"]`
+        The probabilities of all labels, float32 (C, V), in the order of the categories, which is also
+        `uns["polygene"]["annotate"]["labels"]["cell_type"]`.
+    `obs["polygene_age_years"]`
+        Only of ages: the expected years, over the labels that can be read as years; float32.
+    `uns["polygene"]["annotate"]`
+        The model, what was given and asked, and the version of PolyGene.
+
+    Raises
+    ------
+    PhenotypeError
+        A name is no phenotype of the model, is both given and asked, or its column or one of its labels is unknown.
+    DataError, GeneError, ScaleError
+        The expression cannot be read; the message says what to do.
+    """
+    annotation(adata, model, given=given, predict=predict, layer=layer, totals=totals).add_to(adata)
+
+
+def annotation(
+    source: Source,
+    model: PolyGene,
+    *,
+    given: str | Sequence[str] = (),
+    predict: str | Sequence[str] | None = None,
+    layer: str | None = None,
+    totals: str | None = None,
+) -> Added:
+    """Return what `annotate` writes, for an AnnData or for a file, of which only some rows are in memory at a time."""
+    schema = model.tokenizer.schema
+    given, asked = questions(schema, given, predict)
+    names: list[pd.Index] = []
+    parts: list[list[np.ndarray]] = []
+    for names_C, cells in encoded_chunks(source, model.tokenizer, given=given, layer=layer, totals=totals):
+        names.append(names_C)
+        parts.append(label_probabilities(model, cells, predict=asked, given=given))
+    obs = pd.DataFrame(index=names[0].append(names[1:]))
+    obsm = {}
+    for i, name in enumerate(asked):
+        probabilities_CV = np.concatenate([part[i] for part in parts])
+        best_C = probabilities_CV.argmax(axis=1)
+        obs[f"polygene_{name}"] = pd.Categorical.from_codes(best_C, list(schema.labels[schema.index(name)]))
+        obs[f"polygene_{name}_probability"] = probabilities_CV[np.arange(len(obs)), best_C]
+        if schema.phenotypes[schema.index(name)].ordinal == "age":
+            obs[f"polygene_{name}_years"] = expected_years(probabilities_CV, schema.years(name)).astype(np.float32)
+        obsm[f"polygene_{name}"] = probabilities_CV
+    logger.info("annotated %s cells: %s", f"{len(obs):,}", ", ".join(asked))
+    uns = {
+        **made_by(model),
+        "given": np.array(given, dtype=str),
+        "predict": np.array(asked, dtype=str),
+        "labels": {name: np.array(schema.labels[schema.index(name)], dtype=str) for name in asked},
+    }
+    return Added(verb="annotate", obs=obs, obsm=obsm, uns=uns)
+
+
+def questions(
+    schema: PhenotypeSchema, given: str | Sequence[str], predict: str | Sequence[str] | None
+) -> tuple[list[str], list[str]]:
+    """Settle which phenotypes are given and which are asked, in the order of the schema.
+
+    Raises
+    ------
+    PhenotypeError
+        There is no such phenotype, one is both, none is left to ask, or the model learned no label of one.
+    """
+    known = {name: list(labels) for name, labels in zip(schema.names, schema.labels, strict=True)}
+    given = _names(schema, given)
+    asked = [name for name in schema.names if name not in given and known[name]]
+    if predict is not None:
+        asked = _names(schema, predict)
+    if both := [name for name in asked if name in given]:
+        msg = f"{', '.join(both)}: given and asked at once. Leave it out of `given` or out of `predict`."
+        raise PhenotypeError(msg)
+    if unlearned := [name for name in asked if not known[name]]:
+        able = ", ".join(name for name in schema.names if known[name])
+        msg = f"The model never saw a label of {', '.join(unlearned)}, so it cannot answer; it can answer {able}."
+        raise PhenotypeError(msg)
+    if not asked:
+        msg = f"There is nothing to ask: the model knows {', '.join(schema.names)}, and {', '.join(given)} are given."
+        raise PhenotypeError(msg)
+    for name in asked:
+        if len(known[name]) == 1:
+            logger.warning("%s: the model knows one label only, %r, and answers nothing else", name, known[name][0])
+    return given, asked
+
+
+def _names(schema: PhenotypeSchema, names: str | Sequence[str]) -> list[str]:
+    chosen = {schema.index(name) for name in ([names] if isinstance(names, str) else names)}
+    return [schema.names[p] for p in sorted(chosen)]

@@ -1,0 +1,227 @@
+"""Annotate: what it writes, what its answers depend on, and what it refuses."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from polygene.ages import age_in_years
+from polygene.checkpoint import PolyGene
+from polygene.errors import DataError, GeneError, PhenotypeError, ScaleError
+from polygene.phenotypes import PhenotypeSchema
+from polygene.tl import annotate
+from polygene.tl.annotate import annotation
+
+MakeAnnData = Callable[..., ad.AnnData]
+
+
+@pytest.fixture
+def adata(make_adata: MakeAnnData) -> ad.AnnData:
+    """60 labelled cells that measure 36 of the model's 40 genes."""
+    return make_adata(60, 36)
+
+
+def test_every_phenotype_gets_label_probability_and_all_probabilities(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    before = set(adata.obs.columns)
+    annotate(adata, tiny_model)
+    schema = tiny_model.tokenizer.schema
+    for name, labels in zip(schema.names, schema.labels, strict=True):
+        probabilities_CV = adata.obsm[f"polygene_{name}"]
+        assert probabilities_CV.dtype == np.float32
+        assert probabilities_CV.shape == (60, len(labels))
+        np.testing.assert_allclose(probabilities_CV.sum(1), 1, rtol=1e-5)
+        assert tuple(adata.obs[f"polygene_{name}"].cat.categories) == labels
+        assert adata.obs[f"polygene_{name}"].tolist() == [labels[v] for v in probabilities_CV.argmax(1)]
+        np.testing.assert_array_equal(adata.obs[f"polygene_{name}_probability"], probabilities_CV.max(1))
+        assert list(adata.uns["polygene"]["annotate"]["labels"][name]) == list(labels)
+    written = set(adata.obs.columns) - before
+    assert written == {f"polygene_{name}{suffix}" for name in schema.names for suffix in ("", "_probability")} | {
+        "polygene_age_years"
+    }
+    assert list(adata.uns["polygene"]["annotate"]["given"]) == []
+    assert list(adata.uns["polygene"]["annotate"]["predict"]) == list(schema.names)
+
+
+def test_years_are_expected_over_the_ages_that_can_be_read(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    annotate(adata, tiny_model, predict="age")
+    labels = adata.obs["polygene_age"].cat.categories
+    for i in range(len(adata)):
+        pairs = [(p, age_in_years(label)) for p, label in zip(adata.obsm["polygene_age"][i], labels, strict=True)]
+        readable = [(float(p), years) for p, years in pairs if years is not None]
+        assert len(readable) < len(pairs)
+        expected = sum(p * years for p, years in readable) / sum(p for p, _ in readable)
+        assert adata.obs["polygene_age_years"].iloc[i] == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_label_column_is_needed_and_none_is_used(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    bare = ad.AnnData(adata.X, obs=pd.DataFrame(index=adata.obs_names), var=adata.var)
+    annotate(adata, tiny_model)
+    annotate(bare, tiny_model)
+    for key in adata.obsm:
+        np.testing.assert_array_equal(adata.obsm[key], bare.obsm[key])
+
+
+def test_an_answer_is_the_same_whatever_else_is_asked(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    together = annotation(adata, tiny_model, given=["sex"]).obsm["polygene_cell_type"]
+    for predict in (["cell_type"], ["tissue", "cell_type"], ["cell_type", "age", "disease"]):
+        alone = annotation(adata, tiny_model, given=["sex"], predict=predict).obsm["polygene_cell_type"]
+        np.testing.assert_allclose(alone, together, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rows", [np.arange(60)[::-1], np.array([17]), np.array([3, 3, 41])], ids=["reversed", "alone", "with a copy"]
+)
+def test_an_answer_depends_on_nothing_but_the_cell(rows: np.ndarray, adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    whole = annotation(adata, tiny_model).obsm["polygene_cell_type"]
+    some = ad.AnnData(adata.X[rows], var=adata.var)
+    np.testing.assert_allclose(annotation(some, tiny_model).obsm["polygene_cell_type"], whole[rows], atol=1e-6)
+
+
+def test_given_labels_are_used_and_a_missing_one_is_not_given(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    alone = annotation(adata, tiny_model, predict=["cell_type"]).obsm["polygene_cell_type"]
+    adata.obs["sex"] = adata.obs["sex"].astype(object)
+    adata.obs.loc[adata.obs_names[0], "sex"] = np.nan
+    adata.obs.loc[adata.obs_names[1], "sex"] = "unknown"
+    given = annotation(adata, tiny_model, given="sex", predict="cell_type").obsm["polygene_cell_type"]
+    np.testing.assert_allclose(given[:2], alone[:2], atol=1e-6)
+    assert (np.abs(given[2:] - alone[2:]).max(1) > 1e-4).all()
+
+
+def test_a_long_file_is_read_in_pieces_with_the_same_answers_and_one_report(
+    make_adata: MakeAnnData, tiny_model: PolyGene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adata = make_adata(2_100, 36)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    caplog.set_level("INFO", logger="polygene")
+    added = annotation(tmp_path / "cells.h5ad", tiny_model, given=["sex", "tissue"], predict=["cell_type"])
+    assert added.obs.index.equals(adata.obs_names)
+    assert sum("matched 36 of 40" in message for message in caplog.messages) == 1
+    rows = np.array([0, 999, 1_000, 2_099])
+    few = annotation(adata[rows].copy(), tiny_model, given=["sex", "tissue"], predict=["cell_type"])
+    np.testing.assert_allclose(added.obsm["polygene_cell_type"][rows], few.obsm["polygene_cell_type"], atol=1e-6)
+
+
+@pytest.mark.parametrize("where", ["layer", "raw", "backed", "csc", "dense"])
+def test_expression_is_found_where_it_is_said_to_be(
+    where: str, adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    expected = annotation(adata, tiny_model).obsm["polygene_cell_type"]
+    layer = None
+    if where == "layer":
+        adata.layers["counts"], adata.X, layer = adata.X.copy(), None, "counts"
+    elif where == "raw":
+        adata.raw, layer = adata.copy(), "raw"
+        adata = adata[:, :5].copy()
+    elif where == "backed":
+        adata.write_h5ad(tmp_path / "cells.h5ad")
+        adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    else:
+        adata.X = adata.X.tocsc() if where == "csc" else adata.X.toarray()
+    np.testing.assert_allclose(
+        annotation(adata, tiny_model, layer=layer).obsm["polygene_cell_type"], expected, atol=1e-6
+    )
+
+
+def test_recorded_totals_change_what_counts_mean(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    adata.obs["all_counts"] = np.asarray(adata.X.sum(1)).ravel() * 50
+    own = annotation(adata, tiny_model).obsm["polygene_cell_type"]
+    whole = annotation(adata, tiny_model, totals="all_counts").obsm["polygene_cell_type"]
+    assert not np.allclose(own, whole, atol=1e-3)
+
+
+def test_a_cell_without_counts_is_answered(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    adata.X = sparse.diags((np.arange(60) > 0).astype(np.float32)).tocsr() @ adata.X
+    annotate(adata, tiny_model)
+    assert np.isfinite(adata.obsm["polygene_cell_type"]).all()
+
+
+def test_labels_with_slashes_survive_the_file(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
+    tokenizer, schema = tiny_model.tokenizer, tiny_model.tokenizer.schema
+    slashed = tuple(tuple(f"CD4+/{label}" for label in labels) for labels in schema.labels)
+    schema = PhenotypeSchema(phenotypes=schema.phenotypes, labels=slashed)
+    annotate(adata, replace(tiny_model, tokenizer=replace(tokenizer, schema=schema)))
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    again = ad.read_h5ad(tmp_path / "cells.h5ad")
+    assert again.obs["polygene_cell_type"].tolist() == adata.obs["polygene_cell_type"].tolist()
+    assert list(again.uns["polygene"]["annotate"]["labels"]["cell_type"]) == list(slashed[2])
+
+
+def test_a_second_question_leaves_the_first_answers(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    annotate(adata, tiny_model, predict="sex")
+    first = adata.obs["polygene_sex"].copy()
+    annotate(adata, tiny_model, predict="tissue")
+    pd.testing.assert_series_equal(adata.obs["polygene_sex"], first)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"given": ["sex"], "predict": ["sex", "tissue"]}, "sex: given and asked at once"),
+        ({"predict": ["cell_typ"]}, "Did you mean 'cell_type'"),
+        ({"given": ["colour"]}, "the model knows sex, tissue, cell_type, age, disease"),
+        ({"given": ["sex", "tissue", "cell_type", "age", "disease"]}, "nothing to ask"),
+        ({"given": ["age"]}, "does not know the label '30-year-old stage'.*the nearest is"),
+        ({"given": ["tissue"], "columns": {"tissue": "tisue"}}, "no column 'tissue'.*Is it 'tisue'"),
+    ],
+)
+def test_a_wrong_question_is_refused_and_nothing_is_written(
+    asked: dict[str, Any], says: str, adata: ad.AnnData, tiny_model: PolyGene
+) -> None:
+    adata.obs = adata.obs.rename(columns=asked.pop("columns", {}))
+    before = adata.copy()
+    with pytest.raises(PhenotypeError, match=says):
+        annotate(adata, tiny_model, **asked)
+    assert list(adata.obs) == list(before.obs)
+    assert not adata.obsm
+    assert not adata.uns
+
+
+def test_what_the_model_never_learned_is_not_answered(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    tokenizer, schema = tiny_model.tokenizer, tiny_model.tokenizer.schema
+    schema = PhenotypeSchema(phenotypes=schema.phenotypes, labels=((), *schema.labels[1:]))
+    model = PolyGene.new(replace(tokenizer, schema=schema), hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    with pytest.raises(PhenotypeError, match=r"never saw a label of sex.*can answer tissue, cell_type"):
+        annotate(adata, model, predict=["sex"])
+    annotate(adata, model)
+    assert "polygene_sex" not in adata.obs
+    assert "polygene_tissue" in adata.obs
+
+
+def with_gene_0_twice(adata: ad.AnnData) -> ad.AnnData:
+    adata.var.index = pd.Index(["GENE0", *adata.var_names[:-1]])
+    return adata
+
+
+@pytest.mark.parametrize(
+    ("broken", "error", "says"),
+    [
+        (lambda adata: adata.X, DataError, "AnnData"),
+        (lambda adata: adata[:0].copy(), DataError, "empty"),
+        (lambda adata: adata[:, :0].copy(), DataError, "empty"),
+        (lambda adata: ad.AnnData(adata.X - 1.5 * (adata.X > 0)), ScaleError, "negative"),
+        (lambda adata: ad.AnnData(adata.X * np.float32("nan")), ScaleError, "NaN"),
+        (
+            lambda adata: ad.AnnData(adata.X, var=pd.DataFrame(index=[f"Other{g}" for g in range(36)])),
+            GeneError,
+            "None",
+        ),
+        (with_gene_0_twice, GeneError, "more than once: GENE0"),
+    ],
+    ids=["no AnnData", "no cells", "no genes", "scaled", "NaN", "other genes", "duplicate genes"],
+)
+def test_cells_that_cannot_be_read_are_refused(
+    broken: Callable[[ad.AnnData], Any], error: type, says: str, adata: ad.AnnData, tiny_model: PolyGene
+) -> None:
+    with pytest.raises(error, match=says):
+        annotate(broken(adata), tiny_model)
+
+
+def test_a_totals_column_that_is_missing_is_named(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    with pytest.raises(DataError, match=r"no column 'n_counts'.*donor_id"):
+        annotate(adata, tiny_model, totals="n_counts")

@@ -1,0 +1,115 @@
+"""Classify: a head for any label, and an honest word about how good it is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from polygene.checkpoint import PolyGene
+from polygene.errors import PhenotypeError
+from polygene.tl import classify
+from polygene.tl.classify import classification, fit_head
+
+MakeAnnData = Callable[..., ad.AnnData]
+
+
+@pytest.fixture
+def adata(make_adata: MakeAnnData) -> ad.AnnData:
+    """200 cells of three types that express other genes, half of them labelled in `mine`."""
+    adata = make_adata(200, 36)
+    adata.obs["mine"] = adata.obs["cell_type"].where(np.arange(200) % 2 == 0)
+    return adata
+
+
+def test_cells_without_a_label_are_answered_from_those_with_one(
+    adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="polygene")
+    classify(adata, "mine", tiny_model)
+    asked = adata.obs["mine"].isna()
+    assert (adata.obs["polygene_mine"] == adata.obs["cell_type"])[asked].mean() > 0.9
+    np.testing.assert_allclose(adata.obsm["polygene_mine"].sum(1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(adata.obs["polygene_mine_probability"], adata.obsm["polygene_mine"].max(1))
+    made = adata.uns["polygene"]["classify_mine"]
+    assert (made["cells_trained"], made["held_out"]) == (100, "donors")
+    assert any(
+        f"100 cells with 3 labels; cross-validated macro-F1 {made['macro_f1']:.3f}" in m for m in caplog.messages
+    )
+
+
+def test_the_score_is_that_of_the_answers_written_for_labelled_cells(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    classify(adata, "mine", tiny_model)
+    known = adata.obs["mine"].notna()
+    answers, truth = adata.obs["polygene_mine"][known].astype(str), adata.obs["mine"][known].astype(str)
+    assert adata.uns["polygene"]["classify_mine"]["macro_f1"] == pytest.approx(
+        f1_score(truth, answers, average="macro")
+    )
+
+
+def test_a_reference_teaches_and_needs_no_label_in_the_cells(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    adata.write_h5ad(tmp_path / "reference.h5ad")
+    cells = adata[1::2].copy()
+    del cells.obs["mine"]
+    classify(cells, "mine", tiny_model, reference=tmp_path / "reference.h5ad")
+    assert (cells.obs["polygene_mine"] == cells.obs["cell_type"]).mean() > 0.9
+    whole = classification(adata, "mine", tiny_model)
+    np.testing.assert_allclose(cells.obsm["polygene_mine"], whole.obsm["polygene_mine"][1::2], atol=1e-4)
+
+
+def test_a_head_that_knows_donors_only_is_not_praised() -> None:
+    """States that tell donors apart, and labels by donor: right about cells of known donors, wrong about new ones."""
+    rng = np.random.default_rng(0)
+    donors_C = np.arange(240) % 12
+    labels_C = (donors_C < 6).astype(np.int64)
+    states_CD = np.eye(12)[donors_C] + 0.01 * rng.normal(size=(240, 12))
+    by_donor = fit_head(states_CD, labels_C, donors_C)
+    by_cell = fit_head(states_CD, labels_C, np.full(240, -1))
+    assert (by_donor.held_out, by_cell.held_out) == ("donors", "cells")
+    assert by_donor.macro_f1 < 0.6 < 0.99 < by_cell.macro_f1
+
+
+def test_a_label_of_one_donor_is_learned_and_not_scored() -> None:
+    donors_C = np.arange(90) % 9
+    labels_C = np.where(donors_C == 0, 2, (np.arange(90) // 9) % 2)
+    states_CD = np.eye(3)[labels_C] + 0.1 * np.random.default_rng(0).normal(size=(90, 3))
+    head = fit_head(states_CD, labels_C, donors_C)
+    assert head.scored.tolist() == [0, 1]
+    assert head.macro_f1 == pytest.approx(1)
+    assert (head.probabilities(states_CD).argmax(1) == labels_C).all()
+
+
+def test_a_fold_whose_training_donors_share_one_label_answers_that_label() -> None:
+    donors_C, labels_C = np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([0, 1, 0, 1, 0, 0, 0, 1])
+    head = fit_head(np.eye(2)[labels_C], labels_C, donors_C)
+    np.testing.assert_allclose(head.held_out_CV.sum(1), 1, rtol=1e-5)
+    one_label = fit_head(np.eye(3)[[0, 1, 2, 0, 1, 2]], np.array([0, 0, 1, 0, 0, 1]), np.array([0, 0, 0, 1, 1, 2]))
+    np.testing.assert_allclose(one_label.held_out_CV.sum(1), 1, rtol=1e-5)
+
+
+def test_without_donors_it_says_that_the_score_flatters(
+    adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    del adata.obs["donor_id"]
+    classify(adata, "mine", tiny_model)
+    assert adata.uns["polygene"]["classify_mine"]["held_out"] == "cells"
+    assert "flatters" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("mine_", "no column 'mine_'"),
+        ("depth", "a number is no label"),
+        ("tissue", "1 labels for 200 labelled cells"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(key: str, says: str, adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    adata.obs["depth"] = np.random.default_rng(0).random(200)
+    with pytest.raises(PhenotypeError, match=says):
+        classify(adata, key, tiny_model)
+    assert f"polygene_{key}" not in adata.obs

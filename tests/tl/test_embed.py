@@ -1,0 +1,53 @@
+"""Embed: one point a cell, from nothing but its expression."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from polygene.checkpoint import PolyGene
+from polygene.inference import cell_states
+from polygene.tl import annotate, embed
+from polygene.tl.embed import embedding
+
+
+@pytest.fixture
+def adata(make_adata: Callable[..., ad.AnnData]) -> ad.AnnData:
+    return make_adata(60, 36)
+
+
+def test_the_points_are_the_states_of_the_cells(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    embed(adata, tiny_model)
+    assert adata.obsm["X_polygene"].dtype == np.float32
+    assert adata.obsm["X_polygene"].shape == (60, 32)
+    cells = tiny_model.tokenizer.encode(adata, use_labels=False)
+    np.testing.assert_allclose(adata.obsm["X_polygene"], cell_states(tiny_model, cells), atol=1e-6)
+
+
+def test_labels_are_not_used(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    embed(adata, tiny_model)
+    adata.obs["cell_type"] = "nothing that the model knows"
+    embed(adata, tiny_model, key_added="again")
+    np.testing.assert_array_equal(adata.obsm["X_polygene"], adata.obsm["again"])
+
+
+def test_a_point_depends_on_nothing_but_the_cell(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    rows = np.random.default_rng(0).permutation(60)[:7]
+    whole = embedding(adata, tiny_model).obsm["X_polygene"]
+    np.testing.assert_allclose(embedding(adata[rows].copy(), tiny_model).obsm["X_polygene"], whole[rows], atol=1e-5)
+
+
+def test_a_file_gives_what_the_object_gives(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    from_file = embedding(tmp_path / "cells.h5ad", tiny_model)
+    np.testing.assert_array_equal(from_file.obsm["X_polygene"], embedding(adata, tiny_model).obsm["X_polygene"])
+    assert from_file.obs.index.equals(adata.obs_names)
+
+
+def test_what_other_verbs_wrote_stays(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    annotate(adata, tiny_model)
+    embed(adata, tiny_model)
+    assert set(adata.uns["polygene"]) == {"annotate", "embed"}
+    assert "polygene_cell_type" in adata.obs
