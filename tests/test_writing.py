@@ -1,5 +1,6 @@
 """What verbs add: the same in memory and in a copy of the file, whole or not at all."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from polygene.errors import DataError
-from polygene.writing import Added, written_beside
+from polygene.writing import Added, write_json, written_beside
 
 
 @pytest.fixture
@@ -138,3 +139,9 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(name: str, says:
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match=says), written_beside(tmp_path / name):
         pytest.fail("the work began")
+
+
+def test_json_says_null_where_a_number_is_none(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": [1.5, float("nan")], "b": {"c": float("inf"), "d": True, "e": "é"}})
+    read = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert read == {"a": [1.5, None], "b": {"c": None, "d": True, "e": "é"}}

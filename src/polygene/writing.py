@@ -3,6 +3,8 @@
 Legend: C cells.
 """
 
+import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -84,6 +86,19 @@ class Added:
         for name, array in self.obsm.items():
             write_elem(_group(file, "obsm"), name, array)
         write_elem(_group(_group(file, "uns"), ROOT), self.verb, dict(self.uns))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write nested dicts and lists as JSON, null where a number is NaN or infinite, which JSON cannot say."""
+    path.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _group(parent: h5py.Group, name: str) -> h5py.Group:

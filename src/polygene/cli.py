@@ -1,0 +1,307 @@
+"""The command line: one thin command a verb.
+
+Nothing heavy is imported before a command has its arguments, so `polygene --help` answers at once. What a user can get
+wrong is told in one message, with exit code 2.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from polygene.errors import PolyGeneError, RecipeError
+
+if TYPE_CHECKING:
+    from polygene.checkpoint import PolyGene
+    from polygene.writing import Added
+
+WRONG_INPUT = 2
+STOPPED = 130  # as shells count an interrupt
+QUIET = {
+    "DATASETS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+class Commands(TyperGroup):
+    """The commands, and what is said when one of them fails."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; turn what a user can get wrong into a message and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except PolyGeneError as error:
+            message, code = str(error), WRONG_INPUT
+        except OSError as error:
+            message, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), WRONG_INPUT
+        except KeyboardInterrupt:
+            again = "; the same command goes on from the last saved state" if ctx.invoked_subcommand == "train" else ""
+            message, code = f"stopped{again}", STOPPED
+        _say(message)
+        raise typer.Exit(code)
+
+
+def _say(message: str) -> None:
+    typer.secho(f"polygene: {message}", err=True, fg=typer.colors.RED)
+
+
+def _is_first_rank() -> bool:
+    """Say whether this is the process that speaks, among those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+CellsFile = Annotated[Path, typer.Argument(metavar="CELLS.h5ad", help="Cells with counts or log1p values.")]
+Model = Annotated[str, typer.Option(help="Checkpoint folder, or a repository of the Hugging Face Hub.")]
+Out = Annotated[
+    Path, typer.Option(help="A copy of the cells with the answers (.h5ad), or only the answers (.csv, .parquet).")
+]
+Layer = Annotated[str | None, typer.Option(help="Read this layer, or 'raw', in place of X.")]
+Totals = Annotated[
+    str | None,
+    typer.Option(help="Column of obs with each cell's counts over the whole genome, if genes were left out."),
+]
+Donor = Annotated[str, typer.Option(help="Column of obs that holds the donor.")]
+
+
+def main() -> None:
+    """Run the command line, without the warnings that other packages raise to their developers."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        app(prog_name="polygene")
+    except Exception as error:
+        if os.environ.get("POLYGENE_TRACEBACK"):
+            raise
+        _say(f"{type(error).__name__}: {error}. This is a mistake in PolyGene: POLYGENE_TRACEBACK=1 shows where.")
+        sys.exit(1)
+
+
+@app.callback()
+def polygene() -> None:
+    """A masked language model over single cells: annotate and embed cells, train on your own."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    logger = logging.getLogger("polygene")
+    logger.setLevel(logging.INFO if _is_first_rank() else logging.ERROR)
+    handler = RichHandler(
+        console=Console(stderr=True), show_time=False, show_path=False, markup=False, highlighter=None
+    )
+    logger.handlers = [handler]
+
+
+@app.command()
+def prepare(
+    files: Annotated[list[str], typer.Argument(metavar="CELLS.h5ad...", help="Files of cells, or globs.")],
+    out: Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist.")],
+    genes: Annotated[int | None, typer.Option(help="How many genes the panel holds.", show_default="512")] = None,
+    include_genes: Annotated[
+        Path | None, typer.Option(help="Text file of genes that must be in the panel, one a line.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="What is held out: donor, study or random.", show_default="donor")
+    ] = None,
+    donor: Annotated[str | None, typer.Option(help="Column of obs with the donor.", show_default="donor_id")] = None,
+    phenotype: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=COLUMN", help="Read a phenotype from this column; repeatable.")
+    ] = None,
+    layer: Layer = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with any fields of PrepareConfig, such as binning.")] = None,
+) -> None:
+    """Make a corpus: hold out donors, rank genes, turn cells into tokens."""
+    from polygene.prepare import PrepareConfig
+    from polygene.prepare import prepare as make_corpus
+    from polygene.toml import build, read_toml
+
+    said = {
+        "n_genes": genes,
+        "include_genes": _lines(include_genes) if include_genes else None,
+        "split": split,
+        "donor": donor,
+        "phenotypes": dict(map(_name_and_column, phenotype)) if phenotype else None,
+        "layer": layer,
+    }
+    table = (read_toml(config) if config else {}) | {key: value for key, value in said.items() if value is not None}
+    corpus = make_corpus(files, out, config=build(PrepareConfig, table), progress=True)
+    _describe(corpus.folder)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What to train on, what, how, and where to.")],
+) -> None:
+    """Train a model as a recipe says; a run that was stopped goes on."""
+    from polygene.recipe import Recipe
+
+    said = Recipe.load(recipe)
+    from polygene.training import train as train_recipe
+
+    train_recipe(said)
+    _describe(Path(said.out))
+
+
+@app.command()
+def annotate(
+    cells: CellsFile,
+    out: Out,
+    model: Model,
+    given: Annotated[str, typer.Option(help="Phenotypes whose labels are known, such as tissue,sex.")] = "",
+    predict: Annotated[str, typer.Option(help="Phenotypes to ask; all that are not given by default.")] = "",
+    layer: Layer = None,
+    totals: Totals = None,
+) -> None:
+    """Predict phenotypes of cells."""
+
+    def verb(network: "PolyGene") -> "Added":
+        from polygene.tl.annotate import annotation
+
+        asked = _names(predict) if predict else None
+        return annotation(cells, network, given=_names(given), predict=asked, layer=layer, totals=totals)
+
+    _answer(verb, cells, out, model, layer)
+
+
+@app.command()
+def embed(cells: CellsFile, out: Out, model: Model, layer: Layer = None, totals: Totals = None) -> None:
+    """Place cells in the model's space."""
+
+    def verb(network: "PolyGene") -> "Added":
+        from polygene.tl.embed import embedding
+
+        return embedding(cells, network, layer=layer, totals=totals)
+
+    _answer(verb, cells, out, model, layer)
+
+
+@app.command()
+def classify(
+    cells: CellsFile,
+    out: Out,
+    model: Model,
+    key: Annotated[str, typer.Option(help="Column of obs to learn; cells without a label are answered.")],
+    reference: Annotated[
+        Path | None, typer.Option(metavar="CELLS.h5ad", help="Learn from these cells instead.")
+    ] = None,
+    donor: Donor = "donor_id",
+    layer: Layer = None,
+    totals: Totals = None,
+) -> None:
+    """Learn a label of your own from some cells, and answer for the others."""
+
+    def verb(network: "PolyGene") -> "Added":
+        from polygene.tl.classify import classification
+
+        return classification(cells, key, network, reference=reference, donor=donor, layer=layer, totals=totals)
+
+    _answer(verb, cells, out, model, layer)
+
+
+@app.command()
+def evaluate(
+    corpus: Annotated[
+        Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus, whose test cells are scored.")
+    ],
+    model: Model,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="METRICS.json", help="Where scores go.", show_default="metrics.json of the checkpoint"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides what is hidden, and the resamples of donors.")] = 0,
+) -> None:
+    """Score a model on held-out cells, beside honest baselines."""
+    from polygene.corpus import Corpus
+    from polygene.writing import write_json, written_beside
+
+    opened = Corpus(corpus)
+    file = out or (Path(model) if Path(model).is_dir() else Path()) / "metrics.json"
+    with written_beside(file, (".json",)) as part:
+        from polygene.checkpoint import PolyGene
+        from polygene.evaluation import evaluate as score
+        from polygene.evaluation import tables
+
+        network = PolyGene.from_pretrained(model)
+        results = score(network, opened, seed=seed)
+        write_json(part, {**network.metrics, "test": results})
+    _print([*tables(results), f"written to {file}"])
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("polygene-demo"),
+    seed: Annotated[int, typer.Option(help="Decides the held-out cells and the training.")] = 0,
+) -> None:
+    """Train on 700 blood cells that come with scanpy, and look at the result; needs no network and no file."""
+    from polygene.demo import run
+
+    _print(run(out, seed=seed))
+
+
+@app.command()
+def info(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint or a corpus.")],
+) -> None:
+    """Describe a checkpoint or a corpus."""
+    _describe(folder)
+
+
+def _answer(verb: Callable[["PolyGene"], "Added"], cells: Path, out: Path, model: str, layer: str | None) -> None:
+    """Load what is needed, cheapest first, so that a mistake is told before anybody has to wait for torch."""
+    from polygene.reading import open_cells
+    from polygene.writing import written_beside
+
+    with written_beside(out) as part:
+        open_cells(cells, layer=layer)
+        from polygene.checkpoint import PolyGene
+
+        verb(PolyGene.from_pretrained(model)).write(part, source=cells)
+    _print([f"written to {out}"])
+
+
+def _describe(folder: Path) -> None:
+    from polygene.describe import describe
+
+    _print(describe(folder))
+
+
+def _print(things: Iterable[Any]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, quiet=not _is_first_rank())
+    if not console.is_terminal:
+        console.width = 160  # a file is as wide as a table
+    for thing in things:
+        console.print(thing, soft_wrap=isinstance(thing, str))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _name_and_column(text: str) -> tuple[str, str]:
+    name, equals, column = text.partition("=")
+    if not (name and equals and column):
+        msg = f"--phenotype is NAME=COLUMN, such as sex=sex_inferred; got {text!r}"
+        raise RecipeError(msg)
+    return name, column
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
