@@ -30,8 +30,9 @@ def corpus(request, adatas, tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus") / "corpus"
     with pytest.MonkeyPatch.context() as patch:
         if request.param != "one shard":
-            patch.setattr(datasets.config, "MAX_SHARD_SIZE", "3KB")
-            patch.setattr(datasets.config, "DEFAULT_MAX_BATCH_SIZE", 17)
+            patch.setattr("polygene.shards.SHARD_BYTES", 3_000)
+            patch.setattr("datasets.config.DEFAULT_MAX_BATCH_SIZE", 17)
+            patch.setattr("polygene.reading.CellSource.chunks.__defaults__", (None, 50))
         corpus = prepare(adatas, folder, config=CONFIG)
     assert (len(list((folder / "train").glob("*.arrow"))) > 3) == (request.param != "one shard")
     return corpus

@@ -8,7 +8,7 @@ from scipy import sparse
 from polygene.errors import DataError
 from polygene.phenotypes import CELLXGENE
 from polygene.reading import open_sources
-from polygene.splitting import N_DRAWS, _draw, draw_units, given_texts, split_cells
+from polygene.splitting import N_DRAWS, _draw, _labels_of_units, draw_units, given_texts, split_cells
 
 FRACTIONS = (0.7, 0.1, 0.2)
 
@@ -17,9 +17,7 @@ def split(adatas, *, by="donor", fractions=FRACTIONS, seed=0, donor="donor_id"):
     sources = open_sources(adatas)
     columns = [donor, *(phenotype.column for phenotype in CELLXGENE)]
     frames = [cells.frame(columns) for cells in sources]
-    return split_cells(
-        sources, frames, by=by, fractions=fractions, seed=seed, donor=donor, phenotypes=CELLXGENE
-    )  # fmt: skip
+    return split_cells(sources, frames, by=by, fractions=fractions, seed=seed, donor=donor, phenotypes=CELLXGENE)
 
 
 def donors_in(adatas, parts, part):
@@ -80,6 +78,27 @@ def test_of_all_draws_the_one_is_taken_in_which_most_labels_can_be_scored():
     others = [scored(_draw(np.zeros(15, dtype=int), 2, 3, rng)) for _ in range(N_DRAWS)]
     assert np.bincount(part_D).tolist() == [10, 2, 3]
     assert scored(part_D) == max(others) > np.mean(others)
+
+
+def test_labels_are_counted_within_sources_and_over_all_of_them(make_adata):
+    adatas = [make_adata(seed=seed) for seed in range(2)]
+    adatas[0].obs["cell_type"] = [f"type {i % 7}" if i % 11 else None for i in range(150)]
+    frames = [adata.obs.reset_index(drop=True) for adata in adatas]
+    units = [np.where(np.arange(150) % 13 == 0, -1, np.arange(150) % 6), np.arange(150) % 4 + 3]
+    within_DL, pooled_DL = _labels_of_units(units, 7, frames, CELLXGENE)
+    long = pd.concat(
+        frame.assign(unit=unit_C, source=source)
+        .melt(["unit", "source"], [phenotype.column for phenotype in CELLXGENE])
+        .query("unit >= 0")
+        .dropna()
+        .drop_duplicates()
+        for source, (frame, unit_C) in enumerate(zip(frames, units, strict=True))
+    )
+    for has_DL, label in ((within_DL, ["source", "variable", "value"]), (pooled_DL, ["variable", "value"])):
+        expected = long.drop_duplicates(["unit", *label]).groupby(label)["unit"].agg(lambda some: tuple(sorted(some)))
+        found = [tuple(np.flatnonzero(column)) for column in has_DL.toarray().T]
+        assert has_DL.max() == 1
+        assert Counter(found) == Counter(expected)
 
 
 def test_every_source_gives_its_share_of_test_donors(make_adata):

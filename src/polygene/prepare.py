@@ -180,7 +180,7 @@ class _Work:
         self.totals = config.totals if self.scale == "counts" and config.totals in cells.columns else None
         if config.totals and not self.totals:
             logger.info("%s: no counts with a column %r; each cell's own sum is used", cells.label, config.totals)
-        self.donor_C, self.donors = np.full(cells.n_obs, -1), list[str]()
+        self.donor_C, self.donors = np.full(cells.n_obs, -1, dtype=np.int32), list[str]()
         if config.donor in frame:
             self.donor_C, self.donors = given_texts(frame[config.donor])
 

@@ -259,13 +259,12 @@ class _StoredMatrix:
         self.group = group
         self.format = str(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", "csr")))[:3]
         self.shape = tuple(group.attrs.get("shape", group.attrs.get("h5sparse_shape")))
-        self._indptr = group["indptr"][:]
 
     def __getitem__(self, rows: slice) -> sparse.csr_matrix:
-        first, last = self._indptr[rows.start], self._indptr[rows.stop]
-        parts = (self.group["data"][first:last], self.group["indices"][first:last])
-        indptr = self._indptr[rows.start : rows.stop + 1] - first
-        return sparse.csr_matrix((*parts, indptr), shape=(rows.stop - rows.start, self.shape[1]))
+        indptr = self.group["indptr"][rows.start : rows.stop + 1]
+        entries = slice(indptr[0], indptr[-1])
+        parts = self.group["data"][entries], self.group["indices"][entries], indptr - indptr[0]
+        return sparse.csr_matrix(parts, shape=(rows.stop - rows.start, self.shape[1]))
 
 
 @contextmanager

@@ -7,18 +7,22 @@ Legend: C cells, N expressed entries (cell, gene), P phenotypes, K record batche
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from polygene.errors import CorpusError
 from polygene.tokenizer import EncodedCells
+
+if TYPE_CHECKING:
+    from datasets.arrow_writer import ArrowWriter
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -34,38 +38,47 @@ def arrow_schema(n_phenotypes: int) -> pa.Schema:
     return pa.schema({**lists, "labels": labels, "source": pa.int16(), "donor_id": pa.string(), "cell": pa.string()})
 
 
+SHARD_BYTES = 500_000_000
+"""A file is closed when it is larger, and the next is begun."""
+
+
 class ShardWriter:
     """Writes cells, batch by batch, as data sets that `datasets.load_from_disk` opens: a folder for each split.
 
-    Used as a context; leaving it without an error makes the folders. A split without cells has none.
+    Used as a context; leaving it without an error completes the folders. A split without cells has none.
     """
 
     def __init__(self, folder: Path, n_phenotypes: int) -> None:
-        self._folder, self._schema = folder, arrow_schema(n_phenotypes)
-        self._stack = ExitStack()
+        self._splits = [_SplitWriter(folder / split, arrow_schema(n_phenotypes)) for split in SPLITS]
 
     def __enter__(self) -> Self:
-        self._streams = [
-            self._stack.enter_context(pa.ipc.new_stream(self._rows(split), self._schema)) for split in SPLITS
-        ]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stack.close()
-        if error is None:
-            for split in SPLITS:
-                _save(self._rows(split), self._folder / split)
+        for split in self._splits:
+            split.close(complete=error is None)
 
     def write(
         self, part_C: np.ndarray, cells: EncodedCells, source: int, donors_C: np.ndarray, names_C: np.ndarray
     ) -> None:
         """Add cells to the splits that `part_C` says (an index into `SPLITS`)."""
-        for part, stream in enumerate(self._streams):
+        for part, split in enumerate(self._splits):
             which = np.flatnonzero(part_C == part)
             if len(which):
-                stream.write(self._batch(cells.rows(which), source, donors_C[which], names_C[which]))
+                split.write(cells.rows(which), source, donors_C[which], names_C[which])
 
-    def _batch(self, cells: EncodedCells, source: int, donors_C: np.ndarray, names_C: np.ndarray) -> pa.RecordBatch:
+
+class _SplitWriter:
+    """Writes one split: files of up to 500 MB, and the two small files by which datasets knows them."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self._folder, self._schema = folder, schema
+        self._writer: ArrowWriter | None = None
+        self._files: list[Path] = []
+        self._bytes = 0
+
+    def write(self, cells: EncodedCells, source: int, donors_C: np.ndarray, names_C: np.ndarray) -> None:
+        writer = self._next_file() if self._writer is None or self._bytes > SHARD_BYTES else self._writer
         offsets = pa.array(cells.offsets_C1.astype(np.int32))
         lists = [
             pa.ListArray.from_arrays(offsets, pa.array(values_N))
@@ -74,28 +87,46 @@ class ShardWriter:
         labels = pa.FixedSizeListArray.from_arrays(pa.array(cells.labels_CP.reshape(-1)), cells.labels_CP.shape[1])
         sources = pa.array(np.full(len(cells), source, dtype=np.int16))
         strings = [pa.array(texts, type=pa.string()) for texts in (donors_C, names_C)]
-        return pa.record_batch([*lists, labels, sources, *strings], schema=self._schema)
+        table = pa.Table.from_arrays([*lists, labels, sources, *strings], schema=self._schema)
+        writer.write_table(table)
+        self._bytes += table.nbytes
 
-    def _rows(self, split: SplitName) -> Path:
-        return self._folder / f"{split}.rows"
+    def close(self, *, complete: bool) -> None:
+        if self._writer is None:
+            return
+        if not complete:
+            self._writer.close()
+            return
+        from datasets import DatasetInfo, Features
 
+        self._writer.finalize()
+        digest = hashlib.sha256()  # the fingerprint is the content, so that it is the same every time
+        names = [f"data-{i:05d}-of-{len(self._files):05d}.arrow" for i in range(len(self._files))]
+        for file, name in zip(self._files, names, strict=True):
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+            file.rename(self._folder / name)
+        DatasetInfo(features=Features.from_arrow_schema(self._schema)).write_to_directory(str(self._folder))
+        state: dict[str, Any] = {
+            "_data_files": [{"filename": name} for name in names],
+            "_fingerprint": digest.hexdigest()[:16],
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
+        }
+        (self._folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
-def _save(rows: Path, folder: Path) -> None:
-    """Turn a stream of cells into a data set, and remove it."""
-    import datasets  # takes two seconds, and only writing needs it
+    def _next_file(self) -> "ArrowWriter":
+        from datasets.arrow_writer import ArrowWriter  # takes two seconds, and only writing needs it
 
-    table = datasets.table.MemoryMappedTable.from_file(str(rows))
-    if table.num_rows:
-        with rows.open("rb") as file:  # the fingerprint is the content, so that it is the same every time
-            fingerprint = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        shown = not datasets.are_progress_bars_disabled()
-        datasets.disable_progress_bars()
-        try:
-            datasets.Dataset(table, fingerprint=fingerprint).save_to_disk(folder)
-        finally:
-            if shown:
-                datasets.enable_progress_bars()
-    rows.unlink()
+        if self._writer is not None:
+            self._writer.finalize()
+        self._folder.mkdir(exist_ok=True)
+        self._files.append(self._folder / f"{len(self._files)}.part")
+        self._writer, self._bytes = ArrowWriter(schema=self._schema, path=str(self._files[-1])), 0
+        return self._writer
 
 
 @contextmanager

@@ -27,11 +27,17 @@ def given_texts(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     Names are compared as text without spaces around; 1 and 1.0 are one name, since a missing value turns a column of
     whole numbers into fractions.
     """
-    codes_C, values = pd.factorize(column)
-    texts = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v).strip() for v in values]
-    names = sorted({text for text in texts if text.lower() not in NOT_GIVEN})
+    categories = column.astype("category").cat
+    used = np.bincount(categories.codes + 1, minlength=len(categories.categories) + 1)[1:] > 0
+    texts = [
+        str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+        for value in categories.categories
+    ]
+    given = [is_used and text.lower() not in NOT_GIVEN for is_used, text in zip(used, texts, strict=True)]
+    names = sorted({text for text, is_given in zip(texts, given, strict=True) if is_given})
     place = {name: code for code, name in enumerate(names)}
-    return np.array([*(place.get(text, -1) for text in texts), -1])[codes_C], names  # the last entry serves code -1
+    code_of = [place[text] if is_given else -1 for text, is_given in zip(texts, given, strict=True)]
+    return np.array([*code_of, -1], dtype=np.int32)[categories.codes], names  # the last entry serves the code -1
 
 
 def split_cells(
@@ -64,14 +70,14 @@ def split_cells(
     if by == "random":
         return _split_cells_at_random(sources, frames, phenotypes, fractions, seed)
     if by == "study":
-        units = [(np.zeros(cells.n_obs, dtype=np.int64), [cells.name]) for cells in sources]
+        units = [(np.zeros(cells.n_obs, dtype=np.int32), [cells.name]) for cells in sources]
     else:
         _check_donors(sources, frames, donor)
         units = [given_texts(frame[donor]) for frame in frames]
     first_source = {name: source for source in reversed(range(len(units))) for name in units[source][1]}
     place = {name: unit for unit, name in enumerate(sorted(first_source))}
     # The last entry serves the code -1: no donor.
-    units_of = [np.array([*(place[name] for name in some), -1])[codes_C] for codes_C, some in units]
+    units_of = [np.array([*(place[name] for name in some), -1], dtype=np.int32)[codes_C] for codes_C, some in units]
     within_DL, pooled_DL = _labels_of_units(units_of, len(place), frames, phenotypes)
     stratum_D = np.array([0 if by == "study" else first_source[name] for name in place])
     part_D = draw_units(within_DL, pooled_DL, stratum_D, fractions=fractions, seed=seed, by=by)
@@ -167,7 +173,7 @@ def _sizes(n_units: int, fractions: tuple[float, float, float], by: SplitBy) -> 
     n_validation, n_test = (max(1, round(share * n_units)) if share else 0 for share in fractions[1:])
     if n_units - n_validation - n_test < 1:
         msg = (
-            f"{n_units} {_plural(by)} cannot be split into {1 + sum(share > 0 for share in fractions[1:])} parts. "
+            f"{n_units:,} {_plural(by) if n_units > 1 else _plural(by)[:-1]} cannot be split into {1 + sum(share > 0 for share in fractions[1:])} parts. "
             "Add files, or say split='random' (--split random), or leave a part out: fractions=(0.5, 0, 0.5)"
         )
         raise DataError(msg)
@@ -188,8 +194,7 @@ def _labels_of_units(
                 label_of = np.array(
                     [pooled.setdefault((phenotype.name, name), len(pooled)) for name in names], np.int64
                 )
-                known_C = (codes_C >= 0) & (unit_C >= 0)
-                unit, code = np.unique(np.stack([unit_C[known_C], codes_C[known_C]]), axis=1)
+                unit, code = _pairs(unit_C, codes_C)
                 pairs.append(np.stack([unit, label_of[code], code + n_within]))
                 n_within += len(names)
     unit, label, within = np.concatenate(pairs, axis=1)
@@ -199,6 +204,17 @@ def _labels_of_units(
     )
     pooled_DL.data[:] = 1  # a label that a donor has in two files is one
     return within_DL, pooled_DL
+
+
+def _pairs(a_C: np.ndarray, b_C: np.ndarray, step: int = 100_000) -> tuple[np.ndarray, np.ndarray]:
+    """List the pairs of codes that occur together, without -1; step by step, so that copies stay small."""
+    width = int(b_C.max(initial=0)) + 1
+    keys = np.empty(0, dtype=np.int64)
+    for first in range(0, len(a_C), step):
+        a, b = (codes_C[first : first + step] for codes_C in (a_C, b_C))
+        known = (a >= 0) & (b >= 0)
+        keys = np.union1d(keys, a[known].astype(np.int64) * width + b[known])
+    return keys // width, keys % width
 
 
 def _check_donors(sources: Sequence[CellSource], frames: Sequence[pd.DataFrame], donor: str) -> None:
