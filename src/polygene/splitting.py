@@ -172,8 +172,9 @@ def _sizes(n_units: int, fractions: tuple[float, float, float], by: SplitBy) -> 
     """Say how many units validate and test: at least one for a share above 0, and at least one is left to train."""
     n_validation, n_test = (max(1, round(share * n_units)) if share else 0 for share in fractions[1:])
     if n_units - n_validation - n_test < 1:
+        units = _plural(by) if n_units > 1 else _plural(by).removesuffix("s")
         msg = (
-            f"{n_units:,} {_plural(by) if n_units > 1 else _plural(by)[:-1]} cannot be split into {1 + sum(share > 0 for share in fractions[1:])} parts. "
+            f"{n_units:,} {units} cannot be split into {1 + sum(share > 0 for share in fractions[1:])} parts. "
             "Add files, or say split='random' (--split random), or leave a part out: fractions=(0.5, 0, 0.5)"
         )
         raise DataError(msg)
