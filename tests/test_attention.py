@@ -7,6 +7,7 @@ from torch import nn
 from polygene.attention import PACKED, CellOffsets, _kernel, _loop, packed_attention
 
 HEADS, WIDTH = 3, 8
+CELLS = [(0, 11), (11, 31), (31, 51), (51, 61)]
 
 
 @pytest.fixture
@@ -51,10 +52,20 @@ def test_offsets_say_where_cells_and_keys_lie(offsets):
     sees_TT = who_sees_whom(offsets)
     assert offsets.key_at_K.tolist() == torch.nonzero(sees_TT.any(0)).flatten().tolist()
     assert offsets.starts_C.tolist() == [0, 11, 31, 51]
-    assert offsets.lengths == [11, 20, 20, 10]
+    assert offsets.ends_C.tolist() == [11, 31, 51, 61]
+    assert offsets.attending == [11, 20, 20, 10]
     assert offsets.keys_then_queries == [8, 3, 20, 0, 13, 7, 9, 1]
     assert offsets.cumulative(offsets.n_keys_C).tolist() == [0, 8, 28, 41, 50]
     assert offsets.cumulative(offsets.n_keys_C).dtype == torch.int32
+
+
+@pytest.mark.parametrize("places", [[], [0, 11, 31, 51], [10, 11, 12, 30, 31], [40], [60, 60], list(range(61))])
+def test_tokens_that_do_not_attend_are_left_out_and_change_nothing(offsets, places):
+    q, k, v = row(61)
+    some = CellOffsets(offsets.n_keys_C, offsets.n_queries_C, torch.tensor(places, dtype=torch.int64))
+    assert some.attending == [sum(first <= at < last for at in places) for first, last in CELLS]
+    o_1AHE = _loop(q[:, :, places], k, v, some, None, 0.0)
+    assert (o_1AHE - _loop(q, k, v, offsets, None, 0.0)[:, places]).abs().sum() <= 1e-6 * o_1AHE.numel()
 
 
 def test_dropout_drops_attention_and_keeps_its_mean(offsets):
@@ -90,8 +101,12 @@ def test_the_kernel_is_handed_all_tokens_as_queries_and_the_keys_alone_as_keys(o
         return torch.cat(outputs)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
-    q, k, v = row(len(who_sees_whom(offsets)))
+    q, k, v = row(61)
     assert (_kernel(q, k, v, offsets, 0.3) - _loop(q, k, v, offsets, 0.3, 0.0)).abs().max() < 1e-6
+    places = torch.tensor([3, 10, 40, 60])
+    some = CellOffsets(offsets.n_keys_C, offsets.n_queries_C, places)
+    q = q[:, :, places]
+    assert (_kernel(q, k, v, some, 0.3) - _loop(q, k, v, some, 0.3, 0.0)).abs().max() < 1e-6
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the variable-length kernel needs CUDA, and there is none")

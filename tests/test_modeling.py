@@ -9,13 +9,20 @@ from polygene.modeling import PolyGeneConfig, PolyGeneModel
 SIZES = [2, 3, 0, 4]
 N_GENES, N_BINS, N_TOKENS = 30, 6, 30
 FIRST_GENE = len(SIZES) + 2
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+PACKED_CELLS = ("input_ids", "position_ids", "n_keys", "n_queries")
 
 
 def make_network(n_bins=N_BINS, **shape):
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64} | shape
     torch.manual_seed(0)
     config = PolyGeneConfig(
-        n_genes=N_GENES, n_bins=n_bins, phenotype_sizes=SIZES, vocab_size=N_TOKENS, initializer_range=0.2, **shape
+        n_genes=N_GENES,
+        n_bins=n_bins,
+        phenotype_sizes=SIZES,
+        vocab_size=N_TOKENS,
+        initializer_range=0.2,
+        **SHAPE,
+        **shape,
     )
     network = PolyGeneModel(config).eval()
     torch.nn.init.normal_(network.gene_bias.weight)
@@ -65,6 +72,7 @@ def answers_of(network, cells):
     """For each cell its answers: [CLS], gene logits in the order asked, label logits by phenotype."""
     batch = make_batch(cells)
     out = network(**batch)
+    hidden_TD = network.encode(**{name: batch[name] for name in PACKED_CELLS})
     lengths = batch["n_keys"] + batch["n_queries"]
     cell_T = torch.repeat_interleave(torch.arange(len(cells)), lengths)
     starts_C = lengths.cumsum(0) - lengths
@@ -73,7 +81,7 @@ def answers_of(network, cells):
         label_cells = cell_T[batch["label_at"]]
         of_p = [label_cells[batch["label_phenotype"] == p] == c for p in range(len(SIZES))]
         labels = [logits[mine] for logits, mine in zip(out.label_logits, of_p, strict=True)]
-        answers.append([out.hidden[starts_C[c]], out.gene_logits[cell_T[batch["gene_at"]] == c], *labels])
+        answers.append([hidden_TD[starts_C[c]], out.gene_logits[cell_T[batch["gene_at"]] == c], *labels])
     return answers
 
 
@@ -127,6 +135,38 @@ def test_every_key_of_a_cell_moves_its_answers(network):
         assert min((a - b).abs().max() for a, b in zip(before[1:3], after[1:3], strict=True)) > 1e-3, f"key {i}"
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("places", [[], [0], [0, 18, 19, 20], [13, 14, 14, 15], [35, 36]])
+def test_states_that_are_not_read_are_left_out_and_change_nothing(training, places):
+    """In any place: [CLS], keys, questions, one twice, none of some cells."""
+    network = make_network(hidden_dropout_prob=0.0).train(training)
+    inputs = {name: tensor for name, tensor in make_batch([make_cell(0), make_cell(1)]).items() if name in PACKED_CELLS}
+    read_at = torch.tensor(places, dtype=torch.int64)
+    all_TD, read_RD = network.encode(**inputs), network.encode(**inputs, read_at=read_at)
+    assert read_RD.shape == (len(places), 32)
+    assert (read_RD - all_TD[read_at]).abs().sum() <= 1e-6 * read_RD.numel()
+    read_RD.square().sum().backward()
+    gradients = [weights.grad.clone() for weights in network.bert.parameters()]
+    network.zero_grad()
+    all_TD[read_at].square().sum().backward()
+    for gradient, weights in zip(gradients, network.bert.parameters(), strict=True):
+        assert torch.allclose(gradient, weights.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_questions_may_stand_anywhere_and_be_asked_in_any_order(network):
+    """As a head on [CLS] asks: at a key, and several times at the same place."""
+    batch = make_batch([make_cell(0), make_cell(1)])
+    order = torch.tensor([3, 0, 2, 1])
+    turned = batch | {"gene_at": batch["gene_at"][order]}
+    assert torch.allclose(network(**turned).gene_logits, network(**batch).gene_logits[order], atol=1e-6)
+    cls_at = torch.tensor([len(batch["input_ids"][0]) // 2, 0, 0])
+    asked = batch | {"label_at": cls_at, "label_phenotype": torch.tensor([1, 1, 3])}
+    hidden_TD = network.encode(**{name: batch[name] for name in PACKED_CELLS})
+    answers = network(**asked).label_logits
+    assert torch.allclose(answers[1], network.decode_labels(hidden_TD[cls_at[:2]], 1), atol=1e-6)
+    assert torch.allclose(answers[3], network.decode_labels(hidden_TD[:1], 3), atol=1e-6)
+
+
 @pytest.mark.parametrize("n_bins", [2, N_BINS])
 def test_a_group_of_logits_depends_on_its_own_rows_of_the_decoder_alone(n_bins):
     """So its softmax gives nothing to the tokens of other groups."""
@@ -151,11 +191,12 @@ def test_a_group_of_logits_depends_on_its_own_rows_of_the_decoder_alone(n_bins):
 def test_logits_are_the_decoder_on_the_state_of_the_question_plus_the_bias_of_the_gene(network):
     batch = make_batch([make_cell(0), make_cell(1, genes=(5,))])
     out = network(**batch)
+    hidden_TD = network.encode(**{name: batch[name] for name in PACKED_CELLS})
     for i, (at, gene) in enumerate(zip(batch["gene_at"], (3, 17, 5), strict=True)):
-        expected = network.decoder(out.hidden[at])[:N_BINS] + network.gene_bias.weight[gene]
+        expected = network.decoder(hidden_TD[at])[:N_BINS] + network.gene_bias.weight[gene]
         assert torch.allclose(out.gene_logits[i], expected, atol=1e-6)
     of_last = batch["label_at"][batch["label_phenotype"] == 3]
-    assert torch.allclose(out.label_logits[3], network.decoder(out.hidden[of_last])[:, -4:], atol=1e-6)
+    assert torch.allclose(out.label_logits[3], network.decoder(hidden_TD[of_last])[:, -4:], atol=1e-6)
 
 
 def test_a_batch_without_questions_is_answered_with_nothing(network):
@@ -163,7 +204,6 @@ def test_a_batch_without_questions_is_answered_with_nothing(network):
     out = network(**make_batch([(keys, [], []), (keys, [], [])]))
     assert out.gene_logits.shape == (0, N_BINS)
     assert [logits.shape for logits in out.label_logits] == [(0, n) for n in SIZES]
-    assert (out.hidden[0] - out.hidden[len(keys)]).abs().max() <= 1e-6
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -191,20 +231,17 @@ def test_a_saved_network_comes_back_packed_with_the_same_answers(network, tmp_pa
     assert largest_difference(answers_of(network, [make_cell(0)])[0], answers_of(again, [make_cell(0)])[0]) == 0
 
 
-def test_bert_inside_is_hugging_faces_own(network):
-    from transformers import BertModel
+def test_bert_inside_is_hugging_faces_own_but_for_what_the_last_layer_leaves_out(network):
+    from transformers import BertConfig, BertModel
 
-    assert type(network.bert) is BertModel
-    assert {type(module).__module__ for module in network.bert.modules()} <= {
-        "transformers.models.bert.modeling_bert",
-        "transformers.activations",
-        "torch.nn.modules.activation",
-        "torch.nn.modules.container",
-        "torch.nn.modules.dropout",
-        "torch.nn.modules.linear",
-        "torch.nn.modules.normalization",
-        "torch.nn.modules.sparse",
-    }
+    config = BertConfig(**SHAPE, vocab_size=N_TOKENS, max_position_embeddings=N_GENES + 7, type_vocab_size=1)
+    own = BertModel(config, add_pooling_layer=False)
+    assert type(network.bert) is type(own)
+    ours = {name: type(module) for name, module in network.bert.named_modules()}
+    theirs = {name: type(module) for name, module in own.named_modules()}
+    assert ours | {"encoder.layer.1": theirs["encoder.layer.1"]} == theirs
+    assert issubclass(ours["encoder.layer.1"], theirs["encoder.layer.1"])
+    own.load_state_dict(network.bert.state_dict())
 
 
 @pytest.mark.parametrize("n_bins", [2, N_BINS])

@@ -1,6 +1,6 @@
 """The attention function registered with transformers under the name "packed".
 
-Legend: C cells, T packed tokens, K keys among them, H heads, E width of a head.
+Legend: C cells, T packed tokens, A those of them that attend, K keys, H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -19,26 +19,46 @@ PACKED = "packed"
 
 @dataclass(frozen=True)
 class CellOffsets:
-    """Where each cell's tokens and keys lie in the row; made once a batch, used by every layer."""
+    """Where each cell's tokens and keys lie in the row; made once a batch, used by every layer.
+
+    Attributes
+    ----------
+    n_keys_C, n_queries_C
+        How many keys each cell has, and how many queries behind them.
+    attending_at_A
+        Places in the row, ascending, of the tokens that attend; None means all.
+    """
 
     n_keys_C: Tensor
     n_queries_C: Tensor
+    attending_at_A: Tensor | None = None
 
     @cached_property
-    def lengths(self) -> list[int]:
-        """Tokens of each cell, keys and queries."""
-        return (self.n_keys_C + self.n_queries_C).tolist()
+    def ends_C(self) -> Tensor:
+        """Place behind each cell's last token."""
+        return (self.n_keys_C + self.n_queries_C).cumsum(0)
+
+    @cached_property
+    def starts_C(self) -> Tensor:
+        """Place of each cell's first token, its [CLS]."""
+        return self.ends_C - self.n_keys_C - self.n_queries_C
+
+    @cached_property
+    def n_attending_C(self) -> Tensor:
+        """How many tokens of each cell attend."""
+        if self.attending_at_A is None:
+            return self.n_keys_C + self.n_queries_C
+        return torch.searchsorted(self.attending_at_A, self.ends_C).diff(prepend=self.ends_C.new_zeros(1))
+
+    @cached_property
+    def attending(self) -> list[int]:
+        """`n_attending_C` as numbers."""
+        return self.n_attending_C.tolist()
 
     @cached_property
     def keys_then_queries(self) -> list[int]:
         """Number of keys, number of queries, alternating over the cells: 2C numbers."""
         return torch.stack([self.n_keys_C, self.n_queries_C], dim=1).flatten().tolist()
-
-    @cached_property
-    def starts_C(self) -> Tensor:
-        """Place of each cell's first token, its [CLS]."""
-        lengths_C = self.n_keys_C + self.n_queries_C
-        return lengths_C.cumsum(0) - lengths_C
 
     @cached_property
     def key_at_K(self) -> Tensor:
@@ -54,7 +74,7 @@ class CellOffsets:
 
 def packed_attention(
     module: nn.Module,  # noqa: ARG001
-    q_1HTE: Tensor,
+    q_1HAE: Tensor,
     k_1HTE: Tensor,
     v_1HTE: Tensor,
     attention_mask: Tensor | None,  # noqa: ARG001
@@ -68,29 +88,29 @@ def packed_attention(
 
     The loop is exact and simple; the CUDA kernel, which runs in half precision only, is tested against it.
     """
-    half = q_1HTE.dtype in (torch.bfloat16, torch.float16)
-    if q_1HTE.is_cuda and half and dropout == 0:
-        return _kernel(q_1HTE, k_1HTE, v_1HTE, cells, scaling), None
-    return _loop(q_1HTE, k_1HTE, v_1HTE, cells, scaling, dropout), None
+    half = q_1HAE.dtype in (torch.bfloat16, torch.float16)
+    if q_1HAE.is_cuda and half and dropout == 0:
+        return _kernel(q_1HAE, k_1HTE, v_1HTE, cells, scaling), None
+    return _loop(q_1HAE, k_1HTE, v_1HTE, cells, scaling, dropout), None
 
 
 def _loop(
-    q_1HTE: Tensor, k_1HTE: Tensor, v_1HTE: Tensor, cells: CellOffsets, scaling: float | None, dropout: float
+    q_1HAE: Tensor, k_1HTE: Tensor, v_1HTE: Tensor, cells: CellOffsets, scaling: float | None, dropout: float
 ) -> Tensor:
-    """Cell by cell, in float32; (1, T, H, E).
+    """Cell by cell, in float32; (1, A, H, E).
 
     `split` rather than slices: the backward pass of a slice fills a row-long gradient for every cell.
     Half-precision input is widened: on CPUs the half-precision backward pass of attention is the slower one. Autocast
     would narrow it again.
     """
-    dtype = q_1HTE.dtype
-    q_1HTE, k_1HTE, v_1HTE = (
-        x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in (q_1HTE, k_1HTE, v_1HTE)
+    dtype = q_1HAE.dtype
+    q_1HAE, k_1HTE, v_1HTE = (
+        x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in (q_1HAE, k_1HTE, v_1HTE)
     )
-    queries = q_1HTE.split(cells.lengths, dim=2)
+    queries = q_1HAE.split(cells.attending, dim=2)
     keys = k_1HTE.split(cells.keys_then_queries, dim=2)[::2]
     values = v_1HTE.split(cells.keys_then_queries, dim=2)[::2]
-    with torch.autocast(q_1HTE.device.type, enabled=False):
+    with torch.autocast(q_1HAE.device.type, enabled=False):
         outputs = [
             scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
             for q, k, v in zip(queries, keys, values, strict=True)
@@ -98,22 +118,21 @@ def _loop(
     return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype)
 
 
-def _kernel(q_1HTE: Tensor, k_1HTE: Tensor, v_1HTE: Tensor, cells: CellOffsets, scaling: float | None) -> Tensor:
-    """All cells in one variable-length kernel, with separate offsets for queries and keys; (1, T, H, E)."""
+def _kernel(q_1HAE: Tensor, k_1HTE: Tensor, v_1HTE: Tensor, cells: CellOffsets, scaling: float | None) -> Tensor:
+    """All cells in one variable-length kernel, with separate offsets for queries and keys; (1, A, H, E)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    lengths_C = cells.n_keys_C + cells.n_queries_C
-    o_THE = varlen_attn(
-        q_1HTE[0].transpose(0, 1),
+    o_AHE: Tensor = varlen_attn(  # type: ignore[assignment]
+        q_1HAE[0].transpose(0, 1),
         k_1HTE[0].transpose(0, 1)[cells.key_at_K],
         v_1HTE[0].transpose(0, 1)[cells.key_at_K],
-        cells.cumulative(lengths_C),
+        cells.cumulative(cells.n_attending_C),
         cells.cumulative(cells.n_keys_C),
-        int(lengths_C.max()),
+        int(cells.n_attending_C.max()),
         int(cells.n_keys_C.max()),
         scale=scaling,
     )
-    return o_THE[None]
+    return o_AHE[None]
 
 
 def no_mask(*args: Any, **kwargs: Any) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from polygene.checkpoint import PolyGene
 from polygene.masking import pack_cells
+from polygene.modeling import PolyGeneModel
+from polygene.packing import PackedCells
 from polygene.tokenizer import EncodedCells
 
 TOKENS_PER_ROW = 16_384
@@ -41,6 +43,12 @@ def key_labels(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np
     return labels_CP
 
 
+def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Tensor:
+    """Last hidden states at these places of the row, ascending, (R, D), on the network's device."""
+    inputs = packed.as_dict() | {"read_at": read_at_R}
+    return network.encode(**{name: x.to(network.device) for name, x in inputs.items()})
+
+
 @torch.inference_mode()
 def label_probabilities(
     model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = ()
@@ -54,16 +62,15 @@ def label_probabilities(
     phenotypes = [model.tokenizer.schema.index(name) for name in predict]
     labels_CP = key_labels(model, cells, given)
     answers: list[list[Tensor]] = [[] for _ in phenotypes]
-    network, device = model.network, model.network.device
+    network = model.network
     for rows in batches(cells, model.network.config.first_gene_slot + 1 + len(phenotypes)):
         part = cells.rows(rows)
         asked_cells_Q = np.repeat(np.arange(len(part)), len(phenotypes))
         asked_slots_Q = np.tile(np.asarray(phenotypes, dtype=np.int64) + 1, len(part))
         packed, query_at_Q = pack_cells(model.tokenizer, part, labels_CP[rows], asked_cells_Q, asked_slots_Q)
-        hidden_TD = network.encode(**{name: x.to(device) for name, x in packed.as_dict().items()})
-        query_at_CP = torch.from_numpy(query_at_Q).to(device).view(len(part), len(phenotypes))
+        hidden_QD = states(network, packed, torch.from_numpy(query_at_Q))
         for i, p in enumerate(phenotypes):
-            logits_CV = network.decode_labels(hidden_TD[query_at_CP[:, i]], p)
+            logits_CV = network.decode_labels(hidden_QD[i :: len(phenotypes)], p)
             answers[i].append(torch.softmax(logits_CV.float(), dim=-1).cpu())
     return [
         torch.cat(parts).numpy() if parts else np.zeros((0, len(model.tokenizer.schema.labels[p])), np.float32)
@@ -75,15 +82,12 @@ def label_probabilities(
 def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = ()) -> np.ndarray:
     """Return the last hidden state of [CLS] of every cell, float32 (C, D)."""
     labels_CP = key_labels(model, cells, given)
-    device = model.network.device
     none_asked = np.zeros(0, dtype=np.int64)
-    states = [np.zeros((0, model.network.config.hidden_size), np.float32)]
+    found = [np.zeros((0, model.network.config.hidden_size), np.float32)]
     for rows in batches(cells, model.network.config.first_gene_slot + 1):
         packed, _ = pack_cells(model.tokenizer, cells.rows(rows), labels_CP[rows], none_asked, none_asked)
-        hidden_TD = model.network.encode(**{name: x.to(device) for name, x in packed.as_dict().items()})
-        lengths_C = packed.n_keys + packed.n_queries
-        states.append(hidden_TD[(lengths_C.cumsum(0) - lengths_C).to(device)].float().cpu().numpy())
-    return np.concatenate(states)
+        found.append(states(model.network, packed, packed.cls_at).float().cpu().numpy())
+    return np.concatenate(found)
 
 
 @torch.inference_mode()
@@ -110,7 +114,7 @@ def bin_probabilities(
     Probabilities of the bins of each asked gene, float32 (Q, B).
     """
     labels_CP = key_labels(model, cells, given)
-    network, device = model.network, model.network.device
+    network = model.network
     n_asked_C = np.bincount(query_cells_Q, minlength=len(cells))
     answers = [np.zeros((0, model.tokenizer.binner.n_bins), np.float32)]
     first_slot = network.config.first_gene_slot
@@ -125,10 +129,8 @@ def bin_probabilities(
             genes_Q + first_slot,
             visible_N[cells.offsets_C1[rows.start] : cells.offsets_C1[rows.stop]],
         )
-        hidden_TD = network.encode(**{name: x.to(device) for name, x in packed.as_dict().items()})
-        logits_QB = network.decode_genes(
-            hidden_TD[torch.from_numpy(at_Q).to(device)], torch.from_numpy(genes_Q).to(device)
-        )
+        hidden_QD = states(network, packed, torch.from_numpy(at_Q))
+        logits_QB = network.decode_genes(hidden_QD, torch.from_numpy(genes_Q).to(hidden_QD.device))
         answers.append(bins_from_logits(logits_QB).cpu().numpy())
     return np.concatenate(answers)
 

@@ -1,7 +1,7 @@
 """The network: Hugging Face BertModel on packed rows, and one linear decoder read in slot groups.
 
-Legend: C cells, T packed tokens, Q queries, D width, G genes, B logits of a gene (bins; 1 if binary), V labels of one
-phenotype, P phenotypes.
+Legend: C cells, T packed tokens, R those that are read, Q queries, H heads, E width of a head, D width, G genes,
+B logits of a gene (bins; 1 if binary), V labels of one phenotype, P phenotypes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedModel
+from transformers.models.bert.modeling_bert import BertLayer
 from transformers.utils import ModelOutput
 
-from polygene.attention import PACKED, CellOffsets
+from polygene.attention import PACKED, CellOffsets, packed_attention
 
 
 class PolyGeneConfig(BertConfig):
@@ -62,17 +63,36 @@ class PolyGeneOutput(ModelOutput):
 
     Attributes
     ----------
-    hidden
-        (T, D): last hidden state of every packed token.
     gene_logits
         (Q, B): logits over the bins for every asked gene; (Q, 1) if binary.
     label_logits
         P tensors (Q_p, V_p): logits over a phenotype's labels for every time it was asked.
     """
 
-    hidden: Tensor | None = None
     gene_logits: Tensor | None = None
     label_logits: tuple[Tensor, ...] | None = None
+
+
+class LastLayer(BertLayer):
+    """BERT's last layer with the same weights: keys and values of all tokens, the rest only of those that are read."""
+
+    def forward(
+        self, hidden_1TD: Tensor, *args: Any, cells: CellOffsets, reading: CellOffsets | None = None, **kwargs: Any
+    ) -> Tensor:
+        """States of the tokens that attend in `reading`, (1, R, D); of all tokens without it."""
+        if reading is None or reading.attending_at_A is None:
+            return super().forward(hidden_1TD, *args, cells=cells, **kwargs)
+        attention = self.attention.self
+        read_1RD = hidden_1TD.index_select(1, reading.attending_at_A)
+        q_1HRE, k_1HTE, v_1HTE = (
+            project(x).unflatten(2, (-1, attention.attention_head_size)).transpose(1, 2)
+            for project, x in ((attention.query, read_1RD), (attention.key, hidden_1TD), (attention.value, hidden_1TD))
+        )
+        dropout = attention.dropout.p if self.training else 0.0
+        o_1RHE, _ = packed_attention(
+            attention, q_1HRE, k_1HTE, v_1HTE, None, cells=reading, scaling=attention.scaling, dropout=dropout
+        )
+        return self.feed_forward_chunk(self.attention.output(o_1RHE.flatten(2), read_1RD))
 
 
 class PolyGeneModel(PreTrainedModel):
@@ -84,13 +104,14 @@ class PolyGeneModel(PreTrainedModel):
     config_class = PolyGeneConfig
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("BertEmbeddings", "BertLayer")
+    _no_split_modules = ("BertEmbeddings", "BertLayer", "LastLayer")
 
     def __init__(self, config: PolyGeneConfig) -> None:
         config._attn_implementation = PACKED
         super().__init__(config)
         self.bert = BertModel(config, add_pooling_layer=False)
         n_logits = config.gene_logits + sum(config.phenotype_sizes)
+        self.bert.encoder.layer[-1] = LastLayer(config, layer_idx=config.num_hidden_layers - 1)
         self.decoder = nn.Linear(config.hidden_size, n_logits)
         self.gene_bias = nn.Embedding(config.n_genes, config.gene_logits)
         self.post_init()
@@ -115,12 +136,27 @@ class PolyGeneModel(PreTrainedModel):
         logs = [((n_V.float() + 0.5) / (n_V.float() + 0.5).sum()).log() for n_V in labels]
         self.decoder.bias.copy_(torch.cat([torch.zeros(self.config.gene_logits), *logs]))
 
-    def encode(self, input_ids: Tensor, position_ids: Tensor, n_keys: Tensor, n_queries: Tensor) -> Tensor:
+    def encode(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        n_keys: Tensor,
+        n_queries: Tensor,
+        read_at: Tensor | None = None,
+    ) -> Tensor:
         """Run packed cells through the encoder.
+
+        Parameters
+        ----------
+        input_ids, position_ids, n_keys, n_queries
+            The fields of `PackedCells`.
+        read_at
+            Places in the row, ascending, whose states are wanted, so that the last layer leaves out the others; all if
+            None.
 
         Returns
         -------
-        (T, D): last hidden state of every packed token.
+        (R, D): last hidden state of each of these tokens.
         """
         if self.config._attn_implementation != PACKED:
             msg = (
@@ -129,12 +165,12 @@ class PolyGeneModel(PreTrainedModel):
                 f"Call model.set_attn_implementation({PACKED!r})."
             )
             raise ValueError(msg)
-        cells = CellOffsets(n_keys, n_queries)
         return self.bert(
             input_ids=input_ids,
             position_ids=position_ids,
             token_type_ids=torch.zeros_like(input_ids),
-            cells=cells,
+            cells=CellOffsets(n_keys, n_queries),
+            reading=None if read_at is None else CellOffsets(n_keys, n_queries, read_at),
         ).last_hidden_state[0]
 
     def decode_genes(self, hidden_QD: Tensor, genes_Q: Tensor) -> Tensor:
@@ -170,14 +206,11 @@ class PolyGeneModel(PreTrainedModel):
         label_at, label_phenotype
             Places in the row of the asked phenotypes, and which phenotype (0 … P-1) each of them is.
         """
-        hidden_TD = self.encode(input_ids, position_ids, n_keys, n_queries)
+        read_at_Q, order_Q = torch.cat([gene_at, label_at]).sort()
+        hidden_QD = self.encode(input_ids, position_ids, n_keys, n_queries, read_at_Q)[order_Q.argsort()]
+        of_genes_QD, of_labels_QD = hidden_QD.split([len(gene_at), len(label_at)])
         genes_Q = position_ids[0, gene_at] - self.config.first_gene_slot
         label_logits = tuple(
-            self.decode_labels(hidden_TD[label_at[label_phenotype == p]], p)
-            for p in range(len(self.config.phenotype_sizes))
+            self.decode_labels(of_labels_QD[label_phenotype == p], p) for p in range(len(self.config.phenotype_sizes))
         )
-        return PolyGeneOutput(
-            hidden=hidden_TD,
-            gene_logits=self.decode_genes(hidden_TD[gene_at], genes_Q),
-            label_logits=label_logits,
-        )
+        return PolyGeneOutput(gene_logits=self.decode_genes(of_genes_QD, genes_Q), label_logits=label_logits)

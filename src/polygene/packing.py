@@ -40,6 +40,12 @@ class PackedCells:
     def __len__(self) -> int:
         return len(self.n_keys)
 
+    @property
+    def cls_at(self) -> Tensor:
+        """Place of each cell's [CLS] in the row, (C,)."""
+        lengths_C = self.n_keys + self.n_queries
+        return lengths_C.cumsum(0) - lengths_C
+
     def as_dict(self) -> dict[str, Tensor]:
         """Return the four tensors by name, without copying them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
