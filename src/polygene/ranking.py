@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from skmisc.loess import loess
 
 from polygene.errors import GeneError
 from polygene.genes import GenePanel
@@ -41,11 +42,9 @@ class GeneMoments:
 class GeneVariability:
     """Second pass: how much more each gene varies than genes of like expression do.
 
-    The standardised variance of Seurat v3 (Stuart et al. 2019, Cell 177:1888; scanpy's flavor "seurat_v3"): a gene's
-    values less its mean are divided by the spread that its mean lets expect and clipped at sqrt(n); their variance is
-    the score. Here on counts per 10,000, so that files of counts and of log1p values are treated alike, and the
-    expected spread is a quadratic in log10(mean) instead of a loess curve, which needs another package and fails on
-    small files.
+    scanpy's flavor "seurat_v3" (Stuart et al. 2019, Cell 177:1888) on counts per 10,000, so that files of counts and of
+    log1p values are treated alike: a gene's values less its mean are divided by the spread that its mean lets expect
+    and clipped at sqrt(n); their variance is the score.
     """
 
     def __init__(self, moments: GeneMoments) -> None:
@@ -54,9 +53,7 @@ class GeneVariability:
         self._varies_G = variance_G > 0
         self._spread_G = np.ones(len(self._mean_G))
         x, y = np.log10(self._mean_G[self._varies_G]), np.log10(variance_G[self._varies_G])
-        if len(x):
-            trend = np.polynomial.Polynomial.fit(x, y, deg=min(2, len(np.unique(x)) - 1))
-            self._spread_G[self._varies_G] = 10 ** (trend(x) / 2)
+        self._spread_G[self._varies_G] = 10 ** (_trend(x, y) / 2)
         self._highest_G = self._mean_G + self._spread_G * np.sqrt(self._n_cells)
         self._sum_G, self._square_G = np.zeros_like(self._mean_G), np.zeros_like(self._mean_G)
 
@@ -70,6 +67,21 @@ class GeneVariability:
         """Give variability_G, 0 for a gene that does not vary."""
         squares_G = self._n_cells * self._mean_G**2 + self._square_G - 2 * self._mean_G * self._sum_G
         return np.where(self._varies_G, squares_G / ((self._n_cells - 1) * self._spread_G**2), 0.0)
+
+
+def _trend(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Expect y at each x: a loess curve as scanpy fits it, or a parabola where there are too few genes for one."""
+    if len(x) == 0:
+        return x
+    curve = loess(x, y, span=0.3, degree=2)
+    try:
+        curve.fit()
+    except ValueError as error:
+        logger.info(
+            "no loess curve can be fitted to %s genes (%s); a parabola is", f"{len(x):,}", str(error).strip("b'")
+        )
+        return np.polynomial.Polynomial.fit(x, y, deg=min(2, len(np.unique(x)) - 1))(x)
+    return np.asarray(curve.outputs.fitted_values)
 
 
 def rank_genes(variability_G: np.ndarray, names: Sequence[str]) -> np.ndarray:
