@@ -16,6 +16,7 @@ from polygene.tokenizer import CellTokenizer, EncodedCells
 
 if TYPE_CHECKING:
     from polygene.checkpoint import PolyGene
+    from polygene.corpus import Corpus
 
 TOY_LABELS = (
     ("female", "male"),
@@ -82,6 +83,18 @@ def _make_adata(n_cells: int = 150, n_genes: int = 30, *, n_donors: int = 8, see
 def make_adata() -> Callable[..., ad.AnnData]:
     """Draw cells of several donors: `make_adata(n_cells, n_genes, n_donors=8, seed=0)`, genes GENE0 … GENE<n-1>."""
     return _make_adata
+
+
+@pytest.fixture(scope="session")
+def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> "Corpus":
+    """240 cells of eight donors, 24 genes, prepared; monocytes are rare."""
+    from polygene.prepare import PrepareConfig, prepare
+
+    adata = _make_adata(400, seed=3)
+    rare_C = (adata.obs["cell_type"] != "monocyte") | (np.arange(400) % 5 == 0)
+    adata = adata[np.flatnonzero(rare_C)[:240]].copy()
+    config = PrepareConfig(n_genes=24, fractions=(0.5, 0.25, 0.25))
+    return prepare(adata, tmp_path_factory.mktemp("toy") / "corpus", config=config)
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,13 @@ from polygene.baselines import (
     LABEL_BASELINES,
     YEARS_BASELINES,
     CellTable,
+    LabelBaseline,
     baseline_probabilities,
     baseline_years,
 )
 from polygene.checkpoint import PolyGene
 from polygene.corpus import Corpus, CorpusSplit
+from polygene.errors import CorpusError
 from polygene.inference import bin_probabilities, label_probabilities
 from polygene.losses import LossConfig
 from polygene.masking import MaskingConfig, hide_genes, uniform
@@ -42,7 +44,14 @@ from polygene.tokenizer import EncodedCells
 
 log = logging.getLogger("polygene")
 
-MODEL, REFERENCE, YEARS_REFERENCE = "PolyGene", "logistic regression", "ridge regression"
+MODEL, YEARS_REFERENCE = "PolyGene", "ridge regression"
+REFERENCE: LabelBaseline = "logistic regression"
+ROWS: tuple[tuple[str, LabelBaseline, Literal["macro_f1", "log_loss"]], ...] = (
+    *((baseline, baseline, "macro_f1") for baseline in LABEL_BASELINES),
+    (f"{REFERENCE}, tuned for log loss", REFERENCE, "log_loss"),
+)
+"""The baselines of a table. Tuned for macro-F1, logistic regression can be far too sure: its log loss stands apart."""
+POOLED = ", sources pooled"
 MOST_VALIDATION_CELLS = 5_000
 """Validation during training scores at most so many cells, spread evenly over the split."""
 MOST_GENE_CELLS = 2_000
@@ -62,32 +71,40 @@ def validation_scores(
     For each phenotype `<name>_accuracy`, `_macro_f1`, `_balanced_accuracy`, `_log_loss` over all sources together, and
     `<name>_mae_years` where it is an age; `gene_…` as `metrics.gene_scores` names them; and `loss`, which decides about
     the best checkpoint: cross-entropy of the genes and mean log loss of the phenotypes, without smoothing, by the
-    weights of the training loss.
+    weights of the training loss. In it a phenotype costs at most what answering by the training frequencies would: one
+    that cannot be learned from these donors grows overconfident and would otherwise decide alone. A score that the
+    cells do not allow is left out; without cells there is none.
     """
     if not len(validation):
-        return {"loss": 0.0}
+        return {}
     rows = _spread(len(validation), MOST_VALIDATION_CELLS)
     schema = model.tokenizer.schema
     answers = label_probabilities(model, validation.cells(rows), predict=schema.names)
     scores: dict[str, float] = {}
+    label_losses = []
     for p, (name, probabilities_CV) in enumerate(zip(schema.names, answers, strict=True)):
         truth_C = validation.labels_CP[rows, p]
         scorable_SV = scorable(
             train.labels_CP[:, p], truth_C, len(schema.labels[p]), **_donors(train, validation, rows)
         )
-        if not scorable_SV.any():
-            continue
-        tally = label_tally(probabilities_CV, truth_C, scorable_SV=scorable_SV, donors_C=_named(validation, rows))
-        wanted = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
-        scores |= {f"{name}_{score}": value for score, value in label_scores(tally).items() if score in wanted}
+        if scorable_SV.any():
+            learned_C = train.labels_CP[:, p]
+            counts_V = np.bincount(learned_C[learned_C >= 0], minlength=len(schema.labels[p]))
+            marginal_CV = np.tile(counts_V / counts_V.sum(), (len(rows), 1))
+            of_model, of_marginal = (
+                label_scores(label_tally(p_CV, truth_C, scorable_SV=scorable_SV, donors_C=_named(validation, rows)))
+                for p_CV in (probabilities_CV, marginal_CV)
+            )
+            wanted = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
+            scores |= {f"{name}_{score}": of_model[score] for score in wanted}
+            label_losses.append(min(of_model["log_loss"], of_marginal["log_loss"]))
         if schema.phenotypes[p].ordinal == "age":
             scores[f"{name}_mae_years"] = _years_error(probabilities_CV, truth_C, schema.years(name))
     scores |= {f"gene_{name}": value for name, value in score_genes(model, validation)[MODEL].items()}
-    label_losses = [value for name, value in scores.items() if name.endswith("_log_loss")]
     scores["loss"] = loss.gene_weight * scores["gene_cross_entropy"]
     if label_losses:
         scores["loss"] += loss.phenotype_weight * float(np.mean(label_losses))
-    return scores
+    return {name: value for name, value in scores.items() if np.isfinite(value)}
 
 
 def score_genes(model: PolyGene, split: CorpusSplit, *, seed: int = 0) -> dict[str, dict[str, float]]:
@@ -133,10 +150,23 @@ def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
     """Answer for the test cells with the model and with every baseline, and sum what the scores need.
 
     Baselines learn from the cells that trained the model, with class weights where its recipe had them. A phenotype is
-    scored within the sources in which it varies; one that varies in none is left out. Nothing but expression is given.
+    scored within the sources in which it varies; one that varies in none is left out. Where there are several sources,
+    "<name>, sources pooled" scores their cells together, which naming the source can win: it is no target. Nothing but
+    expression is given.
+
+    Raises
+    ------
+    CorpusError
+        If the corpus was made with another tokenizer than the model, or has no test cells.
     """
     corpus.check(model.tokenizer.fingerprint())
     train, test = corpus.split("train"), corpus.split("test")
+    if not len(test):
+        msg = (
+            f"the corpus {corpus.folder} has no test cells, so there is nothing to score. "
+            "Run polygene prepare with a share of test cells (fractions)."
+        )
+        raise CorpusError(msg)
     schema = corpus.tokenizer.schema
     train_cells, test_cells = (
         CellTable(
@@ -156,15 +186,29 @@ def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
         scorable_SV = scorable(
             learned_C, truth_C, n_labels, test_sources_C=test.sources_C, **_donors(train, test, slice(None))
         )
+        pooled_1V = scorable(learned_C, truth_C, n_labels, **_donors(train, test, slice(None)))
         probabilities = {MODEL: answers[p]}
-        if scorable_SV.any():
-            for baseline in LABEL_BASELINES:
-                log.info("%s: %s", name, baseline)
-                probabilities[baseline] = baseline_probabilities(
-                    baseline, train_cells, learned_C, test_cells, n_labels, class_weight=_class_weight(model), seed=seed
+        if scorable_SV.any() or pooled_1V.any():
+            for row, baseline, tune_for in ROWS:
+                log.info("%s: %s", name, row)
+                probabilities[row] = baseline_probabilities(
+                    baseline,
+                    train_cells,
+                    learned_C,
+                    test_cells,
+                    n_labels,
+                    class_weight=_class_weight(model, name),
+                    tune_for=tune_for,
+                    seed=seed,
                 )
+        if scorable_SV.any():
             found[name] = {
                 predictor: label_tally(p_CV, truth_C, scorable_SV=scorable_SV, **within)
+                for predictor, p_CV in probabilities.items()
+            }
+        if pooled_1V.any() and len(corpus.sources) > 1:
+            found[f"{name}{POOLED}"] = {
+                predictor: label_tally(p_CV, truth_C, scorable_SV=pooled_1V, donors_C=within["donors_C"])
                 for predictor, p_CV in probabilities.items()
             }
         if schema.phenotypes[p].ordinal == "age":
@@ -203,7 +247,8 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     Returns
     -------
     What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`, `scores` (rows
-    of `summarise`), `not_scored` (phenotypes that vary in no source) and `genes` (see `score_genes`).
+    of `summarise`), `not_scored` (phenotypes that vary in no source) and `genes` (see `score_genes`). What the cells do
+    not allow to compute is None, since JSON has no NaN.
 
     Raises
     ------
@@ -213,18 +258,24 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     test = corpus.split("test")
     tallies = tally(model, corpus, seed=seed)
     donors = set(test.donors_C) - {""}
-    return {
-        "split": corpus.split_word,
-        "cells": {name: len(corpus.split(name)) for name in ("train", "validation", "test")},
-        "donors": len(donors),
-        "seed": seed,
-        "scores": summarise([tallies], seed=seed).to_dict("records"),
-        "not_scored": [name for name in corpus.tokenizer.schema.names if name not in tallies],
-        "genes": score_genes(model, test, seed=seed),
-    }
+    return _without_nan(
+        {
+            "split": corpus.split_word,
+            "cells": {name: len(corpus.split(name)) for name in ("train", "validation", "test")},
+            "donors": len(donors),
+            "seed": seed,
+            "scores": summarise([tallies], seed=seed).to_dict("records"),
+            "not_scored": [name for name in corpus.tokenizer.schema.names if name not in tallies],
+            "genes": score_genes(model, test, seed=seed),
+        }
+    )
 
 
-HELD_OUT = {"donor": "donors held out", "study": "studies held out", "random": "cells, not donors, held out"}
+HELD_OUT = {
+    "donor": "split by donor, donors held out",
+    "study": "split by study, studies held out",
+    "random": "random split, cells, not donors, held out",
+}
 SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss", "mae_years", "mae_years_by_donor")
 
 
@@ -249,18 +300,31 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
     for predictor, scores in results["genes"].items():
-        table.add_row(predictor, *(f"{scores[name]:.3f}" for name in names))
+        table.add_row(predictor, *(_number(scores[name]) for name in names))
     return [*laid_out, table]
 
 
 def _interval(row: pd.Series) -> str:
-    return f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+    return f"{_number(row.value)} [{_number(row.low)}, {_number(row.high)}]"
 
 
-def _class_weight(model: PolyGene) -> Literal["balanced"] | None:
-    """Give the baselines the class weights that the recipe gave the model."""
+def _number(value: float | None) -> str:
+    return "–" if value is None or np.isnan(value) else f"{value:.3f}"
+
+
+def _without_nan(value: Any) -> Any:
+    """Replace every NaN in nested dicts and lists by None."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _class_weight(model: PolyGene, phenotype: str) -> Literal["balanced"] | None:
+    """Give the baselines of a phenotype the class weights, or the balance, that the recipe gave the model."""
     training = tomllib.loads(model.recipe).get("training", {}) if model.recipe else {}
-    return "balanced" if training.get("class_weights") or training.get("balance") else None
+    return "balanced" if training.get("class_weights") or training.get("balance") == phenotype else None
 
 
 def _spread(n: int, most: int) -> np.ndarray:
