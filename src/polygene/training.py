@@ -6,11 +6,12 @@ a plain sequence, resuming skips the places that were done, and ranks and worker
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from polygene.checkpoint import PolyGene, without_bars
 from polygene.corpus import Corpus, CorpusSplit
@@ -32,7 +35,8 @@ from polygene.masking import MaskingCollator
 from polygene.recipe import Recipe
 
 log = logging.getLogger("polygene")
-COMPLETE = "complete"
+COMPLETE, FINISHED = "complete", "finished"
+"""Marks: a saved state that is whole, a run whose checkpoint is written."""
 FORWARD = ("input_ids", "position_ids", "n_keys", "n_queries", "gene_at", "label_at", "label_phenotype")
 TRUTH = ("bins", "bin_weights", "labels", "label_weights", "label_phenotype")
 
@@ -101,14 +105,16 @@ class _Engine(Trainer):
         )
         return parts["loss"]
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def scores(self) -> dict[str, float]:
+        """Score the weights as they are on the validation cells."""
         self.model.eval()
-        scores = validation_scores(
-            replace(self.model_of, network=self.model), self.train_dataset.split, self.validation, self.loss.config
-        )
-        metrics = {f"eval_{name}": value for name, value in scores.items()}
+        model = replace(self.model_of, network=self.model)
+        return validation_scores(model, self.train_dataset.split, self.validation, self.loss.config)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = {f"eval_{name}": value for name, value in self.scores().items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.model.train()
         return metrics
 
@@ -117,16 +123,28 @@ def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-class _Milestones(TrainerCallback):
-    """Score and save at the last step too, and mark a saved state as whole."""
+class _States(TrainerCallback):
+    """Score and save at the last step too; keep the newest and the best of the saved states.
+
+    The engine would remove old states before the new one is marked as whole, and a kill in between could leave none.
+    """
 
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_save = True
+            control.should_save = True
+            control.should_evaluate = args.load_best_model_at_end
 
     def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        if args.world_size > 1:
+            torch.distributed.barrier()  # the other ranks have written their part
+        if not state.is_world_process_zero:
+            return
+        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (newest / COMPLETE).touch()
+        kept = {newest.name, Path(state.best_model_checkpoint or newest).name}
+        for old in newest.parent.glob("checkpoint-*"):
+            if old.name not in kept:
+                shutil.rmtree(old)
 
 
 class _ProgressBar(TrainerCallback):
@@ -134,20 +152,24 @@ class _ProgressBar(TrainerCallback):
 
     def __init__(self, cells_per_step: int) -> None:
         self.cells_per_step = cells_per_step
+        console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]} loss {task.fields[loss]}"),
             TimeRemainingColumn(),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if not state.is_world_process_zero:
             return
         self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, speed="", loss="")
-        self.first, self.started, self.paused = state.global_step, time.perf_counter(), 0.0
+        self.first, self.paused = state.global_step, 0.0
+        self.started = self.stepped = time.perf_counter()
         self.bar.start()
 
     def speed(self, state: Any) -> float:
@@ -166,30 +188,28 @@ class _ProgressBar(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
-            shown = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-            of_interest = ", ".join(
-                f"{name} {value:.3f}" for name, value in shown.items() if name == "loss" or name.endswith("macro_f1")
-            )
             log.info(
-                "step %d of %d, %.0f cells/s, held-out donors: %s",
+                "step %d of %d, %.0f cells/s, validation cells: %s",
                 state.global_step,
                 state.max_steps,
                 self.speed(state),
-                of_interest,
+                _of_interest({name.removeprefix("eval_"): value for name, value in metrics.items()}),
             )
             self.paused += time.perf_counter() - self.stepped
 
-    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if state.is_world_process_zero:
-            self.bar.stop()
+
+def _of_interest(scores: Mapping[str, float]) -> str:
+    """Name the scores that are looked at while waiting."""
+    shown = {name: value for name, value in scores.items() if name == "loss" or name.endswith("macro_f1")}
+    return ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
 
 
 def train(recipe: Recipe) -> PolyGene:
     """Train a model as the recipe says and write its checkpoint to `recipe.out`.
 
     A run that was stopped, at any moment, goes on from its last saved state when started again with the same recipe,
-    and ends with the weights of a run that was never stopped. The state with the best loss on the validation cells is
-    kept.
+    and ends with the weights of a run that was never stopped; one that had ended is only loaded. The state with the
+    best loss on the validation cells is kept, without validation cells the last one.
 
     Returns
     -------
@@ -198,16 +218,23 @@ def train(recipe: Recipe) -> PolyGene:
     Raises
     ------
     RecipeError
-        If `recipe.out` holds a run of another recipe, or the recipe does not fit its corpus or machine.
+        If `recipe.out` holds a run of another recipe or corpus, or the recipe does not fit its machine.
+    PhenotypeError
+        If the phenotype to balance is not in the corpus.
     CorpusError
         If the corpus cannot be read.
     """
     corpus = Corpus(recipe.corpus)
     out = Path(recipe.out)
     states = out / "training"
-    _refuse_another_run(states, recipe)
+    run = _description(recipe, corpus)
+    _refuse_another_run(states, run)
+    if (states / FINISHED).exists():
+        log.info("%s holds the finished run of this recipe: nothing to do", out)
+        _drop_states(states)
+        return PolyGene.from_pretrained(out)
     model = new_model(recipe, corpus)
-    split = corpus.split("train")
+    split, validation = corpus.split("train"), corpus.split("validation")
     cells = TrainingCells(
         split,
         MaskingCollator(
@@ -223,9 +250,11 @@ def train(recipe: Recipe) -> PolyGene:
         if recipe.training.balance
         else None,
     )
-    arguments = _arguments(recipe, states, len(cells))
+    arguments = _arguments(recipe, states, len(cells), validates=len(validation) > 0)
     if recipe.training.gradient_checkpointing:
-        model.network.gradient_checkpointing_enable()
+        network: Any = model.network  # transformers renamed the method, and warns of the old name
+        getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)()
+    progress = _ProgressBar(arguments.train_batch_size * recipe.training.accumulation * arguments.world_size)
     engine = _Engine(
         model=model.network,
         args=arguments,
@@ -239,13 +268,14 @@ def train(recipe: Recipe) -> PolyGene:
             ],
         ),
         model_of=model,
-        validation=corpus.split("validation"),
-        callbacks=[
-            _Milestones(),
-            _ProgressBar(arguments.train_batch_size * recipe.training.accumulation * arguments.world_size),
-        ],
+        validation=validation,
+        callbacks=[_States(), progress, *_loggers(recipe.training.report_to)],
     )
     engine.remove_callback(PrinterCallback)
+    if engine.is_world_process_zero():
+        _write_down(states, run)
+    if not len(validation):
+        log.warning("the corpus has no validation cells: nothing is scored, and the last state is kept")
     log.info(
         "training on %s (%s): %s weights, %s cells x %d epochs",
         arguments.device,
@@ -254,13 +284,21 @@ def train(recipe: Recipe) -> PolyGene:
         f"{len(split):,}",
         recipe.training.epochs,
     )
-    with without_bars():
-        engine.train(resume_from_checkpoint=_last_whole_state(states))
-    scores = engine.evaluate()
-    metrics = {"validation": {name.removeprefix("eval_"): value for name, value in scores.items()}}
-    trained = replace(model, network=engine.model.eval(), recipe=recipe.to_toml(), metrics=metrics)
+    try:
+        with without_bars():
+            engine.train(resume_from_checkpoint=_last_whole_state(states))
+    finally:
+        progress.bar.stop()
+    scores = engine.scores()
+    if scores:
+        log.info("kept the state of step %s: %s", engine.state.best_global_step, _of_interest(scores))
+    trained = replace(
+        model, network=engine.model.eval(), recipe=recipe.to_toml(), metrics={"validation": scores} if scores else {}
+    )
     if engine.is_world_process_zero():
         trained.save_pretrained(out)
+        (states / FINISHED).touch()
+        _drop_states(states)
     return trained
 
 
@@ -298,7 +336,16 @@ def _years(corpus: Corpus, name: str, ordinal: str | None) -> list[float] | None
     return corpus.tokenizer.schema.years(name).tolist() if ordinal == "age" else None
 
 
-def _arguments(recipe: Recipe, states: Path, n_cells: int) -> TrainingArguments:
+def _loggers(name: str) -> list[TrainerCallback]:
+    """Make the loggers of a recipe's `report_to`."""
+    try:
+        return [logger() for logger in get_reporting_integration_callbacks(name)]
+    except (ValueError, RuntimeError, ImportError) as error:
+        msg = f'training.report_to = {name!r} cannot be used: {error} Or write "none".'
+        raise RecipeError(msg) from error
+
+
+def _arguments(recipe: Recipe, states: Path, n_cells: int, *, validates: bool) -> TrainingArguments:
     """Translate the recipe into the engine's words."""
     training = recipe.training
     arguments = TrainingArguments(
@@ -311,19 +358,19 @@ def _arguments(recipe: Recipe, states: Path, n_cells: int) -> TrainingArguments:
         lr_scheduler_type="cosine",
         warmup_steps=training.warmup,
         bf16=training.precision == "bfloat16",
+        use_cpu=not torch.accelerator.is_available(),  # unless this is said, the engine refuses bfloat16 on CPUs
         seed=training.seed,
         dataloader_num_workers=training.num_workers,
         dataloader_pin_memory=torch.cuda.is_available(),
-        eval_strategy="steps",
+        eval_strategy="steps" if validates else "no",
         save_strategy="steps",
         logging_steps=20,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="loss",
-        greater_is_better=False,
+        load_best_model_at_end=validates,
+        metric_for_best_model="loss" if validates else None,
+        greater_is_better=False if validates else None,
         remove_unused_columns=False,
         disable_tqdm=True,
-        report_to=training.report_to,
+        report_to="none",  # `_loggers` makes them
         label_names=[],
     )
     if arguments.n_gpu > 1:
@@ -338,17 +385,29 @@ def _arguments(recipe: Recipe, states: Path, n_cells: int) -> TrainingArguments:
     return arguments
 
 
-def _refuse_another_run(states: Path, recipe: Recipe) -> None:
-    """Keep the recipe beside the saved states, and refuse to go on with another one."""
-    text, kept = recipe.to_toml(), states / "recipe.toml"
-    if kept.exists() and kept.read_text() != text:
+def _description(recipe: Recipe, corpus: Corpus) -> str:
+    """Write down what decides a run: its recipe, and the corpus behind the name in it."""
+    digest = hashlib.sha256((corpus.folder / "corpus.json").read_bytes()).hexdigest()
+    return f"{recipe.to_toml()}\n# SHA-256 of corpus.json: {digest}\n"
+
+
+def _refuse_another_run(states: Path, run: str) -> None:
+    """Refuse to go on with another recipe, or another corpus, than the one written down beside the states."""
+    kept = states / "recipe.toml"
+    if kept.exists() and kept.read_text(encoding="utf-8") != run:
         msg = (
-            f"{states.parent} holds a run of another recipe (see {kept}). "
+            f"{states.parent} holds a run of another recipe, or of a corpus that was made anew since (see {kept}). "
             "Choose another `out`, or delete the folder to start over."
         )
         raise RecipeError(msg)
+
+
+def _write_down(states: Path, run: str) -> None:
+    """Write the description of a run, whole or not at all."""
     states.mkdir(parents=True, exist_ok=True)
-    kept.write_text(text)
+    part = states / ".recipe.toml"
+    part.write_text(run, encoding="utf-8")
+    part.replace(states / "recipe.toml")
 
 
 def _last_whole_state(states: Path) -> str | None:
@@ -358,9 +417,15 @@ def _last_whole_state(states: Path) -> str | None:
         if (state / COMPLETE).exists():
             whole.append(state)
         else:
-            shutil.rmtree(state)
+            shutil.rmtree(state, ignore_errors=True)
     if not whole:
         return None
     newest = max(whole, key=lambda state: int(state.name.rpartition("-")[2]))
     log.info("resuming from %s", newest)
     return str(newest)
+
+
+def _drop_states(states: Path) -> None:
+    """Remove the states of a run whose checkpoint is written; they are pickled, and larger than it."""
+    for state in states.glob("checkpoint-*"):
+        shutil.rmtree(state, ignore_errors=True)
