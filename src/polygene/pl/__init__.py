@@ -1,0 +1,5 @@
+"""Pictures, drawn with matplotlib without touching its global state."""
+
+from polygene.pl.umap import umap
+
+__all__ = ["umap"]
