@@ -272,11 +272,12 @@ def train(recipe: Recipe) -> PolyGene:
         callbacks=[_States(), progress, *_loggers(recipe.training.report_to)],
     )
     engine.remove_callback(PrinterCallback)
+    say = log.info if engine.is_world_process_zero() else log.debug
     if engine.is_world_process_zero():
         _write_down(states, run)
     if not len(validation):
         log.warning("the corpus has no validation cells: nothing is scored, and the last state is kept")
-    log.info(
+    say(
         "training on %s (%s): %s weights, %s cells x %d epochs",
         arguments.device,
         recipe.training.precision,
@@ -291,7 +292,7 @@ def train(recipe: Recipe) -> PolyGene:
         progress.bar.stop()
     scores = engine.scores()
     if scores:
-        log.info("kept the state of step %s: %s", engine.state.best_global_step, _of_interest(scores))
+        say("kept the state of step %s: %s", engine.state.best_global_step, _of_interest(scores))
     trained = replace(
         model, network=engine.model.eval(), recipe=recipe.to_toml(), metrics={"validation": scores} if scores else {}
     )
@@ -372,6 +373,7 @@ def _arguments(recipe: Recipe, states: Path, n_cells: int, *, validates: bool) -
         disable_tqdm=True,
         report_to="none",  # `_loggers` makes them
         label_names=[],
+        ddp_find_unused_parameters=False,  # every head enters every loss
     )
     if arguments.n_gpu > 1:
         msg = (
