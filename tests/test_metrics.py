@@ -412,3 +412,35 @@ def test_predictors_scored_on_other_cells_cannot_be_compared(cells):
     }
     with pytest.raises(ValueError, match="'b' and 'a' were scored on other cells"):
         compare(tallies, reference="a")
+
+
+def test_splits_that_learned_other_labels_are_joined_by_the_labels_names():
+    """Against one tally over the vocabulary of both."""
+    rng = np.random.default_rng(4)
+    truth_C = rng.integers(0, 3, 60)
+    donors_C = rng.choice(list("abcdef"), 60).astype(object)
+    p_CV = rng.dirichlet(np.ones(4), 60)
+    first, second = np.arange(60) < 30, np.arange(60) >= 30
+    all_V = np.ones((1, 4), dtype=bool)
+    whole = [
+        label_tally(p_CV[part], truth_C[part], scorable_SV=all_V, donors_C=donors_C[part]) for part in (first, second)
+    ]
+    order = [2, 0, 1]  # the second split never saw label 3, and numbers the others in another order
+    other_CV = np.column_stack([p_CV[second][:, order]])
+    p_CV[second, 3] = 0
+    whole[1] = label_tally(p_CV[second], truth_C[second], scorable_SV=all_V, donors_C=donors_C[second])
+    named = [
+        label_tally(
+            p_CV[first], truth_C[first], scorable_SV=all_V, donors_C=donors_C[first], labels=["p", "q", "r", "s"]
+        ),
+        label_tally(
+            other_CV,
+            np.array([order.index(truth) for truth in truth_C[second]]),
+            scorable_SV=all_V[:, :3],
+            donors_C=donors_C[second],
+            labels=["r", "p", "q"],
+        ),
+    ]
+    expected, found = stack_splits(whole).scores(), stack_splits(named).scores()
+    for score in ("accuracy", "macro_f1", "balanced_accuracy", "log_loss"):
+        np.testing.assert_allclose(found[score], expected[score])

@@ -203,12 +203,14 @@ def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
                 )
         if scorable_SV.any():
             found[name] = {
-                predictor: label_tally(p_CV, truth_C, scorable_SV=scorable_SV, **within)
+                predictor: label_tally(p_CV, truth_C, scorable_SV=scorable_SV, labels=schema.labels[p], **within)
                 for predictor, p_CV in probabilities.items()
             }
         if pooled_1V.any() and len(corpus.sources) > 1:
             found[f"{name}{POOLED}"] = {
-                predictor: label_tally(p_CV, truth_C, scorable_SV=pooled_1V, donors_C=within["donors_C"])
+                predictor: label_tally(
+                    p_CV, truth_C, scorable_SV=pooled_1V, labels=schema.labels[p], donors_C=within["donors_C"]
+                )
                 for predictor, p_CV in probabilities.items()
             }
         if schema.phenotypes[p].ordinal == "age":

@@ -28,7 +28,7 @@ def test_cells_without_a_label_are_answered_from_those_with_one(
     adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="polygene")
-    classify(adata, "mine", tiny_model)
+    classify(adata, tiny_model, key="mine")
     asked = adata.obs["mine"].isna()
     assert (adata.obs["polygene_mine"] == adata.obs["cell_type"])[asked].mean() > 0.9
     np.testing.assert_allclose(adata.obsm["polygene_mine"].sum(1), 1, rtol=1e-5)
@@ -41,7 +41,7 @@ def test_cells_without_a_label_are_answered_from_those_with_one(
 
 
 def test_the_score_is_that_of_the_answers_written_for_labelled_cells(adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    classify(adata, "mine", tiny_model)
+    classify(adata, tiny_model, key="mine")
     known = adata.obs["mine"].notna()
     answers, truth = adata.obs["polygene_mine"][known].astype(str), adata.obs["mine"][known].astype(str)
     assert adata.uns["polygene"]["classify_mine"]["macro_f1"] == pytest.approx(
@@ -55,9 +55,9 @@ def test_a_reference_teaches_and_needs_no_label_in_the_cells(
     adata.write_h5ad(tmp_path / "reference.h5ad")
     cells = adata[1::2].copy()
     del cells.obs["mine"]
-    classify(cells, "mine", tiny_model, reference=tmp_path / "reference.h5ad")
+    classify(cells, tiny_model, key="mine", reference=tmp_path / "reference.h5ad")
     assert (cells.obs["polygene_mine"] == cells.obs["cell_type"]).mean() > 0.9
-    whole = classification(adata, "mine", tiny_model)
+    whole = classification(adata, tiny_model, key="mine")
     np.testing.assert_allclose(cells.obsm["polygene_mine"], whole.obsm["polygene_mine"][1::2], atol=1e-4)
 
 
@@ -95,7 +95,7 @@ def test_without_donors_it_says_that_the_score_flatters(
     adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
 ) -> None:
     del adata.obs["donor_id"]
-    classify(adata, "mine", tiny_model)
+    classify(adata, tiny_model, key="mine")
     assert adata.uns["polygene"]["classify_mine"]["held_out"] == "cells"
     assert "flatters" in caplog.text
 
@@ -111,5 +111,5 @@ def test_without_donors_it_says_that_the_score_flatters(
 def test_what_cannot_be_learned_is_refused(key: str, says: str, adata: ad.AnnData, tiny_model: PolyGene) -> None:
     adata.obs["depth"] = np.random.default_rng(0).random(200)
     with pytest.raises(PhenotypeError, match=says):
-        classify(adata, key, tiny_model)
+        classify(adata, tiny_model, key=key)
     assert f"polygene_{key}" not in adata.obs

@@ -36,9 +36,9 @@ MAX_ITERATIONS = 1_000
 
 def classify(
     adata: ad.AnnData,
-    key: str,
     model: PolyGene,
     *,
+    key: str,
     reference: Source | None = None,
     donor: str = "donor_id",
     layer: str | None = None,
@@ -54,10 +54,10 @@ def classify(
     ----------
     adata
         The cells to answer for, with counts or log1p values.
-    key
-        The column of `obs` with the labels to learn.
     model
         Places the cells; it is not changed.
+    key
+        The column of `obs` with the labels to learn.
     reference
         The labelled cells, an AnnData or a file. None: those of `adata` that have a label; then a cell with a label is
         answered by a head that did not see its donor, and a cell without by the head of all.
@@ -81,15 +81,17 @@ def classify(
     DataError, GeneError, ScaleError
         The expression cannot be read; the message says what to do.
     """
-    added = classification(adata, key, model, reference=reference, donor=donor, layer=layer, totals=totals, seed=seed)
+    added = classification(
+        adata, model, key=key, reference=reference, donor=donor, layer=layer, totals=totals, seed=seed
+    )
     added.add_to(adata)
 
 
 def classification(
     source: Source,
-    key: str,
     model: PolyGene,
     *,
+    key: str,
     reference: Source | None = None,
     donor: str = "donor_id",
     layer: str | None = None,
