@@ -97,13 +97,12 @@ def main() -> None:
 @app.callback()
 def polygene() -> None:
     """A masked language model over single cells: annotate and embed cells, train on your own."""
-    from rich.console import Console
     from rich.logging import RichHandler
 
     logger = logging.getLogger("polygene")
     logger.setLevel(logging.INFO if _is_first_rank() else logging.ERROR)
     handler = RichHandler(
-        console=Console(stderr=True), show_time=False, show_path=False, markup=False, highlighter=None
+        console=_console(stderr=True), show_time=False, show_path=False, markup=False, highlighter=None
     )
     logger.handlers = [handler]
 
@@ -209,7 +208,7 @@ def classify(
     def verb(network: "PolyGene") -> "Added":
         from polygene.tl.classify import classification
 
-        return classification(cells, key, network, reference=reference, donor=donor, layer=layer, totals=totals)
+        return classification(cells, network, key=key, reference=reference, donor=donor, layer=layer, totals=totals)
 
     _answer(verb, cells, out, model, layer)
 
@@ -282,13 +281,18 @@ def _describe(folder: Path) -> None:
 
 
 def _print(things: Iterable[Any]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, quiet=not _is_first_rank())
-    if not console.is_terminal:
-        console.width = 160  # a file is as wide as a table
+    console = _console(quiet=not _is_first_rank())
     for thing in things:
         console.print(thing, soft_wrap=isinstance(thing, str))
+
+
+def _console(**options: Any) -> Any:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, **options)
+    if not console.is_terminal:
+        console.width = 160  # a file is as wide as a table
+    return console
 
 
 def _names(text: str) -> list[str]:
