@@ -16,7 +16,7 @@ from torch import Tensor
 from polygene.checkpoint import PolyGene
 from polygene.masking import pack_cells
 from polygene.modeling import PolyGeneModel
-from polygene.packing import PackedCells
+from polygene.packing import PackedCells, rank_within
 from polygene.tokenizer import EncodedCells
 
 TOKENS_PER_ROW = 16_384
@@ -80,14 +80,29 @@ def label_probabilities(
 
 @torch.inference_mode()
 def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = ()) -> np.ndarray:
-    """Return the last hidden state of [CLS] of every cell, float32 (C, D)."""
+    """Return the mean last hidden state of each cell's expressed genes, float32 (C, D); zeros for a cell without any.
+
+    Why not [CLS]: see "The state of a cell" in docs/decisions.md.
+    """
     labels_CP = key_labels(model, cells, given)
     none_asked = np.zeros(0, dtype=np.int64)
+    first_gene = model.network.config.first_gene_slot
     found = [np.zeros((0, model.network.config.hidden_size), np.float32)]
-    for rows in batches(cells, model.network.config.first_gene_slot + 1):
-        packed, _ = pack_cells(model.tokenizer, cells.rows(rows), labels_CP[rows], none_asked, none_asked)
-        found.append(states(model.network, packed, packed.cls_at).float().cpu().numpy())
+    for rows in batches(cells, first_gene + 1):
+        part = cells.rows(rows)
+        packed, _ = pack_cells(model.tokenizer, part, labels_CP[rows], none_asked, none_asked)
+        cell_N, rank_N = cells_and_ranks(part)
+        gene_at_N = packed.cls_at[cell_N] + first_gene + rank_N
+        hidden_ND = states(model.network, packed, gene_at_N).float().cpu()
+        sums_CD = torch.zeros(len(part), hidden_ND.shape[1]).index_add_(0, cell_N, hidden_ND)
+        found.append((sums_CD / torch.bincount(cell_N, minlength=len(part)).clamp(min=1)[:, None]).numpy())
     return np.concatenate(found)
+
+
+def cells_and_ranks(cells: EncodedCells) -> tuple[Tensor, Tensor]:
+    """Cell of every expressed gene, and its place among the genes of its cell, (N,) each."""
+    cell_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
+    return torch.from_numpy(cell_N), torch.from_numpy(rank_within(cell_N, len(cells))[1])
 
 
 @torch.inference_mode()
