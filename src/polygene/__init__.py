@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from polygene import pl, pp, tl
+    from polygene import pl, tl
     from polygene.binning import ExpressionBinner
     from polygene.checkpoint import PolyGene
     from polygene.genes import GenePanel
@@ -27,7 +27,6 @@ __all__ = [
     "Recipe",
     "__version__",
     "pl",
-    "pp",
     "tl",
 ]
 
@@ -39,7 +38,7 @@ _MODULE_OF = {
     "PolyGene": "polygene.checkpoint",
     "Recipe": "polygene.recipe",
 }
-_SUBPACKAGES = frozenset({"pl", "pp", "tl"})
+_SUBPACKAGES = frozenset({"pl", "tl"})
 
 
 def __getattr__(name: str) -> object:
