@@ -193,17 +193,21 @@ def test_batches_hold_every_cell_once_in_order_and_are_full_but_not_overfull(toy
         assert rows.stop == len(toy_cells) or tokens_C[rows.start : rows.stop + 1].sum() > tokens_per_row
 
 
-def test_the_state_of_a_cell_is_the_mean_state_of_its_expressed_genes(tiny_model, toy_cells):
-    """Against each cell alone in a row, its genes found by their slots."""
+def test_the_state_of_a_cell_is_the_mean_state_of_its_genes_before_the_last_layer(tiny_model, toy_cells):
+    """Against each cell alone in a row, its genes found by their slots, the states caught on their way."""
     network, first = tiny_model.network, tiny_model.network.config.first_gene_slot
+    caught = []
+    hook = network.bert.encoder.layer[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0][0]))
     found_CD = cell_states(tiny_model, toy_cells)
+    assert not caught  # the last layer is not run
     nobody = np.zeros(0, dtype=np.int64)
     for c in range(len(toy_cells)):
         cell = toy_cells.rows(np.array([c]))
         packed, _ = pack_cells(tiny_model.tokenizer, cell, np.full_like(cell.labels_CP, -1), nobody, nobody)
         with torch.inference_mode():
-            hidden_TD = network.encode(**packed.as_dict())
-        slots_T = packed.position_ids[0]
+            network.encode(**packed.as_dict())
+        hidden_TD, slots_T = caught.pop(), packed.position_ids[0]
         genes_ND = hidden_TD[(slots_T >= first) & (slots_T < first + network.config.n_genes)]
         expected_D = genes_ND.mean(0) if len(genes_ND) else torch.zeros(hidden_TD.shape[1])
         np.testing.assert_allclose(found_CD[c], expected_D, atol=1e-5)
+    hook.remove()

@@ -80,20 +80,20 @@ def label_probabilities(
 
 @torch.inference_mode()
 def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = ()) -> np.ndarray:
-    """Return the mean last hidden state of each cell's expressed genes, float32 (C, D); zeros for a cell without any.
+    """Return the mean state of each cell's expressed genes before the last layer, float32 (C, D).
 
-    Why not [CLS]: see "The state of a cell" in docs/decisions.md.
+    A cell without any has zeros. Why this state: see "The state of a cell" in docs/decisions.md.
     """
     labels_CP = key_labels(model, cells, given)
-    none_asked = np.zeros(0, dtype=np.int64)
-    first_gene = model.network.config.first_gene_slot
-    found = [np.zeros((0, model.network.config.hidden_size), np.float32)]
+    network, none_asked = model.network, np.zeros(0, dtype=np.int64)
+    first_gene = network.config.first_gene_slot
+    found = [np.zeros((0, network.config.hidden_size), np.float32)]
     for rows in batches(cells, first_gene + 1):
         part = cells.rows(rows)
         packed, _ = pack_cells(model.tokenizer, part, labels_CP[rows], none_asked, none_asked)
         cell_N, rank_N = cells_and_ranks(part)
-        gene_at_N = packed.cls_at[cell_N] + first_gene + rank_N
-        hidden_ND = states(model.network, packed, gene_at_N).float().cpu()
+        hidden_TD = network.encode_before_last(**{name: x.to(network.device) for name, x in packed.as_dict().items()})
+        hidden_ND = hidden_TD.float().cpu()[packed.cls_at[cell_N] + first_gene + rank_N]
         sums_CD = torch.zeros(len(part), hidden_ND.shape[1]).index_add_(0, cell_N, hidden_ND)
         found.append((sums_CD / torch.bincount(cell_N, minlength=len(part)).clamp(min=1)[:, None]).numpy())
     return np.concatenate(found)

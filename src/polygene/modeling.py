@@ -173,6 +173,20 @@ class PolyGeneModel(PreTrainedModel):
             reading=None if read_at is None else CellOffsets(n_keys, n_queries, read_at),
         ).last_hidden_state[0]
 
+    def encode_before_last(self, input_ids: Tensor, position_ids: Tensor, n_keys: Tensor, n_queries: Tensor) -> Tensor:
+        """Run packed cells through all layers but the last: what the last one's keys and values are made of.
+
+        Returns
+        -------
+        (T, D): state of every packed token. No answer depends on what a key becomes in the last layer, so training
+        shapes these states of keys and not those.
+        """
+        hidden_1TD = self.bert.embeddings(input_ids, torch.zeros_like(input_ids), position_ids)
+        cells = CellOffsets(n_keys, n_queries)
+        for layer in self.bert.encoder.layer[:-1]:
+            hidden_1TD = layer(hidden_1TD, None, cells=cells)
+        return hidden_1TD[0]
+
     def decode_genes(self, hidden_QD: Tensor, genes_Q: Tensor) -> Tensor:
         """Logits of the bins of the asked genes, (Q, B)."""
         n = self.config.gene_logits

@@ -28,8 +28,8 @@ def embed(
 ) -> None:
     """Place cells in the model's space, from their expression alone.
 
-    The point of a cell is the mean of the last hidden states of its expressed panel genes; it depends on nothing but
-    the cell. A cell that expresses none of them stands at the origin.
+    The point of a cell is the mean of the states of its expressed panel genes before the last layer; it depends on
+    nothing but the cell. A cell that expresses none of them stands at the origin.
 
     Parameters
     ----------
