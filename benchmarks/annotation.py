@@ -4,8 +4,9 @@
     python benchmarks/annotation.py --only velmeshev --splits 1
 
 Each split prepares a corpus, trains on the training donors, keeps the state with the best loss on the validation donors
-and scores the test donors once. Baselines see the same cells, genes and donors. The tables join the splits; intervals
-are percentiles of 1,000 resamples of the test donors, those of the gain are paired. The last line is one JSON object.
+and scores the test donors once. Bins are linear, the published setting. Baselines see the same cells, genes and donors.
+The tables join the splits; intervals are percentiles of 1,000 resamples of the test donors, those of the gain are
+paired. The last line is one JSON object.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def run(experiment: Experiment, path: Path, folder: Path, seeds: list[int]) -> t
         corpus = prepare(
             path,
             folder / f"corpus-{seed}",
-            config=PrepareConfig(phenotypes=experiment.columns, seed=seed),
+            config=PrepareConfig(binning="linear", phenotypes=experiment.columns, seed=seed),
             overwrite=True,
         )
         recipe = Recipe(

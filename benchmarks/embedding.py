@@ -117,7 +117,7 @@ def agreement(train_CD: np.ndarray, train_C: np.ndarray, test_CD: np.ndarray, te
 
 
 def learn(adata: ad.AnnData, name: str, folder: Path, engine: type, seed: int, epochs: int) -> tuple[PolyGene, Corpus]:
-    config = PrepareConfig(phenotypes=COLUMNS[name], seed=seed)
+    config = PrepareConfig(binning="linear", phenotypes=COLUMNS[name], seed=seed)
     corpus = prepare({name: adata}, folder / "corpus", config=config, overwrite=True)
     recipe = Recipe(
         corpus=str(corpus.folder),

@@ -118,7 +118,7 @@ def test_the_inverse_is_that_of_all_training_cells_at_once(adata, tmp_path, monk
     monkeypatch.setattr("polygene.reading.CellSource.chunks.__defaults__", (None, chunk))
     corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
     trains = split_of(corpus)[adata.obs_names].to_numpy() == "train"
-    fit = InverseFit(ExpressionBinner.linear(), 20)
+    fit = InverseFit(corpus.tokenizer.binner, 20)
     fit.add(*panel_values(adata[trains], corpus.tokenizer.panel))
     np.testing.assert_allclose(corpus.tokenizer.inverse.mean_GB, fit.finish().mean_GB, rtol=2e-3)
     assert np.array_equal(corpus.tokenizer.inverse.counts_GB, fit.finish().counts_GB)

@@ -71,7 +71,7 @@ class PrepareConfig:
     """
 
     n_genes: int = 512
-    binning: Binning = "linear"
+    binning: Binning = "cell_quantile"
     n_bins: int = 10
     split: SplitBy = "donor"
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
