@@ -1,6 +1,7 @@
 """What holds for every test: no network, and real data only where POLYGENE_DATA names them."""
 
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -35,6 +36,14 @@ def _no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_here)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _plain_logging() -> None:
+    """Take from the logger what the command line gave it in an earlier test or fixture: a handler and a level."""
+    logger = logging.getLogger("polygene")
+    logger.handlers = []
+    logger.setLevel(logging.NOTSET)
 
 
 def _is_here(host: str) -> bool:
