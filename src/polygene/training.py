@@ -234,22 +234,8 @@ def train(recipe: Recipe) -> PolyGene:
         _drop_states(states)
         return PolyGene.from_pretrained(out)
     model = new_model(recipe, corpus)
-    split, validation = corpus.split("train"), corpus.split("validation")
-    cells = TrainingCells(
-        split,
-        MaskingCollator(
-            tokenizer=corpus.tokenizer,
-            measured_SG=corpus.measured_SG,
-            config=recipe.masking,
-            seed=recipe.training.seed,
-            class_weights=class_weights(split.labels_CP, model) if recipe.training.class_weights else None,
-        ),
-        epochs=recipe.training.epochs,
-        seed=recipe.training.seed,
-        odds_C=balancing_odds(split.labels_CP[:, corpus.tokenizer.schema.index(recipe.training.balance)])
-        if recipe.training.balance
-        else None,
-    )
+    validation = corpus.split("validation")
+    cells = _training_cells(recipe, corpus, model)
     arguments = _arguments(recipe, states, len(cells), validates=len(validation) > 0)
     if recipe.training.gradient_checkpointing:
         network: Any = model.network  # transformers renamed the method, and warns of the old name
@@ -259,14 +245,7 @@ def train(recipe: Recipe) -> PolyGene:
         model=model.network,
         args=arguments,
         train_dataset=cells,
-        loss=PolyGeneLoss(
-            config=recipe.loss,
-            n_bins=corpus.tokenizer.binner.n_bins,
-            phenotype_sizes=model.network.config.phenotype_sizes,
-            years=[
-                _years(corpus, phenotype.name, phenotype.ordinal) for phenotype in corpus.tokenizer.schema.phenotypes
-            ],
-        ),
+        loss=_loss(recipe, corpus),
         model_of=model,
         validation=validation,
         callbacks=[_States(), progress, *_loggers(recipe.training.report_to)],
@@ -282,7 +261,7 @@ def train(recipe: Recipe) -> PolyGene:
         arguments.device,
         recipe.training.precision,
         f"{sum(weights.numel() for weights in model.network.parameters()):,}",
-        f"{len(split):,}",
+        f"{len(cells.split):,}",
         recipe.training.epochs,
     )
     try:
@@ -333,8 +312,31 @@ def balancing_odds(labels_C: np.ndarray) -> np.ndarray:
     return odds_C / odds_C.sum()
 
 
-def _years(corpus: Corpus, name: str, ordinal: str | None) -> list[float] | None:
-    return corpus.tokenizer.schema.years(name).tolist() if ordinal == "age" else None
+def _training_cells(recipe: Recipe, corpus: Corpus, model: PolyGene) -> TrainingCells:
+    """Lay out the cells of the run, masked, weighted and drawn as the recipe says."""
+    split, training = corpus.split("train"), recipe.training
+    odds_C = None
+    if training.balance:
+        odds_C = balancing_odds(split.labels_CP[:, corpus.tokenizer.schema.index(training.balance)])
+    collator = MaskingCollator(
+        tokenizer=corpus.tokenizer,
+        measured_SG=corpus.measured_SG,
+        config=recipe.masking,
+        seed=training.seed,
+        class_weights=class_weights(split.labels_CP, model) if training.class_weights else None,
+    )
+    return TrainingCells(split, collator, epochs=training.epochs, seed=training.seed, odds_C=odds_C)
+
+
+def _loss(recipe: Recipe, corpus: Corpus) -> PolyGeneLoss:
+    """Make the loss of the recipe for the bins and labels of the corpus."""
+    schema = corpus.tokenizer.schema
+    return PolyGeneLoss(
+        config=recipe.loss,
+        n_bins=corpus.tokenizer.binner.n_bins,
+        phenotype_sizes=[len(labels) for labels in schema.labels],
+        years=[schema.years(one.name).tolist() if one.ordinal == "age" else None for one in schema.phenotypes],
+    )
 
 
 def _loggers(name: str) -> list[TrainerCallback]:
