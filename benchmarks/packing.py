@@ -361,19 +361,19 @@ def compare(setting: Setting, what: str) -> Outcome:
     )
 
 
-def measure(title: str, rows: Iterator[tuple[str, Setting]]) -> dict[str, dict[str, float]]:
-    """Print a table of both tasks on every row; the ratios of each row by task."""
+def measure(title: str, rows: Iterator[tuple[str, Setting]]) -> dict[str, dict[str, Outcome]]:
+    """Print a table of both tasks on every row; the outcomes of each row by task."""
     table = Table(title=title, title_justify="left")
     for heading in ("cells", "task"):
         table.add_column(heading)
     for heading in ("expressed", "packed ms/cell", "batch", "making", "padded ms/cell", "batch", "ratio"):
         table.add_column(heading, justify="right")
-    ratios: dict[str, dict[str, float]] = {}
+    outcomes: dict[str, dict[str, Outcome]] = {}
     for name, setting in rows:
         n_expressed = len(setting.cells.genes_N) / len(setting.cells)
         for what in ("train", "embed"):
             outcome = compare(setting, what)
-            ratios.setdefault(name, {})[what] = outcome.ratio
+            outcomes.setdefault(name, {})[what] = outcome
             low, high = outcome.quartiles
             table.add_row(
                 name,
@@ -387,10 +387,13 @@ def measure(title: str, rows: Iterator[tuple[str, Setting]]) -> dict[str, dict[s
                 f"{outcome.ratio:.1f} ({low:.1f} to {high:.1f})",
             )
     console.print(table)
-    return ratios
+    return outcomes
 
 
-def real_rows(folder: Path | None, make: Callable[..., Setting]) -> Iterator[tuple[str, Setting]]:
+def real_rows(
+    folder: Path | None, make: Callable[..., Setting], pinned: dict[str, dict[str, Outcome]]
+) -> Iterator[tuple[str, Setting]]:
+    """Cells of real files; a padded row costs the same at any density, so its best sizes are those already found."""
     for name, n_genes in itertools.product(REAL, PINNED):
         try:
             path = _data.locate(name, folder)
@@ -399,7 +402,8 @@ def real_rows(folder: Path | None, make: Callable[..., Setting]) -> Iterator[tup
             continue
         found = real_cells(path, n_genes)
         if found is not None:
-            yield f"{name}, {n_genes}", make(tokenizer=found[0], cells=found[1])
+            sizes = tuple(sorted({outcome.size_padded for outcome in pinned[str(n_genes)].values()}))
+            yield f"{name}, {n_genes}", make(tokenizer=found[0], cells=found[1], padded_sizes=sizes)
 
 
 def processor() -> str:
@@ -431,10 +435,10 @@ def main() -> None:
     max_abs_diff = max(map(largest_difference, pinned.values()))
     console.print(f"{LAYERS} layers, {WIDTH} wide; largest difference of any answer: {max_abs_diff:.1e}")
     console.print(f"{torch.get_num_threads()} threads; {busy:.1f} programs were running in the minute before this one")
-    ratios = measure("Pinned densities: ratio of medians (quartiles of turns)", iter(pinned.items()))
+    outcomes = measure("Pinned densities: ratio of medians (quartiles of turns)", iter(pinned.items()))
     if not options.quick:
-        measure("Densities of real data, on each file's most variable genes", real_rows(options.data, make))
-    result = {f"{what}_ratio_{n}": round(ratios[n][what], 2) for n in ratios for what in ("train", "embed")}
+        measure("Densities of real data, on each file's most variable genes", real_rows(options.data, make, outcomes))
+    result = {f"{what}_ratio_{n}": round(outcomes[n][what].ratio, 2) for n in outcomes for what in ("train", "embed")}
     result |= {
         "max_abs_diff": max_abs_diff,
         "torch": torch.__version__,
