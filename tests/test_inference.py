@@ -132,7 +132,7 @@ def test_answers_do_not_depend_on_batch_size_order_or_neighbours(tiny_model, toy
     together = answers(toy_cells)
     order = np.random.default_rng(0).permutation(len(toy_cells))[:9]
     monkeypatch.setattr(inference, "TOKENS_PER_ROW", tokens_per_row)
-    assert len(list(batches(toy_cells, 13))) > 1
+    assert len(list(batches(toy_cells, 13, torch.device("cpu")))) > 1
     for one, other in zip(together, answers(toy_cells), strict=True):
         assert np.abs(one - other).max() <= 2e-6
     for one, other in zip(together, answers(toy_cells.rows(order)), strict=True):
@@ -186,7 +186,7 @@ def test_a_phenotype_that_the_model_does_not_know_is_named(tiny_model, toy_cells
 def test_batches_hold_every_cell_once_in_order_and_are_full_but_not_overfull(toy_cells, monkeypatch, tokens_per_row):
     monkeypatch.setattr(inference, "TOKENS_PER_ROW", tokens_per_row)
     tokens_C = np.diff(toy_cells.offsets_C1) + 9
-    cut = list(batches(toy_cells, 9))
+    cut = list(batches(toy_cells, 9, torch.device("cpu")))
     assert np.concatenate([np.arange(rows.start, rows.stop) for rows in cut]).tolist() == list(range(len(toy_cells)))
     for rows in cut:
         assert tokens_C[rows].sum() <= tokens_per_row or rows.stop - rows.start == 1

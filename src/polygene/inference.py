@@ -19,17 +19,20 @@ from polygene.modeling import PolyGeneModel
 from polygene.packing import PackedCells, rank_within
 from polygene.tokenizer import EncodedCells
 
-TOKENS_PER_ROW = 16_384
+TOKENS_PER_ROW = 4_096
+"""Longer rows outgrow the caches of a CPU: at four times as many an answer takes a sixth longer (docs/performance.md).
+On other devices rows are four times as long, which is not measured."""
 
 
-def batches(cells: EncodedCells, extra_tokens: int) -> Iterator[slice]:
-    """Cut cells into runs of at most TOKENS_PER_ROW tokens (and at least one cell)."""
+def batches(cells: EncodedCells, extra_tokens: int, device: torch.device) -> Iterator[slice]:
+    """Cut cells into runs of as many tokens as a row holds on the device (and at least one cell)."""
+    longest = TOKENS_PER_ROW if device.type == "cpu" else 4 * TOKENS_PER_ROW
     tokens_C = np.diff(cells.offsets_C1) + extra_tokens
     ends_C = np.cumsum(tokens_C)
     first = 0
     while first < len(cells):
         before = ends_C[first - 1] if first else 0
-        last = max(first + 1, int(np.searchsorted(ends_C, before + TOKENS_PER_ROW, side="right")))
+        last = max(first + 1, int(np.searchsorted(ends_C, before + longest, side="right")))
         yield slice(first, last)
         first = last
 
@@ -63,7 +66,7 @@ def label_probabilities(
     labels_CP = key_labels(model, cells, given)
     answers: list[list[Tensor]] = [[] for _ in phenotypes]
     network = model.network
-    for rows in batches(cells, model.network.config.first_gene_slot + 1 + len(phenotypes)):
+    for rows in batches(cells, model.network.config.first_gene_slot + 1 + len(phenotypes), network.device):
         part = cells.rows(rows)
         asked_cells_Q = np.repeat(np.arange(len(part)), len(phenotypes))
         asked_slots_Q = np.tile(np.asarray(phenotypes, dtype=np.int64) + 1, len(part))
@@ -88,7 +91,7 @@ def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = 
     network, none_asked = model.network, np.zeros(0, dtype=np.int64)
     first_gene = network.config.first_gene_slot
     found = [np.zeros((0, network.config.hidden_size), np.float32)]
-    for rows in batches(cells, first_gene + 1):
+    for rows in batches(cells, first_gene + 1, network.device):
         part = cells.rows(rows)
         packed, _ = pack_cells(model.tokenizer, part, labels_CP[rows], none_asked, none_asked)
         cell_N, rank_N = cells_and_ranks(part)
@@ -133,7 +136,7 @@ def bin_probabilities(
     n_asked_C = np.bincount(query_cells_Q, minlength=len(cells))
     answers = [np.zeros((0, model.tokenizer.binner.n_bins), np.float32)]
     first_slot = network.config.first_gene_slot
-    for rows in batches(cells, first_slot + 1 + int(n_asked_C.max(initial=0))):
+    for rows in batches(cells, first_slot + 1 + int(n_asked_C.max(initial=0)), network.device):
         first, last = np.searchsorted(query_cells_Q, [rows.start, rows.stop])
         genes_Q = query_genes_Q[first:last].astype(np.int64)
         packed, at_Q = pack_cells(
