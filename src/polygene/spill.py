@@ -1,0 +1,120 @@
+"""Turn a matrix that is stored by genes, or in no order, into rows of cells: on disk, in bounded memory.
+
+Legend: C cells, G genes, N entries of a block.
+"""
+
+import errno
+import logging
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from scipy import sparse
+
+from polygene.errors import DataError
+
+logger = logging.getLogger("polygene")
+
+Block: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows_N, columns_N, values_N
+
+BUCKET = 4_000_000  # entries turned at once: some 150 MB while they are sorted
+MAX_BUCKETS = 128  # files open at once
+
+
+class SpilledMatrix:
+    """A matrix in temporary files, sliced by rows; the files go with it.
+
+    Raises
+    ------
+    DataError
+        The temporary folder is full.
+    """
+
+    def __init__(self, blocks: Iterator[Block], shape: tuple[int, int], n_entries: int, dtype: np.dtype) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self.folder = Path(tempfile.mkdtemp(prefix="polygene-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        n_buckets = min(-(-max(n_entries, 1) // BUCKET), MAX_BUCKETS, shape[0])
+        self._rows = -(-shape[0] // n_buckets)  # of a bucket
+        try:
+            self._scatter(blocks, n_buckets)
+            self._gather(n_buckets)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # such as a damaged source
+                raise
+            msg = (
+                f"the matrix could not be turned into rows of cells in {self.folder}: {error}. It takes "
+                f"{_megabytes(2 * n_entries * self._entry.itemsize)}: set TMPDIR to a folder with room."
+            )
+            raise DataError(msg) from error
+
+    @property
+    def _entry(self) -> np.dtype:
+        return np.dtype([("row", np.int32), ("column", np.int32), ("value", self.dtype)])
+
+    def _scatter(self, blocks: Iterator[Block], n_buckets: int) -> None:
+        """Write each entry to the file of its bucket of rows."""
+        files = [(self.folder / f"bucket{b}").open("wb") for b in range(n_buckets)]
+        try:
+            for rows_N, columns_N, values_N in blocks:
+                bucket_N = (rows_N // self._rows).astype(np.int16)
+                order_N = np.argsort(bucket_N, kind="stable")
+                entries_N = np.empty(len(rows_N), self._entry)
+                entries_N["row"] = rows_N[order_N] % self._rows
+                entries_N["column"], entries_N["value"] = columns_N[order_N], values_N[order_N]
+                ends = np.searchsorted(bucket_N[order_N], np.arange(n_buckets + 1))
+                for file, first, last in zip(files, ends[:-1], ends[1:], strict=True):
+                    entries_N[first:last].tofile(file)
+        finally:
+            for file in files:
+                file.close()
+
+    def _gather(self, n_buckets: int) -> None:
+        """Write each bucket as CSR behind the others."""
+        n_entries = 0
+        with (
+            (self.folder / "indptr").open("wb") as indptr,
+            (self.folder / "indices").open("wb") as indices,
+            (self.folder / "data").open("wb") as data,
+        ):
+            np.zeros(1, np.int64).tofile(indptr)
+            for b in range(n_buckets):
+                path = self.folder / f"bucket{b}"
+                entries_N = np.fromfile(path, self._entry)
+                path.unlink()
+                n_rows = max(min(self._rows, self.shape[0] - b * self._rows), 0)
+                places = entries_N["row"], entries_N["column"]
+                x_CG = sparse.csr_matrix((entries_N["value"], places), shape=(n_rows, self.shape[1]))
+                (x_CG.indptr[1:].astype(np.int64) + n_entries).tofile(indptr)
+                x_CG.indices.astype(np.int32, copy=False).tofile(indices)
+                x_CG.data.tofile(data)
+                n_entries += x_CG.nnz
+
+    def __getitem__(self, rows: slice) -> sparse.csr_matrix:
+        indptr = self._read("indptr", np.int64, rows.start, rows.stop + 1)
+        indices = self._read("indices", np.int32, indptr[0], indptr[-1])
+        data = self._read("data", self.dtype, indptr[0], indptr[-1])
+        return sparse.csr_matrix((data, indices, indptr - indptr[0]), shape=(rows.stop - rows.start, self.shape[1]))
+
+    def _read(self, name: str, dtype: Any, first: int, last: int) -> np.ndarray:
+        size = np.dtype(dtype).itemsize
+        return np.fromfile(self.folder / name, dtype, count=last - first, offset=first * size)
+
+
+def spill(matrix: Any, label: str) -> SpilledMatrix:
+    """Turn what gives its entries in `blocks()`, and say so."""
+    logger.warning(
+        "%s is stored %s; it is first turned into rows of cells, which takes %s in %s. To spare that, save it as .h5ad "
+        "by cells: adata.X = adata.X.tocsr()",
+        label, matrix.order, _megabytes(2 * matrix.n_entries * (8 + np.dtype(matrix.dtype).itemsize)),
+        tempfile.gettempdir(),
+    )  # fmt: skip
+    return SpilledMatrix(matrix.blocks(), matrix.shape, matrix.n_entries, matrix.dtype)
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{max(n_bytes / 1e6, 1):,.0f} MB"
