@@ -25,7 +25,8 @@ from polygene.formats import Format, InMemory, Stored, explained, open_format
 from polygene.places import expand_paths, name_of
 from polygene.scale import Scale, detect_scale
 from polygene.spill import SpilledMatrix, spill
-from polygene.stored import column_of, columns_of, names_of
+from polygene.stored import StoredColumns, column_of, columns_of, names_of
+from polygene.tenx import MatrixMarket
 
 logger = logging.getLogger("polygene")
 
@@ -242,7 +243,7 @@ class CellSource:
 
     def _in_rows(self, matrix: Any) -> Any:
         """Give what can be sliced by rows: what is stored otherwise is turned once, on disk."""
-        if not hasattr(matrix, "blocks"):
+        if not isinstance(matrix, StoredColumns | MatrixMarket):
             return matrix
         if self._spilled is None:
             self._spilled = spill(matrix, self.label)

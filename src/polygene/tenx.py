@@ -41,7 +41,7 @@ class TenXFile:
                 raise DataError(msg)
             self._group = genomes[0]
             group = file[self._group]
-            self._shape = tuple(group["shape"][::-1])  # 10x counts genes first
+            self._shape = tuple(group["shape"][:][::-1])  # 10x counts genes first
             if "features" in group:
                 names = {"gene_ids": "id", "feature_types": "feature_type", "genome": "genome"}
                 var = {to: _text(group["features"][name]) for to, name in names.items() if name in group["features"]}
