@@ -86,8 +86,8 @@ def _make_adata(n_cells: int = 150, n_genes: int = 30, *, n_donors: int = 8, see
 
 
 FORMATS = (
-    "csr.h5ad", "csc.h5ad", "dense.h5ad", "zarr", "v2.zarr", "csc.zarr", "dense.zarr", "zarr.zip", "10x.h5", "10x-v2.h5",
-    "mtx", "mtx-v2",
+    "csr.h5ad", "csc.h5ad", "dense.h5ad", "csr.zarr", "v2.zarr", "csc.zarr", "dense.zarr", "zarr.zip",
+    "10x.h5", "10x-v2.h5", "mtx", "mtx-v2",
 )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_every_format_is_written_as_an_h5ad_that_anndata_reads(make_adata, write
         assert list(copy.var["gene_ids"]) == [f"ENSG{g:011d}" for g in range(30)]
 
 
-@pytest.mark.parametrize("kind", ["zarr", "v2.zarr"])
+@pytest.mark.parametrize("kind", ["csr.zarr", "v2.zarr"])
 def test_all_that_a_zarr_holds_is_in_its_copy(make_adata, write_as, tmp_path, kind):
     adata = make_adata()
     adata.raw = adata[:, :20].copy()
@@ -67,7 +67,7 @@ def test_all_that_a_zarr_holds_is_in_its_copy(make_adata, write_as, tmp_path, ki
     assert copy.uns["log"]["base"] is None
 
 
-@pytest.mark.parametrize("kind", ["csr.h5ad", "zarr", "v2.zarr", "zarr.zip"])
+@pytest.mark.parametrize("kind", ["csr.h5ad", "csr.zarr", "v2.zarr", "zarr.zip"])
 @pytest.mark.parametrize("layer", ["doubled", "raw"])
 def test_layers_and_raw_are_read_in_every_format_that_has_them(make_adata, write_as, tmp_path, kind, layer):
     adata = make_adata()
@@ -122,7 +122,7 @@ def test_a_matrix_that_names_genes_beyond_the_last_is_refused(make_adata, write_
         list(open_cells(path).chunks(size=64))
 
 
-@pytest.mark.parametrize("kind", ["zarr", "v2.zarr"])
+@pytest.mark.parametrize("kind", ["csr.zarr", "v2.zarr"])
 @pytest.mark.parametrize("part", ["data", "indices"])
 def test_a_zarr_with_a_part_missing_is_refused_and_not_read_as_zeros(make_adata, write_as, tmp_path, kind, part):
     path = write_as(make_adata(), tmp_path, kind)
@@ -158,7 +158,7 @@ def test_what_holds_no_cells_is_refused_by_what_it_holds(tmp_path):
         open_cells(page)
 
 
-@pytest.mark.parametrize("kind", ["csr.h5ad", "dense.h5ad", "zarr", "csc.h5ad"])
+@pytest.mark.parametrize("kind", ["csr.h5ad", "dense.h5ad", "csr.zarr", "csc.h5ad"])
 def test_memory_is_that_of_a_chunk_and_not_of_the_matrix(make_adata, write_as, tmp_path, kind, monkeypatch):
     monkeypatch.setattr("polygene.stored.BLOCK", 20_000)
     monkeypatch.setattr("polygene.spill.BUCKET", 20_000)
@@ -178,7 +178,7 @@ def test_memory_is_that_of_a_chunk_and_not_of_the_matrix(make_adata, write_as, t
 @pytest.mark.data
 def test_real_cells_are_the_same_in_every_format(write_as, tmp_path):
     adata = ad.read_h5ad(Path(os.environ["POLYGENE_DATA"]) / "pbmc1k_citeseq_10x.h5ad")
-    for kind in ("csc.h5ad", "dense.h5ad", "zarr", "10x.h5", "mtx"):
+    for kind in ("csc.h5ad", "dense.h5ad", "csr.zarr", "10x.h5", "mtx"):
         path = write_as(adata, tmp_path, kind)
         assert (whole(open_cells(path), size=300) != adata.X).nnz == 0
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -21,8 +21,7 @@ logger = logging.getLogger("polygene")
 
 Block: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows_N, columns_N, values_N
 
-BUCKET = 4_000_000  # entries turned at once: some 150 MB while they are sorted
-MAX_BUCKETS = 128  # files open at once
+BUCKET = 2_000_000  # entries sorted at once: some 80 MB
 
 
 class SpilledMatrix:
@@ -38,10 +37,10 @@ class SpilledMatrix:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.folder = Path(tempfile.mkdtemp(prefix="polygene-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        n_buckets = min(-(-max(n_entries, 1) // BUCKET), MAX_BUCKETS, shape[0])
+        n_buckets = min(-(-max(n_entries, 1) // BUCKET), 1 << 16, shape[0])
         self._rows = -(-shape[0] // n_buckets)  # of a bucket
         try:
-            self._scatter(blocks, n_buckets)
+            self._scatter(blocks)
             self._gather(n_buckets)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # such as a damaged source
@@ -56,22 +55,18 @@ class SpilledMatrix:
     def _entry(self) -> np.dtype:
         return np.dtype([("row", np.int32), ("column", np.int32), ("value", self.dtype)])
 
-    def _scatter(self, blocks: Iterator[Block], n_buckets: int) -> None:
+    def _scatter(self, blocks: Iterator[Block]) -> None:
         """Write each entry to the file of its bucket of rows."""
-        files = [(self.folder / f"bucket{b}").open("wb") for b in range(n_buckets)]
-        try:
-            for rows_N, columns_N, values_N in blocks:
-                bucket_N = (rows_N // self._rows).astype(np.int16)
-                order_N = np.argsort(bucket_N, kind="stable")
-                entries_N = np.empty(len(rows_N), self._entry)
-                entries_N["row"] = rows_N[order_N] % self._rows
-                entries_N["column"], entries_N["value"] = columns_N[order_N], values_N[order_N]
-                ends = np.searchsorted(bucket_N[order_N], np.arange(n_buckets + 1))
-                for file, first, last in zip(files, ends[:-1], ends[1:], strict=True):
-                    entries_N[first:last].tofile(file)
-        finally:
-            for file in files:
-                file.close()
+        for rows_N, columns_N, values_N in blocks:
+            bucket_N = (rows_N // self._rows).astype(np.uint16)  # numpy sorts 16 bits in linear time
+            order_N = np.argsort(bucket_N, kind="stable")
+            entries_N = np.empty(len(rows_N), self._entry)
+            entries_N["row"] = rows_N[order_N] % self._rows
+            entries_N["column"], entries_N["value"] = columns_N[order_N], values_N[order_N]
+            buckets, first = np.unique(bucket_N[order_N], return_index=True)
+            for bucket, part in zip(buckets, np.split(entries_N, first[1:]), strict=True):
+                with (self.folder / f"bucket{bucket}").open("ab") as file:  # there may be more than can be open at once
+                    part.tofile(file)
 
     def _gather(self, n_buckets: int) -> None:
         """Write each bucket as CSR behind the others."""
@@ -84,8 +79,8 @@ class SpilledMatrix:
             np.zeros(1, np.int64).tofile(indptr)
             for b in range(n_buckets):
                 path = self.folder / f"bucket{b}"
-                entries_N = np.fromfile(path, self._entry)
-                path.unlink()
+                entries_N = np.fromfile(path, self._entry) if path.exists() else np.empty(0, self._entry)
+                path.unlink(missing_ok=True)
                 n_rows = max(min(self._rows, self.shape[0] - b * self._rows), 0)
                 places = entries_N["row"], entries_N["column"]
                 x_CG = sparse.csr_matrix((entries_N["value"], places), shape=(n_rows, self.shape[1]))
