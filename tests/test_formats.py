@@ -154,7 +154,7 @@ def test_what_holds_no_cells_is_refused_by_what_it_holds(tmp_path):
         open_cells(tmp_path / "letters.zip")
     page = tmp_path / "login.h5ad"
     page.write_text("<html>please log in</html>")
-    with pytest.raises(DataError, match=r"login\.h5ad is no HDF5 file"):
+    with pytest.raises(DataError, match=r"login\.h5ad is not an \.h5ad file"):
         open_cells(page)
 
 

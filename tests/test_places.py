@@ -132,7 +132,7 @@ def test_an_address_without_a_file_is_refused(server):
 def test_a_page_in_place_of_a_file_is_refused(server):
     url, folder, _ = server
     (folder / "cells.h5ad").write_text("<html>please log in</html>")
-    with pytest.raises(DataError, match=rf"{url}/cells\.h5ad is no HDF5 file"):
+    with pytest.raises(DataError, match=rf"{url}/cells\.h5ad is not an \.h5ad file"):
         open_cells(f"{url}/cells.h5ad")
 
 

@@ -11,6 +11,8 @@ from scipy import sparse
 from polygene.errors import DataError, ScaleError
 from polygene.genes import GenePanel
 from polygene.phenotypes import CELLXGENE
+from polygene.places import expand_paths
+from polygene.prepare import PrepareConfig, prepare
 from polygene.reading import open_cells, open_sources
 from polygene.scale import log1p_values
 from polygene.splitting import given_texts
@@ -184,6 +186,22 @@ def test_a_file_with_other_genes_is_read_by_its_own_genes(make_adata, tmp_path):
     opened = open_sources(str(tmp_path / "shard_{0..1}.h5ad"))
     assert [list(cells.var.index) for cells in opened] == [list(first.var_names), list(second.var_names)]
     assert (next(opened[1].chunks()).X != second.X).nnz == 0
+
+
+def test_shards_with_other_genes_in_another_order_make_the_corpus_that_ordered_shards_make(make_adata, tmp_path):
+    config = PrepareConfig(n_genes=30)
+    first, second = make_adata(seed=1), make_adata(seed=2)[:, 5:].copy()
+    for name, order in (("ordered", slice(None)), ("shuffled", np.random.default_rng(0).permutation(25))):
+        saved(first, tmp_path, f"{name}_0.h5ad")
+        saved(second[:, order].copy(), tmp_path, f"{name}_1.h5ad")
+    ordered = {"first": tmp_path / "ordered_0.h5ad", "second": tmp_path / "ordered_1.h5ad"}
+    shuffled = dict(zip(ordered, expand_paths(str(tmp_path / "shuffled_{0..1}.h5ad")), strict=True))
+    one, two = (prepare(it, tmp_path / "out" / str(i), config=config) for i, it in enumerate((ordered, shuffled)))
+    assert one.info["tokenizer"] == two.info["tokenizer"]
+    assert (one.split("test").values() != two.split("test").values()).nnz == 0
+    absent = [f"GENE{g}" for g in range(5)]
+    assert np.isin(two.tokenizer.panel.symbols, absent)[~two.measured_SG[1]].all()
+    assert (~two.measured_SG).sum(1).tolist() == [0, 5]
 
 
 def test_rows_out_of_order_are_refused(adata):

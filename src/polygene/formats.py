@@ -58,7 +58,7 @@ def open_format(place: Place, layer: str | None) -> Format:
         if path.is_dir() or re.search(r"\.mtx(\.gz)?$", path.name):
             found = MatrixMarket(path, label)
         elif not h5py.is_hdf5(path):
-            msg = f"{label} is no HDF5 file (.h5ad, .h5), or its beginning is damaged. {KNOWN}."
+            msg = f"{label} is not an .h5ad file nor other HDF5, or its beginning is cut off. {KNOWN}."
             raise DataError(msg)
         else:
             with h5py.File(path) as file:

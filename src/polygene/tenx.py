@@ -26,7 +26,7 @@ logger = logging.getLogger("polygene")
 
 GENES = "Gene Expression"
 PARTS = ("matrix.mtx", "features.tsv", "genes.tsv", "barcodes.tsv")
-LINES = 2_000_000  # entries of matrix.mtx read at once
+LINES = 500_000  # entries of matrix.mtx read at once
 
 
 class TenXFile:
