@@ -105,6 +105,15 @@ def test_a_url_that_stops_half_way_says_how_much_came_and_leaves_nothing(make_ad
     assert scratch() == before
 
 
+def test_who_watches_sees_how_far_it_is(memory, monkeypatch, capsys):
+    memory.pipe("/cells.h5ad", bytes(1000))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert local_copy("memory://cells.h5ad").stat().st_size == 1000
+    shown = capsys.readouterr().err
+    assert "fetching cells.h5ad" in shown
+    assert "1.0/1.0 kB" in shown
+
+
 def test_fewer_bytes_without_an_error_are_noticed_too(memory, monkeypatch):
     memory.pipe("/cells.h5ad", bytes(1000))
     monkeypatch.setattr(type(memory), "get_file", cut_get_file)

@@ -104,7 +104,7 @@ def spill(matrix: Any, label: str) -> SpilledMatrix:
     """Turn what gives its entries in `blocks()`, and say so."""
     logger.warning(
         "%s is stored %s; it is first turned into rows of cells, which takes %s in %s. To spare that, save it as .h5ad "
-        "by cells: adata.X = adata.X.tocsr()",
+        "with adata.X = adata.X.tocsr()",
         label, matrix.order, _megabytes(2 * matrix.n_entries * (8 + np.dtype(matrix.dtype).itemsize)),
         tempfile.gettempdir(),
     )  # fmt: skip
