@@ -22,6 +22,7 @@ from polygene.tenx import PARTS, MatrixMarket, TenXFile
 Opened: TypeAlias = AbstractContextManager[tuple[Any, Any, Any]]
 
 KNOWN = "PolyGene reads .h5ad, .zarr, 10x .h5, and folders with matrix.mtx.gz"
+_SPARSE_PART = re.compile(r"^(X|raw/X|layers/[^/]+)/(data|indices)/(c/)?\d+$")
 ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 
 
@@ -46,7 +47,7 @@ def open_format(place: Place, layer: str | None) -> Format:
     """
     label = str(place)
     if isinstance(place, str) and name_of(place.rstrip("/")).endswith(".zarr"):
-        return Stored(place, layer, label)
+        return Stored(place.rstrip("/"), layer, label)
     path = local_copy(place, PARTS) if isinstance(place, str) else place
     if not path.exists():
         msg = f"there is no file {label!r}"
@@ -83,7 +84,8 @@ def explained(label: str) -> Iterator[None]:
         raise
     except Exception as error:  # h5py, zarr, gzip, pandas and anndata each have errors of their own
         why = f"{type(error).__name__}: {error}"
-        msg = f"{label} cannot be read, it is cut off or damaged ({why}). Copy or download it again."
+        wrong = "out of reach, cut off or damaged" if "://" in label else "cut off or damaged"
+        msg = f"{label} cannot be read, it is {wrong} ({why}). Copy or download it again."
         raise DataError(msg) from error
 
 
@@ -152,7 +154,7 @@ class _Whole(WrapperStore[Any]):
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
         value = await self._store.get(key, *args, **kwargs)
-        if value is None and re.search(r"/(data|indices)/(c/)?\d+$", key):
+        if value is None and _SPARSE_PART.search(key):
             msg = f"{key} is missing"
             raise OSError(msg)
         return value

@@ -54,7 +54,7 @@ def expand_paths(patterns: Place | Iterable[Place]) -> list[Place]:
 def as_place(place: Place) -> Place:
     """Return a URL as str (with the slash that Path takes from it), all else, file:// included, as Path."""
     url = _URL.match(str(place))
-    if not url or Path(place).exists():
+    if not url:
         return Path(place).expanduser()
     return Path("/" + url[2]) if url[1] == "file" else f"{url[1]}://{url[2]}"
 
@@ -118,13 +118,18 @@ def local_copy(url: str, parts: Collection[str] = ()) -> Path:
                         _fetch(files, str(one), copy / name_of(str(one)), url)
             else:
                 _fetch(files, path, copy, url)
-        except BaseException as error:
-            shutil.rmtree(folder)
-            if isinstance(error, FileNotFoundError):
-                msg = f"there is nothing at {url}; look at the address once more"
-                raise DataError(msg) from error
+            _copies[url] = copy
+        except FileNotFoundError as error:
+            msg = f"there is nothing at {url}; look at the address once more"
+            raise DataError(msg) from error
+        except PolyGeneError:
             raise
-        _copies[url] = copy
+        except Exception as error:  # each file system has errors of its own
+            msg = f"{url} cannot be reached: {error or type(error).__name__}"
+            raise DataError(msg) from error
+        finally:
+            if url not in _copies:
+                shutil.rmtree(folder)
     return _copies[url]
 
 
@@ -151,15 +156,15 @@ def _fetch(files: Any, path: str, target: Path, url: str) -> None:
         stopped: Exception | None = None
         try:
             files.get_file(path, str(target), callback=callback)
-        except (FileNotFoundError, PolyGeneError):
-            raise
-        except Exception as error:  # each file system has errors of its own
+        except Exception as error:
+            if not target.exists() or isinstance(error, FileNotFoundError):  # it never began
+                raise
             stopped = error
     n_bytes = target.stat().st_size if target.exists() else 0
     if stopped or (callback.size is not None and n_bytes != callback.size):
         size = "an unknown number of" if callback.size is None else f"{callback.size:,}"
-        why = f": {stopped or 'the connection closed'}"
-        msg = f"{url} stopped after {n_bytes:,} of {size} bytes, and nothing was kept{why}. Try again."
+        why = str(stopped or "the connection closed").splitlines()[0]
+        msg = f"{url} stopped after {n_bytes:,} of {size} bytes, and nothing was kept ({why}). Try again."
         raise DataError(msg) from stopped
 
 
