@@ -1,9 +1,10 @@
 """The formats of cells: each gives `obs`, `var` and a matrix that is sliced by rows, or turned into rows first."""
 
+import errno
 import re
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -22,8 +23,8 @@ from polygene.tenx import PARTS, MatrixMarket, TenXFile
 Opened: TypeAlias = AbstractContextManager[tuple[Any, Any, Any]]
 
 KNOWN = "PolyGene reads .h5ad, .zarr, 10x .h5, and folders with matrix.mtx.gz"
-_SPARSE_PART = re.compile(r"^(X|raw/X|layers/[^/]+)/(data|indices)/(c/)?\d+$")
 ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
+_SPARSE_PART = re.compile(r"^(X|raw/X|layers/[^/]+)/(data|indices)/(c/)?\d+$")
 
 
 class Format(Protocol):
@@ -77,12 +78,14 @@ def open_format(place: Place, layer: str | None) -> Format:
 
 @contextmanager
 def explained(label: str) -> Iterator[None]:
-    """Say of whatever goes wrong while a file is read that the file is damaged."""
+    """Say of whatever goes wrong while a file is read that the file is damaged; a full disk is another matter."""
     try:
         yield
     except (PolyGeneError, MemoryError):
         raise
     except Exception as error:  # h5py, zarr, gzip, pandas and anndata each have errors of their own
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
         why = f"{type(error).__name__}: {error}"
         wrong = "out of reach, cut off or damaged" if "://" in label else "cut off or damaged"
         msg = f"{label} cannot be read, it is {wrong} ({why}). Copy or download it again."
@@ -140,13 +143,13 @@ class Stored:
             store = FsspecStore.from_url(self._place, url_options(self._place), read_only=True)
         else:
             store = (LocalStore if self._place.is_dir() else ZipStore)(self._place, read_only=True)
-        try:
-            yield zarr.open_group(_Whole(store), mode="r")
-        except FileNotFoundError as error:
-            msg = f"there is no zarr store at {self._label}"
-            raise DataError(msg) from error
-        finally:
-            store.close()
+        with closing(store):
+            try:
+                opened = zarr.open_group(_Whole(store), mode="r")
+            except FileNotFoundError as error:
+                msg = f"there is no zarr store at {self._label}"
+                raise DataError(msg) from error
+            yield opened
 
 
 class _Whole(WrapperStore[Any]):

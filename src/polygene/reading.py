@@ -219,20 +219,26 @@ class CellSource:
     def write_h5ad(self, path: str | Path) -> None:
         """Write all that the source holds as an .h5ad, block by block: X, layers and raw, whichever of them is read.
 
+        Nothing is left of a file that could not be written whole.
+
         Raises
         ------
         OSError
             There is no room, or no right to write.
         """
-        if isinstance(self._format, InMemory):
-            self._format.adata.write_h5ad(path)
-        elif isinstance(self._format, Stored) and self._format.h5ad:
-            shutil.copyfile(self._format.h5ad, path)
-        elif isinstance(self._format, Stored):
-            with explained(self.label), self._format.group() as group:
-                copy_store(group, path)
-        else:
-            write_cells(self.chunks(), self.obs, self.var, path)
+        try:
+            if isinstance(self._format, InMemory):
+                self._format.adata.write_h5ad(path)
+            elif isinstance(self._format, Stored) and self._format.h5ad:
+                shutil.copyfile(self._format.h5ad, path)
+            elif isinstance(self._format, Stored):
+                with explained(self.label), self._format.group() as group:
+                    copy_store(group, path)
+            else:
+                write_cells(self.chunks(), self.obs, self.var, path)
+        except BaseException:
+            Path(path).unlink(missing_ok=True)
+            raise
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any, Any]]:
