@@ -1,5 +1,6 @@
 import errno
 import gc
+import os
 import tempfile
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import sparse
 
 from polygene import spill
 from polygene.errors import DataError
+from polygene.places import remove
 from polygene.reading import open_cells
 from polygene.spill import SpilledMatrix
 
@@ -59,6 +61,17 @@ def test_files_go_with_the_matrix_also_if_it_was_never_whole(tmp_path):
         SpilledMatrix(broken(), (5, 5), 20, np.float32)
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_was_forked_leaves_the_files_to_the_first(monkeypatch):
+    matrix = SpilledMatrix(iter([drawn(5, 5, 10)]), (5, 5), 10, np.float32)
+    folder, owner = matrix.folder, os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: owner + 1)
+    del matrix
+    assert folder.is_dir()
+    monkeypatch.undo()
+    remove(folder, owner)
+    assert not folder.exists()
 
 
 def test_a_full_disk_is_said_with_the_room_that_is_needed(make_adata, write_as, tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 """Copies of cells as .h5ad, block by block, whatever format they come in."""
 
+import errno
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -13,6 +16,7 @@ import zarr
 from anndata.io import read_elem, write_elem
 
 BLOCK = 4_000_000  # numbers copied at once
+RESERVE = 32_000_000  # bytes that stay free: what HDF5 holds back until it closes
 
 
 def copy_store(group: zarr.Group, path: str | Path) -> None:
@@ -33,6 +37,7 @@ def _copy(source: zarr.Group | zarr.Array, parent: h5py.Group, name: str) -> Non
         n_rows = -(-BLOCK // max(prod(source.shape[1:]), 1))
         n_rows = -(-n_rows // source.chunks[0]) * source.chunks[0]
         for first in range(0, source.shape[0], n_rows):
+            _check_room(parent.file, n_rows * prod(source.shape[1:]) * source.dtype.itemsize)
             target[first : first + n_rows] = source[first : first + n_rows]
     else:  # text, scalars, None
         write_elem(parent, name, read_elem(source))
@@ -60,9 +65,16 @@ def write_cells(chunks: Iterator[ad.AnnData], obs: pd.DataFrame, var: pd.DataFra
             parts = {"data": chunk.X.data, "indices": chunk.X.indices}
             indptr.append(chunk.X.indptr[1:].astype(np.int64) + n_entries)
             n_entries += chunk.X.nnz
+            _check_room(file, sum(values.nbytes for values in parts.values()))
             for name, values in parts.items():
                 if name not in group:
                     group.create_dataset(name, (0,), values.dtype, chunks=(1 << 16,), maxshape=(None,))
                 group[name].resize((n_entries,))
                 group[name][n_entries - len(values) :] = values
         group["indptr"] = np.concatenate(indptr)
+
+
+def _check_room(file: h5py.File, n_bytes: int) -> None:
+    """Find out that the disk is full before HDF5 does, which can crash of it."""
+    if shutil.disk_usage(file.filename).free < n_bytes + RESERVE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.filename)

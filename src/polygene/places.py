@@ -2,6 +2,7 @@
 
 import atexit
 import glob
+import os
 import re
 import shutil
 import sys
@@ -140,8 +141,14 @@ _copies: dict[str, Path] = {}
 def _scratch() -> str:
     """Make the temporary folder of this process."""
     folder = tempfile.mkdtemp(prefix="polygene-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(remove, folder, os.getpid())
     return folder
+
+
+def remove(folder: str | Path, owner: int) -> None:
+    """Remove a temporary folder in the process that made it, not in those that were forked from it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch(files: Any, path: str, target: Path, url: str) -> None:

@@ -199,8 +199,7 @@ class CellSource:
         if rows is not None and len(rows) and (rows[0] < 0 or rows[-1] >= self.n_obs or (np.diff(rows) <= 0).any()):
             msg = f"rows of {self.label} must be increasing numbers from 0 to {self.n_obs - 1:,}"
             raise ValueError(msg)
-        with self._opened() as (obs, _, stored):
-            matrix = self._in_rows(stored)
+        with self._opened() as (obs, _, matrix):
             kept = list(self.columns if columns is None else columns)
             for first in range(0, self.n_obs, size):
                 window = slice(first, min(first + size, self.n_obs))
@@ -214,7 +213,7 @@ class CellSource:
                 table = pd.DataFrame(
                     {column: column_of(obs, column, window) for column in kept}, index=names_of(obs, window)
                 )
-                yield _cells(sparse.csr_matrix(matrix[window])[within], table.iloc[within], self.var)
+                yield _cells(sparse.csr_matrix(self._in_rows(matrix)[window])[within], table.iloc[within], self.var)
 
     def write_h5ad(self, path: str | Path) -> None:
         """Write all that the source holds as an .h5ad, block by block: X, layers and raw, whichever of them is read.

@@ -5,7 +5,7 @@ Legend: C cells, G genes, N entries of a block.
 
 import errno
 import logging
-import shutil
+import os
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from polygene.errors import DataError
+from polygene.places import remove
 
 logger = logging.getLogger("polygene")
 
@@ -36,7 +37,7 @@ class SpilledMatrix:
     def __init__(self, blocks: Iterator[Block], shape: tuple[int, int], n_entries: int, dtype: np.dtype) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.folder = Path(tempfile.mkdtemp(prefix="polygene-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        weakref.finalize(self, remove, self.folder, os.getpid())
         n_buckets = min(-(-max(n_entries, 1) // BUCKET), 1 << 16, shape[0])
         self._rows = -(-shape[0] // n_buckets)  # of a bucket
         try:
