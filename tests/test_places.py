@@ -116,6 +116,20 @@ def test_who_watches_sees_how_far_it_is(memory, monkeypatch, capsys):
     assert "1.0/1.0 kB" in shown
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_full_disk_is_said_with_the_way_out(memory, monkeypatch):
+    memory.pipe("/cells.h5ad", bytes(100_000))
+    fetch = type(memory).get_file
+
+    def get_file(files, source, target, **options):
+        Path(target).touch()
+        fetch(files, source, "/dev/full", **options)
+
+    monkeypatch.setattr(type(memory), "get_file", get_file)
+    with pytest.raises(DataError, match=r"No space left on device\)\. Set TMPDIR"):
+        local_copy("memory://cells.h5ad")
+
+
 def test_fewer_bytes_without_an_error_are_noticed_too(memory, monkeypatch):
     memory.pipe("/cells.h5ad", bytes(1000))
     monkeypatch.setattr(type(memory), "get_file", cut_get_file)

@@ -1,6 +1,7 @@
 """Where cells are: paths, globs, braces and URLs; what is elsewhere is fetched once into a temporary folder."""
 
 import atexit
+import errno
 import glob
 import os
 import re
@@ -171,7 +172,9 @@ def _fetch(files: Any, path: str, target: Path, url: str) -> None:
     if stopped or (callback.size is not None and n_bytes != callback.size):
         size = "an unknown number of" if callback.size is None else f"{callback.size:,}"
         why = str(stopped or "the connection closed").splitlines()[0]
-        msg = f"{url} stopped after {n_bytes:,} of {size} bytes, and nothing was kept ({why}). Try again."
+        is_full = isinstance(stopped, OSError) and stopped.errno == errno.ENOSPC
+        hint = "Set TMPDIR to a folder with room." if is_full else "Try again."
+        msg = f"{url} stopped after {n_bytes:,} of {size} bytes, and nothing was kept ({why}). {hint}"
         raise DataError(msg) from stopped
 
 

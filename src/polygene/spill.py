@@ -10,7 +10,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -67,7 +67,7 @@ class SpilledMatrix:
             buckets, first = np.unique(bucket_N[order_N], return_index=True)
             for bucket, part in zip(buckets, np.split(entries_N, first[1:]), strict=True):
                 with (self.folder / f"bucket{bucket}").open("ab") as file:  # there may be more than can be open at once
-                    part.tofile(file)
+                    _write(file, part)
 
     def _gather(self, n_buckets: int) -> None:
         """Write each bucket as CSR behind the others."""
@@ -77,7 +77,7 @@ class SpilledMatrix:
             (self.folder / "indices").open("wb") as indices,
             (self.folder / "data").open("wb") as data,
         ):
-            np.zeros(1, np.int64).tofile(indptr)
+            _write(indptr, np.zeros(1, np.int64))
             for b in range(n_buckets):
                 path = self.folder / f"bucket{b}"
                 entries_N = np.fromfile(path, self._entry) if path.exists() else np.empty(0, self._entry)
@@ -85,9 +85,9 @@ class SpilledMatrix:
                 n_rows = max(min(self._rows, self.shape[0] - b * self._rows), 0)
                 places = entries_N["row"], entries_N["column"]
                 x_CG = sparse.csr_matrix((entries_N["value"], places), shape=(n_rows, self.shape[1]))
-                (x_CG.indptr[1:].astype(np.int64) + n_entries).tofile(indptr)
-                x_CG.indices.astype(np.int32, copy=False).tofile(indices)
-                x_CG.data.tofile(data)
+                _write(indptr, x_CG.indptr[1:].astype(np.int64) + n_entries)
+                _write(indices, x_CG.indices.astype(np.int32, copy=False))
+                _write(data, x_CG.data)
                 n_entries += x_CG.nnz
 
     def __getitem__(self, rows: slice) -> sparse.csr_matrix:
@@ -110,6 +110,11 @@ def spill(matrix: Any, label: str) -> SpilledMatrix:
         tempfile.gettempdir(),
     )  # fmt: skip
     return SpilledMatrix(matrix.blocks(), matrix.shape, matrix.n_entries, matrix.dtype)
+
+
+def _write(file: BinaryIO, values: np.ndarray) -> None:
+    """Append the bytes of an array; its own `tofile` does not say when the disk is full."""
+    file.write(values.view(np.uint8).data)
 
 
 def _megabytes(n_bytes: int) -> str:
