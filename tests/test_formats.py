@@ -1,3 +1,4 @@
+import gzip
 import os
 import shutil
 import tracemalloc
@@ -156,6 +157,13 @@ def test_what_holds_no_cells_is_refused_by_what_it_holds(tmp_path):
     page.write_text("<html>please log in</html>")
     with pytest.raises(DataError, match=r"login\.h5ad is not an \.h5ad file"):
         open_cells(page)
+
+
+def test_a_packed_file_is_refused_with_what_unpacks_it(make_adata, write_as, tmp_path):
+    packed = tmp_path / "cells.h5ad.gz"
+    packed.write_bytes(gzip.compress(write_as(make_adata(), tmp_path, "csr.h5ad").read_bytes()))
+    with pytest.raises(DataError, match="Unpack it first, with gunzip"):
+        open_cells(packed)
 
 
 @pytest.mark.parametrize("kind", ["csr.h5ad", "dense.h5ad", "csr.zarr", "csc.h5ad"])

@@ -60,7 +60,8 @@ def open_format(place: Place, layer: str | None) -> Format:
         if path.is_dir() or re.search(r"\.mtx(\.gz)?$", path.name):
             found = MatrixMarket(path, label)
         elif not h5py.is_hdf5(path):
-            msg = f"{label} is not an .h5ad file nor other HDF5, or its beginning is cut off. {KNOWN}."
+            hint = " Unpack it first, with gunzip." if path.suffix == ".gz" else ""
+            msg = f"{label} is not an .h5ad file nor other HDF5, or its beginning is cut off.{hint} {KNOWN}."
             raise DataError(msg)
         else:
             with h5py.File(path) as file:

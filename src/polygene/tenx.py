@@ -77,7 +77,8 @@ class MatrixMarket:
             )
             raise DataError(msg)
         self._matrix = found[0]
-        prefix = self._matrix.name.partition("matrix.mtx")[0]
+        before, is_named, _ = self._matrix.name.partition("matrix.mtx")
+        prefix = before if is_named else ""
         features = self._table(prefix, "features.tsv", "genes.tsv")
         self._obs = pd.DataFrame(index=self._table(prefix, "barcodes.tsv")[0].to_numpy())
         var = pd.DataFrame(
