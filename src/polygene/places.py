@@ -1,0 +1,207 @@
+"""Where cells are: paths, globs, braces and URLs; what is elsewhere is fetched once into a temporary folder."""
+
+import atexit
+import errno
+import glob
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Collection, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import fsspec
+from fsspec.registry import known_implementations
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from polygene.errors import DataError, PolyGeneError
+
+Place: TypeAlias = str | Path  # a URL is a str, what is on this machine a Path
+
+PATIENCE = 60  # seconds without a byte before a download is given up
+
+_URL = re.compile(r"^([a-z][a-z0-9+.:]+):/+(.*)", re.DOTALL)
+_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+
+
+def expand_paths(patterns: Place | Iterable[Place]) -> list[Place]:
+    """List the files that paths, URLs, globs and braces name, each once: globs sorted, the rest in the order given.
+
+    Braces are those of the shell: `shard_{0..46}.h5ad`, `{lung,gut}.h5ad`. URLs without `*` are not looked up.
+
+    Raises
+    ------
+    DataError
+        A pattern names no file, or the driver for a URL is not installed.
+    """
+    found: dict[Place, None] = {}
+    for pattern in [patterns] if isinstance(patterns, str | Path) else patterns:
+        exact = as_place(pattern)
+        if isinstance(exact, Path) and exact.exists():
+            found[exact] = None
+            continue
+        for one in _expand_braces(str(exact)):
+            matches = _matches(as_place(one))
+            if not matches:
+                msg = f"there is no file {one!r}; give paths or URLs of cells, or globs such as 'atlas/*.h5ad'"
+                raise DataError(msg)
+            found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def as_place(place: Place) -> Place:
+    """Return a URL as str (with the slash that Path takes from it), all else, file:// included, as Path."""
+    url = _URL.match(str(place))
+    if not url:
+        return Path(place).expanduser()
+    return Path("/" + url[2]) if url[1] == "file" else f"{url[1]}://{url[2]}"
+
+
+def name_of(place: Place) -> str:
+    """Return the last part of a path or URL, without the query of the URL."""
+    return Path(str(place).partition("?")[0] if isinstance(place, str) else place).name
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and what it calls the place.
+
+    Raises
+    ------
+    DataError
+        The protocol is unknown, or its driver is not installed; names the package.
+    """
+    protocol = url.partition(":")[0]
+    try:
+        return fsspec.core.url_to_fs(url, **url_options(url))
+    except ImportError as error:
+        driver = known_implementations[protocol]["class"].partition(".")[0]
+        package = driver if driver != "fsspec" else f"fsspec[{protocol}]"
+        msg = f"{url} cannot be read without the package {package}: pip install '{package}'"
+        raise DataError(msg) from error
+    except ValueError as error:
+        msg = f"{url} cannot be read: {error}. Download it, and give its path."
+        raise DataError(msg) from error
+
+
+def url_options(url: str) -> dict[str, Any]:
+    """Return what fsspec is told of a URL: downloads may last, and sizes are those of the file, not of its gzip."""
+    if not url.startswith(("http://", "https://")):
+        return {}
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)  # total: 5 minutes, else
+    return {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
+
+
+def local_copy(url: str, parts: Collection[str] = ()) -> Path:
+    """Fetch a file, or the files of a folder in whose names one of `parts` is; once a process, removed at its end.
+
+    A folder is told by its listing, on a web server by the slash at its end.
+
+    Raises
+    ------
+    DataError
+        There is no such file, or it stopped half-way (nothing is kept); says how much came.
+    """
+    if url not in _copies:
+        files, path = filesystem(url)
+        folder = Path(tempfile.mkdtemp(dir=_scratch()))
+        try:
+            is_folder = url.endswith("/") if url.startswith("http") else files.isdir(path)
+            copy = folder / (name_of(url) or "cells")
+            if is_folder:
+                copy.mkdir()
+                for one in files.ls(path, detail=False):
+                    if any(part in name_of(str(one)) for part in parts):
+                        _fetch(files, str(one), copy / name_of(str(one)), url)
+            else:
+                _fetch(files, path, copy, url)
+            _copies[url] = copy
+        except FileNotFoundError as error:
+            msg = f"there is nothing at {url}; look at the address once more"
+            raise DataError(msg) from error
+        except PolyGeneError:
+            raise
+        except Exception as error:  # each file system has errors of its own
+            msg = f"{url} cannot be reached: {error or type(error).__name__}"
+            raise DataError(msg) from error
+        finally:
+            if url not in _copies:
+                shutil.rmtree(folder)
+    return _copies[url]
+
+
+_copies: dict[str, Path] = {}
+
+
+@cache
+def _scratch() -> str:
+    """Make the temporary folder of this process."""
+    folder = tempfile.mkdtemp(prefix="polygene-")
+    atexit.register(remove, folder, os.getpid())
+    return folder
+
+
+def remove(folder: str | Path, owner: int) -> None:
+    """Remove a temporary folder in the process that made it, not in those that were forked from it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fetch(files: Any, path: str, target: Path, url: str) -> None:
+    """Fetch one file whole, and show how far it is where somebody watches."""
+    columns = TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(f"fetching {name_of(path)}", total=None)
+        callback = fsspec.Callback(
+            hooks={"bar": lambda size, value, **_: bar.update(task, total=size, completed=value)}
+        )
+        stopped: Exception | None = None
+        try:
+            files.get_file(path, str(target), callback=callback)
+        except Exception as error:
+            if not target.exists() or isinstance(error, FileNotFoundError):  # it never began
+                raise
+            stopped = error
+    n_bytes = target.stat().st_size if target.exists() else 0
+    if stopped or (callback.size is not None and n_bytes != callback.size):
+        size = "an unknown number of" if callback.size is None else f"{callback.size:,}"
+        why = str(stopped or "the connection closed").splitlines()[0]
+        is_full = isinstance(stopped, OSError) and stopped.errno == errno.ENOSPC
+        hint = "Set TMPDIR to a folder with room." if is_full else "Try again."
+        msg = f"{url} stopped after {n_bytes:,} of {size} bytes, and nothing was kept ({why}). {hint}"
+        raise DataError(msg) from stopped
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    found = _BRACES.search(pattern)
+    if not found:
+        return [pattern]
+    first, last, words = found.groups()
+    if words is None:
+        width = len(first) if first.startswith("0") else 0  # {00..12} counts 00, 01, …
+        step = 1 if int(last) >= int(first) else -1
+        parts = [str(number).zfill(width) for number in range(int(first), int(last) + step, step)]
+    else:
+        parts = words.split(",")
+    head, tail = pattern[: found.start()], pattern[found.end() :]
+    return [whole for part in parts for whole in _expand_braces(head + part + tail)]
+
+
+def _matches(pattern: Place) -> list[Place]:
+    if isinstance(pattern, Path):
+        globbed = sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207 (Path.glob refuses absolute patterns)
+        return [pattern] if pattern.exists() else [Path(match) for match in globbed]
+    if "*" not in pattern:
+        return [pattern]
+    files, path = filesystem(pattern)
+    try:
+        return [files.unstrip_protocol(match) for match in sorted(files.glob(path))]
+    except Exception as error:  # each file system has errors of its own
+        msg = f"{pattern} could not be listed ({error}); name the files one by one, for example with braces"
+        raise DataError(msg) from error
