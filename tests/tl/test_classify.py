@@ -57,7 +57,7 @@ def test_a_reference_teaches_and_needs_no_label_in_the_cells(
     del cells.obs["mine"]
     classify(cells, tiny_model, key="mine", reference=tmp_path / "reference.h5ad")
     assert (cells.obs["polygene_mine"] == cells.obs["cell_type"]).mean() > 0.9
-    whole = classification(adata, tiny_model, key="mine")
+    whole = classification(adata, tiny_model, key="mine").collect()
     np.testing.assert_allclose(cells.obsm["polygene_mine"], whole.obsm["polygene_mine"][1::2], atol=1e-4)
 
 
