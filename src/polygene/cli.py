@@ -29,8 +29,8 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-FLAT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
-"""oneDNN keeps what it made for each of the last 1,024 shapes, and rows of cells never have the same twice: 0.4 GB."""
+FLAT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8"}
+"""oneDNN keeps what it made for the last 1,024 shapes, over 0.4 GB; rows of cells rarely have the same shape twice."""
 
 
 class Commands(TyperGroup):

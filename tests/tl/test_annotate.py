@@ -1,5 +1,6 @@
 """Annotate: what it writes, what its answers depend on, and what it refuses."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,32 @@ def test_a_long_file_is_read_in_pieces_with_the_same_answers_and_one_report(
     rows = np.array([0, 999, 1_000, 2_099])
     few = annotation(adata[rows].copy(), tiny_model, given=["sex", "tissue"], predict=["cell_type"]).collect()
     np.testing.assert_allclose(added.obsm["polygene_cell_type"][rows], few.obsm["polygene_cell_type"], atol=1e-6)
+
+
+def test_a_file_needs_a_place_for_its_answers_and_an_object_takes_none(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(DataError, match=r"cells\.h5ad need a place: out='annotated\.h5ad'"):
+        annotate(tmp_path / "cells.h5ad", tiny_model)
+    with pytest.raises(DataError, match="writes into an AnnData; leave `out` out"):
+        annotate(adata, tiny_model, out=tmp_path / "out.h5ad")
+    assert "polygene_sex" not in adata.obs
+    annotate(tmp_path / "cells.h5ad", tiny_model, out=tmp_path / "out.h5ad")
+    annotate(adata, tiny_model)
+    written = ad.read_h5ad(tmp_path / "out.h5ad")
+    pd.testing.assert_frame_equal(written.obs, adata.obs)
+    for name in adata.obsm:
+        np.testing.assert_array_equal(written.obsm[name], adata.obsm[name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "out.h5ad"]
+
+
+def test_the_device_and_the_speed_are_said_at_the_end(
+    adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="polygene")
+    annotate(adata, tiny_model, predict=["sex", "age"])
+    assert re.fullmatch(r"annotated \(sex, age\) 60 cells on cpu, [\d,]+ cells/s", caplog.messages[-1])
 
 
 @pytest.mark.parametrize("where", ["layer", "raw", "backed", "csc", "dense"])
