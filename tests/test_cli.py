@@ -119,7 +119,7 @@ def test_annotate_writes_a_copy_with_the_answers_of_the_library(made: Path, tmp_
     assert [name for name in after.obs if not name.startswith("polygene_")] == list(before.obs)
     expected = annotation(
         before, PolyGene.from_pretrained(made / "model"), given=["sex", "tissue"], predict=["cell_type", "disease"]
-    )
+    ).collect()
     assert set(after.obsm) == {"polygene_cell_type", "polygene_disease"}
     np.testing.assert_allclose(after.obsm["polygene_cell_type"], expected.obsm["polygene_cell_type"], atol=1e-6)
     assert list(after.uns["polygene"]["annotate"]["given"]) == ["sex", "tissue"]

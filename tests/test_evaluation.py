@@ -217,6 +217,28 @@ def test_joining_a_run_with_itself_changes_no_value(model, corpus, scores):
     np.testing.assert_allclose(twice.split_mean, scores.value)
 
 
+def test_scores_do_not_depend_on_how_many_test_cells_are_in_memory(model, corpus, scores, monkeypatch):
+    monkeypatch.setattr(evaluation, "BLOCK", 7)
+    np.testing.assert_allclose(summarise([tally(model, corpus)]).value, scores.value, rtol=1e-6)
+
+
+def test_baselines_learn_from_so_many_cells_at_most_and_it_is_said(model, corpus, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="polygene")
+    monkeypatch.setattr(evaluation, "MOST_BASELINE_CELLS", 50)
+    seen = []
+
+    def answer(name, train, labels_C, test, n_labels, **kwargs):
+        seen.append((len(train), len(labels_C), len(set(train.donors_C))))
+        return np.full((len(test), n_labels), 1 / n_labels)
+
+    monkeypatch.setattr(evaluation, "baseline_probabilities", answer)
+    results = evaluate(model, corpus)
+    n_train = len(corpus.split("train"))
+    assert set(seen) == {(50, 50, len(set(corpus.split("train").donors_C)))}
+    assert results["baseline_cells"] == 50
+    assert f"baselines learn from 50 of {n_train} training cells, evenly spread" in caplog.text
+
+
 # --- what is refused ---
 
 

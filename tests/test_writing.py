@@ -1,7 +1,7 @@
 """What verbs add: the same in memory and in a copy of the file, whole or not at all."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anndata as ad
@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from polygene.errors import DataError
-from polygene.writing import Added, write_json, written_beside
+from polygene.reading import open_cells
+from polygene.writing import Answers, Block, answers_to, write_json, written_beside
 
 
 @pytest.fixture
@@ -24,14 +25,33 @@ def adata(make_adata: Callable[..., ad.AnnData]) -> ad.AnnData:
     return adata
 
 
+LABELS = ["a/b", "b"]
+
+
+def answers(source: Path | ad.AnnData, verb: str = "annotate") -> Answers:
+    """Answers for the cells of `source`, three at a time: a column of labels, one of numbers, an array."""
+    cells = open_cells(source)
+
+    def blocks(rows: range) -> Iterator[Block]:
+        names = np.concatenate(list(cells.names()))
+        for first in range(rows.start, rows.stop, 3):
+            some = np.arange(first, min(first + 3, rows.stop))
+            columns = {"polygene_sex": pd.Categorical.from_codes(some % 2, LABELS), "polygene_p": some / np.float32(7)}
+            obsm = {"polygene_sex": np.stack([some, -some], axis=1).astype(np.float32)}
+            yield Block(pd.DataFrame(columns if verb == "annotate" else {}, index=names[some]), obsm)
+
+    return Answers(verb=verb, cells=cells, blocks=blocks, uns={"model": "m", "given": np.array([], dtype=str)})
+
+
+def write(source: Path, out: Path, verb: str = "annotate") -> None:
+    with answers_to(out) as write_answers:
+        write_answers(answers(source, verb))
+
+
 @pytest.fixture
-def added(adata: ad.AnnData) -> Added:
-    obs = pd.DataFrame(
-        {"polygene_sex": pd.Categorical.from_codes(np.arange(20) % 2, ["a/b", "b"]), "polygene_p": np.float32(0.5)},
-        index=adata.obs_names,
-    )
-    obsm = {"polygene_sex": np.full((20, 2), 0.5, np.float32)}
-    return Added(verb="annotate", obs=obs, obsm=obsm, uns={"model": "m", "given": np.array([], dtype=str)})
+def source(adata: ad.AnnData, tmp_path: Path) -> Path:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    return tmp_path / "cells.h5ad"
 
 
 def assert_equal(one: ad.AnnData, other: ad.AnnData) -> None:
@@ -47,54 +67,103 @@ def assert_equal(one: ad.AnnData, other: ad.AnnData) -> None:
 
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "again over the first"])
 def test_a_copy_of_the_file_holds_what_the_object_would(
-    times: int, adata: ad.AnnData, added: Added, tmp_path: Path
+    times: int, adata: ad.AnnData, source: Path, tmp_path: Path
 ) -> None:
-    source, out = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"
-    adata.write_h5ad(source)
     for _ in range(times):
-        added.write(out, source=source)
-        source = out if out.exists() else source
-        out = tmp_path / "more.h5ad" if times == 2 else out
-    added.add_to(adata)
+        write(source, tmp_path / "out.h5ad")
+        source = tmp_path / "out.h5ad"
+    answers(adata).add_to(adata)
     adata.write_h5ad(tmp_path / "expected.h5ad")
     assert_equal(ad.read_h5ad(source), ad.read_h5ad(tmp_path / "expected.h5ad"))
 
 
-def test_a_file_without_obs_columns_obsm_and_uns_gets_them(added: Added, tmp_path: Path) -> None:
+def test_cells_may_be_answered_in_place(source: Path) -> None:
+    write(source, source)
+    assert "polygene_sex" in ad.read_h5ad(source).obs
+    assert [path.name for path in source.parent.iterdir()] == [source.name]
+
+
+def test_a_file_without_obs_columns_obsm_and_uns_gets_them(tmp_path: Path) -> None:
     source = tmp_path / "cells.h5ad"
-    ad.AnnData(np.ones((20, 3), np.float32), obs=pd.DataFrame(index=added.obs.index)).write_h5ad(source)
+    ad.AnnData(np.ones((20, 3), np.float32)).write_h5ad(source)
     with h5py.File(source, "r+") as file:
         del file["obsm"], file["uns"]
-    added.write(tmp_path / "out.h5ad", source=source)
+    write(source, tmp_path / "out.h5ad")
     out = ad.read_h5ad(tmp_path / "out.h5ad")
     assert list(out.obs) == ["polygene_sex", "polygene_p"]
     assert out.uns["polygene"]["annotate"]["model"] == "m"
 
 
 @pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning")
-def test_a_table_as_anndata_0_7_wrote_it_is_written_anew(adata: ad.AnnData, added: Added, tmp_path: Path) -> None:
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    with h5py.File(tmp_path / "cells.h5ad", "r+") as file:
+def test_a_table_as_anndata_0_7_wrote_it_is_written_anew(adata: ad.AnnData, source: Path, tmp_path: Path) -> None:
+    with h5py.File(source, "r+") as file:
         del file["obs"]
         obs = file.create_group("obs")
         obs.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.1.0", "_index": "name"})
         obs.attrs["column-order"] = np.array(["n"], dtype=h5py.string_dtype())
         obs["name"], obs["n"] = [name.encode() for name in adata.obs_names], np.arange(20)
-    added.write(tmp_path / "out.h5ad", source=tmp_path / "cells.h5ad")
+    write(source, tmp_path / "out.h5ad")
     out = ad.read_h5ad(tmp_path / "out.h5ad")
     assert list(out.obs) == ["n", "polygene_sex", "polygene_p"]
     assert out.obs_names.tolist() == adata.obs_names.tolist()
 
 
+@pytest.mark.parametrize("blocks_at_once", [2, 10])
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_table_holds_the_answers_by_cell(suffix: str, adata: ad.AnnData, added: Added, tmp_path: Path) -> None:
-    path = tmp_path / f"answers{suffix}"
-    added.write(path, source=tmp_path / "not there.h5ad")
-    table = pd.read_csv(path, index_col="cell") if suffix == ".csv" else pd.read_parquet(path)
-    assert table.index.tolist() == adata.obs_names.tolist()
-    assert table["polygene_sex"].astype(str).tolist() == added.obs["polygene_sex"].astype(str).tolist()
-    points = Added(verb="embed", obs=added.obs[[]], obsm={"X": np.ones((20, 3), np.float32)}).table()
-    assert list(points) == ["X_0", "X_1", "X_2"]
+def test_a_table_holds_the_answers_by_cell(
+    suffix: str, blocks_at_once: int, adata: ad.AnnData, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polygene.writing.BLOCKS_AT_ONCE", blocks_at_once)
+    for verb, columns in (
+        ("annotate", ["polygene_sex", "polygene_p"]),
+        ("embed", ["polygene_sex_0", "polygene_sex_1"]),
+    ):
+        path = tmp_path / f"answers{suffix}"
+        write(source, path, verb)
+        table = pd.read_csv(path, index_col="cell") if suffix == ".csv" else pd.read_parquet(path)
+        assert table.index.tolist() == adata.obs_names.tolist()
+        assert list(table) == columns
+        rows = np.arange(20)
+        if verb == "annotate":
+            assert table["polygene_sex"].tolist() == [LABELS[row % 2] for row in rows]
+            np.testing.assert_allclose(table["polygene_p"], rows / 7, rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(table, np.stack([rows, -rows], axis=1))
+
+
+def test_a_file_with_answers_of_another_verb_keeps_them(source: Path, tmp_path: Path) -> None:
+    write(source, tmp_path / "out.h5ad")
+    write(tmp_path / "out.h5ad", tmp_path / "more.h5ad", "embed")
+    out = ad.read_h5ad(tmp_path / "more.h5ad")
+    assert "polygene_sex" in out.obs
+    assert set(out.uns["polygene"]) == {"annotate", "embed"}
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".csv", ".parquet"])
+def test_a_disk_that_is_full_at_any_moment_leaves_nothing(suffix: str, source: Path, tmp_path: Path) -> None:
+    """A limit on the size of files, which the system enforces as it does a full disk, is moved through the writing."""
+    resource = pytest.importorskip("resource")
+    out = tmp_path / f"out{suffix}"
+    write(source, out)
+    most = max(out.stat().st_size, 5_000) + (6 << 20 if suffix == ".h5ad" else 0)
+    out.unlink()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    failed = []
+    for limit in np.linspace(0, most, 12).astype(int):
+        said = None
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), before[1]))
+        try:
+            write(source, out)
+        except DataError as error:
+            said = str(error)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        if said is not None:
+            failed.append(limit)
+            assert "could not be written, and nothing was left behind" in said
+            assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+        out.unlink(missing_ok=True)
+    assert 3 < len(failed) < 12
 
 
 def write_half(out: Path, error: BaseException) -> None:

@@ -8,9 +8,10 @@ neighbours, F features.
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ MAX_ITERATIONS = 1000
 
 _SMALLEST = 1e-15
 
-Predict = Callable[["CellTable", np.ndarray, "CellTable", Sequence[Any]], list[np.ndarray]]
+Predict = Callable[["CellTable", np.ndarray, "AskedCells", Sequence[Any]], list[np.ndarray]]
 """Train once, answer for each setting: (train, target_C, test, settings) → predictions, one array a setting."""
 
 
@@ -76,6 +77,10 @@ class CellTable:
     def __len__(self) -> int:
         return len(self.sources_C)
 
+    def blocks(self) -> Iterable["CellTable"]:
+        """Give the cells a few at a time; here, all are in memory already."""
+        return [self]
+
     def __getitem__(self, rows: np.ndarray) -> "CellTable":
         """Take some of the cells."""
         donors_C = None if self.donors_C is None else np.asarray(self.donors_C, dtype=object)[rows]
@@ -84,11 +89,24 @@ class CellTable:
         )
 
 
+class AskedCells(Protocol):
+    """Cells to answer for, of which only a block is in memory at a time, as a matrix."""
+
+    @property
+    def sources_C(self) -> np.ndarray:
+        """Row of `measured_SG` of each cell."""
+
+    def __len__(self) -> int: ...
+
+    def blocks(self) -> Iterable[CellTable]:
+        """Give the cells a few at a time, in order."""
+
+
 def baseline_probabilities(
     name: LabelBaseline,
     train: CellTable,
     labels_C: np.ndarray,
-    test: CellTable,
+    test: AskedCells,
     n_labels: int,
     *,
     class_weight: Literal["balanced"] | None = None,
@@ -138,15 +156,16 @@ def baseline_probabilities(
     if name == "source majority":
         return _source_frequencies(train, labels_C, test, n_labels)
     if name == "measured genes + library size":
-        train_CF, test_CF = _depth_and_coverage(train, train), _depth_and_coverage(test, train)
+        train_CF = _depth_and_coverage(train, train)
         centre_F = train_CF.mean(axis=0)
-        features = (sparse.csr_matrix(train_CF - centre_F), sparse.csr_matrix(test_CF - centre_F))
-        return _logistic(*features, labels_C, [1.0], n_labels, class_weight)[0]
+        asked = (sparse.csr_matrix(_depth_and_coverage(block, train) - centre_F) for block in test.blocks())
+        return _logistic(sparse.csr_matrix(train_CF - centre_F), asked, labels_C, [1.0], n_labels, class_weight)[0]
     settings: Sequence[Any] = PENALTIES_C if name == "logistic regression" else NEIGHBOURS
 
-    def predict(train: CellTable, labels_C: np.ndarray, test: CellTable, settings: Sequence[Any]) -> list[np.ndarray]:
+    def predict(train: CellTable, labels_C: np.ndarray, test: AskedCells, settings: Sequence[Any]) -> list[np.ndarray]:
         if name == "logistic regression":
-            return _logistic(train.x_CG, test.x_CG, labels_C, settings, n_labels, class_weight)
+            asked = (block.x_CG for block in test.blocks())
+            return _logistic(train.x_CG, asked, labels_C, settings, n_labels, class_weight)
         return _neighbours(train, labels_C, test, settings, n_labels, class_weight)
 
     def score(truth_C: np.ndarray, probabilities_CV: np.ndarray) -> float:
@@ -160,7 +179,7 @@ def baseline_probabilities(
 
 
 def baseline_years(
-    name: YearsBaseline, train: CellTable, years_C: np.ndarray, test: CellTable, *, seed: int = 0
+    name: YearsBaseline, train: CellTable, years_C: np.ndarray, test: AskedCells, *, seed: int = 0
 ) -> np.ndarray:
     """Train one baseline for age in years and answer for the test cells.
 
@@ -252,7 +271,7 @@ def _groups(train: CellTable) -> np.ndarray | None:
     return pd.factorize(donors)[0]
 
 
-def _source_frequencies(train: CellTable, labels_C: np.ndarray, test: CellTable, n_labels: int) -> np.ndarray:
+def _source_frequencies(train: CellTable, labels_C: np.ndarray, test: AskedCells, n_labels: int) -> np.ndarray:
     """Give the label frequencies within the source of each test cell."""
     counts_SV = np.zeros((len(train.measured_SG), n_labels))
     np.add.at(counts_SV, (train.sources_C, labels_C), 1)
@@ -276,37 +295,41 @@ def _depth_and_coverage(cells: CellTable, train: CellTable) -> np.ndarray:
 
 def _logistic(
     x_CG: sparse.csr_matrix,
-    test_x_CG: sparse.csr_matrix,
+    asked: Iterable[sparse.csr_matrix],
     labels_C: np.ndarray,
     penalties: Sequence[float],
     n_labels: int,
     class_weight: Literal["balanced"] | None,
 ) -> list[np.ndarray]:
-    """Fit a logistic regression for each C, each from the solution of the one before.
+    """Fit a logistic regression for each C, each from the solution of the one before, and answer for blocks of cells.
 
     Columns are divided by their training standard deviation and not centred: the intercept is not penalised, so
     centring would move it and change no answer, while the matrix stays sparse. Newton-CG takes the missing centre well
     (lbfgs does not) and reaches the tolerance in 10 to 20 steps.
     """
-    z_CG, test_z_CG = _scaled(x_CG, test_x_CG)
+    scaler, z_CG = _scaled(x_CG)
     model = LogisticRegression(
         solver="newton-cg", tol=TOLERANCE, max_iter=MAX_ITERATIONS, class_weight=class_weight, warm_start=True
     )
-    answers = []
+    models = []
     for penalty in penalties:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model.set_params(C=penalty).fit(z_CG, labels_C)
+            models.append(copy(model.set_params(C=penalty).fit(z_CG, labels_C)))
         for warning in caught:
             log.warning("logistic regression with C=%g: %s", penalty, warning.message)
-        answers.append(_all_columns(model.predict_proba(test_z_CG), model.classes_, n_labels))
-    return answers
+    answers: list[list[np.ndarray]] = [[] for _ in penalties]
+    for asked_x_CG in asked:
+        asked_z_CG = scaler.transform(asked_x_CG.astype(float))
+        for answer, fitted in zip(answers, models, strict=True):
+            answer.append(_all_columns(fitted.predict_proba(asked_z_CG), fitted.classes_, n_labels))
+    return [np.concatenate(answer) for answer in answers]
 
 
 def _neighbours(
     train: CellTable,
     labels_C: np.ndarray,
-    test: CellTable,
+    test: AskedCells,
     settings: Sequence[tuple[int, int]],
     n_labels: int,
     class_weight: Literal["balanced"] | None,
@@ -321,25 +344,28 @@ def _neighbours(
     weights_V = 1.0 / counts_V if class_weight == "balanced" else np.ones(len(classes))
     prior_V = counts_V * weights_V / (counts_V * weights_V).sum()
     most = min(max(n_components for n_components, _ in settings), min(train.x_CG.shape) - 1)
-    z_CG, test_z_CG = _scaled(train.x_CG, test.x_CG)
+    scaler, z_CG = _scaled(train.x_CG)
     pca = PCA(most, svd_solver="arpack", random_state=0).fit(z_CG)
-    train_CD, test_CD = pca.transform(z_CG), pca.transform(test_z_CG)
-    nearest: dict[int, np.ndarray] = {}
-    answers = []
-    for n_components, k in settings:
-        if n_components not in nearest:
-            n_neighbours = min(max(k for n, k in settings if n == n_components), len(train))
-            index = NearestNeighbors(n_neighbors=n_neighbours, algorithm="brute").fit(train_CD[:, :n_components])
-            nearest[n_components] = index.kneighbors(test_CD[:, :n_components], return_distance=False)
-        votes_CK = codes_C[nearest[n_components][:, :k]]
-        votes_CV = np.stack([(votes_CK == v).sum(axis=1) for v in range(len(classes))], axis=1) * weights_V
-        scale_C = votes_CV.sum(axis=1, keepdims=True) / votes_CK.shape[1]
-        shares_CV = (votes_CV + scale_C * prior_V) / (votes_CV.sum(axis=1, keepdims=True) + scale_C)
-        answers.append(_all_columns(shares_CV, classes, n_labels))
-    return answers
+    train_CD = pca.transform(z_CG)
+    indices = {}
+    for n_components in dict.fromkeys(n for n, _ in settings):
+        n_neighbours = min(max(k for n, k in settings if n == n_components), len(train))
+        index = NearestNeighbors(n_neighbors=n_neighbours, algorithm="brute")
+        indices[n_components] = index.fit(train_CD[:, :n_components])
+    answers: list[list[np.ndarray]] = [[] for _ in settings]
+    for block in test.blocks():
+        block_CD = pca.transform(scaler.transform(block.x_CG.astype(float)))
+        nearest = {n: index.kneighbors(block_CD[:, :n], return_distance=False) for n, index in indices.items()}
+        for answer, (n_components, k) in zip(answers, settings, strict=True):
+            votes_CK = codes_C[nearest[n_components][:, :k]]
+            votes_CV = np.stack([(votes_CK == v).sum(axis=1) for v in range(len(classes))], axis=1) * weights_V
+            scale_C = votes_CV.sum(axis=1, keepdims=True) / votes_CK.shape[1]
+            shares_CV = (votes_CV + scale_C * prior_V) / (votes_CV.sum(axis=1, keepdims=True) + scale_C)
+            answer.append(_all_columns(shares_CV, classes, n_labels))
+    return [np.concatenate(answer) for answer in answers]
 
 
-def _ridge(train: CellTable, years_C: np.ndarray, test: CellTable, penalties: Sequence[float]) -> list[np.ndarray]:
+def _ridge(train: CellTable, years_C: np.ndarray, test: AskedCells, penalties: Sequence[float]) -> list[np.ndarray]:
     """Solve (ZᵀZ + αI) w = Zᵀ(y − ȳ) for each α, Z the standardised values, from one eigendecomposition of ZᵀZ.
 
     Only G × G matrices are dense: the centre of the sparse columns is subtracted from their products.
@@ -350,17 +376,21 @@ def _ridge(train: CellTable, years_C: np.ndarray, test: CellTable, penalties: Se
     zz_GG = ((x_CG.T @ x_CG).toarray() - len(train) * np.outer(mean_G, mean_G)) / np.outer(scale_G, scale_G)
     zy_G = (x_CG.T @ (years_C - years_C.mean())) / scale_G
     values_G, vectors_GG = np.linalg.eigh(zz_GG)
-    answers = []
-    for penalty in penalties:
-        w_G = vectors_GG @ ((vectors_GG.T @ zy_G) / (np.maximum(values_G, 0.0) + penalty)) / scale_G
-        answers.append(test.x_CG.astype(float) @ w_G - mean_G @ w_G + years_C.mean())
-    return answers
+    w_GK = np.stack(
+        [
+            vectors_GG @ ((vectors_GG.T @ zy_G) / (np.maximum(values_G, 0.0) + penalty)) / scale_G
+            for penalty in penalties
+        ],
+        axis=1,
+    )
+    years_CK = np.concatenate([block.x_CG.astype(float) @ w_GK for block in test.blocks()])
+    return list((years_CK - mean_G @ w_GK + years_C.mean()).T)
 
 
-def _scaled(x_CG: sparse.csr_matrix, test_x_CG: sparse.csr_matrix) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """Divide every gene by its training standard deviation, and leave it uncentred and sparse."""
+def _scaled(x_CG: sparse.csr_matrix) -> tuple[StandardScaler, sparse.csr_matrix]:
+    """Divide every gene by its standard deviation, and leave it uncentred and sparse; return how, and the result."""
     scaler = StandardScaler(with_mean=False).fit(x_CG.astype(float))
-    return scaler.transform(x_CG.astype(float)), scaler.transform(test_x_CG.astype(float))
+    return scaler, scaler.transform(x_CG.astype(float))
 
 
 def _all_columns(probabilities: np.ndarray, classes: np.ndarray, n_labels: int) -> np.ndarray:

@@ -25,6 +25,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers.utils import logging as transformers_logging
 
+from polygene.distributed import own_device
 from polygene.errors import CheckpointError
 from polygene.modeling import PolyGeneConfig, PolyGeneModel
 from polygene.tokenizer import CellTokenizer
@@ -78,7 +79,7 @@ class PolyGene:
         name_or_path
             A folder, or "owner/name" on the Hub.
         device
-            Where the network runs; the first GPU if there is one, else the CPU.
+            Where the network runs; the GPU of this process if there is one, else the CPU.
 
         Raises
         ------
@@ -94,7 +95,7 @@ class PolyGene:
         recipe, metrics = folder / "recipe.toml", folder / "metrics.json"
         return cls(
             tokenizer=CellTokenizer.load(folder),
-            network=network.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+            network=network.eval().to(device or own_device()),
             recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
             metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
         )

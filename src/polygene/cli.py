@@ -19,7 +19,7 @@ from polygene.errors import PolyGeneError, RecipeError
 
 if TYPE_CHECKING:
     from polygene.checkpoint import PolyGene
-    from polygene.writing import Added
+    from polygene.writing import Answers
 
 WRONG_INPUT = 2
 STOPPED = 130  # as shells count an interrupt
@@ -29,6 +29,8 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+FLAT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8"}
+"""oneDNN keeps what it made for the last 1,024 shapes, over 0.4 GB; rows of cells rarely have the same shape twice."""
 
 
 class Commands(TyperGroup):
@@ -45,7 +47,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             again = "; the same command goes on from the last saved state" if ctx.invoked_subcommand == "train" else ""
             message, code = f"stopped{again}", STOPPED
-        _say(message)
+        if _is_first_rank() or ctx.invoked_subcommand == "train":  # the others' errors are told by the first
+            _say(message)
         raise typer.Exit(code)
 
 
@@ -66,7 +69,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-CellsFile = Annotated[Path, typer.Argument(metavar="CELLS.h5ad", help="Cells with counts or log1p values.")]
+CellsFile = Annotated[str, typer.Argument(metavar="CELLS.h5ad", help="Cells with counts or log1p values.")]
 Model = Annotated[str, typer.Option(help="Checkpoint folder, or a repository of the Hugging Face Hub.")]
 Out = Annotated[
     Path, typer.Option(help="A copy of the cells with the answers (.h5ad), or only the answers (.csv, .parquet).")
@@ -83,7 +86,7 @@ def main() -> None:
     """Run the command line, without the warnings that other packages raise to their developers."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    for name, value in QUIET.items():
+    for name, value in (QUIET | FLAT).items():
         os.environ.setdefault(name, value)
     try:
         app(prog_name="polygene")
@@ -167,9 +170,13 @@ def annotate(
     layer: Layer = None,
     totals: Totals = None,
 ) -> None:
-    """Predict phenotypes of cells."""
+    """Predict phenotypes of cells.
 
-    def verb(network: "PolyGene") -> "Added":
+    With several GPUs: torchrun --nproc-per-node=gpu -m polygene annotate. The processes share the cells out, and must
+    see the same folder of OUT.
+    """
+
+    def verb(network: "PolyGene") -> "Answers":
         from polygene.tl.annotate import annotation
 
         asked = _names(predict) if predict else None
@@ -180,9 +187,13 @@ def annotate(
 
 @app.command()
 def embed(cells: CellsFile, out: Out, model: Model, layer: Layer = None, totals: Totals = None) -> None:
-    """Place cells in the model's space."""
+    """Place cells in the model's space.
 
-    def verb(network: "PolyGene") -> "Added":
+    With several GPUs: torchrun --nproc-per-node=gpu -m polygene embed. The processes share the cells out, and must see
+    the same folder of OUT.
+    """
+
+    def verb(network: "PolyGene") -> "Answers":
         from polygene.tl.embed import embedding
 
         return embedding(cells, network, layer=layer, totals=totals)
@@ -196,16 +207,14 @@ def classify(
     out: Out,
     model: Model,
     key: Annotated[str, typer.Option(help="Column of obs to learn; cells without a label are answered.")],
-    reference: Annotated[
-        Path | None, typer.Option(metavar="CELLS.h5ad", help="Learn from these cells instead.")
-    ] = None,
+    reference: Annotated[str | None, typer.Option(metavar="CELLS.h5ad", help="Learn from these cells instead.")] = None,
     donor: Donor = "donor_id",
     layer: Layer = None,
     totals: Totals = None,
 ) -> None:
     """Learn a label of your own from some cells, and answer for the others."""
 
-    def verb(network: "PolyGene") -> "Added":
+    def verb(network: "PolyGene") -> "Answers":
         from polygene.tl.classify import classification
 
         return classification(cells, network, key=key, reference=reference, donor=donor, layer=layer, totals=totals)
@@ -261,16 +270,16 @@ def info(
     _describe(folder)
 
 
-def _answer(verb: Callable[["PolyGene"], "Added"], cells: Path, out: Path, model: str, layer: str | None) -> None:
+def _answer(verb: Callable[["PolyGene"], "Answers"], cells: str, out: Path, model: str, layer: str | None) -> None:
     """Load what is needed, cheapest first, so that a mistake is told before anybody has to wait for torch."""
     from polygene.reading import open_cells
-    from polygene.writing import written_beside
+    from polygene.writing import answers_to
 
-    with written_beside(out) as part:
+    with answers_to(out) as write:
         open_cells(cells, layer=layer)
         from polygene.checkpoint import PolyGene
 
-        verb(PolyGene.from_pretrained(model)).write(part, source=cells)
+        write(verb(PolyGene.from_pretrained(model)))
     _print([f"written to {out}"])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +56,10 @@ MOST_VALIDATION_CELLS = 5_000
 """Validation during training scores at most so many cells, spread evenly over the split."""
 MOST_GENE_CELLS = 2_000
 """Reconstruction of genes is scored on at most so many cells; each gives dozens of answers."""
+MOST_BASELINE_CELLS = 100_000
+"""Baselines learn from at most so many training cells, spread evenly: their matrices, unlike corpora, are in memory."""
+BLOCK = 10_000
+"""Test cells that are in memory at a time."""
 
 Tallies = dict[str, dict[str, Tally]]
 """Phenotype (and "age in years") → predictor → what its scores need."""
@@ -149,10 +153,11 @@ def score_hidden_genes(
 def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
     """Answer for the test cells with the model and with every baseline, and sum what the scores need.
 
-    Baselines learn from the cells that trained the model, with class weights where its recipe had them. A phenotype is
-    scored within the sources in which it varies; one that varies in none is left out. Where there are several sources,
-    "<name>, sources pooled" scores their cells together, which naming the source can win: it is no target. Nothing but
-    expression is given.
+    Baselines learn from the cells that trained the model, at most 100,000 of them, with class weights where its recipe
+    had them. A phenotype is scored within the sources in which it varies; one that varies in none is left out. Where
+    there are several sources, "<name>, sources pooled" scores their cells together, which naming the source can win: it
+    is no target. Nothing but expression is given. A block of the test cells is in memory at a time, and the answers for
+    all of them to one phenotype.
 
     Raises
     ------
@@ -168,63 +173,92 @@ def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
         )
         raise CorpusError(msg)
     schema = corpus.tokenizer.schema
-    train_cells, test_cells = (
-        CellTable(
-            x_CG=split.values(),
-            sources_C=split.sources_C,
-            measured_SG=corpus.measured_SG,
-            donors_C=_named(split, slice(None)),
-        )
-        for split in (train, test)
-    )
-    answers = label_probabilities(model, test.cells(slice(None)), predict=schema.names)
+    learned = _spread(len(train), MOST_BASELINE_CELLS)
+    if len(learned) < len(train):
+        log.info("baselines learn from %s of %s training cells, evenly spread", f"{len(learned):,}", f"{len(train):,}")
+    train_cells, test_cells = _table(corpus, train, learned), _TestCells(corpus, test)
+    blocks = [label_probabilities(model, test.cells(rows), predict=schema.names) for rows in test_cells.rows()]
+    answers = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
+    del blocks
     found: Tallies = {}
     for p, name in enumerate(schema.names):
         learned_C, truth_C = train.labels_CP[:, p], test.labels_CP[:, p]
         n_labels = len(schema.labels[p])
         within = {"sources_C": test.sources_C, "donors_C": _named(test, slice(None))}
-        scorable_SV = scorable(
-            learned_C, truth_C, n_labels, test_sources_C=test.sources_C, **_donors(train, test, slice(None))
-        )
-        pooled_1V = scorable(learned_C, truth_C, n_labels, **_donors(train, test, slice(None)))
-        probabilities = {MODEL: answers[p]}
-        if scorable_SV.any() or pooled_1V.any():
-            for row, baseline, tune_for in ROWS:
-                log.info("%s: %s", name, row)
-                probabilities[row] = baseline_probabilities(
-                    baseline,
-                    train_cells,
-                    learned_C,
-                    test_cells,
-                    n_labels,
-                    class_weight=_class_weight(model, name),
-                    tune_for=tune_for,
-                    seed=seed,
+        donors = _donors(train, test, slice(None))
+        scorable_SV = scorable(learned_C, truth_C, n_labels, test_sources_C=test.sources_C, **donors)
+        pooled_1V = scorable(learned_C, truth_C, n_labels, **donors)
+        rows = (MODEL, *(row for row, _, _ in ROWS)) if scorable_SV.any() or pooled_1V.any() else ()
+        for predictor in rows:
+            p_CV = answers[p]
+            if predictor != MODEL:
+                p_CV = _of_baseline(predictor, name, model, train_cells, learned_C[learned], test_cells, n_labels, seed)
+            if scorable_SV.any():
+                found.setdefault(name, {})[predictor] = label_tally(
+                    p_CV, truth_C, scorable_SV=scorable_SV, labels=schema.labels[p], **within
                 )
-        if scorable_SV.any():
-            found[name] = {
-                predictor: label_tally(p_CV, truth_C, scorable_SV=scorable_SV, labels=schema.labels[p], **within)
-                for predictor, p_CV in probabilities.items()
-            }
-        if pooled_1V.any() and len(corpus.sources) > 1:
-            found[f"{name}{POOLED}"] = {
-                predictor: label_tally(
+            if pooled_1V.any() and len(corpus.sources) > 1:
+                found.setdefault(f"{name}{POOLED}", {})[predictor] = label_tally(
                     p_CV, truth_C, scorable_SV=pooled_1V, labels=schema.labels[p], donors_C=within["donors_C"]
                 )
-                for predictor, p_CV in probabilities.items()
-            }
         if schema.phenotypes[p].ordinal == "age":
             years_V = schema.years(name)
             learned_years_C, truth_years_C = _years_of(years_V, learned_C), _years_of(years_V, truth_C)
-            if np.isfinite(learned_years_C).any() and np.isfinite(truth_years_C).any():
+            if np.isfinite(learned_years_C[learned]).any() and np.isfinite(truth_years_C).any():
                 years = {MODEL: expected_years(answers[p], years_V)} | {
-                    baseline: baseline_years(baseline, train_cells, learned_years_C, test_cells, seed=seed)
+                    baseline: baseline_years(baseline, train_cells, learned_years_C[learned], test_cells, seed=seed)
                     for baseline in YEARS_BASELINES
                 }
                 tallies = {who: years_tally(years_C, truth_years_C, **within) for who, years_C in years.items()}
                 if len(tallies[MODEL].donors_U):
                     found[f"{name} in years"] = tallies
     return found
+
+
+def _of_baseline(
+    row: str,
+    phenotype: str,
+    model: PolyGene,
+    train: CellTable,
+    labels_C: np.ndarray,
+    test: _TestCells,
+    n_labels: int,
+    seed: int,
+) -> np.ndarray:
+    """Answer for the test cells as a row of the table does."""
+    log.info("%s: %s", phenotype, row)
+    baseline, tune_for = {name: (baseline, tune_for) for name, baseline, tune_for in ROWS}[row]
+    weight = _class_weight(model, phenotype)
+    return baseline_probabilities(
+        baseline, train, labels_C, test, n_labels, class_weight=weight, tune_for=tune_for, seed=seed
+    )
+
+
+class _TestCells:
+    """The test cells as the baselines read them, a block at a time."""
+
+    def __init__(self, corpus: Corpus, split: CorpusSplit) -> None:
+        self.sources_C, self._corpus, self._split = split.sources_C, corpus, split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def rows(self) -> Iterator[np.ndarray]:
+        for first in range(0, len(self), BLOCK):
+            yield np.arange(first, min(first + BLOCK, len(self)))
+
+    def blocks(self) -> Iterator[CellTable]:
+        return (_table(self._corpus, self._split, rows) for rows in self.rows())
+
+
+def _table(corpus: Corpus, split: CorpusSplit, rows: np.ndarray) -> CellTable:
+    """Read cells as a matrix."""
+    return CellTable(
+        x_CG=split.values(rows),
+        sources_C=split.sources_C[rows],
+        measured_SG=corpus.measured_SG,
+        donors_C=_named(split, rows),
+    )
 
 
 def summarise(runs: Sequence[Tallies], *, seed: int = 0) -> pd.DataFrame:
@@ -248,9 +282,10 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
 
     Returns
     -------
-    What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`, `scores` (rows
-    of `summarise`), `not_scored` (phenotypes that vary in no source) and `genes` (see `score_genes`). What the cells do
-    not allow to compute is None, since JSON has no NaN.
+    What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`,
+    `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `not_scored` (phenotypes
+    that vary in no source) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since JSON
+    has no NaN.
 
     Raises
     ------
@@ -265,6 +300,7 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
             "split": corpus.split_word,
             "cells": {name: len(corpus.split(name)) for name in ("train", "validation", "test")},
             "donors": len(donors),
+            "baseline_cells": min(len(corpus.split("train")), MOST_BASELINE_CELLS),
             "seed": seed,
             "scores": summarise([tallies], seed=seed).to_dict("records"),
             "not_scored": [name for name in corpus.tokenizer.schema.names if name not in tallies],

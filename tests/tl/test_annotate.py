@@ -1,5 +1,6 @@
 """Annotate: what it writes, what its answers depend on, and what it refuses."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,9 +69,9 @@ def test_no_label_column_is_needed_and_none_is_used(adata: ad.AnnData, tiny_mode
 
 
 def test_an_answer_is_the_same_whatever_else_is_asked(adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    together = annotation(adata, tiny_model, given=["sex"]).obsm["polygene_cell_type"]
+    together = annotation(adata, tiny_model, given=["sex"]).collect().obsm["polygene_cell_type"]
     for predict in (["cell_type"], ["tissue", "cell_type"], ["cell_type", "age", "disease"]):
-        alone = annotation(adata, tiny_model, given=["sex"], predict=predict).obsm["polygene_cell_type"]
+        alone = annotation(adata, tiny_model, given=["sex"], predict=predict).collect().obsm["polygene_cell_type"]
         np.testing.assert_allclose(alone, together, atol=1e-6)
 
 
@@ -78,17 +79,19 @@ def test_an_answer_is_the_same_whatever_else_is_asked(adata: ad.AnnData, tiny_mo
     "rows", [np.arange(60)[::-1], np.array([17]), np.array([3, 3, 41])], ids=["reversed", "alone", "with a copy"]
 )
 def test_an_answer_depends_on_nothing_but_the_cell(rows: np.ndarray, adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    whole = annotation(adata, tiny_model).obsm["polygene_cell_type"]
+    whole = annotation(adata, tiny_model).collect().obsm["polygene_cell_type"]
     some = ad.AnnData(adata.X[rows], var=adata.var)
-    np.testing.assert_allclose(annotation(some, tiny_model).obsm["polygene_cell_type"], whole[rows], atol=1e-6)
+    np.testing.assert_allclose(
+        annotation(some, tiny_model).collect().obsm["polygene_cell_type"], whole[rows], atol=1e-6
+    )
 
 
 def test_given_labels_are_used_and_a_missing_one_is_not_given(adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    alone = annotation(adata, tiny_model, predict=["cell_type"]).obsm["polygene_cell_type"]
+    alone = annotation(adata, tiny_model, predict=["cell_type"]).collect().obsm["polygene_cell_type"]
     adata.obs["sex"] = adata.obs["sex"].astype(object)
     adata.obs.loc[adata.obs_names[0], "sex"] = np.nan
     adata.obs.loc[adata.obs_names[1], "sex"] = "unknown"
-    given = annotation(adata, tiny_model, given="sex", predict="cell_type").obsm["polygene_cell_type"]
+    given = annotation(adata, tiny_model, given="sex", predict="cell_type").collect().obsm["polygene_cell_type"]
     np.testing.assert_allclose(given[:2], alone[:2], atol=1e-6)
     assert (np.abs(given[2:] - alone[2:]).max(1) > 1e-4).all()
 
@@ -99,19 +102,45 @@ def test_a_long_file_is_read_in_pieces_with_the_same_answers_and_one_report(
     adata = make_adata(2_100, 36)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     caplog.set_level("INFO", logger="polygene")
-    added = annotation(tmp_path / "cells.h5ad", tiny_model, given=["sex", "tissue"], predict=["cell_type"])
+    added = annotation(tmp_path / "cells.h5ad", tiny_model, given=["sex", "tissue"], predict=["cell_type"]).collect()
     assert added.obs.index.equals(adata.obs_names)
     assert sum("matched 36 of 40" in message for message in caplog.messages) == 1
     rows = np.array([0, 999, 1_000, 2_099])
-    few = annotation(adata[rows].copy(), tiny_model, given=["sex", "tissue"], predict=["cell_type"])
+    few = annotation(adata[rows].copy(), tiny_model, given=["sex", "tissue"], predict=["cell_type"]).collect()
     np.testing.assert_allclose(added.obsm["polygene_cell_type"][rows], few.obsm["polygene_cell_type"], atol=1e-6)
+
+
+def test_a_file_needs_a_place_for_its_answers_and_an_object_takes_none(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(DataError, match=r"cells\.h5ad need a place: out='annotated\.h5ad'"):
+        annotate(tmp_path / "cells.h5ad", tiny_model)
+    with pytest.raises(DataError, match="writes into an AnnData; leave `out` out"):
+        annotate(adata, tiny_model, out=tmp_path / "out.h5ad")
+    assert "polygene_sex" not in adata.obs
+    annotate(tmp_path / "cells.h5ad", tiny_model, out=tmp_path / "out.h5ad")
+    annotate(adata, tiny_model)
+    written = ad.read_h5ad(tmp_path / "out.h5ad")
+    pd.testing.assert_frame_equal(written.obs, adata.obs)
+    for name in adata.obsm:
+        np.testing.assert_array_equal(written.obsm[name], adata.obsm[name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "out.h5ad"]
+
+
+def test_the_device_and_the_speed_are_said_at_the_end(
+    adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="polygene")
+    annotate(adata, tiny_model, predict=["sex", "age"])
+    assert re.fullmatch(r"annotated \(sex, age\) 60 cells on cpu, [\d,]+ cells/s", caplog.messages[-1])
 
 
 @pytest.mark.parametrize("where", ["layer", "raw", "backed", "csc", "dense"])
 def test_expression_is_found_where_it_is_said_to_be(
     where: str, adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
 ) -> None:
-    expected = annotation(adata, tiny_model).obsm["polygene_cell_type"]
+    expected = annotation(adata, tiny_model).collect().obsm["polygene_cell_type"]
     layer = None
     if where == "layer":
         adata.layers["counts"], adata.X, layer = adata.X.copy(), None, "counts"
@@ -124,14 +153,14 @@ def test_expression_is_found_where_it_is_said_to_be(
     else:
         adata.X = adata.X.tocsc() if where == "csc" else adata.X.toarray()
     np.testing.assert_allclose(
-        annotation(adata, tiny_model, layer=layer).obsm["polygene_cell_type"], expected, atol=1e-6
+        annotation(adata, tiny_model, layer=layer).collect().obsm["polygene_cell_type"], expected, atol=1e-6
     )
 
 
 def test_recorded_totals_change_what_counts_mean(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     adata.obs["all_counts"] = np.asarray(adata.X.sum(1)).ravel() * 50
-    own = annotation(adata, tiny_model).obsm["polygene_cell_type"]
-    whole = annotation(adata, tiny_model, totals="all_counts").obsm["polygene_cell_type"]
+    own = annotation(adata, tiny_model).collect().obsm["polygene_cell_type"]
+    whole = annotation(adata, tiny_model, totals="all_counts").collect().obsm["polygene_cell_type"]
     assert not np.allclose(own, whole, atol=1e-3)
 
 

@@ -12,6 +12,7 @@ from polygene.checkpoint import PolyGene
 from polygene.errors import PhenotypeError
 from polygene.tl import classify
 from polygene.tl.classify import classification, fit_head
+from polygene.tl.embed import embedding
 
 MakeAnnData = Callable[..., ad.AnnData]
 
@@ -57,8 +58,26 @@ def test_a_reference_teaches_and_needs_no_label_in_the_cells(
     del cells.obs["mine"]
     classify(cells, tiny_model, key="mine", reference=tmp_path / "reference.h5ad")
     assert (cells.obs["polygene_mine"] == cells.obs["cell_type"]).mean() > 0.9
-    whole = classification(adata, tiny_model, key="mine")
+    whole = classification(adata, tiny_model, key="mine").collect()
     np.testing.assert_allclose(cells.obsm["polygene_mine"], whole.obsm["polygene_mine"][1::2], atol=1e-4)
+
+
+def test_a_file_gives_what_the_object_gives_and_labelled_cells_their_held_out_answers(
+    make_adata: MakeAnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    """Cells are read a thousand at a time; the labelled ones lie in both pieces."""
+    adata = make_adata(1_100, 36)
+    adata.obs["mine"] = adata.obs["cell_type"].where(np.arange(1_100) % 11 == 0)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    classify(tmp_path / "cells.h5ad", tiny_model, key="mine", out=tmp_path / "out.h5ad")
+    states_CD = embedding(adata, tiny_model).collect().obsm["X_polygene"]
+    labels_C = adata.obs["mine"].astype("category").cat.codes.to_numpy()
+    donors_C = adata.obs["donor_id"].cat.codes.to_numpy()
+    known = labels_C >= 0
+    head = fit_head(states_CD[known], labels_C[known], donors_C[known])
+    written = ad.read_h5ad(tmp_path / "out.h5ad").obsm["polygene_mine"]
+    np.testing.assert_allclose(written[known], head.held_out_CV, atol=1e-3)
+    np.testing.assert_allclose(written[~known], head.probabilities(states_CD[~known]), atol=1e-3)
 
 
 def test_a_head_that_knows_donors_only_is_not_praised() -> None:

@@ -17,18 +17,19 @@ from polygene.tokenizer import CellTokenizer, EncodedCells
 
 
 def encoded_chunks(
-    source: Source,
+    source: Source | CellSource,
     tokenizer: CellTokenizer,
     *,
     given: Sequence[str] = (),
     layer: str | None = None,
     totals: str | None = None,
+    rows: range | np.ndarray | None = None,
 ) -> Iterator[tuple[pd.Index, EncodedCells]]:
-    """Read the names and the tokens of the cells; only the labels of the `given` phenotypes are read.
+    """Read the names and the tokens of cells, all or some `rows`; of labels only the `given` phenotypes.
 
     What can be wrong with labels, scale and genes is found before the first chunk.
     """
-    cells = open_cells(source, layer=layer)
+    cells = source if isinstance(source, CellSource) else open_cells(source, layer=layer)
     labels_CP = _labels(cells, tokenizer, given)
     if totals is not None and totals not in cells.columns:
         msg = f"{cells.label} has no column {totals!r} in obs; it has {', '.join(cells.columns[:10])}."
@@ -36,8 +37,11 @@ def encoded_chunks(
     scale = cells.scale
     columns_G = tokenizer.panel.match(cells.var)
     measured_G = columns_G >= 0
+    if rows is not None:
+        rows = None if len(rows) == cells.n_obs else np.asarray(rows, dtype=np.int64)  # all: 8 bytes a cell less
+        labels_CP = labels_CP if rows is None else labels_CP[rows]
     first = 0
-    for chunk in cells.chunks(columns=[totals] if totals else ()):
+    for chunk in cells.chunks(rows, columns=[totals] if totals else ()):
         values_CM = log1p_values(chunk, columns_G[measured_G], totals=totals, scale=scale)
         last = first + chunk.n_obs
         yield chunk.obs_names, tokenizer.encode_values(values_CM, measured_G, labels_CP[first:last])

@@ -4,9 +4,9 @@ Legend: C cells, V labels of one phenotype.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 
@@ -15,21 +15,23 @@ from polygene.errors import PhenotypeError
 from polygene.inference import label_probabilities
 from polygene.metrics import expected_years
 from polygene.phenotypes import PhenotypeSchema
-from polygene.reading import Source
+from polygene.reading import Source, open_cells
 from polygene.tl._cells import encoded_chunks, made_by
-from polygene.writing import Added
+from polygene.tl._progress import watched
+from polygene.writing import Answers, Block, deliver
 
 logger = logging.getLogger("polygene")
 
 
 def annotate(
-    adata: ad.AnnData,
+    adata: Source,
     model: PolyGene,
     *,
     given: str | Sequence[str] = (),
     predict: str | Sequence[str] | None = None,
     layer: str | None = None,
     totals: str | None = None,
+    out: str | Path | None = None,
 ) -> None:
     """Predict phenotypes of cells from their expression, and from what is already known of them.
 
@@ -38,7 +40,7 @@ def annotate(
     Parameters
     ----------
     adata
-        Cells with counts or log1p values; no label is needed.
+        Cells with counts or log1p values, an AnnData or a file; no label is needed.
     model
         What answers.
     given
@@ -50,6 +52,9 @@ def annotate(
         Where the expression is: None for `X`, the name of a layer, or "raw" for `adata.raw`.
     totals
         The column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
+    out
+        Of a file, where the answers go: a copy of it with them (.h5ad), or the columns of `obs` alone (.parquet, .csv).
+        Only some rows are in memory at a time. An AnnData holds its answers itself.
 
     Notes
     -----
@@ -74,7 +79,7 @@ def annotate(
     DataError, GeneError, ScaleError
         The expression cannot be read; the message says what to do.
     """
-    annotation(adata, model, given=given, predict=predict, layer=layer, totals=totals).add_to(adata)
+    deliver(annotation(adata, model, given=given, predict=predict, layer=layer, totals=totals), adata, out)
 
 
 def annotation(
@@ -85,33 +90,45 @@ def annotation(
     predict: str | Sequence[str] | None = None,
     layer: str | None = None,
     totals: str | None = None,
-) -> Added:
-    """Return what `annotate` writes, for an AnnData or for a file, of which only some rows are in memory at a time."""
+) -> Answers:
+    """Return what `annotate` writes, found out when it is asked for."""
     schema = model.tokenizer.schema
     given, asked = questions(schema, given, predict)
-    names: list[pd.Index] = []
-    parts: list[list[np.ndarray]] = []
-    for names_C, cells in encoded_chunks(source, model.tokenizer, given=given, layer=layer, totals=totals):
-        names.append(names_C)
-        parts.append(label_probabilities(model, cells, predict=asked, given=given))
-    obs = pd.DataFrame(index=names[0].append(names[1:]))
-    obsm = {}
-    for i, name in enumerate(asked):
-        probabilities_CV = np.concatenate([part[i] for part in parts])
-        best_C = probabilities_CV.argmax(axis=1)
-        obs[f"polygene_{name}"] = pd.Categorical.from_codes(best_C, list(schema.labels[schema.index(name)]))
-        obs[f"polygene_{name}_probability"] = probabilities_CV[np.arange(len(obs)), best_C]
-        if schema.phenotypes[schema.index(name)].ordinal == "age":
-            obs[f"polygene_{name}_years"] = expected_years(probabilities_CV, schema.years(name)).astype(np.float32)
-        obsm[f"polygene_{name}"] = probabilities_CV
-    logger.info("annotated %s cells: %s", f"{len(obs):,}", ", ".join(asked))
+    cells = open_cells(source, layer=layer)
+
+    def blocks(rows: range) -> Iterator[Block]:
+        chunks = encoded_chunks(cells, model.tokenizer, given=given, totals=totals, rows=rows)
+        for names_C, encoded in chunks:
+            answers = label_probabilities(model, encoded, predict=asked, given=given)
+            yield _block(schema, names_C, dict(zip(asked, answers, strict=True)))
+
+    done, device = f"annotated ({', '.join(asked)})", model.network.device
     uns = {
         **made_by(model),
         "given": np.array(given, dtype=str),
         "predict": np.array(asked, dtype=str),
         "labels": {name: np.array(schema.labels[schema.index(name)], dtype=str) for name in asked},
     }
-    return Added(verb="annotate", obs=obs, obsm=obsm, uns=uns)
+    return Answers(
+        verb="annotate",
+        cells=cells,
+        blocks=lambda rows: watched(blocks(rows), len(rows), done=done, device=device),
+        uns=uns,
+    )
+
+
+def _block(schema: PhenotypeSchema, names_C: pd.Index, answers: dict[str, np.ndarray]) -> Block:
+    """Lay out the probabilities of each phenotype as columns and arrays."""
+    columns = {}
+    for name, probabilities_CV in answers.items():
+        best_C = probabilities_CV.argmax(axis=1)
+        columns[f"polygene_{name}"] = pd.Categorical.from_codes(best_C, list(schema.labels[schema.index(name)]))
+        columns[f"polygene_{name}_probability"] = probabilities_CV[np.arange(len(best_C)), best_C]
+        if schema.phenotypes[schema.index(name)].ordinal == "age":
+            years_C = expected_years(probabilities_CV, schema.years(name))
+            columns[f"polygene_{name}_years"] = years_C.astype(np.float32)
+    obsm = {f"polygene_{name}": probabilities_CV for name, probabilities_CV in answers.items()}
+    return Block(pd.DataFrame(columns, index=names_C), obsm)
 
 
 def questions(

@@ -5,10 +5,11 @@ Legend: C cells, D width, V labels.
 
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
@@ -19,12 +20,13 @@ from sklearn.preprocessing import StandardScaler
 
 from polygene.checkpoint import PolyGene
 from polygene.errors import PhenotypeError
+from polygene.inference import cell_states
 from polygene.metrics import label_scores, label_tally
 from polygene.reading import CellSource, Source, open_cells
 from polygene.splitting import given_texts
-from polygene.tl._cells import made_by
-from polygene.tl.embed import states
-from polygene.writing import Added
+from polygene.tl._cells import encoded_chunks, made_by
+from polygene.tl._progress import watched
+from polygene.writing import Answers, Block, deliver
 
 logger = logging.getLogger("polygene")
 
@@ -35,7 +37,7 @@ MAX_ITERATIONS = 1_000
 
 
 def classify(
-    adata: ad.AnnData,
+    adata: Source,
     model: PolyGene,
     *,
     key: str,
@@ -44,6 +46,7 @@ def classify(
     layer: str | None = None,
     totals: str | None = None,
     seed: int = 0,
+    out: str | Path | None = None,
 ) -> None:
     """Train a head on the frozen model for any column of `obs`, and answer with it.
 
@@ -53,7 +56,7 @@ def classify(
     Parameters
     ----------
     adata
-        The cells to answer for, with counts or log1p values.
+        The cells to answer for, with counts or log1p values, an AnnData or a file.
     model
         Places the cells; it is not changed.
     key
@@ -67,6 +70,8 @@ def classify(
         Where the expression is, as for `annotate`; the same in the reference.
     seed
         Decides which donors are cross-validated together.
+    out
+        Of a file, where the answers go, as for `annotate`.
 
     Notes
     -----
@@ -81,10 +86,10 @@ def classify(
     DataError, GeneError, ScaleError
         The expression cannot be read; the message says what to do.
     """
-    added = classification(
+    answers = classification(
         adata, model, key=key, reference=reference, donor=donor, layer=layer, totals=totals, seed=seed
     )
-    added.add_to(adata)
+    deliver(answers, adata, out)
 
 
 def classification(
@@ -97,38 +102,55 @@ def classification(
     layer: str | None = None,
     totals: str | None = None,
     seed: int = 0,
-) -> Added:
-    """Return what `classify` writes, for an AnnData or for a file, of which only some rows are in memory at a time."""
-    labelled = open_cells(source if reference is None else reference, layer=layer)
+) -> Answers:
+    """Train the head, and return what `classify` writes, found out when it is asked for.
+
+    The states of the labelled cells are in memory, and of the others a few at a time.
+    """
+    cells = open_cells(source, layer=layer)
+    labelled = cells if reference is None else open_cells(reference, layer=layer)
     labels_C, labels = labels_of(labelled, key)
-    donors_C = _donors(labelled, donor)
-    names_C, states_CD = states(source, model, layer=layer, totals=totals)
-    known_CD = states_CD if reference is None else states(reference, model, layer=layer, totals=totals)[1]
-    trains_C = labels_C >= 0
-    head = fit_head(known_CD[trains_C], labels_C[trains_C], donors_C[trains_C], seed=seed)
-    probabilities_CV = head.probabilities(states_CD)
-    if reference is None:
-        probabilities_CV[trains_C] = head.held_out_CV
-    best_C = probabilities_CV.argmax(axis=1)
-    name = f"polygene_{key}"
-    columns = {
-        name: pd.Categorical.from_codes(best_C, labels),
-        f"{name}_probability": probabilities_CV[np.arange(len(best_C)), best_C],
-    }
+    known = np.flatnonzero(labels_C >= 0)
+    chunks = encoded_chunks(labelled, model.tokenizer, totals=totals, rows=known)
+    known_CD = np.concatenate([cell_states(model, encoded) for _, encoded in chunks])
+    head = fit_head(known_CD, labels_C[known], _donors(labelled, donor)[known], seed=seed)
     logger.info(
         "%s: trained on %s cells with %d labels; cross-validated macro-F1 %.3f (held-out %s, %d labels scored)",
-        key, f"{trains_C.sum():,}", len(labels), head.macro_f1, head.held_out, len(head.scored),
+        key, f"{len(known):,}", len(labels), head.macro_f1, head.held_out, len(head.scored),
     )  # fmt: skip
+    own = known if reference is None else known[:0]  # cells whose answer is a held-out one
+
+    def blocks(rows: range) -> Iterator[Block]:
+        first = rows.start
+        for names_C, encoded in encoded_chunks(cells, model.tokenizer, totals=totals, rows=rows):
+            held_out = slice(*np.searchsorted(own, [first, first + len(encoded)]))
+            asked_C = np.delete(np.arange(len(encoded)), own[held_out] - first)
+            probabilities_CV = np.empty((len(encoded), len(labels)), np.float32)
+            probabilities_CV[own[held_out] - first] = head.held_out_CV[held_out]
+            if len(asked_C):
+                probabilities_CV[asked_C] = head.probabilities(cell_states(model, encoded.rows(asked_C)))
+            first += len(encoded)
+            best_C = probabilities_CV.argmax(axis=1)
+            columns = {
+                f"polygene_{key}": pd.Categorical.from_codes(best_C, labels),
+                f"polygene_{key}_probability": probabilities_CV[np.arange(len(best_C)), best_C],
+            }
+            yield Block(pd.DataFrame(columns, index=names_C), {f"polygene_{key}": probabilities_CV})
+
     uns = {
         **made_by(model),
         "labels": np.array(labels, dtype=str),
-        "cells_trained": int(trains_C.sum()),
+        "cells_trained": len(known),
         "macro_f1": head.macro_f1,
         "held_out": head.held_out,
         "C": head.strength,
     }
-    obs = pd.DataFrame(columns, index=names_C)
-    return Added(verb=f"classify_{key}", obs=obs, obsm={name: probabilities_CV}, uns=uns)
+    return Answers(
+        verb=f"classify_{key}",
+        cells=cells,
+        blocks=lambda rows: watched(blocks(rows), len(rows), done=f"classified ({key})", device=model.network.device),
+        uns=uns,
+    )
 
 
 def labels_of(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:

@@ -3,28 +3,27 @@
 Legend: C cells, D width.
 """
 
-import logging
+from collections.abc import Iterator
+from pathlib import Path
 
-import anndata as ad
-import numpy as np
 import pandas as pd
 
 from polygene.checkpoint import PolyGene
 from polygene.inference import cell_states
-from polygene.reading import Source
+from polygene.reading import Source, open_cells
 from polygene.tl._cells import encoded_chunks, made_by
-from polygene.writing import Added
-
-logger = logging.getLogger("polygene")
+from polygene.tl._progress import watched
+from polygene.writing import Answers, Block, deliver
 
 
 def embed(
-    adata: ad.AnnData,
+    adata: Source,
     model: PolyGene,
     *,
     key_added: str = "X_polygene",
     layer: str | None = None,
     totals: str | None = None,
+    out: str | Path | None = None,
 ) -> None:
     """Place cells in the model's space, from their expression alone.
 
@@ -34,7 +33,7 @@ def embed(
     Parameters
     ----------
     adata
-        Cells with counts or log1p values; no label is needed or used.
+        Cells with counts or log1p values, an AnnData or a file; no label is needed or used.
     model
         What places them.
     key_added
@@ -43,6 +42,9 @@ def embed(
         Where the expression is: None for `X`, the name of a layer, or "raw" for `adata.raw`.
     totals
         The column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
+    out
+        Of a file, where the points go: a copy of it with them (.h5ad), or a table of them (.parquet, .csv). Only some
+        rows are in memory at a time. An AnnData holds its points itself.
 
     Notes
     -----
@@ -54,7 +56,7 @@ def embed(
     DataError, GeneError, ScaleError
         The expression cannot be read; the message says what to do.
     """
-    embedding(adata, model, key_added=key_added, layer=layer, totals=totals).add_to(adata)
+    deliver(embedding(adata, model, key_added=key_added, layer=layer, totals=totals), adata, out)
 
 
 def embedding(
@@ -64,21 +66,18 @@ def embedding(
     key_added: str = "X_polygene",
     layer: str | None = None,
     totals: str | None = None,
-) -> Added:
-    """Return what `embed` writes, for an AnnData or for a file, of which only some rows are in memory at a time."""
-    names_C, states_CD = states(source, model, layer=layer, totals=totals)
-    logger.info("embedded %s cells in %d dimensions", f"{len(names_C):,}", states_CD.shape[1])
-    uns = {**made_by(model), "key": key_added}
-    return Added(verb="embed", obs=pd.DataFrame(index=names_C), obsm={key_added: states_CD}, uns=uns)
+) -> Answers:
+    """Return what `embed` writes, found out when it is asked for."""
+    cells = open_cells(source, layer=layer)
 
+    def blocks(rows: range) -> Iterator[Block]:
+        for names_C, encoded in encoded_chunks(cells, model.tokenizer, totals=totals, rows=rows):
+            yield Block(pd.DataFrame(index=names_C), {key_added: cell_states(model, encoded)})
 
-def states(
-    source: Source, model: PolyGene, *, layer: str | None = None, totals: str | None = None
-) -> tuple[pd.Index, np.ndarray]:
-    """Return the names of the cells and their states, float32 (C, D)."""
-    names: list[pd.Index] = []
-    parts: list[np.ndarray] = []
-    for names_C, cells in encoded_chunks(source, model.tokenizer, layer=layer, totals=totals):
-        names.append(names_C)
-        parts.append(cell_states(model, cells))
-    return names[0].append(names[1:]), np.concatenate(parts)
+    done, device = f"embedded in {model.network.config.hidden_size} dimensions", model.network.device
+    return Answers(
+        verb="embed",
+        cells=cells,
+        blocks=lambda rows: watched(blocks(rows), len(rows), done=done, device=device),
+        uns={**made_by(model), "key": key_added},
+    )

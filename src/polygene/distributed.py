@@ -1,0 +1,124 @@
+"""The processes of one run, as torchrun and accelerate launch start them: who am I, how many are we, wait for all."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+from polygene.errors import DataError
+
+PATIENCE = timedelta(hours=24)
+"""How long a process waits for the slowest; one that ends is noticed at once."""
+
+
+class RunEndedError(DataError):
+    """Another process failed or the launcher ends this one: all know of it already."""
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Count the processes of the run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def own_rows(n: int) -> range:
+    """Rows of n that fall to this process: contiguous, all of them to one of the processes."""
+    return range(n * rank() // world_size(), n * (rank() + 1) // world_size())
+
+
+def own_device() -> str:
+    """Name the GPU of this process, or the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
+@contextmanager
+def together() -> Iterator[Callable[[Any], list[Any]]]:
+    """Give a function that waits for all processes and returns what each of them passed; leaving waits for all too.
+
+    Where one fails, the others fail with its message.
+
+    Raises
+    ------
+    RunEndedError
+        Another process failed or ended, or the launcher ends this one (SIGTERM).
+    """
+    with _stopped_in_order():
+        if world_size() == 1:
+            yield lambda value: [value]
+            return
+        group = _Group()
+        try:
+            yield group.gather
+            group.gather(None)
+        except RunEndedError:
+            raise
+        except BaseException as error:
+            with suppress(RunEndedError):
+                group.gather(None, failure=str(error) or type(error).__name__)
+            raise
+        finally:
+            group.close()
+
+
+class _Group:
+    """The processes, met over gloo, which needs no GPU."""
+
+    def __init__(self) -> None:
+        from torch import distributed
+
+        self._distributed, self._ours = distributed, not distributed.is_initialized()
+        try:
+            if self._ours:
+                distributed.init_process_group("gloo", timeout=PATIENCE)
+            self._group = distributed.new_group(backend="gloo", timeout=PATIENCE)
+        except (ValueError, RuntimeError) as error:
+            msg = f"WORLD_SIZE is {world_size()}, and the other processes cannot be met: {error}. Start with torchrun."
+            raise RunEndedError(msg) from error
+
+    def gather(self, value: Any, failure: str | None = None) -> list[Any]:
+        """Return what every process passed, in order; fail if one of the others did."""
+        found: list[Any] = [None] * world_size()
+        try:
+            self._distributed.all_gather_object(found, (failure, value), group=self._group)
+        except RuntimeError as error:
+            msg = "another process of this run ended before its work was done, so nothing was written"
+            raise RunEndedError(msg) from error
+        for number, (of_other, _) in enumerate(found):
+            if of_other is not None:
+                msg = f"process {number + 1} of {world_size()} failed: {of_other}"
+                raise RunEndedError(msg)
+        return [value for _, value in found]
+
+    def close(self) -> None:
+        if self._ours:
+            self._distributed.destroy_process_group()
+
+
+@contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """Turn SIGTERM, by which launchers and clusters end a process, into an error, so that what was begun is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        msg = "ended from outside (SIGTERM): another process of this run failed, or its time was over"
+        raise RunEndedError(msg)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,38 @@
+"""How far a verb has come: a bar where a person watches, a line at the end."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from polygene.distributed import rank, world_size
+from polygene.writing import Block
+
+logger = logging.getLogger("polygene")
+
+
+def watched(blocks: Iterable[Block], n_cells: int, *, done: str, device: object) -> Iterator[Block]:
+    """Pass blocks on; show cells and cells/s on the way, and say them with the device at the end."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn(done),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal or rank() > 0,
+    )
+    started, n_done = time.perf_counter(), 0
+    with bar:
+        task = bar.add_task("", total=n_cells, speed="")
+        for block in blocks:
+            yield block
+            n_done += len(block.obs)
+            speed = f"{n_done / max(time.perf_counter() - started, 1e-9):,.0f} cells/s"
+            bar.update(task, completed=n_done, speed=speed)
+    of_all = f" (process {rank() + 1} of {world_size()})" if world_size() > 1 else ""
+    logger.info("%s %s cells on %s, %s%s", done, f"{n_done:,}", device, speed if n_done else "0 cells/s", of_all)
