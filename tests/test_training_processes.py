@@ -1,0 +1,161 @@
+"""Training on two processes: the same losses as one, and a run that goes on after one of them died.
+
+The processes are real: torchrun starts them, and they speak by gloo.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from polygene import training
+from polygene.checkpoint import PolyGene
+from polygene.corpus import Corpus
+from polygene.losses import LossConfig
+from polygene.masking import MaskingCollator, MaskingConfig
+from polygene.modeling import PolyGeneModel
+from polygene.prepare import PrepareConfig, prepare
+from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.training import TrainingCells, train
+
+NETWORK = NetworkConfig(
+    hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, hidden_dropout_prob=0.0
+)
+HELPED = """
+import json, os, signal, sys
+from pathlib import Path
+from polygene import cli, training
+
+folder, kill_at, recipe = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+rank, losses, compute = os.environ.get("RANK", "0"), [], training._Engine.compute_loss
+
+def record(self, *args, **kwargs):
+    if rank == "1" and len(losses) == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    loss = compute(self, *args, **kwargs)
+    losses.append(loss.item())
+    return loss
+
+training._Engine.compute_loss = record
+sys.argv = ["polygene", "train", recipe]
+try:
+    cli.main()
+finally:
+    (folder / f"losses-{rank}.json").write_text(json.dumps(losses))
+"""
+"""`polygene train`, which also writes down the losses of each process, and kills the second one at a step."""
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def corpus(make_adata, tmp_path_factory):
+    """Make a corpus with 75 training cells: three epochs are 225 cells, an odd number."""
+    config = PrepareConfig(n_genes=24, binning="linear", fractions=(0.5, 0.25, 0.25))
+    corpus = prepare(make_adata(150, 30, seed=4), tmp_path_factory.mktemp("corpus") / "corpus", config=config)
+    assert len(corpus.split("train")) == 75
+    assert len(corpus.split("validation")) > 0
+    return corpus
+
+
+@pytest.fixture
+def recipe_for(corpus, tmp_path):
+    def make(name, **changed):
+        settings = {"epochs": 3, "learning_rate": 1e-3, "evaluations": 4} | changed
+        return Recipe(
+            corpus=str(corpus.folder), out=str(tmp_path / name), network=NETWORK, training=TrainingConfig(**settings)
+        )
+
+    return make
+
+
+def start(recipe, *command):
+    """Run a command with the path of the recipe behind it."""
+    path = Path(f"{recipe.out}.toml")
+    path.write_text(recipe.to_toml())
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *command, str(path)], capture_output=True, text=True, timeout=100, env=environment
+    )
+
+
+def helped(folder, kill_at=-1):
+    folder.mkdir(exist_ok=True)
+    (folder / "helped.py").write_text(HELPED)
+    return [*TORCHRUN, str(folder / "helped.py"), str(folder), str(kill_at)]
+
+
+def losses_of(folder, rank):
+    return np.array(json.loads((folder / f"losses-{rank}.json").read_text()))
+
+
+@pytest.fixture
+def losses(monkeypatch):
+    """Record the training loss of every batch of this process."""
+    recorded: list[float] = []
+    compute = training._Engine.compute_loss
+
+    def record(self, *args, **kwargs):
+        loss = compute(self, *args, **kwargs)
+        recorded.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(training._Engine, "compute_loss", record)
+    return recorded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("batch_size", "last", "checkpointing"),
+    [(30, 15, False), (30, 15, True), (32, 1, False), (32, 1, True)],
+    ids=["last batch of 7 and 8", "the same, checkpointing", "last batch of 0 and 1", "the same, checkpointing"],
+)
+def test_two_processes_with_half_the_batch_learn_what_one_learns(
+    batch_size, last, checkpointing, recipe_for, losses, tmp_path
+):
+    assert 225 % batch_size == last
+    whole = recipe_for("whole", batch_size=batch_size)
+    train(whole)
+    assert len(losses) == 8
+    halves = recipe_for("halves", batch_size=batch_size // 2, gradient_checkpointing=checkpointing)
+    done = start(halves, *helped(tmp_path / "helped"))
+    assert done.returncode == 0, done.stderr
+    of_both = np.mean([losses_of(tmp_path / "helped", rank) for rank in (0, 1)], axis=0)
+    np.testing.assert_allclose(of_both, losses, rtol=1e-5)
+    assert np.std(losses) > 0.01
+    expected = load_file(Path(whole.out) / "model.safetensors")
+    for name, weights in load_file(Path(halves.out) / "model.safetensors").items():
+        torch.testing.assert_close(weights, expected[name], rtol=1e-4, atol=1e-5, msg=lambda said, n=name: f"{n}: {said}")
+    scores = [json.loads((Path(one.out) / "metrics.json").read_text())["validation"] for one in (whole, halves)]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_run_and_the_same_command_goes_on(recipe_for, tmp_path):
+    undisturbed, recipe = recipe_for("undisturbed", batch_size=16), recipe_for("disturbed", batch_size=16)
+    assert start(undisturbed, *TORCHRUN, "-m", "polygene", "train").returncode == 0
+    begin = time.monotonic()
+    done = start(recipe, *helped(tmp_path / "helped", kill_at=5))
+    assert done.returncode != 0
+    assert "polygene: another process of this run ended" in done.stderr
+    print(time.monotonic()-begin)
+    print(done.stderr)
+    print(done.stdout)
+    states = Path(recipe.out) / "training"
+    assert [path.name for path in states.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert not (Path(recipe.out) / "model.safetensors").exists()
+    again = start(recipe, *TORCHRUN, "-m", "polygene", "train")
+    assert again.returncode == 0, again.stderr
+    assert "resuming from" in again.stderr
+    ours, theirs = (load_file(Path(one.out) / "model.safetensors") for one in (recipe, undisturbed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
