@@ -1,8 +1,8 @@
 """Training: the only file that knows the engine, transformers' Trainer.
 
-The whole run is one long list of cells: place k holds cell `order(epoch)[k % n]` of epoch `k // n`. The list is cut into
-batches, and each batch into one part a process. So the engine sees a plain sequence of batches, resuming skips those
-that were done, and processes and workers share the list without changing it.
+The whole run is one long list of cells: place k holds cell `order(epoch)[k % n]` of epoch `k // n`. The list is cut
+into batches, and each batch into one part a process. So the engine sees a plain sequence of batches, resuming skips
+those that were done, and processes and workers share the list without changing it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from polygene.checkpoint import PolyGene, without_bars
 from polygene.corpus import Corpus, CorpusSplit
-from polygene.errors import RecipeError
+from polygene.errors import RecipeError, RunEndedError
 from polygene.evaluation import validation_scores
 from polygene.losses import PolyGeneLoss
 from polygene.masking import MaskingCollator
@@ -252,6 +252,8 @@ def train(recipe: Recipe) -> PolyGene:
     ------
     RecipeError
         If `recipe.out` holds a run of another recipe or corpus, or the recipe does not fit its machine.
+    RunEndedError
+        If one of several processes ended.
     PhenotypeError
         If the phenotype to balance is not in the corpus.
     CorpusError
@@ -301,6 +303,12 @@ def train(recipe: Recipe) -> PolyGene:
     try:
         with without_bars():
             engine.train(resume_from_checkpoint=_last_whole_state(states))
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or "by peer" in str(error)  # as NCCL and gloo say it
+        if arguments.world_size == 1 or not lost:
+            raise
+        msg = "another process of this run ended, see its message; the same command goes on from the last saved state"
+        raise RunEndedError(msg) from error
     finally:
         progress.bar.stop()
     scores = engine.scores()
