@@ -38,7 +38,7 @@ from polygene.workers import Workers
 logger = logging.getLogger("polygene")
 
 EDGE_CELLS = 50_000  # training cells that quantile bins are learned from: some 100 values each
-BLOCK = 10_000
+BLOCK = 5_000
 """Rows of a source that are worked on at once. Sums are made block by block, so that the number of processes, which
 share the blocks, changes no digit of them."""
 
