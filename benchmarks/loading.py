@@ -148,7 +148,7 @@ def measure(source: Path, n_cells: int, n_genes: int, repeats: int) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description="Random-order cells/s.")
     _data.add_data_option(parser)
-    parser.add_argument("--cells", type=int, default=50_000)
+    parser.add_argument("--cells", type=int, default=20_000)
     parser.add_argument("--genes", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()

@@ -5,6 +5,7 @@ The processes are real: torchrun starts them, and they speak by gloo.
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from polygene import training
+from polygene.checkpoint import PolyGene
 from polygene.masking import MaskingCollator, MaskingConfig
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
@@ -32,11 +34,12 @@ from polygene import cli, training
 folder, kill_at, recipe = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 rank, losses, compute = os.environ.get("RANK", "0"), [], training._Engine.compute_loss
 
-def record(self, *args, **kwargs):
+def record(self, model, *args, **kwargs):
     if rank == "1" and len(losses) == kill_at:
         (folder / "killed").write_text(str(time.time()))
         os.kill(os.getpid(), signal.SIGKILL)
-    loss = compute(self, *args, **kwargs)
+    (folder / "engine").write_text(type(model).__name__)
+    loss = compute(self, model, *args, **kwargs)
     losses.append(loss.item())
     return loss
 
@@ -158,6 +161,7 @@ def test_two_processes_with_half_the_batch_learn_what_one_learns(
     halves = recipe_for("halves", batch_size=batch_size // 2, gradient_checkpointing=checkpointing)
     done = start(halves, *helped(tmp_path / "helped"))
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "helped" / "engine").read_text() == "DistributedDataParallel"
     of_both = np.mean([losses_of(tmp_path / "helped", rank) for rank in (0, 1)], axis=0)
     np.testing.assert_allclose(of_both, losses, rtol=1e-5)
     assert np.std(losses) > 0.01
@@ -166,6 +170,63 @@ def test_two_processes_with_half_the_batch_learn_what_one_learns(
         torch.testing.assert_close(weights, expected[name], rtol=1e-4, atol=1e-5)
     scores = [json.loads((Path(one.out) / "metrics.json").read_text())["validation"] for one in (whole, halves)]
     assert scores[1] == pytest.approx(scores[0], rel=1e-3)
+
+
+FSDP = """
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+use_cpu: true
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+machine_rank: 0
+fsdp_config:
+  fsdp_version: 2
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_transformer_layer_cls_to_wrap: BertLayer,LastLayer
+  fsdp_state_dict_type: FULL_STATE_DICT
+  fsdp_cpu_ram_efficient_loading: false
+"""
+CPU_SHARES_WEIGHTS = """
+import accelerate.state as state
+
+class WithCpu:
+    MULTI_MUSA = state.DistributedType.MULTI_CPU
+    def __getattr__(self, name):
+        return getattr(known, name)
+
+known, state.DistributedType = state.DistributedType, WithCpu()
+"""
+"""accelerate shares weights out between accelerators only: here it takes the CPU for one of them."""
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_weights_out_write_a_whole_checkpoint(recipe_for, losses, tmp_path):
+    whole = recipe_for("whole", batch_size=32)
+    train(whole)
+    folder = tmp_path / "helped"
+    helper = helped(folder)[len(TORCHRUN) :]
+    (folder / "helped.py").write_text(CPU_SHARES_WEIGHTS + HELPED)
+    (folder / "fsdp.yaml").write_text(FSDP)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(folder / "fsdp.yaml"),
+        "--main_process_port",
+        port,
+    ]
+    shared = recipe_for("shared", batch_size=16)
+    done = start(shared, *launch, *helper)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.mean([losses_of(folder, rank) for rank in (0, 1)], axis=0), losses, rtol=1e-5)
+    assert (folder / "engine").read_text() == "FSDPPolyGeneModel"
+    expected = load_file(Path(whole.out) / "model.safetensors")
+    for name, weights in PolyGene.from_pretrained(shared.out).network.state_dict().items():
+        torch.testing.assert_close(weights, expected[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

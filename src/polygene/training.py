@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
@@ -33,6 +34,7 @@ from polygene.errors import RecipeError, RunEndedError
 from polygene.evaluation import validation_scores
 from polygene.losses import PolyGeneLoss
 from polygene.masking import MaskingCollator
+from polygene.modeling import PolyGeneModel
 from polygene.recipe import Recipe
 
 log = logging.getLogger("polygene")
@@ -138,11 +140,18 @@ class _Engine(Trainer):
         )
         return parts["loss"] * inputs["share"]
 
+    def trained(self) -> PolyGene:
+        """Give the model with the weights as they are; where processes share them out (FSDP), with a copy of all."""
+        network: Any = self.model
+        if self.is_fsdp_enabled:
+            weights = get_model_state_dict(network, options=StateDictOptions(full_state_dict=True))
+            network = PolyGeneModel(self.model_of.network.config).to(self.args.device)
+            network.load_state_dict(weights)
+        return replace(self.model_of, network=network.eval())
+
     def scores(self) -> dict[str, float]:
         """Score the weights as they are on the validation cells."""
-        self.model.eval()
-        model = replace(self.model_of, network=self.model)
-        return validation_scores(model, self.train_dataset.split, self.validation, self.loss.config)
+        return validation_scores(self.trained(), self.train_dataset.split, self.validation, self.loss.config)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         metrics = {f"eval_{name}": value for name, value in self.scores().items()}
@@ -314,9 +323,8 @@ def train(recipe: Recipe) -> PolyGene:
     scores = engine.scores()
     if scores:
         say("kept the state of step %s: %s", engine.state.best_global_step, _of_interest(scores))
-    trained = replace(
-        model, network=engine.model.eval(), recipe=recipe.to_toml(), metrics={"validation": scores} if scores else {}
-    )
+    metrics = {"validation": scores} if scores else {}
+    trained = replace(engine.trained(), recipe=recipe.to_toml(), metrics=metrics)
     if engine.is_world_process_zero():
         trained.save_pretrained(out)
         (states / FINISHED).touch()
