@@ -47,6 +47,39 @@ def test_the_same_input_and_seed_give_the_same_bytes(adata, tmp_path):
     assert str(tmp_path) not in (tmp_path / "one/corpus.json").read_text()
 
 
+@pytest.fixture(scope="module")
+def files(make_adata, tmp_path_factory):
+    """Two files of several blocks each."""
+    folder = tmp_path_factory.mktemp("files")
+    for seed in (1, 2):
+        make_adata(400, 40, n_donors=12, seed=seed).write_h5ad(folder / f"cells{seed}.h5ad")
+    return [folder / "cells1.h5ad", folder / "cells2.h5ad"]
+
+
+@pytest.fixture(scope="module")
+def by_one_process(files, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK", 150)
+        return prepare(files, tmp_path_factory.mktemp("one") / "corpus", config=CONFIG).folder
+
+
+@pytest.mark.parametrize("num_proc", [2, 3])
+def test_the_number_of_processes_changes_no_byte(files, by_one_process, tmp_path, monkeypatch, num_proc):
+    monkeypatch.setattr(module, "BLOCK", 150)
+    prepare(files, tmp_path / "corpus", config=CONFIG, num_proc=num_proc)
+    assert files_of(tmp_path / "corpus") == files_of(by_one_process)
+    for file in files_of(by_one_process):
+        assert filecmp.cmp(tmp_path / "corpus" / file, by_one_process / file, shallow=False), file
+
+
+def test_what_is_wrong_in_another_process_is_told_here(adata, tmp_path, monkeypatch):
+    adata.X.data[-1] = np.nan
+    monkeypatch.setattr("polygene.reading.SAMPLE", 10)  # so that looking at a sample does not find it
+    with pytest.raises(ScaleError, match=r"^cells: .*NaN"):
+        prepare({"cells": adata}, tmp_path / "corpus", config=CONFIG, num_proc=2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_and_the_same_cells_in_memory_give_the_same_cells(adata, tmp_path):
     adata.write_h5ad(tmp_path / "cells.h5ad")
     one = prepare(tmp_path / "cells.h5ad", tmp_path / "one", config=CONFIG)

@@ -130,7 +130,7 @@ print(json.dumps(states))
 def test_a_run_killed_at_a_step_and_again_while_saving_ends_with_the_same_weights(recipe_for, uninterrupted, tmp_path):
     recipe = recipe_for()
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
-    moments = [("TrainingCells", "__getitems__", 11), ("_Engine", "_save_rng_state", 1)]
+    moments = [("TrainingCells", "__getitem__", 11), ("_Engine", "_save_rng_state", 1)]
     process = subprocess.run(
         [sys.executable, "-c", KILLED, tmp_path / "recipe.toml", str(torch.get_num_threads()), json.dumps(moments)],
         capture_output=True,

@@ -236,6 +236,12 @@ class InverseFit:
         self._counts_GB[genes_M, 0] += zeros_M
         self._histogram[genes_M, 0, 0] += zeros_M.astype(np.uint32)
 
+    def merge(self, other: Self) -> None:
+        """Take in what another one counted of other cells."""
+        self._sums_GB += other._sums_GB
+        self._counts_GB += other._counts_GB
+        self._histogram += other._histogram
+
     def finish(self) -> BinInverse:
         """Return the inverse. A bin that no cell of any gene has stands for the middle of its interval."""
         lowest_B, highest_B = self.binner.bounds()

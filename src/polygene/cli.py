@@ -115,9 +115,6 @@ def prepare(
     files: Annotated[list[str], typer.Argument(metavar="CELLS.h5ad...", help="Files of cells, or globs.")],
     out: Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist.")],
     genes: Annotated[int | None, typer.Option(help="How many genes the panel holds.", show_default="512")] = None,
-    include_genes: Annotated[
-        Path | None, typer.Option(help="Text file of genes that must be in the panel, one a line.")
-    ] = None,
     split: Annotated[
         str | None, typer.Option(help="What is held out: donor, study or random.", show_default="donor")
     ] = None,
@@ -126,7 +123,10 @@ def prepare(
         list[str] | None, typer.Option(metavar="NAME=COLUMN", help="Read a phenotype from this column; repeatable.")
     ] = None,
     layer: Layer = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with any fields of PrepareConfig, such as binning.")] = None,
+    num_proc: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML with any fields of PrepareConfig, such as binning or include_genes.")
+    ] = None,
 ) -> None:
     """Make a corpus: hold out donors, rank genes, turn cells into tokens."""
     from polygene.prepare import PrepareConfig
@@ -135,14 +135,13 @@ def prepare(
 
     said = {
         "n_genes": genes,
-        "include_genes": _lines(include_genes) if include_genes else None,
         "split": split,
         "donor": donor,
         "phenotypes": dict(map(_name_and_column, phenotype)) if phenotype else None,
         "layer": layer,
     }
     table = (read_toml(config) if config else {}) | {key: value for key, value in said.items() if value is not None}
-    corpus = make_corpus(files, out, config=build(PrepareConfig, table), progress=True)
+    corpus = make_corpus(files, out, config=build(PrepareConfig, table), num_proc=num_proc, progress=True)
     _describe(corpus.folder)
 
 
@@ -314,7 +313,3 @@ def _name_and_column(text: str) -> tuple[str, str]:
         msg = f"--phenotype is NAME=COLUMN, such as sex=sex_inferred; got {text!r}"
         raise RecipeError(msg)
     return name, column
-
-
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

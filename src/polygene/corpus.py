@@ -4,7 +4,7 @@ Legend: C cells, N expressed entries (cell, gene), G panel genes, P phenotypes, 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -172,6 +172,11 @@ class CorpusSplit:
             labels_CP=labels_CP,
             measured_G=np.logical_and.reduce(self.measured_SG[present_S]),
         )
+
+    def tables(self, size: int) -> Iterator[pa.Table]:
+        """Give the cells in order, as Arrow tables of at most `size` cells; nothing is copied."""
+        for first in range(0, len(self), size):
+            yield pa.concat_tables([shard.table for shard in self._shards]).slice(first, size)
 
     def values(self, indices: slice | np.ndarray | None = None) -> sparse.csr_matrix:
         """Give x_CG, log1p counts per 10,000 of the expressed panel genes (half precision, as float32), by cell."""

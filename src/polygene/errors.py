@@ -31,3 +31,7 @@ class CheckpointError(PolyGeneError):
 
 class DataError(PolyGeneError):
     """The data are no AnnData, are empty, or lack what the task needs, such as donors."""
+
+
+class RunEndedError(PolyGeneError):
+    """Another process of the run ended, so this one cannot go on."""

@@ -30,13 +30,17 @@ from polygene.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_lab
 from polygene.ranking import GeneMoments, GeneVariability, choose_panel, rank_genes, score_genes, union_of_genes
 from polygene.reading import CellSource, Source, open_sources
 from polygene.scale import Scale, log1p_values
-from polygene.shards import SPLITS, ShardWriter, written_whole
+from polygene.shards import SPLITS, ShardWriter, cell_tables, written_whole
 from polygene.splitting import SplitBy, given_texts, split_cells
 from polygene.tokenizer import CellTokenizer
+from polygene.workers import Workers
 
 logger = logging.getLogger("polygene")
 
 EDGE_CELLS = 50_000  # training cells that quantile bins are learned from: some 100 values each
+BLOCK = 5_000
+"""Rows of a source that are worked on at once. Sums are made block by block, so that the number of processes, which
+share the blocks, changes no digit of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +116,21 @@ def prepare(
     out: str | Path,
     *,
     config: PrepareConfig | None = None,
+    num_proc: int = 1,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Corpus:
     """Make a corpus of .h5ad files (paths, globs) and AnnData objects.
 
-    The folder appears whole or not at all. The same input and seed give the same bytes.
+    The folder appears whole or not at all. The same input and seed give the same bytes, whatever `num_proc` is.
 
     Parameters
     ----------
     out
         The folder to write; it must not exist.
+    num_proc
+        Processes that share the work. They are started anew, so a script that asks for several keeps what it does
+        under `if __name__ == "__main__":`, and each gets a copy of the AnnData that are in memory.
     overwrite
         Replace a corpus that is there.
     progress
@@ -134,6 +142,8 @@ def prepare(
         The sources cannot be read, or cannot be split; names the source.
     CorpusError
         The folder exists, or cannot be written.
+    RunEndedError
+        One of several processes ended.
 
     See Also
     --------
@@ -151,13 +161,11 @@ def prepare(
             opened, frames, by=config.split, fractions=config.fractions, seed=config.seed, donor=config.donor,
             phenotypes=phenotypes,
         )  # fmt: skip
-        with Progress(disable=not progress, transient=True) as bar:
-            task = bar.add_task("ranking genes, writing tokens", total=None)
-            works = [
-                _Work(*one, config, lambda n: bar.advance(task, n)) for one in zip(opened, frames, parts, strict=True)
-            ]
-            bar.update(task, total=sum(2 * len(work.train_rows) + work.cells.n_obs for work in works))
-            write_corpus(works, config, folder)
+        works = [_Work(*one, config) for one in zip(opened, frames, parts, strict=True)]
+        with Progress(disable=not progress, transient=True) as bar, Workers(works, num_proc) as workers:
+            n_rows = sum(2 * work.n_train + work.cells.n_obs for work in works)
+            task = bar.add_task("ranking genes, writing tokens", total=n_rows)
+            _Preparation(works, config, workers, lambda n: bar.advance(task, n)).write(folder)
     return Corpus(out)
 
 
@@ -170,13 +178,12 @@ class _Work:
         frame: pd.DataFrame,
         part_C: np.ndarray,
         config: PrepareConfig,
-        advance: Callable[[int], None],
     ) -> None:
-        self.cells, self.frame, self.part_C, self._advance = cells, frame, part_C, advance
-        self.train_rows = np.flatnonzero(part_C == 0)
+        self.cells, self.frame, self.part_C = cells, frame, part_C
+        self.n_train = int((part_C == 0).sum())
         with self.named():
             self.genes = unique_genes(cells.var)
-            self.scale: Scale = cells.find_scale(self.train_rows if len(self.train_rows) else None)
+            self.scale: Scale = cells.find_scale(np.flatnonzero(part_C == 0) if self.n_train else None)
         self.totals = config.totals if self.scale == "counts" and config.totals in cells.columns else None
         if config.totals and not self.totals:
             logger.info("%s: no counts with a column %r; each cell's own sum is used", cells.label, config.totals)
@@ -190,7 +197,15 @@ class _Work:
             for chunk in self.cells.chunks(rows, columns=[self.totals] if self.totals else []):
                 values = log1p_values(chunk, columns, totals=self.totals, scale=self.scale)
                 yield chunk.obs_names.to_numpy(dtype=object), values
-                self._advance(chunk.n_obs)
+
+    def windows(self) -> Iterator[slice]:
+        """Cut the rows into blocks."""
+        for first in range(0, self.cells.n_obs, BLOCK):
+            yield slice(first, min(first + BLOCK, self.cells.n_obs))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Send to another process what reads values; what is known of each cell comes with its block."""
+        return {name: vars(self)[name] for name in ("cells", "genes", "scale", "totals")}
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -204,50 +219,126 @@ class _Work:
             raise type(error)(msg) from error
 
 
-def write_corpus(works: Sequence[_Work], config: PrepareConfig, folder: Path) -> None:
-    """Write a corpus of sources whose split is drawn into an empty folder."""
-    phenotypes = config.schema()
-    panel = _rank(works, config)
-    counts: dict[str, dict[str, int]] = {phenotype.name: {} for phenotype in phenotypes}
-    for work in works:
-        for name, some in count_labels(work.frame.iloc[work.train_rows], phenotypes).items():
-            counts[name].update({label: n + counts[name].get(label, 0) for label, n in some.items()})
-    binner = _binner(works, panel, config)
-    fit = InverseFit(binner, len(panel))
-    schema = PhenotypeSchema.fit(counts, phenotypes)
-    tokenizer = CellTokenizer(panel=panel, binner=binner, schema=schema, inverse=fit.finish())
-    with ShardWriter(folder, len(phenotypes)) as writer:
-        described = [_write_source(s, work, tokenizer, fit, writer) for s, work in enumerate(works)]
-    tokenizer = replace(tokenizer, inverse=fit.finish())
-    tokenizer.save(folder)
-    files = {str(path.relative_to(folder).as_posix()): path.stat().st_size for path in sorted(folder.rglob("*.arrow"))}
-    info = {
-        "format": FORMAT,
-        "polygene": __version__,
-        "tokenizer": tokenizer.fingerprint(),
-        "config": asdict(config),
-        "sources": described,
-        "files": files,
-    }
-    (folder / "corpus.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+class _Preparation:
+    """A corpus of sources whose split is drawn, on its way into an empty folder."""
+
+    def __init__(
+        self, works: Sequence[_Work], config: PrepareConfig, workers: Workers, advance: Callable[[int], None]
+    ) -> None:
+        self.works, self.config, self.workers, self.advance = works, config, workers, advance
+
+    def write(self, folder: Path) -> None:
+        """Rank, fit the tokenizer, write the tokens."""
+        phenotypes = self.config.schema()
+        panel = self._rank()
+        counts: dict[str, dict[str, int]] = {phenotype.name: {} for phenotype in phenotypes}
+        for work in self.works:
+            for name, some in count_labels(work.frame[work.part_C == 0], phenotypes).items():
+                counts[name].update({label: n + counts[name].get(label, 0) for label, n in some.items()})
+        binner = _binner(self.works, panel, self.config)
+        fit = InverseFit(binner, len(panel))
+        schema = PhenotypeSchema.fit(counts, phenotypes)
+        tokenizer = CellTokenizer(panel=panel, binner=binner, schema=schema, inverse=fit.finish())
+        with ShardWriter(folder, len(phenotypes)) as writer:
+            described = self._write_tokens(tokenizer, fit, writer)
+        tokenizer = replace(tokenizer, inverse=fit.finish())
+        tokenizer.save(folder)
+        files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*.arrow"))}
+        info = {
+            "format": FORMAT,
+            "polygene": __version__,
+            "tokenizer": tokenizer.fingerprint(),
+            "config": asdict(self.config),
+            "sources": described,
+            "files": files,
+        }
+        (folder / "corpus.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _rank(self) -> GenePanel:
+        """First and second pass: rank the genes on training cells, source by source, and choose the panel."""
+        trained = [s for s, work in enumerate(self.works) if work.n_train]
+        moments = {s: GeneMoments(len(self.works[s].genes)) for s in trained}
+        self._add_up(moments)
+        variability = {s: GeneVariability(moments[s]) for s in trained}
+        self._add_up(variability)
+        tables = [self.works[s].genes for s in trained]
+        ranks = [rank_genes(variability[s].finish(), list(self.works[s].genes["symbol"])) for s in trained]
+        union = union_of_genes(tables)
+        return choose_panel(union, score_genes(union, tables, ranks), self.config.n_genes, self.config.include_genes)
+
+    def _add_up(self, sums: Mapping[int, Any]) -> None:
+        """Let every source's sums count its training cells."""
+        places = [(s, window) for s in sums for window in self.works[s].windows()]
+        tasks = ((s, (_training_rows(self.works[s], window), sums[s].empty())) for s, window in places)
+        for (s, window), part in zip(places, self.workers.map(_counted, tasks), strict=True):
+            sums[s].merge(part)
+            self.advance(int((self.works[s].part_C[window] == 0).sum()))
+
+    def _write_tokens(self, tokenizer: CellTokenizer, fit: InverseFit, writer: ShardWriter) -> list[dict[str, Any]]:
+        """Last pass: tokens of every cell; returns what corpus.json says of the sources."""
+        described: list[dict[str, Any]] = []
+        n_blank = [0] * len(self.works)
+        places = [(s, window) for s, work in enumerate(self.works) for window in work.windows()]
+
+        def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
+            for s, work in enumerate(self.works):
+                with work.named():
+                    columns_G = tokenizer.panel.match(work.cells.var)
+                    labels_CP = tokenizer.schema.encode(work.frame, unknown="not given")
+                described.append(_describe(work, tokenizer.schema, columns_G >= 0, labels_CP))
+                donors = np.array([*work.donors, ""], dtype=object)  # the last entry serves the code -1
+                for window in work.windows():
+                    of_cells = labels_CP[window], work.part_C[window], donors[work.donor_C[window]]
+                    yield s, (window, columns_G, tokenizer, s, *of_cells)
+
+        for (s, window), (part, n, tables) in zip(places, self.workers.map(_tokens, tasks()), strict=True):
+            fit.merge(part)
+            n_blank[s] += n
+            for table in tables:
+                writer.write(*table)
+            self.advance(window.stop - window.start)
+        for work, n, source in zip(self.works, n_blank, described, strict=True):
+            source["cells_without_panel_genes"] = n
+            if n:
+                logger.info("%s: %s cells express no gene of the panel; they are kept", work.cells.label, f"{n:,}")
+        return described
 
 
-def _rank(works: Sequence[_Work], config: PrepareConfig) -> GenePanel:
-    """First and second pass: rank the genes on training cells, source by source, and choose the panel."""
-    tables, ranks = [], []
-    for work in works:
-        if not len(work.train_rows):
-            continue
-        moments = GeneMoments(len(work.genes))
-        for _, x_CG in work.values(work.train_rows, None):
-            moments.add(x_CG)
-        variability = GeneVariability(moments)
-        for _, x_CG in work.values(work.train_rows, None):
-            variability.add(x_CG)
-        tables.append(work.genes)
-        ranks.append(rank_genes(variability.finish(), list(work.genes["symbol"])))
-    union = union_of_genes(tables)
-    return choose_panel(union, score_genes(union, tables, ranks), config.n_genes, config.include_genes)
+def _training_rows(work: _Work, window: slice) -> np.ndarray:
+    return window.start + np.flatnonzero(work.part_C[window] == 0)
+
+
+def _counted(work: _Work, rows: np.ndarray, sums: Any) -> Any:
+    """Count these cells; runs in one of several processes."""
+    for _, x_CG in work.values(rows, None):
+        sums.add(x_CG)
+    return sums
+
+
+def _tokens(
+    work: _Work,
+    window: slice,
+    columns_G: np.ndarray,
+    tokenizer: CellTokenizer,
+    source: int,
+    labels_CP: np.ndarray,
+    part_C: np.ndarray,
+    donors_C: np.ndarray,
+) -> tuple[InverseFit, int, list[tuple[int, Any]]]:
+    """Give (inverse of the training cells, cells without a panel gene, tables) of a block; runs in any process."""
+    measured_G = columns_G >= 0
+    fit, tables = InverseFit(tokenizer.binner, len(tokenizer.panel)), list[tuple[int, Any]]()
+    done = n_blank = 0
+    for names, values_CM in work.values(np.arange(window.start, window.stop), columns_G[measured_G]):
+        chunk = slice(done, done + len(names))
+        trains_C = part_C[chunk] == 0
+        if trains_C.any():
+            fit.add(values_CM[trains_C], measured_G)
+        cells = tokenizer.encode_values(values_CM, measured_G, labels_CP[chunk])
+        n_blank += int((np.diff(cells.offsets_C1) == 0).sum())
+        tables += cell_tables(part_C[chunk], cells, source, donors_C[chunk], names)
+        done += len(names)
+    return fit, n_blank, tables
 
 
 def _binner(works: Sequence[_Work], panel: GenePanel, config: PrepareConfig) -> ExpressionBinner:
@@ -258,51 +349,32 @@ def _binner(works: Sequence[_Work], panel: GenePanel, config: PrepareConfig) -> 
         return ExpressionBinner.cell_quantile(config.n_bins)
     if config.binning == "linear":
         return ExpressionBinner.linear(config.n_bins)
-    n_train = [len(work.train_rows) for work in works]
+    n_train = [work.n_train for work in works]
     rng = np.random.default_rng(config.seed)
     drawn = np.sort(rng.choice(sum(n_train), min(sum(n_train), EDGE_CELLS), replace=False))
     values = [np.empty(0, dtype=np.float32)]
     for work, first, n in zip(works, np.cumsum([0, *n_train]), n_train, strict=False):
-        rows = work.train_rows[drawn[(drawn >= first) & (drawn < first + n)] - first]
+        rows = np.flatnonzero(work.part_C == 0)[drawn[(drawn >= first) & (drawn < first + n)] - first]
         if len(rows):
             columns_G = panel.match(work.cells.var)
             values += [x_CM.data for _, x_CM in work.values(rows, columns_G[columns_G >= 0])]
     return ExpressionBinner.quantile(np.concatenate(values), config.n_bins)
 
 
-def _write_source(
-    source: int, work: _Work, tokenizer: CellTokenizer, fit: InverseFit, writer: ShardWriter
-) -> dict[str, Any]:
-    """Last pass: tokens of every cell of a source; returns what corpus.json says of it."""
-    with work.named():
-        columns_G = tokenizer.panel.match(work.cells.var)
-        labels_CP = tokenizer.schema.encode(work.frame, unknown="not given")
-    measured_G = columns_G >= 0
-    donors = np.array([*work.donors, ""], dtype=object)  # the last entry serves the code -1
-    done = n_blank = 0
-    for names, values_CM in work.values(None, columns_G[measured_G]):
-        window = slice(done, done + len(names))
-        part_C = work.part_C[window]
-        if (part_C == 0).any():
-            fit.add(values_CM[part_C == 0], measured_G)
-        cells = tokenizer.encode_values(values_CM, measured_G, labels_CP[window])
-        n_blank += int((np.diff(cells.offsets_C1) == 0).sum())
-        writer.write(part_C, cells, source, donors[work.donor_C[window]], names)
-        done += len(names)
-    if n_blank:
-        logger.info("%s: %s cells express no gene of the panel; they are kept", work.cells.label, f"{n_blank:,}")
+def _describe(work: _Work, schema: PhenotypeSchema, measured_G: np.ndarray, labels_CP: np.ndarray) -> dict[str, Any]:
+    """Say what corpus.json says of a source."""
     return {
         "name": work.cells.name,
         "file": work.cells.path.name if work.cells.path else None,
         "scale": work.scale,
         "cells": {split: int((work.part_C == part).sum()) for part, split in enumerate(SPLITS)},
         "donors": {split: _n_donors(work, part) for part, split in enumerate(SPLITS)},
-        "cells_without_panel_genes": n_blank,
+        "cells_without_panel_genes": 0,
         "genes": len(work.genes),
         "panel_genes": int(measured_G.sum()),
         "measured": "".join("01"[int(one)] for one in measured_G),
-        "not_given": _not_given(work, tokenizer.schema, labels_CP),
-        "unseen_in_training": _unseen(work, tokenizer.schema),
+        "not_given": _not_given(work, schema, labels_CP),
+        "unseen_in_training": _unseen(work, schema),
     }
 
 

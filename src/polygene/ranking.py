@@ -6,6 +6,8 @@ Legend: C cells of a chunk, N their stored values, G genes of one source, U gene
 import difflib
 import logging
 from collections.abc import Sequence
+from copy import copy
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,16 @@ class GeneMoments:
         self.n_cells += x_CG.shape[0]
         self._sum_G += np.bincount(x_CG.indices, values_N, len(self._sum_G))
         self._square_G += np.bincount(x_CG.indices, values_N**2, len(self._sum_G))
+
+    def empty(self) -> Self:
+        """Give one that has counted nothing yet, for other cells of the source."""
+        return type(self)(len(self._sum_G))
+
+    def merge(self, other: Self) -> None:
+        """Take in what was counted of other cells."""
+        self.n_cells += other.n_cells
+        self._sum_G += other._sum_G
+        self._square_G += other._square_G
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """Give (mean_G, variance_G), the variance with n - 1; of one cell it is 0."""
@@ -62,6 +74,17 @@ class GeneVariability:
         values_N = np.minimum(np.expm1(x_CG.data), self._highest_G[x_CG.indices])
         self._sum_G += np.bincount(x_CG.indices, values_N, len(self._sum_G))
         self._square_G += np.bincount(x_CG.indices, values_N**2, len(self._sum_G))
+
+    def empty(self) -> Self:
+        """Give one that has counted nothing yet, for other cells of the source."""
+        other = copy(self)
+        other._sum_G, other._square_G = np.zeros_like(self._sum_G), np.zeros_like(self._square_G)
+        return other
+
+    def merge(self, other: Self) -> None:
+        """Take in what was counted of other cells."""
+        self._sum_G += other._sum_G
+        self._square_G += other._square_G
 
     def finish(self) -> np.ndarray:
         """Give variability_G, 0 for a gene that does not vary."""

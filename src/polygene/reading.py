@@ -201,7 +201,8 @@ class CellSource:
             raise ValueError(msg)
         with self._opened() as (obs, _, matrix):
             kept = list(self.columns if columns is None else columns)
-            for first in range(0, self.n_obs, size):
+            wanted = range(self.n_obs) if rows is None else range(*(rows[[0, -1]] + [0, 1] if len(rows) else (0, 0)))
+            for first in range(wanted.start // size * size, wanted.stop, size):
                 window = slice(first, min(first + size, self.n_obs))
                 within: slice | np.ndarray = slice(None)
                 if rows is not None:

@@ -38,6 +38,27 @@ def arrow_schema(n_phenotypes: int) -> pa.Schema:
     return pa.schema({**lists, "labels": labels, "source": pa.int16(), "donor_id": pa.string(), "cell": pa.string()})
 
 
+def cell_tables(
+    part_C: np.ndarray, cells: EncodedCells, source: int, donors_C: np.ndarray, names_C: np.ndarray
+) -> Iterator[tuple[int, pa.Table]]:
+    """Give (index into `SPLITS`, table of the cells that `part_C` puts there), without empty ones."""
+    schema = arrow_schema(cells.labels_CP.shape[1])
+    for part in range(len(SPLITS)):
+        which = np.flatnonzero(part_C == part)
+        if not len(which):
+            continue
+        some = cells.rows(which)
+        offsets = pa.array(some.offsets_C1.astype(np.int32))
+        lists = [
+            pa.ListArray.from_arrays(offsets, pa.array(values_N))
+            for values_N in (some.genes_N, some.bins_N, some.values_N.astype(np.float16))
+        ]
+        labels = pa.FixedSizeListArray.from_arrays(pa.array(some.labels_CP.reshape(-1)), some.labels_CP.shape[1])
+        sources = pa.array(np.full(len(some), source, dtype=np.int16))
+        strings = [pa.array(texts[which], type=pa.string()) for texts in (donors_C, names_C)]
+        yield part, pa.Table.from_arrays([*lists, labels, sources, *strings], schema=schema)
+
+
 SHARD_BYTES = 500_000_000
 """A file is closed when it is larger, and the next is begun."""
 
@@ -58,14 +79,9 @@ class ShardWriter:
         for split in self._splits:
             split.close(complete=error is None)
 
-    def write(
-        self, part_C: np.ndarray, cells: EncodedCells, source: int, donors_C: np.ndarray, names_C: np.ndarray
-    ) -> None:
-        """Add cells to the splits that `part_C` says (an index into `SPLITS`)."""
-        for part, split in enumerate(self._splits):
-            which = np.flatnonzero(part_C == part)
-            if len(which):
-                split.write(cells.rows(which), source, donors_C[which], names_C[which])
+    def write(self, part: int, table: pa.Table) -> None:
+        """Add a table of cells to a split (an index into `SPLITS`)."""
+        self._splits[part].write(table)
 
 
 class _SplitWriter:
@@ -77,17 +93,8 @@ class _SplitWriter:
         self._files: list[Path] = []
         self._bytes = 0
 
-    def write(self, cells: EncodedCells, source: int, donors_C: np.ndarray, names_C: np.ndarray) -> None:
+    def write(self, table: pa.Table) -> None:
         writer = self._next_file() if self._writer is None or self._bytes > SHARD_BYTES else self._writer
-        offsets = pa.array(cells.offsets_C1.astype(np.int32))
-        lists = [
-            pa.ListArray.from_arrays(offsets, pa.array(values_N))
-            for values_N in (cells.genes_N, cells.bins_N, cells.values_N.astype(np.float16))
-        ]
-        labels = pa.FixedSizeListArray.from_arrays(pa.array(cells.labels_CP.reshape(-1)), cells.labels_CP.shape[1])
-        sources = pa.array(np.full(len(cells), source, dtype=np.int16))
-        strings = [pa.array(texts, type=pa.string()) for texts in (donors_C, names_C)]
-        table = pa.Table.from_arrays([*lists, labels, sources, *strings], schema=self._schema)
         writer.write_table(table)
         self._bytes += table.nbytes
 

@@ -1,7 +1,8 @@
 """Training: the only file that knows the engine, transformers' Trainer.
 
-The whole run is one long list of cells: place k holds cell `order(epoch)[k % n]` of epoch `k // n`. So the engine sees
-a plain sequence, resuming skips the places that were done, and ranks and workers share the list without changing it.
+The whole run is one long list of cells: place k holds cell `order(epoch)[k % n]` of epoch `k // n`. The list is cut
+into batches, and each batch into one part a process. So the engine sees a plain sequence of batches, resuming skips
+those that were done, and processes and workers share the list without changing it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,16 +23,18 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.data import Dataset, SequentialSampler
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from polygene.checkpoint import PolyGene, without_bars
 from polygene.corpus import Corpus, CorpusSplit
-from polygene.errors import RecipeError
+from polygene.errors import RecipeError, RunEndedError
 from polygene.evaluation import validation_scores
 from polygene.losses import PolyGeneLoss
 from polygene.masking import MaskingCollator
+from polygene.modeling import PolyGeneModel
 from polygene.recipe import Recipe
 
 log = logging.getLogger("polygene")
@@ -42,16 +45,32 @@ TRUTH = ("bins", "bin_weights", "labels", "label_weights", "label_phenotype")
 
 
 class TrainingCells(Dataset):
-    """The cells of a whole run in the order in which they are learned, as masked batches."""
+    """The cells of a whole run in the order in which they are learned, as the masked batches of one process.
+
+    The loss of a step is the mean over its cells. The engine takes the mean over batches and processes instead, so a
+    batch says its `share`: how many of the cells of the step it holds, 1 if all batches of the step have equally many.
+    """
 
     def __init__(
-        self, split: CorpusSplit, collator: MaskingCollator, *, epochs: int, seed: int, odds_C: np.ndarray | None = None
+        self,
+        split: CorpusSplit,
+        collator: MaskingCollator,
+        *,
+        epochs: int,
+        seed: int,
+        batch_size: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        odds_C: np.ndarray | None = None,
     ) -> None:
-        self.split, self.collator, self.epochs, self.seed, self.odds_C = split, collator, epochs, seed, odds_C
+        self.split, self.collator, self.seed, self.odds_C = split, collator, seed, odds_C
+        self.n_places, self.width, self.accumulation = epochs * len(split), batch_size * world_size, accumulation
+        self.rank, self.world_size = rank, world_size
         self.order = lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:
-        return self.epochs * len(self.split)
+        return math.ceil(self.n_places / self.width)
 
     def _order(self, epoch: int) -> np.ndarray:
         """Return the cells of one epoch: each once, or drawn by their odds."""
@@ -60,16 +79,26 @@ class TrainingCells(Dataset):
             return rng.permutation(len(self.split))
         return rng.choice(len(self.split), size=len(self.split), p=self.odds_C)
 
-    def __getitem__(self, place: int) -> dict[str, Tensor]:
-        return self.__getitems__([place])
-
-    def __getitems__(self, places: Sequence[int]) -> dict[str, Tensor]:
-        epochs_C, within_C = np.divmod(np.asarray(places), len(self.split))
-        indices_C = np.empty(len(places), dtype=np.int64)
+    def __getitem__(self, batch: int) -> dict[str, Tensor]:
+        first = batch * self.width
+        n_cells = min(self.width, self.n_places - first)
+        mine = [first + n_cells * rank // self.world_size for rank in (self.rank, self.rank + 1)]
+        share = (mine[1] - mine[0]) * self.world_size / self._cells_per_batch(batch)
+        # A process without a cell takes part all the same, or the others would wait: with a cell that does not count.
+        places_C = np.arange(mine[0], mine[1]) if mine[1] > mine[0] else np.array([first])
+        epochs_C, within_C = np.divmod(places_C, len(self.split))
+        indices_C = np.empty_like(places_C)
         for epoch in np.unique(epochs_C):
             of_epoch = epochs_C == epoch
             indices_C[of_epoch] = self.order(int(epoch))[within_C[of_epoch]]
-        return self.collator(self.split.cells(indices_C), self.split.sources_C[indices_C], indices_C, epochs_C)
+        made = self.collator(self.split.cells(indices_C), self.split.sources_C[indices_C], indices_C, epochs_C)
+        return made | {"share": torch.tensor(share)}
+
+    def _cells_per_batch(self, batch: int) -> float:
+        """Cells of all processes in a batch, averaged over the batches of the same step."""
+        first = batch // self.accumulation * self.accumulation
+        last = min(first + self.accumulation, len(self))
+        return (min(last * self.width, self.n_places) - first * self.width) / (last - first)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "order"}
@@ -83,11 +112,17 @@ class _Engine(Trainer):
     """Trainer with our loss, our order of cells and our evaluation."""
 
     def __init__(self, *, loss: PolyGeneLoss, model_of: PolyGene, validation: CorpusSplit, **kwargs: Any) -> None:
-        super().__init__(data_collator=_as_it_is, eval_dataset=validation, **kwargs)
+        super().__init__(eval_dataset=validation, **kwargs)
         self.loss, self.model_of, self.validation = loss, model_of, validation
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
+    def get_train_dataloader(self) -> DataLoader:
+        """Give this process its batches; accelerate would fill up an uneven last one with cells that were learned."""
+        return DataLoader(
+            self.train_dataset,
+            collate_fn=_the_only,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
 
     def compute_loss(
         self,
@@ -103,13 +138,20 @@ class _Engine(Trainer):
             n_cells=len(inputs["n_keys"]),
             **{name: inputs[name] for name in TRUTH},
         )
-        return parts["loss"]
+        return parts["loss"] * inputs["share"]
+
+    def trained(self) -> PolyGene:
+        """Give the model with the weights as they are; where processes share them out (FSDP), with a copy of all."""
+        network: Any = self.model
+        if self.is_fsdp_enabled:
+            weights = get_model_state_dict(network, options=StateDictOptions(full_state_dict=True))
+            network = PolyGeneModel(self.model_of.network.config).to(self.args.device)
+            network.load_state_dict(weights)
+        return replace(self.model_of, network=network.eval())
 
     def scores(self) -> dict[str, float]:
         """Score the weights as they are on the validation cells."""
-        self.model.eval()
-        model = replace(self.model_of, network=self.model)
-        return validation_scores(model, self.train_dataset.split, self.validation, self.loss.config)
+        return validation_scores(self.trained(), self.train_dataset.split, self.validation, self.loss.config)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         metrics = {f"eval_{name}": value for name, value in self.scores().items()}
@@ -119,8 +161,8 @@ class _Engine(Trainer):
         return metrics
 
 
-def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return batch
+def _the_only(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return batches[0]
 
 
 class _States(TrainerCallback):
@@ -219,6 +261,8 @@ def train(recipe: Recipe) -> PolyGene:
     ------
     RecipeError
         If `recipe.out` holds a run of another recipe or corpus, or the recipe does not fit its machine.
+    RunEndedError
+        If one of several processes ended.
     PhenotypeError
         If the phenotype to balance is not in the corpus.
     CorpusError
@@ -235,8 +279,9 @@ def train(recipe: Recipe) -> PolyGene:
         return PolyGene.from_pretrained(out)
     model = new_model(recipe, corpus)
     validation = corpus.split("validation")
-    cells = _training_cells(recipe, corpus, model)
-    arguments = _arguments(recipe, states, len(cells), validates=len(validation) > 0)
+    n_places = recipe.training.epochs * len(corpus.split("train"))
+    arguments = _arguments(recipe, states, n_places, validates=len(validation) > 0)
+    cells = _training_cells(recipe, corpus, model, arguments)
     if recipe.training.gradient_checkpointing:
         network: Any = model.network  # transformers renamed the method, and warns of the old name
         getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)()
@@ -267,18 +312,24 @@ def train(recipe: Recipe) -> PolyGene:
     try:
         with without_bars():
             engine.train(resume_from_checkpoint=_last_whole_state(states))
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or "by peer" in str(error)  # as NCCL and gloo say it
+        if arguments.world_size == 1 or not lost:
+            raise
+        msg = "another process of this run ended, see its message; the same command goes on from the last saved state"
+        raise RunEndedError(msg) from error
     finally:
         progress.bar.stop()
     scores = engine.scores()
     if scores:
         say("kept the state of step %s: %s", engine.state.best_global_step, _of_interest(scores))
-    trained = replace(
-        model, network=engine.model.eval(), recipe=recipe.to_toml(), metrics={"validation": scores} if scores else {}
-    )
+    metrics = {"validation": scores} if scores else {}
+    trained = replace(engine.trained(), recipe=recipe.to_toml(), metrics=metrics)
     if engine.is_world_process_zero():
         trained.save_pretrained(out)
         (states / FINISHED).touch()
         _drop_states(states)
+    engine.accelerator.wait_for_everyone()  # no process goes on before the checkpoint is there
     return trained
 
 
@@ -312,8 +363,8 @@ def balancing_odds(labels_C: np.ndarray) -> np.ndarray:
     return odds_C / odds_C.sum()
 
 
-def _training_cells(recipe: Recipe, corpus: Corpus, model: PolyGene) -> TrainingCells:
-    """Lay out the cells of the run, masked, weighted and drawn as the recipe says."""
+def _training_cells(recipe: Recipe, corpus: Corpus, model: PolyGene, arguments: TrainingArguments) -> TrainingCells:
+    """Lay out the cells of the run for this process, masked, weighted and drawn as the recipe says."""
     split, training = corpus.split("train"), recipe.training
     odds_C = None
     if training.balance:
@@ -325,7 +376,17 @@ def _training_cells(recipe: Recipe, corpus: Corpus, model: PolyGene) -> Training
         seed=training.seed,
         class_weights=class_weights(split.labels_CP, model) if training.class_weights else None,
     )
-    return TrainingCells(split, collator, epochs=training.epochs, seed=training.seed, odds_C=odds_C)
+    return TrainingCells(
+        split,
+        collator,
+        epochs=training.epochs,
+        seed=training.seed,
+        batch_size=training.batch_size,
+        accumulation=training.accumulation,
+        rank=arguments.process_index,
+        world_size=arguments.world_size,
+        odds_C=odds_C,
+    )
 
 
 def _loss(recipe: Recipe, corpus: Corpus) -> PolyGeneLoss:
@@ -348,7 +409,7 @@ def _loggers(name: str) -> list[TrainerCallback]:
         raise RecipeError(msg) from error
 
 
-def _arguments(recipe: Recipe, states: Path, n_cells: int, *, validates: bool) -> TrainingArguments:
+def _arguments(recipe: Recipe, states: Path, n_places: int, *, validates: bool) -> TrainingArguments:
     """Translate the recipe into the engine's words."""
     training = recipe.training
     arguments = TrainingArguments(
@@ -384,7 +445,7 @@ def _arguments(recipe: Recipe, states: Path, n_cells: int, *, validates: bool) -
             "or show it one GPU with CUDA_VISIBLE_DEVICES=0."
         )
         raise RecipeError(msg)
-    steps = math.ceil(n_cells / (training.batch_size * training.accumulation * arguments.world_size))
+    steps = math.ceil(n_places / (training.batch_size * training.accumulation * arguments.world_size))
     arguments.eval_steps = arguments.save_steps = max(1, math.ceil(steps / training.evaluations))
     return arguments
 
