@@ -39,10 +39,11 @@ from transformers import BertConfig, BertModel
 
 import _data
 from polygene.binning import ExpressionBinner, InverseFit
-from polygene.genes import GenePanel, gene_table
+from polygene.genes import GenePanel
 from polygene.losses import LossConfig, PolyGeneLoss
 from polygene.masking import MaskingCollator, MaskingConfig, pack_cells
 from polygene.modeling import PolyGeneConfig, PolyGeneModel
+from polygene.naming import gene_table
 from polygene.phenotypes import CELLXGENE, PhenotypeSchema
 from polygene.ranking import GeneMoments, GeneVariability, rank_genes
 from polygene.scale import log1p_values

@@ -25,11 +25,12 @@ from polygene import __version__
 from polygene.binning import Binning, ExpressionBinner, InverseFit
 from polygene.corpus import FORMAT, Corpus
 from polygene.errors import DataError, PhenotypeError, PolyGeneError, RecipeError
-from polygene.genes import GenePanel, unique_genes
+from polygene.genes import GenePanel, merged_genes
+from polygene.matching import GeneMatch
 from polygene.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
 from polygene.ranking import GeneMoments, GeneVariability, choose_panel, rank_genes, score_genes, union_of_genes
 from polygene.reading import CellSource, Source, open_sources
-from polygene.scale import Scale, log1p_values
+from polygene.scale import TOTALS, Scale, log1p_values, say_totals
 from polygene.shards import SPLITS, ShardWriter, written_whole
 from polygene.splitting import SplitBy, given_texts, split_cells
 from polygene.tokenizer import CellTokenizer
@@ -175,20 +176,22 @@ class _Work:
         self.cells, self.frame, self.part_C, self._advance = cells, frame, part_C, advance
         self.train_rows = np.flatnonzero(part_C == 0)
         with self.named():
-            self.genes = unique_genes(cells.var)
-            self.scale: Scale = cells.find_scale(self.train_rows if len(self.train_rows) else None)
+            self.genes, self.gene_columns = merged_genes(cells.var)
+            rows = self.train_rows if len(self.train_rows) else None
+            self.scale: Scale = cells.find_scale(rows)
         self.totals = config.totals if self.scale == "counts" and config.totals in cells.columns else None
+        say_totals(cells.sample(rows, columns=TOTALS), totals=self.totals, scale=self.scale)
         if config.totals and not self.totals:
             logger.info("%s: no counts with a column %r; each cell's own sum is used", cells.label, config.totals)
         self.donor_C, self.donors = np.full(cells.n_obs, -1, dtype=np.int32), list[str]()
         if config.donor in frame:
             self.donor_C, self.donors = given_texts(frame[config.donor])
 
-    def values(self, rows: np.ndarray | None, columns: np.ndarray | None) -> Iterator[tuple[np.ndarray, Any]]:
+    def values(self, rows: np.ndarray | None, match: GeneMatch) -> Iterator[tuple[np.ndarray, Any]]:
         """Read (names of the cells, log1p counts per 10,000 of these genes) chunk by chunk."""
         with self.named():
             for chunk in self.cells.chunks(rows, columns=[self.totals] if self.totals else []):
-                values = log1p_values(chunk, columns, totals=self.totals, scale=self.scale)
+                values = log1p_values(chunk, match, totals=self.totals, scale=self.scale)
                 yield chunk.obs_names.to_numpy(dtype=object), values
                 self._advance(chunk.n_obs)
 
@@ -239,10 +242,10 @@ def _rank(works: Sequence[_Work], config: PrepareConfig) -> GenePanel:
         if not len(work.train_rows):
             continue
         moments = GeneMoments(len(work.genes))
-        for _, x_CG in work.values(work.train_rows, None):
+        for _, x_CG in work.values(work.train_rows, work.gene_columns):
             moments.add(x_CG)
         variability = GeneVariability(moments)
-        for _, x_CG in work.values(work.train_rows, None):
+        for _, x_CG in work.values(work.train_rows, work.gene_columns):
             variability.add(x_CG)
         tables.append(work.genes)
         ranks.append(rank_genes(variability.finish(), list(work.genes["symbol"])))
@@ -265,8 +268,7 @@ def _binner(works: Sequence[_Work], panel: GenePanel, config: PrepareConfig) -> 
     for work, first, n in zip(works, np.cumsum([0, *n_train]), n_train, strict=False):
         rows = work.train_rows[drawn[(drawn >= first) & (drawn < first + n)] - first]
         if len(rows):
-            columns_G = panel.match(work.cells.var)
-            values += [x_CM.data for _, x_CM in work.values(rows, columns_G[columns_G >= 0])]
+            values += [x_CM.data for _, x_CM in work.values(rows, panel.match(work.cells.var))]
     return ExpressionBinner.quantile(np.concatenate(values), config.n_bins)
 
 
@@ -275,12 +277,12 @@ def _write_source(
 ) -> dict[str, Any]:
     """Last pass: tokens of every cell of a source; returns what corpus.json says of it."""
     with work.named():
-        columns_G = tokenizer.panel.match(work.cells.var)
+        match = tokenizer.panel.match(work.cells.var)
         labels_CP = tokenizer.schema.encode(work.frame, unknown="not given")
-    measured_G = columns_G >= 0
+    measured_G = match.measured_G
     donors = np.array([*work.donors, ""], dtype=object)  # the last entry serves the code -1
     done = n_blank = 0
-    for names, values_CM in work.values(None, columns_G[measured_G]):
+    for names, values_CM in work.values(None, match):
         window = slice(done, done + len(names))
         part_C = work.part_C[window]
         if (part_C == 0).any():

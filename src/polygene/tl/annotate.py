@@ -16,7 +16,7 @@ from polygene.inference import label_probabilities
 from polygene.metrics import expected_years
 from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import Source
-from polygene.tl._cells import encoded_chunks, made_by
+from polygene.tl._cells import CellReader, blank, made_by
 from polygene.writing import Added
 
 logger = logging.getLogger("polygene")
@@ -64,8 +64,11 @@ def annotate(
         `uns["polygene"]["annotate"]["labels"]["cell_type"]`.
     `obs["polygene_age_years"]`
         Only of ages: the expected years, over the labels that can be read as years; float32.
+    `obs["polygene_no_panel_genes"]`
+        True for a cell that expresses no gene of the panel, so that its answers say nothing of it.
     `uns["polygene"]["annotate"]`
-        The model, what was given and asked, and the version of PolyGene.
+        The model, what was given and asked, the version of PolyGene, and under `genes` how much of the panel the file
+        measured: counts and shares, how genes were found, and which are missing.
 
     Raises
     ------
@@ -91,8 +94,11 @@ def annotation(
     given, asked = questions(schema, given, predict)
     names: list[pd.Index] = []
     parts: list[list[np.ndarray]] = []
-    for names_C, cells in encoded_chunks(source, model.tokenizer, given=given, layer=layer, totals=totals):
+    blanks: list[np.ndarray] = []
+    reader = CellReader(source, model.tokenizer, given=given, layer=layer, totals=totals)
+    for names_C, cells in reader.chunks():
         names.append(names_C)
+        blanks.append(blank(cells))
         parts.append(label_probabilities(model, cells, predict=asked, given=given))
     obs = pd.DataFrame(index=names[0].append(names[1:]))
     obsm = {}
@@ -104,11 +110,13 @@ def annotation(
         if schema.phenotypes[schema.index(name)].ordinal == "age":
             obs[f"polygene_{name}_years"] = expected_years(probabilities_CV, schema.years(name)).astype(np.float32)
         obsm[f"polygene_{name}"] = probabilities_CV
+    obs["polygene_no_panel_genes"] = np.concatenate(blanks)
     logger.info("annotated %s cells: %s", f"{len(obs):,}", ", ".join(asked))
     uns = {
         **made_by(model),
         "given": np.array(given, dtype=str),
         "predict": np.array(asked, dtype=str),
+        "genes": reader.genes,
         "labels": {name: np.array(schema.labels[schema.index(name)], dtype=str) for name in asked},
     }
     return Added(verb="annotate", obs=obs, obsm=obsm, uns=uns)

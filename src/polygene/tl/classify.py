@@ -22,7 +22,7 @@ from polygene.errors import PhenotypeError
 from polygene.metrics import label_scores, label_tally
 from polygene.reading import CellSource, Source, open_cells
 from polygene.splitting import given_texts
-from polygene.tl._cells import made_by
+from polygene.tl._cells import CellReader, made_by
 from polygene.tl.embed import states
 from polygene.writing import Added
 
@@ -102,8 +102,11 @@ def classification(
     labelled = open_cells(source if reference is None else reference, layer=layer)
     labels_C, labels = labels_of(labelled, key)
     donors_C = _donors(labelled, donor)
-    names_C, states_CD = states(source, model, layer=layer, totals=totals)
-    known_CD = states_CD if reference is None else states(reference, model, layer=layer, totals=totals)[1]
+    reader = CellReader(source, model.tokenizer, layer=layer, totals=totals)
+    names_C, states_CD = states(reader, model)
+    known_CD = states_CD
+    if reference is not None:
+        known_CD = states(CellReader(reference, model.tokenizer, layer=layer, totals=totals), model)[1]
     trains_C = labels_C >= 0
     head = fit_head(known_CD[trains_C], labels_C[trains_C], donors_C[trains_C], seed=seed)
     probabilities_CV = head.probabilities(states_CD)
@@ -121,6 +124,7 @@ def classification(
     )  # fmt: skip
     uns = {
         **made_by(model),
+        "genes": reader.genes,
         "labels": np.array(labels, dtype=str),
         "cells_trained": int(trains_C.sum()),
         "macro_f1": head.macro_f1,

@@ -12,7 +12,7 @@ import pandas as pd
 from polygene.checkpoint import PolyGene
 from polygene.inference import cell_states
 from polygene.reading import Source
-from polygene.tl._cells import encoded_chunks, made_by
+from polygene.tl._cells import CellReader, made_by
 from polygene.writing import Added
 
 logger = logging.getLogger("polygene")
@@ -47,7 +47,7 @@ def embed(
     Notes
     -----
     Written are `obsm["X_polygene"]`, float32 (C, D), for `sc.pp.neighbors(adata, use_rep="X_polygene")`, and
-    `uns["polygene"]["embed"]`, the model and the version of PolyGene.
+    `uns["polygene"]["embed"]`: the model, the version of PolyGene, and `genes`, as `annotate` writes them.
 
     Raises
     ------
@@ -66,19 +66,18 @@ def embedding(
     totals: str | None = None,
 ) -> Added:
     """Return what `embed` writes, for an AnnData or for a file, of which only some rows are in memory at a time."""
-    names_C, states_CD = states(source, model, layer=layer, totals=totals)
+    reader = CellReader(source, model.tokenizer, layer=layer, totals=totals)
+    names_C, states_CD = states(reader, model)
     logger.info("embedded %s cells in %d dimensions", f"{len(names_C):,}", states_CD.shape[1])
-    uns = {**made_by(model), "key": key_added}
+    uns = {**made_by(model), "key": key_added, "genes": reader.genes}
     return Added(verb="embed", obs=pd.DataFrame(index=names_C), obsm={key_added: states_CD}, uns=uns)
 
 
-def states(
-    source: Source, model: PolyGene, *, layer: str | None = None, totals: str | None = None
-) -> tuple[pd.Index, np.ndarray]:
+def states(reader: CellReader, model: PolyGene) -> tuple[pd.Index, np.ndarray]:
     """Return the names of the cells and their states, float32 (C, D)."""
     names: list[pd.Index] = []
     parts: list[np.ndarray] = []
-    for names_C, cells in encoded_chunks(source, model.tokenizer, layer=layer, totals=totals):
+    for names_C, cells in reader.chunks():
         names.append(names_C)
         parts.append(cell_states(model, cells))
     return names[0].append(names[1:]), np.concatenate(parts)
