@@ -10,6 +10,9 @@ Second part: for every pair of files the panel of the one is looked for in the o
 names. The last line is one JSON object.
 """
 
+if __name__ == "coverage":  # numba asks for the package of this name, and this folder may stand before it
+    raise ImportError
+
 import argparse
 import json
 import logging
@@ -157,7 +160,8 @@ def main() -> None:
     scores, paths = [], {}
     for name in _data.catalogue():
         try:
-            paths[name] = _data.locate(name, arguments.data)
+            if _data.catalogue()[name].file.endswith(".h5ad"):
+                paths[name] = _data.locate(name, arguments.data)
         except _data.MissingDataError as reason:
             console.print(f"skipped: {reason}")
     for name in FILES:

@@ -79,6 +79,11 @@ class GeneMatch:
         """How many genes of the panel were measured."""
         return int(self.measured_G.sum())
 
+    @property
+    def sums(self) -> bool:
+        """Whether a gene has several columns."""
+        return self.n_measured < len(self.columns_N)
+
     def report(self, counts_share: float) -> dict[str, Any]:
         """Say before any answer what the genes that were found are worth, and return it in numbers.
 
@@ -235,8 +240,8 @@ def _why_few(file: pd.DataFrame, ids_G: Sequence[str]) -> str:
         return "The file names Ensembl ids and the panel symbols: put the symbols into adata.var['feature_name']."
     if n_human < len(file) / 2:
         return (
-            f"Of the {len(file):,} names in the file {n_human:,} are names of human genes, such as it has are "
-            f"{some(file['symbol'], 3)}: put gene symbols or Ensembl ids into adata.var_names, or into "
+            f"Only {n_human:,} of the {len(file):,} names in the file are names of human genes (it has "
+            f"{some(file['symbol'], 3)}): put gene symbols or Ensembl ids into adata.var_names, or into "
             "adata.var['feature_name'] or ['feature_id']."
         )
     if len(file) < 5_000:

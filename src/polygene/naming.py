@@ -21,7 +21,7 @@ NAME_COLUMNS = ("feature_id", "gene_ids", "ensembl_id", "feature_name", "gene_sy
 
 _ENSEMBL = re.compile(r"(?:^|_)(ENS[A-Z]*G\d{11})(?:\.\d+)?$")  # also TBCE_ENSG00000284770, as CELLxGENE writes
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_TITLE = re.compile(r"[A-Z][a-z]")  # Actb; of human symbols that HGNC approved none begins so
+_TITLE = re.compile(r"(?!Mar-|Sep-|Dec-)[A-Z][a-z]")  # Actb; no symbol that HGNC approved begins so
 _DATE = re.compile(r"(?:0?(?P<day>\d{1,2})-(?P<month>Mar|Sep|Dec)|(?P<month2>Mar|Sep|Dec)-0?(?P<day2>\d{1,2}))")
 _SPECIES = {"ENSMUS": "mouse", "ENSRNO": "rat", "ENSDAR": "zebrafish", "ENSMMU": "macaque", "ENSSSC": "pig"}
 

@@ -98,12 +98,12 @@ def _linear(x_CG: sparse.csr_matrix, base: float) -> sparse.csr_matrix:
 
 def _genes(x_CG: sparse.csr_matrix, match: GeneMatch | None, *, logged: bool) -> sparse.csr_matrix:
     """Take the columns of the genes, a new matrix; columns of one gene are summed, never as logarithms."""
-    if match is None or np.array_equal(match.columns_N, np.arange(x_CG.shape[1])):
+    if match is None or (np.array_equal(match.columns_N, np.arange(x_CG.shape[1])) and not match.sums):
         x_CM = x_CG.copy()
     else:
         # There to CSC and back sorts the columns, faster than a sort.
         x_CM = x_CG[:, match.columns_N].tocsc().tocsr()
-        if match.n_measured < len(match.columns_N):
+        if match.sums:
             data = np.expm1(x_CM.data.astype(np.float64)) if logged else x_CM.data.astype(np.float64)
             shape = (x_CM.shape[0], match.n_measured)
             x_CM = sparse.csr_matrix((data, match.slots_N[x_CM.indices], x_CM.indptr), shape=shape)
@@ -290,18 +290,18 @@ def detect_scale(x: Any) -> Scale:
     sample = sparse.csr_matrix(x[rows])
     check_values(sample)
     sample = sample.astype(np.float64)
-    if _whole(sample):
+    if (sample.data == np.rint(sample.data)).all():
         return "counts"
     if total := _common_sum(sample):
-        logger.info("expression: normalised (every cell adds up to %.6g) and not logged: read like counts", total)
+        logger.info("expression: normalised (every cell adds up to %s), not logged: read like counts", f"{total:,.0f}")
         return "counts"
     logs = {name: _linear(sample, base) for name, base in BASES.items() if sample.data.max() < LOG1P_LIMIT}
     for name, linear in logs.items():
         total = _common_sum(linear)
         if name == "ln" and abs(total / TARGET - 1) < 0.01:
             return "log1p"
-        if total or _whole(linear, slack=1e-4):  # a log that was rounded to four digits
-            what = f"values normalised to {total:.6g} a cell" if total else "counts that were never normalised"
+        if total or _whole_after_log(linear):
+            what = f"values normalised to {total:,.0f} a cell" if total else "counts that were never normalised"
             logger.info("expression: %s(1 + x) of %s: undone, and brought to log1p counts per 10,000", name, what)
             return cast("Scale", name)
     if not logs:
@@ -320,8 +320,10 @@ def detect_scale(x: Any) -> Scale:
     return "log1p"
 
 
-def _whole(x_CG: sparse.csr_matrix, slack: float = 0.0) -> bool:
-    return bool((np.abs(x_CG.data - np.rint(x_CG.data)) <= slack * (1 + x_CG.data)).all())
+def _whole_after_log(x_CG: sparse.csr_matrix) -> bool:
+    """Say whether values are counts once the log is undone, also of a log that was rounded to four digits."""
+    data = x_CG.data[x_CG.data < 1_000]  # above, rounding leaves nothing to tell
+    return bool(data.size and abs(data.min() - 1) < 0.01 and (np.abs(data - np.rint(data)) <= 2e-4 * (1 + data)).all())
 
 
 def _common_sum(x_CG: sparse.csr_matrix) -> float:
