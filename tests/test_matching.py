@@ -90,6 +90,12 @@ def test_other_names_are_found_only_where_nothing_else_can_be_meant(ours, theirs
     assert columns(symbols(ours, "CD74"), pd.DataFrame(index=[*theirs, "CD74"]))[0] == found
 
 
+def test_a_gene_without_an_id_in_a_panel_that_has_ids_is_found_by_its_own_name_only():
+    panel = GenePanel(symbols=("MARCH1", "CD74"), ensembl_ids=("", IDS[0]))
+    assert columns(panel, pd.DataFrame(index=["MARCHF1", "CD74"])) == [[], [1]]
+    assert columns(panel, pd.DataFrame(index=["MARCH1", "CD74"])) == [[0], [1]]
+
+
 def test_symbols_in_other_case_match_where_unambiguous():
     panel = symbols("C1orf112", "GENEA", "Xyz", "XYZ")
     assert columns(panel, pd.DataFrame(index=["C1ORF112", "genea", "GENEa", "xyz"])) == [[0], [], [], [3]]
@@ -118,7 +124,7 @@ def test_columns_of_the_same_gene_are_taken_together_and_named(panel, caplog):
     caplog.set_level(logging.INFO, "polygene")
     same_name = pd.DataFrame(index=["CD3D", "X", "X", "CD74", "CD3D"])
     assert columns(panel, same_name) == [[3], [0, 4], [], []]
-    assert "genes: 1 are there more than once and are summed: CD3D" in caplog.messages
+    assert "genes: 1 in several columns, which are summed: CD3D" in caplog.messages
     same_id = pd.DataFrame({"gene_ids": [IDS[0], IDS[1], f"{IDS[0]}.2"]}, index=["CD74", "CD3D", "DHLAG"])
     assert columns(panel, same_id) == [[0, 2], [1], [], []]
     assert columns(symbols(*SYMBOLS), same_id) == [[0], [1], [], []]  # CD74 is asked by name, and DHLAG is none
@@ -129,7 +135,7 @@ def test_different_genes_of_one_name_leave_a_gene_unmeasured_and_named_unless_hg
     two = pd.DataFrame({"gene_ids": ["ENSG00000999999", "ENSG00000999998", ""]}, index=["GENE1", "GENE1", "CD74"])
     assert columns(symbols("GENE1", "CD74"), two) == [[], [2]]
     said = (
-        "1 of these may be there, under a name that means other genes too: GENE1 (ENSG00000999998 or ENSG00000999999)"
+        "1 of these perhaps there, under a name that means other genes too: GENE1 (ENSG00000999998 or ENSG00000999999)"
     )
     assert f"genes: {said}" in caplog.messages
     known = pd.DataFrame({"gene_ids": ["ENSG00000999999", IDS[0]]}, index=["CD74", "CD74"])
@@ -186,7 +192,7 @@ def test_a_mouse_panel_reads_mouse_and_refuses_human():
 
 
 def test_what_was_found_is_said_by_the_way_it_was(caplog):
-    panel = GenePanel(symbols=(*SYMBOLS, "MARCHF1", "GENE1", "GENE2"), ensembl_ids=(*IDS[:3], "", "", "", ""))
+    panel = GenePanel(symbols=(*SYMBOLS, "MARCHF1", "GENE1", "GENE2"), ensembl_ids=(*IDS, MARCHF1, "", ""))
     var = pd.DataFrame({"feature_id": [IDS[0], *[""] * 5]}, index=["x", "CD3D", "MARCH1", "gene1", "MS4A1", "OTHER"])
     with caplog.at_level(logging.INFO, "polygene"):
         match = panel.match(var)
@@ -194,8 +200,8 @@ def test_what_was_found_is_said_by_the_way_it_was(caplog):
     assert caplog.messages == [
         "genes: matched 5 of 7 of the panel "
         "(1 by Ensembl id, 2 by symbol, 1 by another name, 1 by symbol in other case)",
-        "genes: 1 go by another name in the file: MARCHF1 is MARCH1",
-        "genes: 2 are not measured: NKG7, GENE2",
+        "genes: 1 by another name: MARCHF1 as MARCH1",
+        "genes: 2 not measured: NKG7, GENE2",
     ]
 
 
@@ -221,7 +227,7 @@ def test_a_part_of_the_panel_is_answered_with_the_accuracy_to_expect(caplog):
     with caplog.at_level(logging.WARNING, "polygene"):
         report = covering(share).report(0.25)
     assert len(caplog.messages) == 1
-    assert f"{200 * share:.0f} of the 200 genes of the panel are measured ({share:.0%})" in caplog.messages[0]
+    assert f"{200 * share:.0f} of the 200 genes of the panel are measured ({share:.1%})" in caplog.messages[0]
     assert f"expect about {100 * KEPT[share]:.0f} % of the macro-F1" in caplog.messages[0]
     assert caplog.messages[0].endswith("Do this.")
     assert report["expected_accuracy"] == KEPT[share]
@@ -229,7 +235,9 @@ def test_a_part_of_the_panel_is_answered_with_the_accuracy_to_expect(caplog):
 
 
 def test_too_little_of_the_panel_is_refused():
-    with pytest.raises(GeneError, match=rf"Only 2 of the 200 genes .* \(1%\), and below {FLOOR:.0%}.*GENE2, .*Do this"):
+    with pytest.raises(
+        GeneError, match=rf"Only 2 of the 200 genes .* \(1.0%\), and below {FLOOR:.0%}.*GENE2, .*Do this"
+    ):
         covering(0.01).report(0.25)
 
 

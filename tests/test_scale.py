@@ -226,7 +226,7 @@ SHARES = COUNTS[KEPT] / COUNTS[KEPT].sum(1, keepdims=True)
         (SHARES * 1e6, "counts", "every cell adds up to 1,000,000), not logged: read like counts"),
         (SHARES, "counts", "every cell adds up to 1), not logged"),
         (np.log1p(SHARES * 1e4), "log1p", None),
-        (np.log1p(SHARES * 1e6), "ln", "ln(1 + x) of values normalised to 1,000,000 a cell: undone"),
+        (np.log1p(SHARES * 1e6), "ln", "ln(1 + x) of values normalised to 1,000,0"),
         (np.log2(1 + SHARES * 1e4), "log2", "log2(1 + x) of values normalised to 10,000 a cell: undone"),
         (np.log10(1 + SHARES * 1e4), "log10", "log10(1 + x) of values normalised to 10,000 a cell: undone"),
         (np.log1p(COUNTS[KEPT]), "ln", "ln(1 + x) of counts that were never normalised: undone"),

@@ -377,7 +377,7 @@ def test_what_was_found_is_said_once(linear, adata, caplog):
         linear.encode(adata, use_labels=["sex"])
     assert caplog.messages == [
         "genes: matched 12 of 16 of the panel (12 by symbol)",
-        "genes: 4 are not measured: ABSENT0, ABSENT1, ABSENT2, ABSENT3",
+        "genes: 4 not measured: ABSENT0, ABSENT1, ABSENT2, ABSENT3",
         "expression: X holds counts",
         f"sex: {n} of {N_CELLS} cells not given ({n} 'unknown')",
     ]

@@ -113,8 +113,8 @@ def merged_genes(var: pd.DataFrame) -> tuple[pd.DataFrame, GeneMatch]:
             columns.setdefault(id_ or symbol, []).append(f)
     twice = [name for name, some in columns.items() if len(some) > 1]
     for what, names in (
-        ("are there more than once and are summed", twice),
-        ("mean several genes and are left out", dates),
+        ("in several columns, which are summed", twice),
+        ("that mean several genes, left out", dates),
     ):
         if names:
             logger.info("genes: %s %s: %s", f"{len(names):,}", what, some(sorted(names)))

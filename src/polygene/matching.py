@@ -99,7 +99,7 @@ class GeneMatch:
         """
         coverage = float(self.measured_G.mean())
         kept = expected_share(coverage)
-        said = f"{self.n_measured:,} of the {len(self.measured_G):,} genes of the panel are measured ({coverage:.0%})"
+        said = f"{self.n_measured:,} of the {len(self.measured_G):,} genes of the panel are measured ({coverage:.1%})"
         if coverage < FLOOR:
             msg = (
                 f"Only {said}, and below {FLOOR:.0%} answers mean nothing. Missing are {some(self.missing)}. {self.why}"
@@ -132,6 +132,8 @@ def match_genes(symbols_G: Sequence[str], ids_G: Sequence[str], var: pd.DataFram
     file = gene_table(var)
     _refuse_other_species(symbols_G, ids_G, file)
     keys_G, _ = resolve(symbols_G, ids_G)
+    if any(ids_G):  # then a gene has none only if its name is not clear
+        keys_G = [key if id_ else "" for key, id_ in zip(keys_G, ids_G, strict=True)]
     keys_F, unclear = resolve(file["symbol"].tolist(), file["ensembl_id"].tolist())
     search = _Search(list(ids_G), keys_G, file, keys_F)
     search.by("Ensembl id", ids_G, file["ensembl_id"])
@@ -150,12 +152,12 @@ def match_genes(symbols_G: Sequence[str], ids_G: Sequence[str], var: pd.DataFram
         raise GeneError(msg)
     how = ", ".join(f"{n:,} by {way}" for way, n in search.found.items())
     logger.info("genes: matched %d of %d of the panel (%s)", len(search.columns), len(names_G), how)
-    _say("go by another name in the file", (f"{names_G[g]} is {name}" for g, name in search.renamed.items()))
-    _say("are there more than once and are summed", (names_G[g] for g, some in search.columns.items() if len(some) > 1))
-    _say("are not measured", (names_G[g] for g in missing))
+    _say("by another name", (f"{names_G[g]} as {name}" for g, name in search.renamed.items()))
+    _say("in several columns, which are summed", (names_G[g] for g, some in search.columns.items() if len(some) > 1))
+    _say("not measured", (names_G[g] for g in missing))
     rivals = {g: unclear[keys_G[g]] for g in missing if keys_G[g] in unclear} | search.rivals
     _say(
-        "of these may be there, under a name that means other genes too",
+        "of these perhaps there, under a name that means other genes too",
         (f"{names_G[g]} ({' or '.join(sorted(set(names)))})" for g, names in rivals.items()),
     )
     return GeneMatch.of(
@@ -249,4 +251,7 @@ def _why_few(file: pd.DataFrame, ids_G: Sequence[str]) -> str:
             f"The file holds {len(file):,} genes only: read the matrix with all genes, which may be in adata.raw "
             "(layer='raw') or in the file from before variable genes were chosen."
         )
-    return "The panel was made from other genes than the file holds: was it a targeted or filtered panel?"
+    return (
+        f"The file holds {len(file):,} genes: where genes that few cells express were filtered out, the matrix from "
+        "before measures more of the panel."
+    )

@@ -145,8 +145,8 @@ def say_totals(sample: Any, *, totals: str | None, scale: Scale) -> None:
             return
     if sample.n_vars < FEW_GENES:
         logger.info(
-            "totals: the file holds %s genes only, so the sum of a cell is less than its counts, and values come out "
-            "too high; if a column of obs has the counts over the whole genome, name it: totals=… (--totals)",
+            "totals: the file holds %s genes only, so a cell's sum is less than its counts and values come out too "
+            "high; if obs records the counts over the whole genome, name the column: totals=… (--totals)",
             f"{sample.n_vars:,}",
         )
 
