@@ -1,11 +1,14 @@
 import logging
+import os
+from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 
 from polygene.errors import GeneError
-from polygene.genes import GenePanel
+from polygene.genes import GenePanel, merged_genes
 from polygene.matching import COMFORT, FLOOR, KEPT, GeneMatch, expected_share
 from polygene.naming import NAME_COLUMNS
 
@@ -113,6 +116,13 @@ def test_the_ensembl_id_goes_before_the_symbol(panel):
 
 def test_a_symbol_with_the_id_of_another_gene_is_not_taken(panel):
     assert columns(panel, pd.DataFrame({"gene_ids": [MARCHF1, IDS[1]]}, index=["CD74", "x"])) == [[], [1], [], []]
+
+
+def test_two_genes_of_one_symbol_are_told_apart_where_the_file_gives_the_id_of_one():
+    panel = GenePanel(symbols=("7SK", "7SK"), ensembl_ids=("ENSG00000260682", ""))
+    assert columns(panel, pd.DataFrame(index=["7SK", "7SK_ENSG00000260682"])) == [[1], [0]]
+    with pytest.raises(GeneError, match="None of the 2 genes"):
+        panel.match(pd.DataFrame(index=["7SK", "VIM"]))
 
 
 def test_a_column_of_the_file_belongs_to_one_gene_of_the_panel():
@@ -247,3 +257,19 @@ def test_what_to_expect_lies_between_what_was_measured_and_never_rises_as_genes_
     between = [expected_share(share) for share in np.linspace(0, 1, 101)]
     assert between == sorted(between)
     assert expected_share((shares[1] + shares[2]) / 2) == pytest.approx((KEPT[shares[1]] + KEPT[shares[2]]) / 2)
+
+
+@pytest.mark.data
+def test_every_file_of_the_data_is_human_and_finds_its_own_genes_and_those_of_others_by_any_name():
+    var = {path.stem: ad.read_h5ad(path, backed="r").var for path in Path(os.environ["POLYGENE_DATA"]).glob("*.h5ad")}
+    panels = {}
+    for name, genes in ((name, merged_genes(one)[0]) for name, one in var.items()):
+        panels[name] = GenePanel(symbols=tuple(genes["symbol"]), ensembl_ids=tuple(genes["ensembl_id"]))
+        match = panels[name].match(var[name])
+        assert match.measured_G.all(), name
+        assert set(match.found) <= {"Ensembl id", "symbol"}, name
+    old, new = panels["pbmc3k_10x"], panels["pbmc1k_citeseq_10x"]
+    match = new.match(var["pbmc3k_10x"])
+    assert match.found["another name"] > 500
+    assert "IGJ" in old.symbols
+    assert match.measured_G[new.symbols.index("JCHAIN")]

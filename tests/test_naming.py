@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gene_names import usable
 from polygene.errors import GeneError
 from polygene.naming import (
     NAME_COLUMNS,
@@ -59,6 +60,21 @@ def test_the_table_of_names_says_where_it_is_from_and_every_name_means_one_gene(
 def test_a_name_means_the_gene_it_was_the_symbol_of_and_an_ambiguous_alias_none(name, symbol):
     table = human_genes()
     assert table.symbols.get(table.ids.get(name)) == symbol
+
+
+def test_the_table_is_made_of_names_that_mean_one_gene():
+    hgnc = [
+        ("A", "ENSG00000000001", "WAS|B", "ALSO|BOTH|RP11-1A2.3"),  # B is approved for another, BOTH an alias of two
+        ("B", "ENSG00000000002", "", "BOTH|WAS|PKBβ"),  # WAS was the symbol of A
+        ("NOID", "", "", "ALSO2"),
+        ("C", "ENSG00000000003", "", "NOID|ALSO3"),
+        ("D", "ENSG00000000004", "TWICE", ""),
+        ("E", "ENSG00000000005", "TWICE", ""),
+        ("F", "ENSG00000000006", "", ""),  # an id that two share
+        ("G", "ENSG00000000006", "", ""),
+    ]
+    table = pd.DataFrame(hgnc, columns=["symbol", "ensembl_gene_id", "prev_symbol", "alias_symbol"])
+    assert usable(table) == ["1\tA\tWAS\tALSO", "2\tB\t\t", "3\tC\t\tALSO3", "4\tD\t\t", "5\tE\t\t"]
 
 
 @pytest.mark.parametrize(

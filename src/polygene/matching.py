@@ -184,13 +184,11 @@ class _Search:
 
     def by(self, way: str, wanted_G: Iterable[str], given_F: Iterable[str]) -> None:
         """Give the genes still open their columns, where the names agree; a name that two of the panel have is none."""
-        wanted = list(wanted_G)
-        n_wanted = Counter(wanted)
-        open_ = {
-            name: g
-            for g, name in enumerate(wanted)
-            if name and n_wanted[name] == 1 and g not in self.columns and g not in self.rivals
-        }
+        wanted = [
+            (g, name) for g, name in enumerate(wanted_G) if name and g not in self.columns and g not in self.rivals
+        ]
+        n_wanted = Counter(name for _, name in wanted)
+        open_ = {name: g for g, name in wanted if n_wanted[name] == 1}
         places: dict[int, list[int]] = defaultdict(list)
         for f, name in enumerate(given_F):
             if name in open_ and f not in self._taken and not self._differ(open_[name], f):
