@@ -33,14 +33,14 @@ class CellReader:
 
     def __init__(
         self,
-        source: Source,
+        source: Source | CellSource,
         tokenizer: CellTokenizer,
         *,
         given: Sequence[str] = (),
         layer: str | None = None,
         totals: str | None = None,
     ) -> None:
-        self._cells = cells = open_cells(source, layer=layer)
+        self._cells = cells = source if isinstance(source, CellSource) else open_cells(source, layer=layer)
         self._tokenizer, self._totals = tokenizer, totals
         self._labels_CP = _labels(cells, tokenizer, given)  # only those of the given phenotypes are read
         if totals is not None and totals not in cells.columns:
@@ -52,13 +52,17 @@ class CellReader:
         say_totals(sample, totals=totals, scale=self._scale)
         self.genes: dict[str, Any] = self._match.report(counts_share(sample.X, self._match, self._scale))
 
-    def chunks(self) -> Iterator[tuple[pd.Index, EncodedCells]]:
-        """Read the names and the tokens of the cells; say how many express no gene of the panel."""
+    def chunks(self, rows: range | np.ndarray | None = None) -> Iterator[tuple[pd.Index, EncodedCells]]:
+        """Read the names and the tokens of cells, all or some `rows`; say how many express no gene of the panel."""
+        labels_CP = self._labels_CP
+        if rows is not None:
+            rows = None if len(rows) == self._cells.n_obs else np.asarray(rows, dtype=np.int64)
+            labels_CP = labels_CP if rows is None else labels_CP[rows]
         first = n_blank = 0
-        for chunk in self._cells.chunks(columns=[self._totals] if self._totals else ()):
+        for chunk in self._cells.chunks(rows, columns=[self._totals] if self._totals else ()):
             values_CM = log1p_values(chunk, self._match, totals=self._totals, scale=self._scale)
-            labels_CP = self._labels_CP[first : first + chunk.n_obs]
-            cells = self._tokenizer.encode_values(values_CM, self._match.measured_G, labels_CP)
+            part_CP = labels_CP[first : first + chunk.n_obs]
+            cells = self._tokenizer.encode_values(values_CM, self._match.measured_G, part_CP)
             n_blank += int(blank(cells).sum())
             first += chunk.n_obs
             yield chunk.obs_names, cells
