@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 
 from polygene.checkpoint import PolyGene
-from polygene.distributed import RunEndedError, own_rows, together
-from polygene.errors import DataError
+from polygene.distributed import own_rows, together
+from polygene.errors import DataError, RunEndedError
 from polygene.tl import annotate, embed
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node"]

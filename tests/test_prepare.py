@@ -5,6 +5,7 @@ import json
 import logging
 import os
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from scipy import sparse
 from polygene import prepare as module
 from polygene.binning import ExpressionBinner, InverseFit
 from polygene.corpus import Corpus
-from polygene.errors import CorpusError, DataError, GeneError, PhenotypeError, RecipeError, ScaleError
+from polygene.errors import CorpusError, DataError, PhenotypeError, RecipeError, ScaleError
 from polygene.prepare import PrepareConfig, prepare
 from polygene.shards import ShardWriter
 from polygene.tokenizer import panel_values
@@ -290,11 +291,25 @@ def test_nothing_is_left_when_a_bad_value_is_met_late_and_the_source_is_named(ad
     assert list(tmp_path.iterdir()) == []
 
 
-def test_genes_that_are_there_twice_are_refused_and_the_source_is_named(adata, tmp_path):
-    adata.var_names = ["GENE1", *adata.var_names[1:]]
-    with pytest.raises(GeneError, match=r"^cells: .*more than once: GENE1"):
-        prepare({"cells": adata}, tmp_path / "corpus", config=CONFIG)
-    assert list(tmp_path.iterdir()) == []
+def test_genes_that_are_there_twice_are_one(adata, tmp_path):
+    half = np.random.default_rng(0).binomial(adata.X.toarray().astype(int), 0.5).astype(np.float32)
+    halves = sparse.csr_matrix(np.hstack([adata.X.toarray() - half, half]))
+    with pytest.warns(UserWarning, match="not unique"):
+        twice = ad.AnnData(halves, obs=adata.obs, var=pd.DataFrame(index=[*adata.var_names, *adata.var_names]))
+    once = prepare({"cells": adata}, tmp_path / "once", config=CONFIG)
+    assert prepare({"cells": twice}, tmp_path / "twice", config=CONFIG).tokenizer.panel == once.tokenizer.panel
+    for name in ("train", "test"):
+        a, b = (Corpus(tmp_path / folder).split(name).cells(slice(None)) for folder in ("once", "twice"))
+        assert np.array_equal(a.genes_N, b.genes_N)
+        np.testing.assert_allclose(a.values_N, b.values_N, rtol=1e-5)
+
+
+def test_one_panel_is_made_of_old_and_new_names(make_adata, tmp_path):
+    old, new = make_adata(n_genes=3, seed=1), make_adata(n_genes=3, seed=2)
+    old.var_names, new.var_names = ["MARCH1", "SEPT2", "CD74"], ["MARCHF1", "SEPTIN2", "CD74"]
+    corpus = prepare({"old": old, "new": new}, tmp_path / "corpus", config=PrepareConfig(n_genes=30))
+    assert sorted(corpus.tokenizer.panel.ensembl_ids) == ["ENSG00000019582", "ENSG00000145416", "ENSG00000168385"]
+    assert corpus.measured_SG.all()
 
 
 def test_a_corpus_is_not_replaced_unless_it_is_said_and_survives_a_failure(adata, tmp_path, monkeypatch):

@@ -377,6 +377,7 @@ def test_what_was_found_is_said_once(linear, adata, caplog):
         linear.encode(adata, use_labels=["sex"])
     assert caplog.messages == [
         "genes: matched 12 of 16 of the panel (12 by symbol)",
+        "genes: 4 not measured: ABSENT0, ABSENT1, ABSENT2, ABSENT3",
         "expression: X holds counts",
         f"sex: {n} of {N_CELLS} cells not given ({n} 'unknown')",
     ]
@@ -411,12 +412,3 @@ def spoil(adata, how):
 def test_bad_input_is_refused_with_what_was_found(linear, adata, how, error, problem):
     with pytest.raises(error, match=problem):
         linear.encode(spoil(adata, how), use_labels=["tissue"])
-
-
-def test_a_panel_gene_that_the_file_has_twice_is_refused_by_name(linear, adata):
-    gene = next(symbol for symbol in linear.panel.symbols if symbol in adata.var_names)
-    names = np.array(adata.var_names)
-    names[names == "GENE0" if gene != "GENE0" else names == "GENE1"] = gene
-    adata.var_names = names
-    with pytest.raises(GeneError, match=f"more than once: {gene}"):
-        linear.encode(adata)

@@ -8,14 +8,10 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
-from polygene.errors import DataError
+from polygene.errors import RunEndedError
 
 PATIENCE = timedelta(hours=24)
 """How long a process waits for the slowest; one that ends is noticed at once."""
-
-
-class RunEndedError(DataError):
-    """Another process failed or the launcher ends this one: all know of it already."""
 
 
 def rank() -> int:

@@ -6,7 +6,7 @@ class PolyGeneError(ValueError):
 
 
 class GeneError(PolyGeneError):
-    """The genes of a file cannot be used: duplicates, numbers for names, none in common with the panel."""
+    """The genes of a file cannot be used: numbers for names, another species, too few of the panel."""
 
 
 class ScaleError(PolyGeneError):

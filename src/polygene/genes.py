@@ -1,23 +1,20 @@
-"""The gene panel: which genes the model reads, in which order, and where they are in a file.
+"""The gene panel: which genes the model reads, and in which order.
 
-Shapes: G genes of the panel.
+Shapes: G genes of the panel, F genes (rows of `var`) of a file.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import pandas as pd
 
 from polygene.errors import CheckpointError, GeneError
+from polygene.matching import GeneMatch, match_genes
+from polygene.naming import gene_table, resolve, some, unmangled
 
 logger = logging.getLogger("polygene")
-
-NAME_COLUMNS = ("feature_id", "gene_ids", "ensembl_id", "feature_name", "gene_symbols", "gene_name", "symbol")
-"""Columns of `var` that name genes, in the order they are asked after `var_names` (CELLxGENE, 10x, scanpy)."""
 
 HEADER = "rank\tensembl_id\tsymbol"
 MAX_GENES = 65_535  # a gene is stored as uint16
@@ -43,61 +40,26 @@ class GenePanel:
             raise GeneError(msg)
         identity = pd.Index([ensembl or symbol for ensembl, symbol in zip(self.ensembl_ids, self.symbols, strict=True)])
         if identity.has_duplicates:
-            msg = f"The panel names a gene more than once: {_some(identity[identity.duplicated()].unique().tolist())}."
+            msg = f"The panel names a gene more than once: {some(identity[identity.duplicated()].unique())}."
             raise GeneError(msg)
 
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def match(self, var: pd.DataFrame) -> np.ndarray:
-        """Find the panel in a file.
+    def match(self, var: pd.DataFrame) -> GeneMatch:
+        """Find the panel in a file, and say how much of it was found, and how.
 
-        Asked are `var_names` and the columns of `NAME_COLUMNS`: first for the Ensembl id (without version), then for
-        the exact symbol, then for the symbol in any case where that is unambiguous on both sides. How many genes were
-        found, and how, is logged.
-
-        Returns
-        -------
-        columns_G
-            int64, the row of `var` (column of X) of each panel gene, -1 where the file did not measure it.
+        Asked are `var_names` and the columns of `var` that name genes: first for the Ensembl id (without version), then
+        for the symbol, then for any name that HGNC knows the gene by, or that a spreadsheet made of one, then for the
+        symbol in other case. A column serves one gene. Columns with the same id, or with the same name where they have
+        no id, are one gene and will be summed; where different genes compete for one of the panel it stays unmeasured.
 
         Raises
         ------
         GeneError
-            A panel gene is there more than once, or the file has no gene of the panel.
+            The file has no gene of the panel, or is of another species.
         """
-        names = _names(var)
-        symbols = np.array(self.symbols, dtype=object)
-        columns_G = np.full(len(self), -1, dtype=np.int64)
-        found = {
-            "Ensembl id": _look_up(np.array(self.ensembl_ids, dtype=object), map(_unversioned, names), columns_G),
-            "symbol": _look_up(symbols, names, columns_G),
-        }
-        if (columns_G < 0).any():
-            any_case = (_upper(column) for column in names)
-            found["symbol in other case"] = _look_up(_upper(symbols), any_case, columns_G, exact=False)
-        n_found = int((columns_G >= 0).sum())
-        if n_found == 0:
-            raise GeneError(self._why_nothing_matches(names[0]))
-        how = ", ".join(f"{n} by {way}" for way, n in found.items() if n)
-        logger.info("genes: matched %d of %d of the panel (%s)", n_found, len(self), how)
-        return columns_G
-
-    def _why_nothing_matches(self, var_names: np.ndarray) -> str:
-        given = [str(name) for name in var_names]
-        if all(name.replace(".", "", 1).isdigit() for name in given):
-            why = "the names are numbers, so they were lost on the way: set adata.var_names to the gene symbols"
-        elif sum(_is_ensembl(name) for name in given) * 2 > len(given):
-            if not any(map(_is_ensembl, self.ensembl_ids)):
-                why = "it names Ensembl ids, and the panel knows only symbols: add these as adata.var['feature_name']"
-            else:
-                why = "it names Ensembl ids of other genes or of another species; PolyGene reads human genes"
-        else:
-            why = "put gene symbols or Ensembl ids into adata.var_names, or into adata.var['feature_name'/'feature_id']"
-        return (
-            f"None of the {len(self):,} genes of the panel ({_some(self.symbols)}) is in the file, "
-            f"which names {len(given):,} genes ({_some(given)}): {why}."
-        )
+        return match_genes(self.symbols, self.ensembl_ids, var)
 
     def to_tsv(self) -> str:
         """Return the text of genes.tsv: rank (from 1), ensembl_id, symbol."""
@@ -130,92 +92,32 @@ class GenePanel:
         return cls(symbols=tuple(row[2] for row in rows), ensembl_ids=tuple(row[1] for row in rows))
 
 
-def gene_table(var: pd.DataFrame) -> pd.DataFrame:
-    """Name the genes of a file, to make a panel from.
+def merged_genes(var: pd.DataFrame) -> tuple[pd.DataFrame, GeneMatch]:
+    """List the genes of a file, each once, to make a panel from.
+
+    Rows of `var` with the same Ensembl id, or with the same name where they have none, are one gene. Where the file
+    gives no id, HGNC's table does if the name means one gene. A date that may stand for several is left out.
 
     Returns
     -------
-    DataFrame
-        A row for each row of `var`: symbol (the Ensembl id where there is none) and ensembl_id ("" = unknown,
-        without version).
-    """
-    symbols = np.full(len(var), "", dtype=object)
-    ensembl_ids = symbols.copy()
-    for column in _names(var):
-        is_ensembl = np.fromiter(map(_is_ensembl, column), dtype=bool, count=len(column))
-        ensembl_ids = np.where((ensembl_ids == "") & is_ensembl, _unversioned(column), ensembl_ids)
-        symbols = np.where((symbols == "") & ~is_ensembl, column, symbols)
-    symbols = np.where(symbols == "", ensembl_ids, symbols)
-    return pd.DataFrame({"symbol": symbols, "ensembl_id": ensembl_ids}, index=var.index)
-
-
-def unique_genes(var: pd.DataFrame) -> pd.DataFrame:
-    """Return `gene_table(var)` after checking that every gene is there once (by Ensembl id, else by symbol).
-
-    Raises
-    ------
-    GeneError
-        Genes are there more than once; names them.
+    genes, match
+        A row for each gene: symbol (the Ensembl id where there is none) and ensembl_id ("" = unknown); and in which
+        columns of the file it is.
     """
     table = gene_table(var)
-    identity = pd.Index(table["ensembl_id"].where(table["ensembl_id"] != "", table["symbol"]))
-    if identity.has_duplicates:
-        raise GeneError(_duplicates(identity[identity.duplicated()].unique().tolist()))
-    return table
-
-
-def _look_up(wanted: np.ndarray, names: Iterable[np.ndarray], columns_G: np.ndarray, *, exact: bool = True) -> int:
-    """Fill the open places of columns_G in place from one way of naming genes; return how many were found."""
-    n_before = int((columns_G >= 0).sum())
-    wanted_index = pd.Index(wanted)
-    usable = (wanted != "") & ~wanted_index.duplicated(keep=False)
-    doubled = np.zeros(len(wanted), dtype=bool)
-    for column in names:
-        ask = usable & (columns_G < 0)
-        where = np.flatnonzero(pd.Index(column).isin(wanted_index[ask]))
-        where = where[~np.isin(where, columns_G)]  # a column of X belongs to one gene
-        there = pd.Index(column[where])
-        twice = there.duplicated(keep=False)
-        doubled |= wanted_index.isin(there[twice])
-        at = there[~twice].get_indexer(wanted_index)
-        hit = ask & (at >= 0)
-        columns_G[hit] = where[~twice][at[hit]]
-    unresolved = doubled & (columns_G < 0)
-    if exact and unresolved.any():
-        raise GeneError(_duplicates(wanted[unresolved].tolist()))
-    return int((columns_G >= 0).sum()) - n_before
-
-
-def _names(var: pd.DataFrame) -> list[np.ndarray]:
-    """Every way the file names its genes, as arrays of str ("" = missing)."""
-    columns: list[pd.Series] = [var.index.to_series(), *(var[name] for name in NAME_COLUMNS if name in var)]
-    return [column.astype(object).where(column.notna().to_numpy(), "").map(str).to_numpy(object) for column in columns]
-
-
-def _unversioned(names: np.ndarray) -> np.ndarray:
-    """ENSG00000141510.18 → ENSG00000141510; other names, and ENSG….3_PAR_Y, stay."""
-    return np.array([_strip_version(name) if name.startswith("ENS") else name for name in names], dtype=object)
-
-
-def _strip_version(name: str) -> str:
-    stem, dot, version = name.rpartition(".")
-    return stem if dot and version.isdigit() else name
-
-
-def _upper(names: np.ndarray) -> np.ndarray:
-    return np.array([name.upper() for name in names], dtype=object)
-
-
-def _is_ensembl(name: str) -> bool:
-    return name.startswith("ENS") and _strip_version(name)[-6:].isdigit()
-
-
-def _duplicates(names: Sequence[str]) -> str:
-    return (
-        f"{len(names)} gene names are there more than once: {_some(names)}. Sum or drop the copies, or put their "
-        "Ensembl ids into adata.var['feature_id']; var_names_make_unique() would only hide them."
-    )
-
-
-def _some(names: Sequence[str], n: int = 5) -> str:
-    return ", ".join(names[:n]) + (", …" if len(names) > n else "")
+    keys, unclear = resolve(table["symbol"].tolist(), table["ensembl_id"].tolist())
+    dates = {name for names in unclear.values() for name in names if unmangled(name)}
+    columns: dict[str, list[int]] = {}
+    for f, (symbol, id_) in enumerate(zip(table["symbol"], table["ensembl_id"], strict=True)):
+        if id_ or symbol not in dates:
+            columns.setdefault(id_ or symbol, []).append(f)
+    twice = [name for name, some in columns.items() if len(some) > 1]
+    for what, names in (
+        ("in several columns, which are summed", twice),
+        ("that mean several genes, left out", dates),
+    ):
+        if names:
+            logger.info("genes: %s %s: %s", f"{len(names):,}", what, some(sorted(names)))
+    first = [there[0] for there in columns.values()]
+    genes = table.iloc[first].assign(ensembl_id=[table["ensembl_id"].iloc[f] or keys[f] for f in first])
+    return genes, GeneMatch.of(dict(enumerate(columns.values())), len(columns), found={})

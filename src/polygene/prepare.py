@@ -25,11 +25,12 @@ from polygene import __version__
 from polygene.binning import Binning, ExpressionBinner, InverseFit
 from polygene.corpus import FORMAT, Corpus
 from polygene.errors import DataError, PhenotypeError, PolyGeneError, RecipeError
-from polygene.genes import GenePanel, unique_genes
+from polygene.genes import GenePanel, merged_genes
+from polygene.matching import GeneMatch
 from polygene.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
 from polygene.ranking import GeneMoments, GeneVariability, choose_panel, rank_genes, score_genes, union_of_genes
 from polygene.reading import CellSource, Source, open_sources
-from polygene.scale import Scale, log1p_values
+from polygene.scale import TOTALS, Scale, log1p_values, say_totals
 from polygene.shards import SPLITS, ShardWriter, cell_tables, written_whole
 from polygene.splitting import SplitBy, given_texts, split_cells
 from polygene.tokenizer import CellTokenizer
@@ -182,20 +183,22 @@ class _Work:
         self.cells, self.frame, self.part_C = cells, frame, part_C
         self.n_train = int((part_C == 0).sum())
         with self.named():
-            self.genes = unique_genes(cells.var)
-            self.scale: Scale = cells.find_scale(np.flatnonzero(part_C == 0) if self.n_train else None)
+            self.genes, self.gene_columns = merged_genes(cells.var)
+            rows = np.flatnonzero(part_C == 0) if self.n_train else None
+            self.scale: Scale = cells.find_scale(rows)
         self.totals = config.totals if self.scale == "counts" and config.totals in cells.columns else None
+        say_totals(cells.sample(rows, columns=TOTALS), totals=self.totals, scale=self.scale)
         if config.totals and not self.totals:
             logger.info("%s: no counts with a column %r; each cell's own sum is used", cells.label, config.totals)
         self.donor_C, self.donors = np.full(cells.n_obs, -1, dtype=np.int32), list[str]()
         if config.donor in frame:
             self.donor_C, self.donors = given_texts(frame[config.donor])
 
-    def values(self, rows: np.ndarray | None, columns: np.ndarray | None) -> Iterator[tuple[np.ndarray, Any]]:
+    def values(self, rows: np.ndarray | None, match: GeneMatch) -> Iterator[tuple[np.ndarray, Any]]:
         """Read (names of the cells, log1p counts per 10,000 of these genes) chunk by chunk."""
         with self.named():
             for chunk in self.cells.chunks(rows, columns=[self.totals] if self.totals else []):
-                values = log1p_values(chunk, columns, totals=self.totals, scale=self.scale)
+                values = log1p_values(chunk, match, totals=self.totals, scale=self.scale)
                 yield chunk.obs_names.to_numpy(dtype=object), values
 
     def windows(self) -> Iterator[slice]:
@@ -205,7 +208,7 @@ class _Work:
 
     def __getstate__(self) -> dict[str, Any]:
         """Send to another process what reads values; what is known of each cell comes with its block."""
-        return {name: vars(self)[name] for name in ("cells", "genes", "scale", "totals")}
+        return {name: vars(self)[name] for name in ("cells", "genes", "gene_columns", "scale", "totals")}
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -283,13 +286,13 @@ class _Preparation:
         def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
             for s, work in enumerate(self.works):
                 with work.named():
-                    columns_G = tokenizer.panel.match(work.cells.var)
+                    match = tokenizer.panel.match(work.cells.var)
                     labels_CP = tokenizer.schema.encode(work.frame, unknown="not given")
-                described.append(_describe(work, tokenizer.schema, columns_G >= 0, labels_CP))
+                described.append(_describe(work, tokenizer.schema, match.measured_G, labels_CP))
                 donors = np.array([*work.donors, ""], dtype=object)  # the last entry serves the code -1
                 for window in work.windows():
                     of_cells = labels_CP[window], work.part_C[window], donors[work.donor_C[window]]
-                    yield s, (window, columns_G, tokenizer, s, *of_cells)
+                    yield s, (window, match, tokenizer, s, *of_cells)
 
         for (s, window), (part, n, tables) in zip(places, self.workers.map(_tokens, tasks()), strict=True):
             fit.merge(part)
@@ -310,7 +313,7 @@ def _training_rows(work: _Work, window: slice) -> np.ndarray:
 
 def _counted(work: _Work, rows: np.ndarray, sums: Any) -> Any:
     """Count these cells; runs in one of several processes."""
-    for _, x_CG in work.values(rows, None):
+    for _, x_CG in work.values(rows, work.gene_columns):
         sums.add(x_CG)
     return sums
 
@@ -318,7 +321,7 @@ def _counted(work: _Work, rows: np.ndarray, sums: Any) -> Any:
 def _tokens(
     work: _Work,
     window: slice,
-    columns_G: np.ndarray,
+    match: GeneMatch,
     tokenizer: CellTokenizer,
     source: int,
     labels_CP: np.ndarray,
@@ -326,10 +329,10 @@ def _tokens(
     donors_C: np.ndarray,
 ) -> tuple[InverseFit, int, list[tuple[int, Any]]]:
     """Give (inverse of the training cells, cells without a panel gene, tables) of a block; runs in any process."""
-    measured_G = columns_G >= 0
+    measured_G = match.measured_G
     fit, tables = InverseFit(tokenizer.binner, len(tokenizer.panel)), list[tuple[int, Any]]()
     done = n_blank = 0
-    for names, values_CM in work.values(np.arange(window.start, window.stop), columns_G[measured_G]):
+    for names, values_CM in work.values(np.arange(window.start, window.stop), match):
         chunk = slice(done, done + len(names))
         trains_C = part_C[chunk] == 0
         if trains_C.any():
@@ -356,8 +359,7 @@ def _binner(works: Sequence[_Work], panel: GenePanel, config: PrepareConfig) -> 
     for work, first, n in zip(works, np.cumsum([0, *n_train]), n_train, strict=False):
         rows = np.flatnonzero(work.part_C == 0)[drawn[(drawn >= first) & (drawn < first + n)] - first]
         if len(rows):
-            columns_G = panel.match(work.cells.var)
-            values += [x_CM.data for _, x_CM in work.values(rows, columns_G[columns_G >= 0])]
+            values += [x_CM.data for _, x_CM in work.values(rows, panel.match(work.cells.var))]
     return ExpressionBinner.quantile(np.concatenate(values), config.n_bins)
 
 

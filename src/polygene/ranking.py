@@ -19,6 +19,9 @@ from polygene.genes import GenePanel
 
 logger = logging.getLogger("polygene")
 
+FEWEST_FOR_LOESS = 10
+"""With fewer points in all than a neighbourhood of the curve needs, scikit-misc's loess can end the process."""
+
 
 class GeneMoments:
     """First pass: mean and variance of the counts per 10,000 of every gene of a source."""
@@ -96,15 +99,16 @@ def _trend(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Expect y at each x: a loess curve as scanpy fits it, or a parabola where there are too few genes for one."""
     if len(x) == 0:
         return x
-    curve = loess(x, y, span=0.3, degree=2)
-    try:
-        curve.fit()
-    except ValueError as error:
-        logger.info(
-            "no loess curve can be fitted to %s genes (%s); a parabola is", f"{len(x):,}", str(error).strip("b'")
-        )
-        return np.polynomial.Polynomial.fit(x, y, deg=min(2, len(np.unique(x)) - 1))(x)
-    return np.asarray(curve.outputs.fitted_values)
+    why = "too few"
+    if len(x) >= FEWEST_FOR_LOESS:
+        curve = loess(x, y, span=0.3, degree=2)
+        try:
+            curve.fit()
+            return np.asarray(curve.outputs.fitted_values)
+        except ValueError as error:
+            why = str(error).strip("b'")
+    logger.info("no loess curve can be fitted to %s genes (%s); a parabola is", f"{len(x):,}", why)
+    return np.polynomial.Polynomial.fit(x, y, deg=min(2, len(np.unique(x)) - 1))(x)
 
 
 def rank_genes(variability_G: np.ndarray, names: Sequence[str]) -> np.ndarray:

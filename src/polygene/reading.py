@@ -159,12 +159,18 @@ class CellSource:
         ScaleError
             The values are neither counts nor log1p values.
         """
-        rows = np.arange(self.n_obs) if rows is None else rows
-        starts = np.unique(np.linspace(0, max(len(rows) - SAMPLE // 10, 0), 10).astype(np.int64))
-        sample = np.unique(np.concatenate([rows[start : start + SAMPLE // 10] for start in starts]))
-        scale = detect_scale(sparse.vstack([chunk.X for chunk in self.chunks(sample, columns=())], format="csr"))
+        scale = detect_scale(self.sample(rows).X)
         logger.info("%s: %s cells × %s genes, %s", self.label, f"{self.n_obs:,}", f"{len(self.var):,}", scale)
         return scale
+
+    def sample(self, rows: np.ndarray | None = None, *, columns: Iterable[str] = ()) -> ad.AnnData:
+        """Read up to 1,000 of these rows (of all by default), from ten places of the file."""
+        rows = np.arange(self.n_obs) if rows is None else rows
+        starts = np.unique(np.linspace(0, max(len(rows) - SAMPLE // 10, 0), 10).astype(np.int64))
+        chosen = np.unique(np.concatenate([rows[start : start + SAMPLE // 10] for start in starts]))
+        chunks = list(self.chunks(chosen, columns=[name for name in columns if name in self.columns]))
+        obs = pd.concat([chunk.obs for chunk in chunks])
+        return _cells(sparse.vstack([chunk.X for chunk in chunks], format="csr"), obs, self.var)
 
     def frame(self, columns: Iterable[str]) -> pd.DataFrame:
         """Those columns of `obs` that exist, without the names of the cells, text as categories: a few bytes a cell."""
@@ -239,11 +245,6 @@ class CellSource:
         except BaseException:
             Path(path).unlink(missing_ok=True)
             raise
-
-    def write_h5ad(self, path: Path) -> None:
-        """Write a copy of the file, byte for byte."""
-        assert self.path is not None  # an AnnData in memory writes itself
-        shutil.copyfile(self.path, path)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any, Any]]:

@@ -101,9 +101,8 @@ def panel_values(
     DataError, GeneError, ScaleError
         The data cannot be read so; the message says what to do.
     """
-    columns_G = panel.match(genes_of(adata, layer))
-    measured_G = columns_G >= 0
-    return log1p_values(adata, columns_G[measured_G], layer=layer, totals=totals, scale=scale), measured_G
+    match = panel.match(genes_of(adata, layer))
+    return log1p_values(adata, match, layer=layer, totals=totals, scale=scale), match.measured_G
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

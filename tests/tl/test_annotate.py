@@ -16,8 +16,10 @@ from polygene.ages import age_in_years
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, GeneError, PhenotypeError, ScaleError
 from polygene.phenotypes import PhenotypeSchema
-from polygene.tl import annotate
+from polygene.reading import CHUNK
+from polygene.tl import annotate, embed
 from polygene.tl.annotate import annotation
+from polygene.tl.embed import embedding
 
 MakeAnnData = Callable[..., ad.AnnData]
 
@@ -43,7 +45,8 @@ def test_every_phenotype_gets_label_probability_and_all_probabilities(adata: ad.
         assert list(adata.uns["polygene"]["annotate"]["labels"][name]) == list(labels)
     written = set(adata.obs.columns) - before
     assert written == {f"polygene_{name}{suffix}" for name in schema.names for suffix in ("", "_probability")} | {
-        "polygene_age_years"
+        "polygene_age_years",
+        "polygene_no_panel_genes",
     }
     assert list(adata.uns["polygene"]["annotate"]["given"]) == []
     assert list(adata.uns["polygene"]["annotate"]["predict"]) == list(schema.names)
@@ -164,10 +167,52 @@ def test_recorded_totals_change_what_counts_mean(adata: ad.AnnData, tiny_model: 
     assert not np.allclose(own, whole, atol=1e-3)
 
 
-def test_a_cell_without_counts_is_answered(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+def test_a_cell_without_counts_is_answered_and_flagged(
+    adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
     adata.X = sparse.diags((np.arange(60) > 0).astype(np.float32)).tocsr() @ adata.X
+    caplog.set_level("WARNING", logger="polygene")
     annotate(adata, tiny_model)
     assert np.isfinite(adata.obsm["polygene_cell_type"]).all()
+    assert adata.obs["polygene_no_panel_genes"].tolist() == [True, *[False] * 59]
+    assert any("1 of 60 cells express no gene of the panel: they are kept" in message for message in caplog.messages)
+
+
+def test_a_chunk_that_expresses_no_panel_gene_is_answered(
+    make_adata: MakeAnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    adata = make_adata(CHUNK + 20, 36)
+    adata.var_names = ["OTHER", *adata.var_names[1:]]
+    only_other = sparse.csr_matrix((np.ones(CHUNK, np.float32), (np.arange(CHUNK), np.zeros(CHUNK, int))), (CHUNK, 36))
+    adata.X = sparse.vstack([only_other, adata.X[CHUNK:]], format="csr")
+    found = annotation(adata, tiny_model, predict="cell_type")
+    assert found.obs["polygene_no_panel_genes"].tolist() == [True] * CHUNK + [False] * 20
+    assert np.isfinite(found.obsm["polygene_cell_type"]).all()
+    assert np.isfinite(embedding(adata, tiny_model).obsm["X_polygene"]).all()
+
+
+def test_how_much_of_the_panel_was_measured_is_written_and_survives_the_file(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    annotate(adata, tiny_model)
+    embed(adata, tiny_model)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    again = ad.read_h5ad(tmp_path / "cells.h5ad")
+    for verb in ("annotate", "embed"):
+        genes = again.uns["polygene"][verb]["genes"]
+        assert (genes["panel"], genes["measured"], genes["coverage"]) == (40, 36, 0.9)
+        assert genes["found"] == {"symbol": 36}
+        assert list(genes["missing"]) == ["GENE36", "GENE37", "GENE38", "GENE39"]
+        assert genes["counts_share"] == 1
+
+
+def test_columns_of_one_gene_are_summed_before_they_are_read(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    whole = annotation(adata, tiny_model).obsm["polygene_cell_type"]
+    half = np.random.default_rng(0).binomial(adata.X.toarray().astype(int), 0.5).astype(np.float32)
+    halves = np.hstack([half, adata.X.toarray() - half])
+    with pytest.warns(UserWarning, match="not unique"):
+        twice = ad.AnnData(sparse.csr_matrix(halves), var=pd.DataFrame(index=[*adata.var_names, *adata.var_names]))
+    np.testing.assert_allclose(annotation(twice, tiny_model).obsm["polygene_cell_type"], whole, atol=1e-6)
 
 
 def test_labels_with_slashes_survive_the_file(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
@@ -222,11 +267,6 @@ def test_what_the_model_never_learned_is_not_answered(adata: ad.AnnData, tiny_mo
     assert "polygene_tissue" in adata.obs
 
 
-def with_gene_0_twice(adata: ad.AnnData) -> ad.AnnData:
-    adata.var.index = pd.Index(["GENE0", *adata.var_names[:-1]])
-    return adata
-
-
 @pytest.mark.parametrize(
     ("broken", "error", "says"),
     [
@@ -236,13 +276,17 @@ def with_gene_0_twice(adata: ad.AnnData) -> ad.AnnData:
         (lambda adata: ad.AnnData(adata.X - 1.5 * (adata.X > 0)), ScaleError, "negative"),
         (lambda adata: ad.AnnData(adata.X * np.float32("nan")), ScaleError, "NaN"),
         (
-            lambda adata: ad.AnnData(adata.X, var=pd.DataFrame(index=[f"Other{g}" for g in range(36)])),
+            lambda adata: ad.AnnData(adata.X, var=pd.DataFrame(index=[f"OTHER{g}" for g in range(36)])),
             GeneError,
             "None",
         ),
-        (with_gene_0_twice, GeneError, "more than once: GENE0"),
+        (
+            lambda adata: ad.AnnData(adata.X, var=pd.DataFrame(index=["GENE0", *(f"OTHER{g}" for g in range(35))])),
+            GeneError,
+            "Only 1 of the 40 genes",
+        ),
     ],
-    ids=["no AnnData", "no cells", "no genes", "scaled", "NaN", "other genes", "duplicate genes"],
+    ids=["no AnnData", "no cells", "no genes", "scaled", "NaN", "other genes", "hardly a gene"],
 )
 def test_cells_that_cannot_be_read_are_refused(
     broken: Callable[[ad.AnnData], Any], error: type, says: str, adata: ad.AnnData, tiny_model: PolyGene

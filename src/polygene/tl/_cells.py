@@ -3,7 +3,9 @@
 Legend: C cells, G panel genes, P phenotypes.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,40 +14,70 @@ from polygene import __version__
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError
 from polygene.reading import CellSource, Source, open_cells
-from polygene.scale import log1p_values
+from polygene.scale import TOTALS, counts_share, log1p_values, say_totals
 from polygene.tokenizer import CellTokenizer, EncodedCells
 
+logger = logging.getLogger("polygene")
 
-def encoded_chunks(
-    source: Source | CellSource,
-    tokenizer: CellTokenizer,
-    *,
-    given: Sequence[str] = (),
-    layer: str | None = None,
-    totals: str | None = None,
-    rows: range | np.ndarray | None = None,
-) -> Iterator[tuple[pd.Index, EncodedCells]]:
-    """Read the names and the tokens of cells, all or some `rows`; of labels only the `given` phenotypes.
 
-    What can be wrong with labels, scale and genes is found before the first chunk.
+class CellReader:
+    """The cells of an AnnData or a file, and what is known of them before the first is answered.
+
+    What can be wrong with labels, scale and genes is found here, and what was found of them is said.
+
+    Attributes
+    ----------
+    cells
+        The source.
+    genes
+        How much of the panel was measured, in numbers, for `uns`; see `polygene.matching.GeneMatch.report`.
     """
-    cells = source if isinstance(source, CellSource) else open_cells(source, layer=layer)
-    labels_CP = _labels(cells, tokenizer, given)
-    if totals is not None and totals not in cells.columns:
-        msg = f"{cells.label} has no column {totals!r} in obs; it has {', '.join(cells.columns[:10])}."
-        raise DataError(msg)
-    scale = cells.scale
-    columns_G = tokenizer.panel.match(cells.var)
-    measured_G = columns_G >= 0
-    if rows is not None:
-        rows = None if len(rows) == cells.n_obs else np.asarray(rows, dtype=np.int64)  # all: 8 bytes a cell less
-        labels_CP = labels_CP if rows is None else labels_CP[rows]
-    first = 0
-    for chunk in cells.chunks(rows, columns=[totals] if totals else ()):
-        values_CM = log1p_values(chunk, columns_G[measured_G], totals=totals, scale=scale)
-        last = first + chunk.n_obs
-        yield chunk.obs_names, tokenizer.encode_values(values_CM, measured_G, labels_CP[first:last])
-        first = last
+
+    def __init__(
+        self,
+        source: Source | CellSource,
+        tokenizer: CellTokenizer,
+        *,
+        given: Sequence[str] = (),
+        layer: str | None = None,
+        totals: str | None = None,
+    ) -> None:
+        self.cells = cells = source if isinstance(source, CellSource) else open_cells(source, layer=layer)
+        self._tokenizer, self._totals = tokenizer, totals
+        self._labels_CP = _labels(cells, tokenizer, given)  # only those of the given phenotypes are read
+        if totals is not None and totals not in cells.columns:
+            msg = f"{cells.label} has no column {totals!r} in obs; it has {', '.join(cells.columns[:10])}."
+            raise DataError(msg)
+        self._scale = cells.scale
+        self._match = tokenizer.panel.match(cells.var)
+        sample = cells.sample(columns=TOTALS)
+        say_totals(sample, totals=totals, scale=self._scale)
+        self.genes: dict[str, Any] = self._match.report(counts_share(sample.X, self._match, self._scale))
+
+    def chunks(self, rows: range | np.ndarray | None = None) -> Iterator[tuple[pd.Index, EncodedCells]]:
+        """Read the names and the tokens of cells, all or some `rows`; say how many express no gene of the panel."""
+        labels_CP = self._labels_CP
+        if rows is not None:
+            rows = None if len(rows) == self.cells.n_obs else np.asarray(rows, dtype=np.int64)
+            labels_CP = labels_CP if rows is None else labels_CP[rows]
+        first = n_blank = 0
+        for chunk in self.cells.chunks(rows, columns=[self._totals] if self._totals else ()):
+            values_CM = log1p_values(chunk, self._match, totals=self._totals, scale=self._scale)
+            part_CP = labels_CP[first : first + chunk.n_obs]
+            cells = self._tokenizer.encode_values(values_CM, self._match.measured_G, part_CP)
+            n_blank += int(blank(cells).sum())
+            first += chunk.n_obs
+            yield chunk.obs_names, cells
+        if n_blank:
+            logger.warning(
+                "%s of %s cells express no gene of the panel: they are kept, and their answers say nothing of them",
+                f"{n_blank:,}", f"{first:,}",
+            )  # fmt: skip
+
+
+def blank(cells: EncodedCells) -> np.ndarray:
+    """Say which cells express no gene of the panel, bool (C,)."""
+    return np.diff(cells.offsets_C1) == 0
 
 
 def _labels(cells: CellSource, tokenizer: CellTokenizer, given: Sequence[str]) -> np.ndarray:

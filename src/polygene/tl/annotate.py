@@ -15,8 +15,8 @@ from polygene.errors import PhenotypeError
 from polygene.inference import label_probabilities
 from polygene.metrics import expected_years
 from polygene.phenotypes import PhenotypeSchema
-from polygene.reading import Source, open_cells
-from polygene.tl._cells import encoded_chunks, made_by
+from polygene.reading import Source
+from polygene.tl._cells import CellReader, blank, made_by
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
@@ -69,8 +69,11 @@ def annotate(
         `uns["polygene"]["annotate"]["labels"]["cell_type"]`.
     `obs["polygene_age_years"]`
         Only of ages: the expected years, over the labels that can be read as years; float32.
+    `obs["polygene_no_panel_genes"]`
+        True for a cell that expresses no gene of the panel, so that its answers say nothing of it.
     `uns["polygene"]["annotate"]`
-        The model, what was given and asked, and the version of PolyGene.
+        The model, what was given and asked, the version of PolyGene, and under `genes` how much of the panel the file
+        measured: counts and shares, how genes were found, and which are missing.
 
     Raises
     ------
@@ -94,30 +97,30 @@ def annotation(
     """Return what `annotate` writes, found out when it is asked for."""
     schema = model.tokenizer.schema
     given, asked = questions(schema, given, predict)
-    cells = open_cells(source, layer=layer)
+    reader = CellReader(source, model.tokenizer, given=given, layer=layer, totals=totals)
 
     def blocks(rows: range) -> Iterator[Block]:
-        chunks = encoded_chunks(cells, model.tokenizer, given=given, totals=totals, rows=rows)
-        for names_C, encoded in chunks:
+        for names_C, encoded in reader.chunks(rows):
             answers = label_probabilities(model, encoded, predict=asked, given=given)
-            yield _block(schema, names_C, dict(zip(asked, answers, strict=True)))
+            yield _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
 
     done, device = f"annotated ({', '.join(asked)})", model.network.device
     uns = {
         **made_by(model),
         "given": np.array(given, dtype=str),
         "predict": np.array(asked, dtype=str),
+        "genes": reader.genes,
         "labels": {name: np.array(schema.labels[schema.index(name)], dtype=str) for name in asked},
     }
     return Answers(
         verb="annotate",
-        cells=cells,
+        cells=reader.cells,
         blocks=lambda rows: watched(blocks(rows), len(rows), done=done, device=device),
         uns=uns,
     )
 
 
-def _block(schema: PhenotypeSchema, names_C: pd.Index, answers: dict[str, np.ndarray]) -> Block:
+def _block(schema: PhenotypeSchema, names_C: pd.Index, answers: dict[str, np.ndarray], blank_C: np.ndarray) -> Block:
     """Lay out the probabilities of each phenotype as columns and arrays."""
     columns = {}
     for name, probabilities_CV in answers.items():
@@ -127,6 +130,7 @@ def _block(schema: PhenotypeSchema, names_C: pd.Index, answers: dict[str, np.nda
         if schema.phenotypes[schema.index(name)].ordinal == "age":
             years_C = expected_years(probabilities_CV, schema.years(name))
             columns[f"polygene_{name}_years"] = years_C.astype(np.float32)
+    columns["polygene_no_panel_genes"] = blank_C
     obsm = {f"polygene_{name}": probabilities_CV for name, probabilities_CV in answers.items()}
     return Block(pd.DataFrame(columns, index=names_C), obsm)
 

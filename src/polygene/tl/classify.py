@@ -24,7 +24,7 @@ from polygene.inference import cell_states
 from polygene.metrics import label_scores, label_tally
 from polygene.reading import CellSource, Source, open_cells
 from polygene.splitting import given_texts
-from polygene.tl._cells import encoded_chunks, made_by
+from polygene.tl._cells import CellReader, made_by
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
@@ -111,8 +111,9 @@ def classification(
     labelled = cells if reference is None else open_cells(reference, layer=layer)
     labels_C, labels = labels_of(labelled, key)
     known = np.flatnonzero(labels_C >= 0)
-    chunks = encoded_chunks(labelled, model.tokenizer, totals=totals, rows=known)
-    known_CD = np.concatenate([cell_states(model, encoded) for _, encoded in chunks])
+    reader = CellReader(cells, model.tokenizer, totals=totals)
+    learned = reader if reference is None else CellReader(labelled, model.tokenizer, totals=totals)
+    known_CD = np.concatenate([cell_states(model, encoded) for _, encoded in learned.chunks(known)])
     head = fit_head(known_CD, labels_C[known], _donors(labelled, donor)[known], seed=seed)
     logger.info(
         "%s: trained on %s cells with %d labels; cross-validated macro-F1 %.3f (held-out %s, %d labels scored)",
@@ -122,7 +123,7 @@ def classification(
 
     def blocks(rows: range) -> Iterator[Block]:
         first = rows.start
-        for names_C, encoded in encoded_chunks(cells, model.tokenizer, totals=totals, rows=rows):
+        for names_C, encoded in reader.chunks(rows):
             held_out = slice(*np.searchsorted(own, [first, first + len(encoded)]))
             asked_C = np.delete(np.arange(len(encoded)), own[held_out] - first)
             probabilities_CV = np.empty((len(encoded), len(labels)), np.float32)
@@ -139,6 +140,7 @@ def classification(
 
     uns = {
         **made_by(model),
+        "genes": reader.genes,
         "labels": np.array(labels, dtype=str),
         "cells_trained": len(known),
         "macro_f1": head.macro_f1,

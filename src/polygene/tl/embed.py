@@ -10,8 +10,8 @@ import pandas as pd
 
 from polygene.checkpoint import PolyGene
 from polygene.inference import cell_states
-from polygene.reading import Source, open_cells
-from polygene.tl._cells import encoded_chunks, made_by
+from polygene.reading import Source
+from polygene.tl._cells import CellReader, made_by
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
@@ -49,7 +49,7 @@ def embed(
     Notes
     -----
     Written are `obsm["X_polygene"]`, float32 (C, D), for `sc.pp.neighbors(adata, use_rep="X_polygene")`, and
-    `uns["polygene"]["embed"]`, the model and the version of PolyGene.
+    `uns["polygene"]["embed"]`: the model, the version of PolyGene, and `genes`, as `annotate` writes them.
 
     Raises
     ------
@@ -68,16 +68,16 @@ def embedding(
     totals: str | None = None,
 ) -> Answers:
     """Return what `embed` writes, found out when it is asked for."""
-    cells = open_cells(source, layer=layer)
+    reader = CellReader(source, model.tokenizer, layer=layer, totals=totals)
 
     def blocks(rows: range) -> Iterator[Block]:
-        for names_C, encoded in encoded_chunks(cells, model.tokenizer, totals=totals, rows=rows):
+        for names_C, encoded in reader.chunks(rows):
             yield Block(pd.DataFrame(index=names_C), {key_added: cell_states(model, encoded)})
 
     done, device = f"embedded in {model.network.config.hidden_size} dimensions", model.network.device
     return Answers(
         verb="embed",
-        cells=cells,
+        cells=reader.cells,
         blocks=lambda rows: watched(blocks(rows), len(rows), done=done, device=device),
-        uns={**made_by(model), "key": key_added},
+        uns={**made_by(model), "key": key_added, "genes": reader.genes},
     )
