@@ -37,15 +37,15 @@ KEPT = {
     0.75: (1.0, 0.83),
     1.0: (1.0, 1.0),
 }
-"""Share of the macro-F1 of a full panel that is left, by the share of the panel that is measured: where genes are missing
-at random (mean of two studies), and where the most variable ones are (the worse study). By benchmarks/coverage.py, seed
-0, 2026-11-24; see docs/coverage.md."""
+"""Share of the macro-F1 of a full panel that is left, by the share of the panel that is measured: where genes are
+missing at random (mean of two studies), and where the most variable ones are (the worse study, never rising as genes
+go). By benchmarks/coverage.py, seed 0, 2026-11-24; see docs/coverage.md."""
 
 COMFORT = 0.75
 """Share of the panel below which a warning says what to expect."""
 
 FLOOR = 0.1
-"""Share of the panel below which there is no answer: at half of it a tenth of the cells or more express none of it."""
+"""Share of the panel below which there is no answer: at half of it 9 to 16 % of the cells express none of its genes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,15 +115,15 @@ class GeneMatch:
         said = f"{self.n_measured:,} of the {len(self.measured_G):,} genes of the panel are measured ({coverage:.1%})"
         if coverage < FLOOR:
             msg = (
-                f"Only {said}, too few for an answer: below {FLOOR:.0%} half of the accuracy is lost, or more "
-                f"(docs/coverage.md). Missing are {some(self.missing)}. {self.why}"
+                f"Only {said}, too few for an answer: from {FLOOR:.0%} down a third to a half of the accuracy is "
+                f"lost (docs/coverage.md). Missing are {some(self.missing)}. {self.why}"
             )
             raise GeneError(msg)
         logger.info("genes: those of the panel hold %.0f %% of the counts in the file", 100 * counts_share)
         if coverage < COMFORT:
             logger.warning(
-                "genes: %s: expect about %.0f %% of the macro-F1 that all of them give, or %.0f %% if the most variable "
-                "are missing (docs/coverage.md). %s", said, 100 * kept, 100 * lowest, self.why,
+                "genes: %s: expect about %.0f %% of the macro-F1 that all of them give, or %.0f %% if the most "
+                "variable are missing (docs/coverage.md). %s", said, 100 * kept, 100 * lowest, self.why,
             )  # fmt: skip
         return {
             "panel": len(self.measured_G),
