@@ -228,7 +228,11 @@ def test_a_saved_network_comes_back_packed_with_the_same_answers(network, tmp_pa
     assert again.bert.encoder.layer[0].attention.self.config._attn_implementation == PACKED
     for name in ("n_genes", "n_bins", "phenotype_sizes", "vocab_size", "max_position_embeddings", "hidden_size"):
         assert getattr(again.config, name) == getattr(network.config, name)
-    assert largest_difference(answers_of(network, [make_cell(0)])[0], answers_of(again, [make_cell(0)])[0]) == 0
+    saved, loaded = network.state_dict(), again.state_dict()
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+    # Not bit for bit: where weights lie in memory decides in which order some processors sum.
+    assert largest_difference(answers_of(network, [make_cell(0)])[0], answers_of(again, [make_cell(0)])[0]) < 1e-6
 
 
 def test_bert_inside_is_hugging_faces_own_but_for_what_the_last_layer_leaves_out(network):
