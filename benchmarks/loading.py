@@ -7,44 +7,58 @@ Real cells are drawn with replacement into an .h5ad of CSR counts, from which a 
 
 * *gathered*: the tokens of the cells, as `CorpusSplit.cells` gives them;
 * *packed and masked*: the batch that training takes, as `MaskingCollator` makes it of them;
-* *training batches, 2 workers*: the same made by the two worker processes of the loader that training uses;
 * *backed .h5ad*: the same cells by `adata[rows].to_memory()`, all genes of the file, nothing tokenised;
 * *scDataset*: through scDataset (pip install 'polygene[bench]'), in its exact random order (blocks of one cell) and in
   blocks of 16 cells, 64 batches read at once.
 
-With two processes, each reads half of the batches and the cells of both are counted. The file stays in the page cache:
+Given are cells/s by the clock and by CPU time. With two processes, each reads half of the batches and their speeds are
+added. The file stays in the page cache:
 what a disk adds is not measured. The last line is one JSON object.
 """
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any, NamedTuple, Self
 
 import anndata as ad
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from torch.utils.data import DataLoader
 
 import _data
 from _resample import resample
 from polygene.corpus import Corpus
 from polygene.masking import MaskingCollator, MaskingConfig
 from polygene.prepare import PrepareConfig, prepare
-from polygene.training import TrainingCells
 from polygene.workers import Workers
 
 FILES = {"pbmc3k_10x": "droplets, shallow", "lung_ca_lines_mixology": "cell lines, deep"}
 BATCH = 256
+
+
+class Speed(NamedTuple):
+    """Cells/s by the clock, and by the time that the processor worked, which other programs disturb less."""
+
+    clock: float
+    cpu: float
+
+    @classmethod
+    def of(cls, sizes: Iterable[int]) -> Self:
+        """Count the cells of batches that come."""
+        clock, cpu = time.perf_counter(), time.process_time()
+        n_cells = sum(sizes)
+        return cls(n_cells / (time.perf_counter() - clock), n_cells / (time.process_time() - cpu))
 
 
 def batches(n_cells: int, n_batches: int, seed: int) -> Iterator[np.ndarray]:
@@ -53,51 +67,40 @@ def batches(n_cells: int, n_batches: int, seed: int) -> Iterator[np.ndarray]:
         yield order[first : first + BATCH]
 
 
-def read(folder: Path, n_batches: int, seed: int, *, packed: bool) -> float:
-    """Cells/s of one process."""
+def read(folder: Path, n_batches: int, seed: int, *, packed: bool) -> Speed:
+    """Read in one process."""
     corpus = Corpus(folder)
     split, collator = corpus.split("train"), collator_of(corpus)
-    _ = split.sources_C
-    epochs_C, n_cells, start = np.zeros(BATCH, dtype=np.int64), 0, time.perf_counter()
-    for indices_C in batches(len(split), n_batches, seed):
-        cells = split.cells(indices_C)
-        if packed:
-            collator(cells, split.sources_C[indices_C], indices_C, epochs_C)
-        n_cells += len(cells)
-    return n_cells / (time.perf_counter() - start)
+    sources_C, epochs_C = split.sources_C, np.zeros(BATCH, dtype=np.int64)
+
+    def sizes() -> Iterator[int]:
+        for indices_C in batches(len(split), n_batches, seed):
+            cells = split.cells(indices_C)
+            if packed:
+                collator(cells, sources_C[indices_C], indices_C, epochs_C)
+            yield len(cells)
+
+    return Speed.of(sizes())
 
 
 def collator_of(corpus: Corpus) -> MaskingCollator:
     return MaskingCollator(tokenizer=corpus.tokenizer, measured_SG=corpus.measured_SG, config=MaskingConfig())
 
 
-def of_processes(num_proc: int, folder: Path, n_batches: int, *, packed: bool) -> float:
-    """Cells/s of all processes together, each at work at the same time."""
+def of_processes(num_proc: int, folder: Path, n_batches: int, *, packed: bool) -> Speed:
+    """Read in several processes at the same time; their speeds are added."""
     with Workers([folder], num_proc) as workers:
         tasks = [(0, (n_batches // num_proc, seed)) for seed in range(num_proc)]
-        return sum(workers.map(partial(read, packed=packed), tasks))
+        speeds = list(workers.map(partial(read, packed=packed), tasks))
+    return Speed(*map(sum, zip(*speeds, strict=True)))
 
 
-def of_loader(folder: Path, n_batches: int) -> float:
-    """Cells/s of training's loader with two workers; the first batches, which start them, are not counted."""
-    corpus = Corpus(folder)
-    cells = TrainingCells(corpus.split("train"), collator_of(corpus), epochs=20, seed=0, batch_size=BATCH)
-    made = iter(DataLoader(cells, batch_size=None, num_workers=2, prefetch_factor=4))
-    for _ in range(16):
-        next(made)
-    start = time.perf_counter()
-    n_cells = sum(len(next(made)["n_keys"]) for _ in range(min(n_batches, len(cells) - 16)))
-    return n_cells / (time.perf_counter() - start)
+def of_h5ad(path: Path, n_batches: int) -> Speed:
+    adata = ad.read_h5ad(path, backed="r")
+    return Speed.of(adata[np.sort(rows)].to_memory().n_obs for rows in batches(adata.n_obs, n_batches, 0))
 
 
-def of_h5ad(path: Path, n_batches: int) -> float:
-    adata, n_cells, start = ad.read_h5ad(path, backed="r"), 0, time.perf_counter()
-    for rows in batches(adata.n_obs, n_batches, 0):
-        n_cells += adata[np.sort(rows)].to_memory().n_obs
-    return n_cells / (time.perf_counter() - start)
-
-
-def of_scdataset(path: Path, n_batches: int, block_size: int) -> float:
+def of_scdataset(path: Path, n_batches: int, block_size: int) -> Speed:
     from scdataset import BlockShuffling, scDataset
 
     cells = scDataset(
@@ -108,15 +111,10 @@ def of_scdataset(path: Path, n_batches: int, block_size: int) -> float:
         fetch_callback=lambda adata, rows: adata[rows].to_memory(),
         seed=0,
     )
-    n_cells, start = 0, time.perf_counter()
-    for number, batch in enumerate(cells, 1):
-        n_cells += batch.n_obs
-        if number == n_batches:
-            break
-    return n_cells / (time.perf_counter() - start)
+    return Speed.of(batch.n_obs for batch in itertools.islice(cells, n_batches))
 
 
-def measure(source: Path, n_cells: int, n_genes: int, repeats: int) -> dict[str, float]:
+def measure(source: Path, n_cells: int, n_genes: int, repeats: int) -> dict[str, Any]:
     """Cells/s by way of reading; genes a cell expresses, in the file and in the panel, and bytes a cell."""
     with tempfile.TemporaryDirectory() as name:
         path, folder = Path(name) / "cells.h5ad", Path(name) / "corpus"
@@ -124,25 +122,31 @@ def measure(source: Path, n_cells: int, n_genes: int, repeats: int) -> dict[str,
         config = PrepareConfig(n_genes=n_genes, split="random", fractions=(0.98, 0.01, 0.01))
         split = prepare(path, folder, config=config).split("train")
         n_batches = len(split) // BATCH
-        ways: dict[str, Callable[[], float]] = {
+        ways: dict[str, Callable[[], Speed]] = {
             f"{what}, {n} process{'es' if n > 1 else ''}": partial(
                 of_processes, n, folder, n_batches, packed=what != "gathered"
             )
             for what in ("gathered", "packed and masked")
             for n in (1, 2)
         }
-        ways["training batches, 2 workers"] = partial(of_loader, folder, n_batches)
         ways["backed .h5ad, 1 process"] = partial(of_h5ad, path, min(n_batches, 20))
         if importlib.util.find_spec("scdataset"):
             for size, n in ((1, 64), (16, 256)):
                 ways[f"scDataset, blocks of {size}, 1 process"] = partial(of_scdataset, path, min(n_batches, n), size)
-        speeds = {way: round(median(read_all() for _ in range(repeats))) for way, read_all in ways.items()}
+        speeds = {
+            way: Speed(*(round(median(column)) for column in zip(*(read_all() for _ in range(repeats)), strict=True)))
+            for way, read_all in ways.items()
+        }
         return {
             "genes expressed": round(in_file),
             "of them in the panel": round(len(split.cells(np.arange(1_000)).genes_N) / 1_000),
             "bytes in the corpus": round(sum(file.stat().st_size for file in folder.rglob("*.arrow")) / n_cells),
             **speeds,
         }
+
+
+def shown(number: int | Speed) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number.clock:,} ({number.cpu:,})"
 
 
 def main() -> None:
@@ -163,9 +167,9 @@ def main() -> None:
             print(f"skipped: {reason}")
             continue
         results[f"{name} ({kind})"] = measure(source, arguments.cells, arguments.genes, arguments.repeats)
-    table = Table("a cell; cells/s", *results)
+    table = Table("a cell; cells/s (by CPU time)", *results)
     for row in next(iter(results.values()), {}):
-        table.add_row(row, *(f"{numbers[row]:,}" for numbers in results.values()))
+        table.add_row(row, *(shown(numbers[row]) for numbers in results.values()))
     console = Console(width=110)
     console.print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {load:.1f}; {arguments.cells:,} cells")
     console.print(table)

@@ -138,7 +138,8 @@ def test_altering_a_training_cell_does_change_the_tokenizer(adata, tmp_path):
     assert prepare(adata, tmp_path / "after", config=CONFIG).info["tokenizer"] != corpus.info["tokenizer"]
 
 
-def test_the_panel_is_ranked_on_training_donors_as_scanpy_would(adata, tmp_path):
+def test_the_panel_is_ranked_on_training_donors_as_scanpy_would(adata, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 150)
     corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
     train = adata[split_of(corpus)[adata.obs_names].to_numpy() == "train"].copy()
     sc.pp.normalize_total(train, target_sum=1e4)
@@ -150,6 +151,7 @@ def test_the_panel_is_ranked_on_training_donors_as_scanpy_would(adata, tmp_path)
 @pytest.mark.parametrize("chunk", [64, 1000])
 def test_the_inverse_is_that_of_all_training_cells_at_once(adata, tmp_path, monkeypatch, chunk):
     monkeypatch.setattr("polygene.reading.CellSource.chunks.__defaults__", (None, chunk))
+    monkeypatch.setattr(module, "BLOCK", 128)
     corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
     trains = split_of(corpus)[adata.obs_names].to_numpy() == "train"
     fit = InverseFit(corpus.tokenizer.binner, 20)
