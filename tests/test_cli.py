@@ -90,11 +90,12 @@ def test_every_command_helps_and_has_eight_options_at_most() -> None:
 
 
 def test_prepare_passes_its_options_on(made: Path, tmp_path: Path) -> None:
-    config = 'binning = "binary"\nseed = 3\nn_genes = 9\ninclude_genes = ["GENE3", "GENE7"]\n'
-    (tmp_path / "config.toml").write_text(config)
+    (tmp_path / "genes.txt").write_text("GENE3\nGENE7\n")
+    (tmp_path / "config.toml").write_text('binning = "binary"\nseed = 3\nn_genes = 9\n')
     result = polygene(
         "prepare", made / "*.h5ad", "--out", tmp_path / "corpus", "--genes", 7, "--split", "random",
-        "--phenotype", "treatment=disease", "--num-proc", 2, "--config", tmp_path / "config.toml",
+        "--column", "treatment=disease", "--include-genes", tmp_path / "genes.txt", "--num-proc", 2,
+        "--config", tmp_path / "config.toml",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     corpus = Corpus(tmp_path / "corpus")
@@ -306,10 +307,10 @@ def test_recipes_that_cannot_be_followed(text: str, says: str, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--phenotype", "sex"], "NAME=COLUMN"),
-        (["--phenotype", "sex=gender"], "no source has a column 'gender'"),
+        (["--column", "sex"], "NAME=COLUMN"),
+        (["--column", "sex=gender"], "no source has a column 'gender'"),
         (["--split", "donors"], "'donor' or 'study' or 'random'"),
-        (["--donor", "patient"], "no column 'patient'"),
+        (["--column", "donor_id=patient"], "no column 'patient'"),
         (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
     ],
 )

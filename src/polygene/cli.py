@@ -29,8 +29,10 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-FLAT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8"}
-"""oneDNN keeps what it made for the last 1,024 shapes, over 0.4 GB; rows of cells rarely have the same shape twice."""
+LEAN = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "OMP_WAIT_POLICY": "PASSIVE"}
+"""oneDNN keeps what it made for the last 1,024 shapes, over 0.4 GB; rows of cells rarely have the same shape twice.
+Threads that wait for each other spin, which on a busy computer takes the core from the one they wait for
+(docs/performance.md)."""
 
 
 class Commands(TyperGroup):
@@ -86,7 +88,7 @@ def main() -> None:
     """Run the command line, without the warnings that other packages raise to their developers."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    for name, value in (QUIET | FLAT).items():
+    for name, value in (QUIET | LEAN).items():
         os.environ.setdefault(name, value)
     try:
         app(prog_name="polygene")
@@ -115,29 +117,32 @@ def prepare(
     files: Annotated[list[str], typer.Argument(metavar="CELLS.h5ad...", help="Files of cells, or globs.")],
     out: Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist.")],
     genes: Annotated[int | None, typer.Option(help="How many genes the panel holds.", show_default="512")] = None,
+    include_genes: Annotated[
+        Path | None, typer.Option(help="Text file of genes that must be in the panel, one a line.")
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="What is held out: donor, study or random.", show_default="donor")
     ] = None,
-    donor: Annotated[str | None, typer.Option(help="Column of obs with the donor.", show_default="donor_id")] = None,
-    phenotype: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=COLUMN", help="Read a phenotype from this column; repeatable.")
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=COLUMN", help="Read a phenotype, or donor_id, from this column; repeatable."),
     ] = None,
     layer: Layer = None,
     num_proc: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML with any fields of PrepareConfig, such as binning or include_genes.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with any fields of PrepareConfig, such as binning.")] = None,
 ) -> None:
     """Make a corpus: hold out donors, rank genes, turn cells into tokens."""
     from polygene.prepare import PrepareConfig
     from polygene.prepare import prepare as make_corpus
     from polygene.toml import build, read_toml
 
+    columns = dict(map(_name_and_column, column or ()))
     said = {
         "n_genes": genes,
+        "include_genes": _lines(include_genes) if include_genes else None,
         "split": split,
-        "donor": donor,
-        "phenotypes": dict(map(_name_and_column, phenotype)) if phenotype else None,
+        "donor": columns.pop("donor_id", None),
+        "phenotypes": columns or None,
         "layer": layer,
     }
     table = (read_toml(config) if config else {}) | {key: value for key, value in said.items() if value is not None}
@@ -310,6 +315,10 @@ def _names(text: str) -> list[str]:
 def _name_and_column(text: str) -> tuple[str, str]:
     name, equals, column = text.partition("=")
     if not (name and equals and column):
-        msg = f"--phenotype is NAME=COLUMN, such as sex=sex_inferred; got {text!r}"
+        msg = f"--column is NAME=COLUMN, such as sex=sex_inferred; got {text!r}"
         raise RecipeError(msg)
     return name, column
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

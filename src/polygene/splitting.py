@@ -224,9 +224,9 @@ def _check_donors(sources: Sequence[CellSource], frames: Sequence[pd.DataFrame],
     if without:
         msg = (
             f"{', '.join(without)}: no column {donor!r} in obs, so donors cannot be held out. Name the column that "
-            "holds donors: donor='...' (--donor), or add one (a cell whose donor is NaN trains), or say split='study' "
-            "(--split study: whole files are held out) or split='random' (--split random: cells of one donor train "
-            "and test, and scores come out too good)"
+            "holds donors: donor='...' (--column donor_id=...), or add one (a cell whose donor is NaN trains), or say "
+            "split='study' (--split study: whole files are held out) or split='random' (--split random: cells of one "
+            "donor train and test, and scores come out too good)"
         )
         raise DataError(msg)
     n_missing = [int((given_texts(frame[donor])[0] < 0).sum()) for frame in frames]
