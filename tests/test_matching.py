@@ -247,7 +247,7 @@ def test_a_part_of_the_panel_is_answered_with_the_accuracy_to_expect(caplog):
 def test_too_little_of_the_panel_is_refused():
     covering(FLOOR).report(0.25)
     with pytest.raises(
-        GeneError, match=r"Only 19 of the 200 genes .* \(9.5%\), too few .*below 10%.*GENE19, .*Do this"
+        GeneError, match=r"Only 19 of the 200 genes .* \(9.5%\), too few .* 10% down.*GENE19, .*Do this"
     ):
         covering(0.095).report(0.25)
 

@@ -15,7 +15,7 @@ from scipy import sparse
 from polygene import prepare as module
 from polygene.binning import ExpressionBinner, InverseFit
 from polygene.corpus import Corpus
-from polygene.errors import CorpusError, DataError, PhenotypeError, RecipeError, ScaleError
+from polygene.errors import CorpusError, DataError, GeneError, PhenotypeError, RecipeError, ScaleError
 from polygene.prepare import PrepareConfig, prepare
 from polygene.shards import ShardWriter
 from polygene.tokenizer import panel_values
@@ -289,6 +289,13 @@ def test_nothing_is_left_when_a_bad_value_is_met_late_and_the_source_is_named(ad
     adata.X.data[-1] = np.nan
     monkeypatch.setattr("polygene.reading.SAMPLE", 10)  # so that looking at a sample does not find it
     with pytest.raises(ScaleError, match=r"^cells: .*NaN"):
+        prepare({"cells": adata}, tmp_path / "corpus", config=CONFIG)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_genes_with_numbers_for_names_are_refused_and_the_source_is_named(adata, tmp_path):
+    adata.var_names = [str(g) for g in range(adata.n_vars)]
+    with pytest.raises(GeneError, match=r"^cells: .*numbers for names"):
         prepare({"cells": adata}, tmp_path / "corpus", config=CONFIG)
     assert list(tmp_path.iterdir()) == []
 

@@ -66,6 +66,14 @@ def test_too_few_cells_rank_genes_by_name_rather_than_fail(n_cells):
     assert rank_genes(variability(x_CG, 10), ["B", "C", "A"]).tolist() == [1, 2, 0]
 
 
+@pytest.mark.parametrize("n_genes", [1, 2, 3, 9])
+def test_too_few_genes_for_a_loess_curve_are_ranked_rather_than_end_the_process(n_genes):
+    counts = np.random.default_rng(0).poisson(5.0, (50, n_genes)).astype(np.float32)
+    found = variability(sparse.csr_matrix(np.log1p(counts)), 10)
+    assert np.isfinite(found).all()
+    assert (found > 0).any()
+
+
 def test_equal_variability_is_ranked_by_name_and_what_does_not_vary_comes_last():
     assert rank_genes(np.array([0.0, 2.0, 1.0, 2.0 + 1e-12]), ["A", "C", "D", "B"]).tolist() == [3, 1, 2, 0]
 

@@ -127,7 +127,7 @@ def union_of_genes(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Parameters
     ----------
     tables
-        For each source what `genes.unique_genes` gives: columns symbol (the id where there is none) and ensembl_id
+        For each source what `genes.merged_genes` gives: columns symbol (the id where there is none) and ensembl_id
         ("" = unknown).
     """
     pairs = pd.concat(tables, ignore_index=True).drop_duplicates()
