@@ -17,7 +17,7 @@ import pytest
 
 from polygene.checkpoint import PolyGene
 from polygene.distributed import own_rows, together
-from polygene.errors import DataError, RunEndedError
+from polygene.errors import RunEndedError
 from polygene.tl import annotate, embed
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node"]
@@ -168,5 +168,5 @@ def test_a_process_that_is_ended_from_outside_ends_in_order(tmp_path: Path) -> N
 
 def test_processes_that_cannot_be_met_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(DataError, match="Start with torchrun"), together():
+    with pytest.raises(RunEndedError, match="Start with torchrun"), together():
         pytest.fail("there is nobody to meet")

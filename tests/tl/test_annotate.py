@@ -185,10 +185,10 @@ def test_a_chunk_that_expresses_no_panel_gene_is_answered(
     adata.var_names = ["OTHER", *adata.var_names[1:]]
     only_other = sparse.csr_matrix((np.ones(CHUNK, np.float32), (np.arange(CHUNK), np.zeros(CHUNK, int))), (CHUNK, 36))
     adata.X = sparse.vstack([only_other, adata.X[CHUNK:]], format="csr")
-    found = annotation(adata, tiny_model, predict="cell_type")
+    found = annotation(adata, tiny_model, predict="cell_type").collect()
     assert found.obs["polygene_no_panel_genes"].tolist() == [True] * CHUNK + [False] * 20
     assert np.isfinite(found.obsm["polygene_cell_type"]).all()
-    assert np.isfinite(embedding(adata, tiny_model).obsm["X_polygene"]).all()
+    assert np.isfinite(embedding(adata, tiny_model).collect().obsm["X_polygene"]).all()
 
 
 def test_how_much_of_the_panel_was_measured_is_written_and_survives_the_file(
@@ -207,12 +207,12 @@ def test_how_much_of_the_panel_was_measured_is_written_and_survives_the_file(
 
 
 def test_columns_of_one_gene_are_summed_before_they_are_read(adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    whole = annotation(adata, tiny_model).obsm["polygene_cell_type"]
+    whole = annotation(adata, tiny_model).collect().obsm["polygene_cell_type"]
     half = np.random.default_rng(0).binomial(adata.X.toarray().astype(int), 0.5).astype(np.float32)
     halves = np.hstack([half, adata.X.toarray() - half])
     with pytest.warns(UserWarning, match="not unique"):
         twice = ad.AnnData(sparse.csr_matrix(halves), var=pd.DataFrame(index=[*adata.var_names, *adata.var_names]))
-    np.testing.assert_allclose(annotation(twice, tiny_model).obsm["polygene_cell_type"], whole, atol=1e-6)
+    np.testing.assert_allclose(annotation(twice, tiny_model).collect().obsm["polygene_cell_type"], whole, atol=1e-6)
 
 
 def test_labels_with_slashes_survive_the_file(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
