@@ -144,11 +144,11 @@ def run(folder: Path, source: Path, n_cells: int, seed: int) -> dict[str, dict[s
     return found
 
 
-def slope(cells: list[int], seconds: list[float]) -> float:
-    """Exponent of the power law through these points, by least squares of the logarithms."""
+def slope(cells: list[int], seconds: list[float]) -> float | None:
+    """Exponent of the power law through these points, by least squares of the logarithms; None for one point."""
     if len(cells) < 2:
-        return math.nan
-    return statistics.linear_regression([math.log(n) for n in cells], [math.log(s) for s in seconds]).slope
+        return None
+    return round(statistics.linear_regression(list(map(math.log, cells)), list(map(math.log, seconds))).slope, 3)
 
 
 def main() -> None:
@@ -186,7 +186,7 @@ def main() -> None:
             table.add_row(verb, f"{n:,}", f"{peaks[n]:,.0f}", *times, f"{speeds[n]:,}")
         results["peak_mb"][verb] = peaks
         results["cells_per_s"][verb] = speeds
-        results["growth_exponent"][verb] = round(slope(list(seconds), list(seconds.values())), 3)
+        results["growth_exponent"][verb] = slope(list(seconds), list(seconds.values()))
         results["memory_growth"][verb] = round(peaks[max(peaks)] / peaks[min(peaks)], 3)
         results["startup_s"][verb] = round(statistics.median(row["startup_s"] for row in rows.values()), 1)
     console.print(table)
