@@ -3,14 +3,15 @@
     python benchmarks/memory.py --data DIR                     # 10 thousand, 100 thousand and 1 million cells
     python benchmarks/memory.py --data DIR --sizes 10000 100000
 
-Files are made by drawing cells of OneK1K with replacement (114 genes a cell; 1 million cells are 1 GB, and their corpus
-as much), written block by block, and removed again. Each command runs as a process of its own on one thread, with an
-untrained network of 2 layers × 64, since the network is not the question; annotate writes Parquet. Peak memory is what
-the system counted for the process (ru_maxrss of os.wait4). Time is processor time, which other work on the machine
-disturbs less. Start-up, what a file of 200 cells takes right before, is subtracted; below 100 thousand cells, where it
-is most of the time, the median of five such differences counts. The exponent is the slope of the logarithm of the time
-over that of the cells, by least squares; memory growth is the peak at the largest size over that at the smallest. The
-last line is one JSON object.
+Files are made by drawing cells of OneK1K with replacement (114 genes a cell; 1 million cells are 1 GB, and their
+corpus as much), written block by block, and removed again. Each command runs as a process of its own on one thread,
+with an untrained network of 2 layers × 64, since the network is not the question; annotate writes Parquet. Peak
+memory is what the system counted for the process (ru_maxrss of os.wait4). Time is processor time, which other work on
+the machine disturbs less. Start-up, what a file of 200 cells takes right before, is subtracted; below 100 thousand
+cells, where it is most of the time, the median of five such differences counts. The exponent is the slope of the
+logarithm of the time over that of the cells, by least squares; a size whose time is under a fifth of the start-up is
+too short to tell. Memory growth is the peak at the largest size over that at the smallest. The last line is one JSON
+object.
 """
 
 import argparse
@@ -180,13 +181,14 @@ def main() -> None:
         rows = {n: one[verb] for n, one in measured.items()}
         seconds = {n: max(row["cpu_s"], 1e-3) for n, row in rows.items()}
         peaks = {n: row["peak_mb"] for n, row in rows.items()}
-        speeds = {n: round(n / s) for n, s in seconds.items()}
+        speeds = {n: round(n / s) for n, s in seconds.items() if s > rows[n]["startup_s"] / 5}
         for n, row in rows.items():
             times = f"{seconds[n]:.1f}", f"{row['wall_s']:.1f}"
-            table.add_row(verb, f"{n:,}", f"{peaks[n]:,.0f}", *times, f"{speeds[n]:,}")
+            table.add_row(verb, f"{n:,}", f"{peaks[n]:,.0f}", *times, f"{speeds[n]:,}" if n in speeds else "too short")
         results["peak_mb"][verb] = peaks
         results["cells_per_s"][verb] = speeds
-        results["growth_exponent"][verb] = slope(list(seconds), list(seconds.values()))
+        told = {n: s for n, s in seconds.items() if s > rows[n]["startup_s"] / 5}
+        results["growth_exponent"][verb] = slope(list(told), list(told.values()))
         results["memory_growth"][verb] = round(peaks[max(peaks)] / peaks[min(peaks)], 3)
         results["startup_s"][verb] = round(statistics.median(row["startup_s"] for row in rows.values()), 1)
     console.print(table)

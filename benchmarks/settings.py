@@ -1,7 +1,7 @@
 """What a setting of training buys and costs: the same corpora, donors held out, one thing changed at a time.
 
     python benchmarks/settings.py --data DIR
-    python benchmarks/settings.py --data DIR --only default --only "no dropout" --seeds 1
+    python benchmarks/settings.py --data DIR --only "no dropout" --files velmeshev --seeds 1
 
 The speed-ups of training are decided here: a setting that is faster becomes the default only if it answers no worse.
 Scores are those of the test donors after equal epochs. Time is that of the processor, on one thread, so that it means
