@@ -47,6 +47,7 @@ from rich.table import Table
 from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.profiler import ProfilerActivity, profile
 from transformers import BertConfig, BertModel
 
 import _data
@@ -411,6 +412,27 @@ def utilisation(packed: Packed, outcomes: Mapping[str, Outcome], name: str) -> d
     return shares
 
 
+def where_time_goes(packed: Packed, outcomes: Mapping[str, Outcome], name: str) -> None:
+    """Print the share of processor time of each kind of operation, by torch's profiler."""
+    table = Table(title="Where the time goes, by torch.profiler, 512 genes, float32", title_justify="left")
+    for heading in ("task", "products", "attention", "all else, largest first"):
+        table.add_column(heading)
+    for task in TASKS:
+        packed.network.train(task == "train")
+        size = outcomes[f"{task} {name}"].size_packed
+        getattr(packed, task)(packed.draw(size, 0))
+        with profile(activities=[ProfilerActivity.CPU]) as taken:
+            getattr(packed, task)(packed.draw(size, 1))
+        spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in taken.key_averages()}
+        total = sum(spent.values())
+        products = sum(spent.pop(kind, 0) for kind in ("mm", "addmm"))
+        attention = sum(spent.pop(kind) for kind in list(spent) if "scaled_dot_product" in kind)
+        rest = sorted(spent.items(), key=lambda one: -one[1])[:7]
+        said = ", ".join(f"{kind} {us / total:.0%}" for kind, us in rest)
+        table.add_row(task, f"{products / total:.0%}", f"{attention / total:.0%}", said)
+    console.print(table)
+
+
 def command_seconds(*words: str, runs: int) -> float:
     """Median time of a fresh process."""
     seconds = []
@@ -518,6 +540,7 @@ def main() -> None:
         result["loader_over_training"] = waits["loader_cells_per_s"] * outcomes["train 512"].packed / 1e3
         console.print(", ".join(f"{name} {value:.2f}" for name, value in waits.items() if value is not None))
         if not options.quick:
+            where_time_goes(packed, outcomes, "512")
             halves = ratios(
                 "Published densities, both sides in bfloat16",
                 iter(pinned.items()),
