@@ -32,7 +32,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -105,9 +105,10 @@ def make_corpus(adata: ad.AnnData, n_genes: int, folder: Path) -> Corpus:
 class Packed:
     """PolyGene's network on packed rows."""
 
-    def __init__(self, corpus: Corpus, masking: MaskingConfig) -> None:
-        recipe = Recipe(corpus=str(corpus.folder), out="", network=NETWORK, masking=masking)
-        self.model = new_model(recipe, corpus)
+    def __init__(self, corpus: Corpus, *, lean: bool = False) -> None:
+        network = replace(NETWORK, hidden_dropout_prob=0.0) if lean else NETWORK
+        masking = MaskingConfig(zero_rate=0.1) if lean else MaskingConfig()
+        self.model = new_model(Recipe(corpus=str(corpus.folder), out="", network=network), corpus)
         self.network, self.tokenizer = self.model.network, corpus.tokenizer
         self.split = corpus.split("train")
         collator = MaskingCollator(tokenizer=corpus.tokenizer, measured_SG=corpus.measured_SG, config=masking)
@@ -331,8 +332,9 @@ def ratios(
     corpora: Iterator[tuple[str, Corpus]],
     tasks: tuple[str, ...],
     effort: Effort,
-    dtype: str,
-    masking: MaskingConfig,
+    *,
+    dtype: str = "float32",
+    lean: bool = False,
 ) -> dict[str, Outcome]:
     """Print a table of every task on every corpus; the outcomes by "task name"."""
     table = Table(title=title, title_justify="left")
@@ -342,7 +344,7 @@ def ratios(
         table.add_column(heading, justify="right")
     outcomes = {}
     for name, corpus in corpora:
-        packed = Packed(corpus, masking)
+        packed = Packed(corpus, lean=lean)
         padded = Padded(packed)
         expressed = np.diff(packed.split.cells(slice(None)).offsets_C1).mean()
         for task in tasks:
@@ -479,7 +481,7 @@ def clock(packed: Packed, cells: ad.AnnData, folder: Path, *, quick: bool) -> di
 def panel_doubling(data: Path | None, folder: Path, effort: Effort) -> dict[str, float]:
     """Cost of a cell on 2432 genes over its cost on 1216, real cells, turn by turn."""
     adata = labelled(ad.read_h5ad(_data.locate(GROWTH, data)))
-    sides = [Packed(make_corpus(adata, n, folder / f"growth-{n}"), MaskingConfig()) for n in (1216, 2432)]
+    sides = [Packed(make_corpus(adata, n, folder / f"growth-{n}")) for n in (1216, 2432)]
     costs = {}
     for task in ("train", "embed"):
         times: list[list[float]] = [[], []]
@@ -522,7 +524,7 @@ def main() -> None:
     _data.add_data_option(parser)
     parser.add_argument("--quick", action="store_true", help="under a minute: pinned rows, fixed batch sizes")
     options = parser.parse_args()
-    busy, effort, masking = os.getloadavg()[0], QUICK if options.quick else FULL, MaskingConfig()
+    busy, effort = os.getloadavg()[0], QUICK if options.quick else FULL
     console.print(
         f"{NETWORK.num_hidden_layers} layers, {NETWORK.hidden_size} wide, {torch.get_num_threads()} threads; "
         f"{busy:.1f} programs were running in the minute before this one"
@@ -531,9 +533,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         pinned = {str(n): make_corpus(pinned_cells(n, PINNED[n]), n, folder / f"pinned-{n}") for n in PINNED}
-        outcomes = ratios("Published densities, float32", iter(pinned.items()), TASKS, effort, "float32", masking)
+        outcomes = ratios("Published densities, float32", iter(pinned.items()), TASKS, effort)
         result |= {f"{task}_ratio_{n}": outcomes[f"{task} {n}"].ratio for n in pinned for task in TASKS}
-        packed = Packed(pinned["512"], masking)
+        packed = Packed(pinned["512"])
         shares = utilisation(packed, outcomes, "512")
         result |= {f"flop_utilisation_{task}": share for task, share in shares.items()}
         result |= (waits := clock(packed, pinned_cells(512, PINNED[512]), folder, quick=options.quick))
@@ -541,23 +543,14 @@ def main() -> None:
         console.print(", ".join(f"{name} {value:.2f}" for name, value in waits.items() if value is not None))
         if not options.quick:
             where_time_goes(packed, outcomes, "512")
-            halves = ratios(
-                "Published densities, both sides in bfloat16",
-                iter(pinned.items()),
-                ("train",),
-                effort,
-                "bfloat16",
-                masking,
-            )
-            result |= {f"train_ratio_{n}_bfloat16": halves[f"train {n}"].ratio for n in pinned}
-            ratios(
-                "Densities of real data, float32",
-                real_corpora(options.data, folder),
-                ("train", "embed"),
-                QUICK,
-                "float32",
-                masking,
-            )
+            title = "Without dropout, a tenth of the hidden zeros asked, float32"
+            lean = ratios(title, iter(pinned.items()), ("train",), effort, lean=True)
+            title = "Published densities, both sides in bfloat16"
+            halves = ratios(title, iter(pinned.items()), TASKS, effort, dtype="bfloat16")
+            for name, others in (("lean", lean), ("bfloat16", halves)):
+                result |= {f"{one.replace(' ', '_ratio_')}_{name}": outcome.ratio for one, outcome in others.items()}
+            title = "Densities of real data, float32, fixed batch sizes"
+            ratios(title, real_corpora(options.data, folder), ("train", "embed"), QUICK)
         try:
             doubling = panel_doubling(options.data, folder, effort)
             result |= {"panel_doubling_cost": doubling["train"], "panel_doubling_cost_embed": doubling["embed"]}

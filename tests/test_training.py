@@ -32,9 +32,7 @@ from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training import balancing_odds, class_weights, new_model, train
 
-NETWORK = NetworkConfig(
-    hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, hidden_dropout_prob=0.1
-)
+NETWORK = NetworkConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 TRAINING = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-2, evaluations=4)
 """With the 124 training cells of the toy corpus 16 steps, the last one of 16 cells; states are saved every 4 steps."""
 CHECKPOINT = {*DECISIVE, "SHA256SUMS", "recipe.toml", "metrics.json", "README.md"}

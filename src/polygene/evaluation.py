@@ -54,8 +54,6 @@ ROWS: tuple[tuple[str, LabelBaseline, Literal["macro_f1", "log_loss"]], ...] = (
 POOLED = ", sources pooled"
 MOST_VALIDATION_CELLS = 5_000
 """Validation during training scores at most so many cells, spread evenly over the split."""
-HIDDEN = MaskingConfig(zero_rate=0.25)
-"""What is hidden of the genes when they are scored: as in training, but for more of the zeros, for steadier scores."""
 MOST_GENE_CELLS = 2_000
 """Reconstruction of genes is scored on at most so many cells; each gives dozens of answers."""
 MOST_BASELINE_CELLS = 100_000
@@ -130,7 +128,7 @@ def score_hidden_genes(
     """
     n_genes = measured_CG.shape[1]
     random_CG = uniform(seed, np.zeros(len(cells)), np.arange(len(cells)), np.arange(n_genes))
-    cells_Q, genes_Q, bins_Q, weights_Q, visible_N = hide_genes(cells, measured_CG, random_CG, HIDDEN)
+    cells_Q, genes_Q, bins_Q, weights_Q, visible_N = hide_genes(cells, measured_CG, random_CG, MaskingConfig())
     order = np.lexsort((genes_Q, cells_Q))
     cells_Q, genes_Q, bins_Q, weights_Q = cells_Q[order], genes_Q[order], bins_Q[order], weights_Q[order]
     values_CG = sparse.csr_matrix((cells.values_N, cells.genes_N, cells.offsets_C1), shape=measured_CG.shape)

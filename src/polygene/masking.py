@@ -42,7 +42,7 @@ class MaskingConfig:
     gene_rate: float = 0.15
     phenotype_rate: float = 0.5
     all_phenotypes_rate: float = 0.25
-    zero_rate: float = 0.1
+    zero_rate: float = 0.25
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -24,7 +24,7 @@ class NetworkConfig:
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     intermediate_size: int = 512
-    hidden_dropout_prob: float = 0.0
+    hidden_dropout_prob: float = 0.1
 
     def __post_init__(self) -> None:
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
