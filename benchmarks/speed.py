@@ -58,7 +58,7 @@ from polygene.masking import MaskingCollator, MaskingConfig, uniform
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import NetworkConfig, Recipe
 from polygene.tokenizer import EncodedCells
-from polygene.training import TrainingCells, new_model
+from polygene.training import new_model
 
 PINNED = {512: 0.20, 2432: 0.12}
 """Panels of the publication, and the share of their genes that a cell expresses."""
@@ -111,8 +111,7 @@ class Packed:
         self.model = new_model(Recipe(corpus=str(corpus.folder), out="", network=network), corpus)
         self.network, self.tokenizer = self.model.network, corpus.tokenizer
         self.split = corpus.split("train")
-        collator = MaskingCollator(tokenizer=corpus.tokenizer, measured_SG=corpus.measured_SG, config=masking)
-        self.cells = TrainingCells(self.split, collator, epochs=1_000, seed=0)
+        self.collator = MaskingCollator(tokenizer=corpus.tokenizer, measured_SG=corpus.measured_SG, config=masking)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, fused=True)
         self.loss = PolyGeneLoss(
             config=LossConfig(),
@@ -125,9 +124,13 @@ class Packed:
         """Draw cells of the corpus."""
         return np.random.default_rng(seed).integers(0, len(self.split), n_cells)
 
+    def batch(self, cells_C: np.ndarray) -> dict[str, Tensor]:
+        """Gather and mask."""
+        return self.collator(self.split.cells(cells_C), self.split.sources_C[cells_C], cells_C, 0 * cells_C)
+
     def train(self, cells_C: np.ndarray) -> None:
         """Take one step of training."""
-        batch = self.cells.__getitems__(cells_C)
+        batch = self.batch(cells_C)
         answers = self.network(**{name: batch[name] for name in FORWARD})
         step(self, answers.gene_logits, answers.label_logits, batch, len(cells_C))
 
@@ -362,7 +365,7 @@ def operations(packed: Packed, task: str, n_cells: int) -> tuple[float, int]:
     shape, cells_C = NETWORK, packed.draw(n_cells, 0)
     width, layers = shape.hidden_size, shape.num_hidden_layers
     if task == "train":
-        batch = packed.cells.__getitems__(cells_C)
+        batch = packed.batch(cells_C)
         keys_C, asked_C = batch["n_keys"].numpy(), batch["n_queries"].numpy()
     else:
         keys_C = np.diff(packed.split.cells(cells_C).offsets_C1) + packed.network.config.first_gene_slot + 1
@@ -470,10 +473,10 @@ def clock(packed: Packed, cells: ad.AnnData, folder: Path, *, quick: bool) -> di
         )
         found["annotate_10k_s"] = command_seconds("-m", "polygene", *words, runs=1)
         found["demo_s"] = command_seconds("-m", "polygene", "demo", "--out", str(folder / "demo"), runs=1)
-    packed.cells.__getitems__(packed.draw(256, 0))
+    packed.batch(packed.draw(256, 0))
     started = time.perf_counter()
     for seed in range(10):
-        packed.cells.__getitems__(packed.draw(256, seed))
+        packed.batch(packed.draw(256, seed))
     found["loader_cells_per_s"] = 2560 / (time.perf_counter() - started)
     return found
 

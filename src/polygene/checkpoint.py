@@ -122,7 +122,9 @@ class PolyGene:
             for name, text in texts.items():
                 (new / name).write_text(text, encoding="utf-8")
             folder.mkdir(exist_ok=True)
+            mode = (new / SUMS).stat().st_mode  # safetensors writes weights that only their owner can read
             for file in sorted(new.iterdir(), key=lambda file: (file.name == SUMS, file.name)):
+                file.chmod(mode)
                 file.replace(folder / file.name)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:

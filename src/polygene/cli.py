@@ -210,7 +210,7 @@ def classify(
     cells: CellsFile,
     out: Out,
     model: Model,
-    key: Annotated[str, typer.Option(help="Column of obs to learn; cells without a label are answered.")],
+    key: Annotated[str, typer.Option(help="Column of obs to learn; cells that have a label get a held-out answer.")],
     reference: Annotated[str | None, typer.Option(metavar="CELLS.h5ad", help="Learn from these cells instead.")] = None,
     donor: Donor = "donor_id",
     layer: Layer = None,

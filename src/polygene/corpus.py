@@ -92,7 +92,8 @@ class Corpus:
     def _read_info(self) -> dict[str, Any]:
         path = self.folder / "corpus.json"
         if not path.is_file():
-            msg = f"{self.folder} is no corpus: it holds no corpus.json. Make one: polygene prepare FILES --out FOLDER"
+            why = "it holds no corpus.json" if self.folder.is_dir() else "there is no such folder"
+            msg = f"{self.folder} is no corpus: {why}. Make one: polygene prepare FILES --out FOLDER"
             raise CorpusError(msg)
         try:
             info = json.loads(path.read_text(encoding="utf-8"))

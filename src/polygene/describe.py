@@ -57,7 +57,7 @@ def describe_corpus(corpus: Corpus) -> list[Table]:
             source["name"],
             source["scale"],
             *(f"{source['cells'][name]:,}" for name in SPLITS),
-            f"{sum(source['donors'].values()):,}",
+            f"{source['donors_in_all']:,}",
             f"{source['genes']:,}",
             f"{source['panel_genes']:,}",
         )

@@ -115,7 +115,7 @@ class GeneMatch:
         said = f"{self.n_measured:,} of the {len(self.measured_G):,} genes of the panel are measured ({coverage:.1%})"
         if coverage < FLOOR:
             msg = (
-                f"Only {said}, too few for an answer: from {FLOOR:.0%} down a third to a half of the accuracy is "
+                f"Only {said}, too few for an answer: from {FLOOR:.0%} down a third to a half of the macro-F1 is "
                 f"lost (docs/coverage.md). Missing are {some(self.missing)}. {self.why}"
             )
             raise GeneError(msg)
@@ -263,7 +263,7 @@ def _why_few(file: pd.DataFrame, ids_G: Sequence[str]) -> str:
     if len(file) < 5_000:
         return (
             f"The file holds {len(file):,} genes only: read the matrix with all genes, which may be in adata.raw "
-            "(layer='raw') or in the file from before variable genes were chosen."
+            "(layer='raw', --layer raw), if it is not read already, or in the file from before genes were chosen."
         )
     return (
         f"The file holds {len(file):,} genes: where genes that few cells express were filtered out, the matrix from "

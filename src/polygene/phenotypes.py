@@ -204,7 +204,7 @@ class PhenotypeSchema:
         more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
         return (
             f"{name}: the model does not know the label {', '.join(said)}{more}. It knows {len(known)} of {name}. "
-            "Rename the labels in obs, or set them to NaN to give none (unknown='not given' does that)."
+            "Rename the labels in obs, or set them to NaN, which gives none."
         )
 
     def decode(self, labels_CP: np.ndarray) -> pd.DataFrame:
@@ -268,5 +268,5 @@ def _missing_column(phenotype: Phenotype, obs: pd.DataFrame) -> str:
     hint = f" Is it {nearest[0]!r}?" if nearest else f" It has {', '.join(map(str, obs.columns[:10]))}."
     return (
         f"obs has no column {phenotype.column!r}, which holds {phenotype.name}.{hint} "
-        f"Copy it to obs[{phenotype.column!r}], or do not ask for {phenotype.name}."
+        f"Copy it to obs[{phenotype.column!r}], or leave {phenotype.name} out."
     )

@@ -109,6 +109,10 @@ class PrepareConfig:
         """Give the phenotypes: the five of CELLxGENE, then those that are added."""
         known = [replace(one, column=self.phenotypes.get(one.name, one.column)) for one in CELLXGENE]
         names = {one.name for one in known}
+        columns = [one.column for one in known] + [c for n, c in self.phenotypes.items() if n not in names]
+        if twice := sorted({column for column in columns if columns.count(column) > 1}):
+            msg = f"two phenotypes are read from the column {twice[0]!r}: one would give the other away. Name one only."
+            raise RecipeError(msg)
         return (*known, *(Phenotype(name=n, column=c) for n, c in self.phenotypes.items() if n not in names))
 
 
@@ -158,6 +162,7 @@ def prepare(
         wanted = [config.donor, *(phenotype.column for phenotype in phenotypes)]
         frames = [cells.frame(wanted) for cells in opened]
         _check_columns(config, opened)
+        _say_new(phenotypes)
         parts = split_cells(
             opened, frames, by=config.split, fractions=config.fractions, seed=config.seed, donor=config.donor,
             phenotypes=phenotypes,
@@ -370,7 +375,8 @@ def _describe(work: _Work, schema: PhenotypeSchema, measured_G: np.ndarray, labe
         "file": work.cells.path.name if work.cells.path else None,
         "scale": work.scale,
         "cells": {split: int((work.part_C == part).sum()) for part, split in enumerate(SPLITS)},
-        "donors": {split: _n_donors(work, part) for part, split in enumerate(SPLITS)},
+        "donors": {split: _n_donors(work.donor_C[work.part_C == part]) for part, split in enumerate(SPLITS)},
+        "donors_in_all": _n_donors(work.donor_C),
         "cells_without_panel_genes": 0,
         "genes": len(work.genes),
         "panel_genes": int(measured_G.sum()),
@@ -380,8 +386,7 @@ def _describe(work: _Work, schema: PhenotypeSchema, measured_G: np.ndarray, labe
     }
 
 
-def _n_donors(work: _Work, part: int) -> int:
-    donor_C = work.donor_C[work.part_C == part]
+def _n_donors(donor_C: np.ndarray) -> int:
     return len(np.unique(donor_C[donor_C >= 0]))
 
 
@@ -401,6 +406,16 @@ def _unseen(work: _Work, schema: PhenotypeSchema) -> dict[str, dict[str, int]]:
         for name, known in zip(schema.names, schema.labels, strict=True)
     }
     return {name: labels for name, labels in unseen.items() if labels}
+
+
+def _say_new(phenotypes: Sequence[Phenotype]) -> None:
+    """Say which phenotypes are none of CELLxGENE's, since a slip of the pen makes one too."""
+    usual = {one.name for one in CELLXGENE}
+    for one in phenotypes:
+        if one.name not in usual:
+            near = difflib.get_close_matches(one.name, [*usual, "donor_id"], n=1, cutoff=0.7)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            logger.warning("%s is a phenotype of its own, read from obs[%r]%s", one.name, one.column, hint)
 
 
 def _check_columns(config: PrepareConfig, sources: Sequence[CellSource]) -> None:

@@ -16,6 +16,7 @@ from skmisc.loess import loess
 
 from polygene.errors import GeneError
 from polygene.genes import GenePanel
+from polygene.naming import human_genes
 
 logger = logging.getLogger("polygene")
 
@@ -193,8 +194,10 @@ def choose_panel(union: pd.DataFrame, score_U: np.ndarray, n_genes: int, include
 
 
 def _find(union: pd.DataFrame, names: Sequence[str]) -> list[int]:
-    """Find genes by symbol or Ensembl id; GeneError names those that are not there and the nearest that are."""
+    """Find genes by any of their names; GeneError names those that are not there and the nearest that are."""
     place = {name: u for column in ("ensembl_id", "symbol") for u, name in _known(union[column]).items()}
+    ids = human_genes().ids
+    names = [name if name in place else ids.get(name, name) for name in names]
     unknown = [name for name in names if name not in place]
     if unknown:
         near = {name: difflib.get_close_matches(name.upper(), list(place), n=1) for name in unknown[:5]}

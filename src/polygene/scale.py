@@ -291,6 +291,11 @@ def detect_scale(x: Any) -> Scale:
     check_values(sample)
     sample = sample.astype(np.float64)
     if (sample.data == np.rint(sample.data)).all():
+        if sample.shape[0] >= 10 and (sample.data == 1).all():
+            logger.warning(
+                "expression: every value is 1, so X seems to say only which genes are expressed. It is read as counts, "
+                "and answers will be worse: pass the counts, if there are any"
+            )
         return "counts"
     if total := _common_sum(sample):
         logger.info("expression: normalised (every cell adds up to %s), not logged: read like counts", f"{total:,.0f}")

@@ -175,7 +175,8 @@ def _sizes(n_units: int, fractions: tuple[float, float, float], by: SplitBy) -> 
         units = _plural(by) if n_units > 1 else _plural(by).removesuffix("s")
         msg = (
             f"{n_units:,} {units} cannot be split into {1 + sum(share > 0 for share in fractions[1:])} parts. "
-            "Add files, or say split='random' (--split random), or leave a part out: fractions=(0.5, 0, 0.5)"
+            "Add files, or say split='random' (--split random), or give a part no share: fractions (in --config), such "
+            "as [0.8, 0.0, 0.2]; what trains needs one at least"
         )
         raise DataError(msg)
     return n_validation, n_test

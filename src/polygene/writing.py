@@ -8,6 +8,7 @@ Legend: C cells.
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -91,12 +92,18 @@ def answers_to(out: str | Path) -> Iterator[Callable[[Answers], None]]:
         The file cannot be written, or a process of the run failed.
     """
     out = _place(out, SUFFIXES)
-    parts = [_beside(out).with_suffix(f".{number}") for number in range(world_size())]
+    made: list[Path] = []
     try:
         with together() as gather, ExitStack() as stack:
+            run = gather(os.getpid())[0]  # of the first process: other runs have other files
+            parts = [out.with_name(f".{out.name}.{run}.{number}") for number in range(world_size())]
+            made += [*parts, _beside(out, run)]
             whole = stack.enter_context(written_beside(out)) if rank() == 0 else None
 
             def write(answers: Answers) -> None:
+                if answers.cells.path is not None and out.exists() and out.samefile(answers.cells.path):
+                    msg = f"{str(out)!r} is the file that is read; give the copy with the answers another name."
+                    raise DataError(msg)
                 with _told(out):
                     n_rows = gather(_write_part(parts[rank()], answers.blocks(own_rows(answers.cells.n_obs))))
                     if whole is not None:
@@ -104,7 +111,7 @@ def answers_to(out: str | Path) -> Iterator[Callable[[Answers], None]]:
 
             yield write
     finally:
-        for path in (*parts, _beside(out)):  # those of a process that was killed too
+        for path in made:  # those of a process that was killed too
             path.unlink(missing_ok=True)
 
 
@@ -268,8 +275,8 @@ def _place(out: str | Path, suffixes: tuple[str, ...]) -> Path:
     return out
 
 
-def _beside(out: Path) -> Path:
-    return out.with_name(f".{out.stem}.part{out.suffix}")
+def _beside(out: Path, run: int) -> Path:
+    return out.with_name(f".{out.stem}.{run}.part{out.suffix}")
 
 
 @contextmanager
@@ -296,7 +303,7 @@ def written_beside(out: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Ite
         `out` has another suffix, its folder is missing, or it cannot be written.
     """
     out = _place(out, suffixes)
-    part = _beside(out)
+    part = _beside(out, os.getpid())
     try:
         with _told(out):
             part.touch()

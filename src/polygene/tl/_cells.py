@@ -88,6 +88,19 @@ def _labels(cells: CellSource, tokenizer: CellTokenizer, given: Sequence[str]) -
     return schema.encode(cells.frame(columns) if complete else cells.obs, use=given)  # all of obs for a helpful error
 
 
+def check_model(model: PolyGene) -> None:
+    """Refuse what is no model, such as the name of one.
+
+    Raises
+    ------
+    DataError
+        Says how to load one.
+    """
+    if not isinstance(model, PolyGene):
+        msg = f"model is a PolyGene, got {type(model).__name__}: load one with pg.PolyGene.from_pretrained({model!r})"
+        raise DataError(msg)
+
+
 def made_by(model: PolyGene) -> dict[str, str]:
     """Say which model and version gave an answer, for `uns`."""
     return {

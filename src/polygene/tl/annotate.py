@@ -16,7 +16,7 @@ from polygene.inference import label_probabilities
 from polygene.metrics import expected_years
 from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import Source
-from polygene.tl._cells import CellReader, blank, made_by
+from polygene.tl._cells import CellReader, blank, check_model, made_by
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
@@ -95,6 +95,7 @@ def annotation(
     totals: str | None = None,
 ) -> Answers:
     """Return what `annotate` writes, found out when it is asked for."""
+    check_model(model)
     schema = model.tokenizer.schema
     given, asked = questions(schema, given, predict)
     reader = CellReader(source, model.tokenizer, given=given, layer=layer, totals=totals)

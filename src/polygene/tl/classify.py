@@ -24,7 +24,7 @@ from polygene.inference import cell_states
 from polygene.metrics import label_scores, label_tally
 from polygene.reading import CellSource, Source, open_cells
 from polygene.splitting import given_texts
-from polygene.tl._cells import CellReader, made_by
+from polygene.tl._cells import CellReader, check_model, made_by
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
@@ -107,6 +107,7 @@ def classification(
 
     The states of the labelled cells are in memory, and of the others a few at a time.
     """
+    check_model(model)
     cells = open_cells(source, layer=layer)
     labelled = cells if reference is None else open_cells(reference, layer=layer)
     labels_C, labels = labels_of(labelled, key)
@@ -166,6 +167,9 @@ def labels_of(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
     if key not in cells.columns:
         msg = f"{cells.label} has no column {key!r} in obs to learn; it has {', '.join(cells.columns[:10]) or 'none'}."
         raise PhenotypeError(msg)
+    if "/" in key:
+        msg = f"{key!r} cannot be written to a file, in whose names '/' parts folders: rename the column of obs."
+        raise PhenotypeError(msg)
     labels_C, labels = given_texts(cells.frame([key])[key])
     n_labelled = int((labels_C >= 0).sum())
     if len(labels) < 2 or len(labels) > n_labelled / 2:
@@ -178,8 +182,13 @@ def labels_of(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _donors(cells: CellSource, donor: str) -> np.ndarray:
-    """Read the donor of each cell, -1 = not given."""
+    """Read the donor of each cell, -1 = not given; only a column that nobody named may be missing."""
     if donor not in cells.columns:
+        if donor != "donor_id":
+            msg = (
+                f"{cells.label} has no column {donor!r} in obs with the donor; it has {', '.join(cells.columns[:10])}."
+            )
+            raise PhenotypeError(msg)
         return np.full(cells.n_obs, -1)
     return given_texts(cells.frame([donor])[donor])[0]
 
@@ -224,7 +233,9 @@ def fit_head(states_CD: np.ndarray, labels_C: np.ndarray, donors_C: np.ndarray, 
     if len(scored) < 2:
         held_out, groups_C = "cells", np.arange(len(labels_C))
         scored = _scored(labels_C, groups_C, n_labels)
-        logger.warning("no two labels have two donors each, so cells are cross-validated, which flatters the score")
+        logger.warning(
+            "no two labels have two known donors each, so cells are cross-validated, which flatters the score"
+        )
     folds = _folds(labels_C, groups_C, seed)
     tried = []
     for strength in STRENGTHS:

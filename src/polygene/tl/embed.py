@@ -11,7 +11,7 @@ import pandas as pd
 from polygene.checkpoint import PolyGene
 from polygene.inference import cell_states
 from polygene.reading import Source
-from polygene.tl._cells import CellReader, made_by
+from polygene.tl._cells import CellReader, check_model, made_by
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
@@ -68,6 +68,7 @@ def embedding(
     totals: str | None = None,
 ) -> Answers:
     """Return what `embed` writes, found out when it is asked for."""
+    check_model(model)
     reader = CellReader(source, model.tokenizer, layer=layer, totals=totals)
 
     def blocks(rows: range) -> Iterator[Block]:
