@@ -220,3 +220,8 @@ def test_a_new_model_depends_on_its_seed_and_on_nothing_before(tiny_model):
 def test_loading_shows_nothing(saved, capfd):
     PolyGene.from_pretrained(saved).save_pretrained(saved)
     assert capfd.readouterr() == ("", "")
+
+
+def test_whoever_may_read_one_file_of_a_checkpoint_may_read_all(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    assert len({file.stat().st_mode for file in (tmp_path / "model").iterdir()}) == 1

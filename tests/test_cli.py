@@ -94,7 +94,7 @@ def test_prepare_passes_its_options_on(made: Path, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('binning = "binary"\nseed = 3\nn_genes = 9\n')
     result = polygene(
         "prepare", made / "*.h5ad", "--out", tmp_path / "corpus", "--genes", 7, "--split", "random",
-        "--column", "treatment=disease", "--include-genes", tmp_path / "genes.txt", "--num-proc", 2,
+        "--column", "treatment=donor_id", "--include-genes", tmp_path / "genes.txt", "--num-proc", 2,
         "--config", tmp_path / "config.toml",
     )  # fmt: skip
     assert result.exit_code == 0, result.output

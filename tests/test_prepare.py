@@ -368,3 +368,21 @@ def test_what_was_asked_is_written_down(adata, tmp_path):
     written = json.loads((tmp_path / "corpus/corpus.json").read_text())["config"]
     assert corpus.split_word == "random"
     assert PrepareConfig(**{**written, "fractions": tuple(written["fractions"])}) == config
+
+
+def test_two_phenotypes_of_one_column_are_refused(adata, tmp_path):
+    config = dataclasses.replace(CONFIG, phenotypes={"sx": "sex"})
+    with pytest.raises(RecipeError, match="two phenotypes are read from the column 'sex'"):
+        prepare(adata, tmp_path / "corpus", config=config)
+
+
+def test_a_phenotype_of_its_own_is_said_and_so_is_the_name_that_was_perhaps_meant(adata, tmp_path, caplog):
+    adata.obs["patient"] = adata.obs["donor_id"]
+    prepare(adata, tmp_path / "corpus", config=dataclasses.replace(CONFIG, phenotypes={"donor": "patient"}))
+    assert "donor is a phenotype of its own, read from obs['patient']; did you mean donor_id?" in caplog.messages
+
+
+def test_a_donor_in_several_splits_is_counted_once(adata, tmp_path):
+    corpus = prepare(adata, tmp_path / "corpus", config=dataclasses.replace(CONFIG, split="random"))
+    (source,) = corpus.info["sources"]
+    assert source["donors_in_all"] == 12 == source["donors"]["train"]

@@ -121,6 +121,11 @@ def test_genes_to_include_replace_the_least_variable_and_stand_in_their_own_plac
     assert choose_panel(union, score_U, 2, ["A"]).symbols == ("A", "B")
 
 
+def test_genes_to_include_go_by_any_of_their_names():
+    union = genes(("MARCH1", "ENSG00000145416"), ("B", ""), ("C", ""))
+    assert choose_panel(union, np.array([0.1, 0.8, 0.7]), 2, ["MARCHF1"]).symbols == ("B", "MARCH1")
+
+
 def test_genes_to_include_that_are_in_no_source_are_an_error_that_names_the_nearest():
     union = genes(("CD3D", ""), ("CD4", ""))
     with pytest.raises(GeneError, match=r"'CD3DD' \(near: CD3D\), 'XYZ123'; correct"):

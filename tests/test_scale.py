@@ -307,3 +307,10 @@ def test_values_that_are_refused_name_the_layers_that_are_there():
     adata.raw = make(sparse.csr_matrix(COUNTS))
     with pytest.raises(ScaleError, match="there is layer='spliced' and layer='counts' and layer='raw'"):
         log1p_values(adata)
+
+
+def test_values_that_are_all_one_are_doubted(caplog):
+    expressed = sparse.csr_matrix((np.random.default_rng(0).random((20, 30)) < 0.3).astype(np.float32))
+    with caplog.at_level(logging.WARNING, logger="polygene"):
+        assert detect_scale(expressed) == "counts"
+    assert "every value is 1" in caplog.text

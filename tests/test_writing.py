@@ -214,3 +214,13 @@ def test_json_says_null_where_a_number_is_none(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": [1.5, float("nan")], "b": {"c": float("inf"), "d": True, "e": "é"}})
     read = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert read == {"a": [1.5, None], "b": {"c": None, "d": True, "e": "é"}}
+
+
+def test_two_runs_into_one_folder_do_not_touch_each_other(adata: ad.AnnData, source: Path, tmp_path: Path) -> None:
+    """Both are under way at once, in names that differ by the suffix only, as two processes would be."""
+    with answers_to(tmp_path / "out.csv") as table, answers_to(tmp_path / "out.parquet") as points:
+        table(answers(source))
+        points(answers(source, "embed"))
+    assert list(pd.read_csv(tmp_path / "out.csv", index_col="cell").columns) == ["polygene_sex", "polygene_p"]
+    assert list(pd.read_parquet(tmp_path / "out.parquet").columns) == ["polygene_sex_0", "polygene_sex_1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "out.csv", "out.parquet"]

@@ -9,8 +9,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from polygene.checkpoint import PolyGene
-from polygene.errors import PhenotypeError
-from polygene.tl import classify
+from polygene.errors import DataError, PhenotypeError
+from polygene.tl import annotate, classify, embed
 from polygene.tl.classify import classification, fit_head
 from polygene.tl.embed import embedding
 
@@ -132,3 +132,23 @@ def test_what_cannot_be_learned_is_refused(key: str, says: str, adata: ad.AnnDat
     with pytest.raises(PhenotypeError, match=says):
         classify(adata, tiny_model, key=key)
     assert f"polygene_{key}" not in adata.obs
+
+
+def test_a_donor_column_that_was_named_must_be_there(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    with pytest.raises(PhenotypeError, match="no column 'patient' in obs with the donor; it has donor_id"):
+        classify(adata, tiny_model, key="mine", donor="patient")
+
+
+def test_a_key_that_no_file_can_hold_is_refused(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    adata.obs["my/own"] = adata.obs["mine"]
+    with pytest.raises(PhenotypeError, match="'my/own' cannot be written to a file"):
+        classify(adata, tiny_model, key="my/own")
+
+
+@pytest.mark.parametrize("model", ["runs/x", None])
+def test_what_is_no_model_is_refused_with_the_way_to_load_one(adata: ad.AnnData, model: str | None) -> None:
+    for verb in (annotate, embed):
+        with pytest.raises(DataError, match="from_pretrained"):
+            verb(adata, model)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="from_pretrained"):
+        classify(adata, model, key="mine")  # type: ignore[arg-type]

@@ -88,7 +88,7 @@ def _labels(cells: CellSource, tokenizer: CellTokenizer, given: Sequence[str]) -
     return schema.encode(cells.frame(columns) if complete else cells.obs, use=given)  # all of obs for a helpful error
 
 
-def check_model(model: PolyGene) -> None:
+def check_model(model: object) -> None:
     """Refuse what is no model, such as the name of one.
 
     Raises
