@@ -29,10 +29,10 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-LEAN = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "OMP_WAIT_POLICY": "PASSIVE"}
+LEAN = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "GOMP_SPINCOUNT": "3000"}
 """oneDNN keeps what it made for the last 1,024 shapes, over 0.4 GB; rows of cells rarely have the same shape twice.
-Threads that wait for each other spin, which on a busy computer takes the core from the one they wait for
-(docs/performance.md)."""
+Threads that wait for each other spin, which on a busy computer takes the core from the one they wait for: shortly is
+enough (docs/performance.md)."""
 
 
 class Commands(TyperGroup):
