@@ -168,6 +168,7 @@ def prepare(
             phenotypes=phenotypes,
         )  # fmt: skip
         works = [_Work(*one, config) for one in zip(opened, frames, parts, strict=True)]
+        del frames  # each work lets go of its own
         with Progress(disable=not progress, transient=True) as bar, Workers(works, num_proc) as workers:
             n_rows = sum(2 * work.n_train + work.cells.n_obs for work in works)
             task = bar.add_task("ranking genes, writing tokens", total=n_rows)
@@ -294,6 +295,7 @@ class _Preparation:
                     match = tokenizer.panel.match(work.cells.var)
                     labels_CP = tokenizer.schema.encode(work.frame, unknown="not given")
                 described.append(_describe(work, tokenizer.schema, match.measured_G, labels_CP))
+                work.frame = work.frame.iloc[:0].copy()  # a byte a cell and column, not needed any more
                 donors = np.array([*work.donors, ""], dtype=object)  # the last entry serves the code -1
                 for window in work.windows():
                     of_cells = labels_CP[window], work.part_C[window], donors[work.donor_C[window]]
