@@ -213,3 +213,20 @@ def tiny_model(toy_tokenizer: CellTokenizer) -> "PolyGene":
         intermediate_size=64,
         initializer_range=0.2,
     )
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Record the training loss of every batch of this process."""
+    from polygene import training
+
+    recorded: list[float] = []
+    compute = training._Engine.compute_loss
+
+    def record(self, *args, **kwargs):
+        loss = compute(self, *args, **kwargs)
+        recorded.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(training._Engine, "compute_loss", record)
+    return recorded

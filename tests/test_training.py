@@ -254,21 +254,6 @@ def test_another_seed_gives_other_weights(recipe_for, uninterrupted):
     assert differ(recipe.out, uninterrupted)
 
 
-@pytest.fixture
-def losses(monkeypatch):
-    """Record the training loss of every batch."""
-    recorded: list[float] = []
-    compute = training._Engine.compute_loss
-
-    def record(self, *args, **kwargs):
-        loss = compute(self, *args, **kwargs)
-        recorded.append(loss.item())
-        return loss
-
-    monkeypatch.setattr(training._Engine, "compute_loss", record)
-    return recorded
-
-
 def losses_of(recipe, losses):
     losses.clear()
     train(recipe)

@@ -16,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from polygene import training
 from polygene.checkpoint import PolyGene
 from polygene.masking import MaskingCollator, MaskingConfig
 from polygene.prepare import PrepareConfig, prepare
@@ -95,21 +94,6 @@ def helped(folder, kill_at=-1):
 
 def losses_of(folder, rank):
     return np.array(json.loads((folder / f"losses-{rank}.json").read_text()))
-
-
-@pytest.fixture
-def losses(monkeypatch):
-    """Record the training loss of every batch of this process."""
-    recorded: list[float] = []
-    compute = training._Engine.compute_loss
-
-    def record(self, *args, **kwargs):
-        loss = compute(self, *args, **kwargs)
-        recorded.append(loss.item())
-        return loss
-
-    monkeypatch.setattr(training._Engine, "compute_loss", record)
-    return recorded
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (8, 3), (37, 2), (74, 1), (75, 1)])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from polygene.distributed import rank
 from polygene.errors import PolyGeneError, RecipeError
 
 if TYPE_CHECKING:
@@ -49,18 +50,13 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             again = "; the same command goes on from the last saved state" if ctx.invoked_subcommand == "train" else ""
             message, code = f"stopped{again}", STOPPED
-        if _is_first_rank() or ctx.invoked_subcommand == "train":  # the others' errors are told by the first
+        if rank() == 0 or ctx.invoked_subcommand == "train":  # the others' errors are told by the first
             _say(message)
         raise typer.Exit(code)
 
 
 def _say(message: str) -> None:
     typer.secho(f"polygene: {message}", err=True, fg=typer.colors.RED)
-
-
-def _is_first_rank() -> bool:
-    """Say whether this is the process that speaks, among those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 app = typer.Typer(
@@ -105,7 +101,7 @@ def polygene() -> None:
     from rich.logging import RichHandler
 
     logger = logging.getLogger("polygene")
-    logger.setLevel(logging.INFO if _is_first_rank() else logging.ERROR)
+    logger.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
     handler = RichHandler(
         console=_console(stderr=True), show_time=False, show_path=False, markup=False, highlighter=None
     )
@@ -294,7 +290,7 @@ def _describe(folder: Path) -> None:
 
 
 def _print(things: Iterable[Any]) -> None:
-    console = _console(quiet=not _is_first_rank())
+    console = _console(quiet=rank() > 0)
     for thing in things:
         console.print(thing, soft_wrap=isinstance(thing, str))
 

@@ -176,8 +176,11 @@ class CorpusSplit:
 
     def tables(self, size: int) -> Iterator[pa.Table]:
         """Give the cells in order, as Arrow tables of at most `size` cells; nothing is copied."""
+        if not self._shards:
+            return
+        table = pa.concat_tables([shard.table for shard in self._shards])
         for first in range(0, len(self), size):
-            yield pa.concat_tables([shard.table for shard in self._shards]).slice(first, size)
+            yield table.slice(first, size)
 
     def values(self, indices: slice | np.ndarray | None = None) -> sparse.csr_matrix:
         """Give x_CG, log1p counts per 10,000 of the expressed panel genes (half precision, as float32), by cell."""

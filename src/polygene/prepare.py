@@ -200,7 +200,7 @@ class _Work:
         if config.donor in frame:
             self.donor_C, self.donors = given_texts(frame[config.donor])
 
-    def values(self, rows: np.ndarray | None, match: GeneMatch) -> Iterator[tuple[np.ndarray, Any]]:
+    def values(self, rows: np.ndarray, match: GeneMatch) -> Iterator[tuple[np.ndarray, Any]]:
         """Read (names of the cells, log1p counts per 10,000 of these genes) chunk by chunk."""
         with self.named():
             for chunk in self.cells.chunks(rows, columns=[self.totals] if self.totals else []):

@@ -101,6 +101,15 @@ def check_model(model: object) -> None:
         raise DataError(msg)
 
 
+def best_labels(name: str, labels: Sequence[str], probabilities_CV: np.ndarray) -> dict[str, Any]:
+    """Give the two columns of an answer: the most probable label of each cell, and its probability."""
+    best_C = probabilities_CV.argmax(axis=1)
+    return {
+        f"polygene_{name}": pd.Categorical.from_codes(best_C, list(labels)),
+        f"polygene_{name}_probability": probabilities_CV[np.arange(len(best_C)), best_C],
+    }
+
+
 def made_by(model: PolyGene) -> dict[str, str]:
     """Say which model and version gave an answer, for `uns`."""
     return {

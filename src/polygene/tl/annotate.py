@@ -6,6 +6,7 @@ Legend: C cells, V labels of one phenotype.
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from polygene.inference import label_probabilities
 from polygene.metrics import expected_years
 from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import Source
-from polygene.tl._cells import CellReader, blank, check_model, made_by
+from polygene.tl._cells import CellReader, best_labels, blank, check_model, made_by
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
@@ -123,11 +124,9 @@ def annotation(
 
 def _block(schema: PhenotypeSchema, names_C: pd.Index, answers: dict[str, np.ndarray], blank_C: np.ndarray) -> Block:
     """Lay out the probabilities of each phenotype as columns and arrays."""
-    columns = {}
+    columns: dict[str, Any] = {}
     for name, probabilities_CV in answers.items():
-        best_C = probabilities_CV.argmax(axis=1)
-        columns[f"polygene_{name}"] = pd.Categorical.from_codes(best_C, list(schema.labels[schema.index(name)]))
-        columns[f"polygene_{name}_probability"] = probabilities_CV[np.arange(len(best_C)), best_C]
+        columns |= best_labels(name, schema.labels[schema.index(name)], probabilities_CV)
         if schema.phenotypes[schema.index(name)].ordinal == "age":
             years_C = expected_years(probabilities_CV, schema.years(name))
             columns[f"polygene_{name}_years"] = years_C.astype(np.float32)

@@ -24,7 +24,7 @@ from polygene.inference import cell_states
 from polygene.metrics import label_scores, label_tally
 from polygene.reading import CellSource, Source, open_cells
 from polygene.splitting import given_texts
-from polygene.tl._cells import CellReader, check_model, made_by
+from polygene.tl._cells import CellReader, best_labels, check_model, made_by
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
@@ -132,11 +132,7 @@ def classification(
             if len(asked_C):
                 probabilities_CV[asked_C] = head.probabilities(cell_states(model, encoded.rows(asked_C)))
             first += len(encoded)
-            best_C = probabilities_CV.argmax(axis=1)
-            columns = {
-                f"polygene_{key}": pd.Categorical.from_codes(best_C, labels),
-                f"polygene_{key}_probability": probabilities_CV[np.arange(len(best_C)), best_C],
-            }
+            columns = best_labels(key, labels, probabilities_CV)
             yield Block(pd.DataFrame(columns, index=names_C), {f"polygene_{key}": probabilities_CV})
 
     uns = {
