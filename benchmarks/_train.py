@@ -1,0 +1,63 @@
+"""The models that benchmarks ask: one small network a file, trained on the training donors, kept in a folder.
+
+A run that has ended in the folder is only loaded, and one that was stopped goes on, so several benchmarks share models.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import _data
+from polygene.checkpoint import PolyGene
+from polygene.corpus import Corpus
+from polygene.prepare import PrepareConfig, prepare
+from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.training import train
+
+NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
+SEX_GENES = ("XIST", "RPS4Y1", "DDX3Y", "KDM5D", "UTY", "USP9Y", "EIF1AY", "ZFY", "NLGN4Y", "PRKY", "TTTY10", "TTTY14")
+"""Genes that tell the sexes apart: XIST (from the inactive X), and genes of the part of Y that does not recombine
+(Skaletsky et al. 2003 Nature 423:825; Tukiainen et al. 2017 Nature 550:244)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A file of the data folder, how it is prepared, and how long it is learned."""
+
+    file: str
+    epochs: int
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+
+
+STUDIES = {
+    "onek1k": Study(file="onek1k_scdesignpop_multicell", epochs=8),
+    "velmeshev": Study(
+        file="velmeshev_asd_pfc_glia",
+        epochs=6,
+        prepared={"phenotypes": {"sex": "sex_inferred"}, "include_genes": SEX_GENES},
+    ),
+    "zheng": Study(file="zheng_pbmc_facs", epochs=8, prepared={"split": "random"}),
+}
+
+
+def trained(
+    name: str, folder: Path, *, data: Path | None, seed: int = 0, tag: str = "", **recipe: Any
+) -> tuple[PolyGene, Corpus]:
+    """Give the model of a study and its corpus.
+
+    Parameters
+    ----------
+    folder
+        Where corpora and models are kept.
+    seed
+        Of the donor split and of the training.
+    tag, recipe
+        Other fields of the recipe (`masking`, `loss`, …) and a name for the model that they make.
+    """
+    study = STUDIES[name]
+    corpus = folder / f"{name}-{seed}-corpus"
+    if not corpus.exists():
+        prepare(_data.locate(study.file, data), corpus, config=PrepareConfig(seed=seed, **study.prepared))
+    settings = {"training": TrainingConfig(epochs=study.epochs, evaluations=4, seed=seed), "network": NETWORK} | recipe
+    return train(Recipe(corpus=str(corpus), out=str(folder / f"{name}-{seed}{tag}"), **settings)), Corpus(corpus)

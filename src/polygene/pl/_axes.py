@@ -1,0 +1,29 @@
+"""Where a picture is drawn and where it goes: `ax`, `show` and `save`, as in scanpy."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def axes_for(ax: Axes | None, *, show: bool, size: tuple[float, float]) -> Axes:
+    """Return these axes, or new ones of this size (inches); pyplot is touched only if the picture is to be shown."""
+    if ax is not None:
+        return ax
+    if show:
+        import matplotlib.pyplot as plt
+
+        return plt.subplots(figsize=size, layout="constrained", dpi=150)[1]
+    return Figure(figsize=size, layout="constrained", dpi=150).subplots()
+
+
+def finish(ax: Axes, *, show: bool, save: str | Path | None) -> Axes:
+    """Write the picture to `save`, in the format its ending names; show it; give its axes back."""
+    figure = ax.get_figure(root=True)
+    if save is not None and figure is not None:
+        figure.savefig(save)
+    if show:
+        import matplotlib.pyplot as plt
+
+        plt.show()
+    return ax
