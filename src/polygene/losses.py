@@ -88,8 +88,8 @@ def gene_targets(n_bins: int, config: LossConfig) -> Tensor:
 def label_targets(n_labels: int, years: Sequence[float] | None, config: LossConfig) -> Tensor:
     """Target distributions over the labels of a phenotype, (V, V); `years` where the labels are ages.
 
-    Labels without an order have no near ones: ordinal smoothing does not touch them, which takes a half to three quarters
-    off their log loss (docs/decisions.md).
+    Labels without an order have no near ones: ordinal smoothing does not touch them, which takes over half off their
+    log loss (docs/decisions.md).
     """
     if config.smoothing_kind == "uniform":
         return smoothed_targets(n_labels, config.smoothing)
