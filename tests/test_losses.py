@@ -49,9 +49,9 @@ def test_ordinal_smoothing_of_bins_falls_off_by_distance():
 
 def test_a_wide_reach_is_uniform_and_a_short_one_is_no_smoothing():
     uniform_BB = gene_targets(5, LossConfig(smoothing=0.2, smoothing_kind="uniform"))
-    assert torch.allclose(
-        gene_targets(6, LossConfig(smoothing=0.2, bin_reach=1e6))[1:, 1:], uniform_BB, atol=1e-5
-    ), "among the bins of expressed genes"
+    assert torch.allclose(gene_targets(6, LossConfig(smoothing=0.2, bin_reach=1e6))[1:, 1:], uniform_BB, atol=1e-5), (
+        "among the bins of expressed genes"
+    )
     assert torch.allclose(gene_targets(6, LossConfig(smoothing=0.2, bin_reach=1e-2)), torch.eye(6), atol=1e-5)
 
 
