@@ -50,6 +50,7 @@ import _train
 from polygene.binning import ExpressionBinner
 from polygene.checkpoint import PolyGene
 from polygene.genes import GenePanel
+from polygene.losses import LossConfig
 from polygene.tl import generate
 
 log = logging.getLogger("benchmark")
@@ -57,7 +58,7 @@ log = logging.getLogger("benchmark")
 STUDIES = ("onek1k", "velmeshev")
 FEWEST, MOST = 500, 1_000
 FRACTIONS = (0.6, 0.1, 0.3)
-EPOCHS = 16
+EPOCHS = 30
 UNSEEN = ("onek1k", "female", "memory B cell")
 MODEL = "PolyGene"
 CEILING, INDEPENDENT, SCANVI = "ceiling: training donors", "independent genes", "scANVI"
@@ -159,6 +160,7 @@ def study_rows(name: str, data: Path | None, seed: int, folder: Path, unseen: tu
         tag="unseen" if unseen else "generation",
         epochs=EPOCHS,
         prepared={"fractions": FRACTIONS},
+        loss=LossConfig(phenotype_weight=0.3),
         without=set(cells.obs_names[asked_C]) if unseen else (),
     )
     donors = {split: set(corpus.split(split).donors_C) for split in ("train", "test")}

@@ -83,7 +83,7 @@ def trained(
             cells = ad.read_h5ad(source)
             source = cells[~cells.obs_names.isin(without)].copy()
         prepare(source, corpus, config=PrepareConfig(seed=seed, **{**study.prepared, **(prepared or {})}))
-    training = TrainingConfig(epochs=epochs or study.epochs, evaluations=4, seed=seed)
+    training = TrainingConfig(epochs=epochs or study.epochs, evaluations=6, learning_rate=2e-3, seed=seed)
     settings = {"training": training, "network": NETWORK} | recipe
     out = folder / f"{name}-{seed}{f'-{tag}' if tag else ''}"
     return train(Recipe(corpus=str(corpus), out=str(out), **settings)), Corpus(corpus)

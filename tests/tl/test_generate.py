@@ -63,7 +63,7 @@ def test_given_genes_stay_as_given(tiny_model: PolyGene) -> None:
     assert (bins_CG[:, 7] == 4).all()
 
 
-def test_counts_are_whole_and_the_smallest_value_is_one(tiny_model: PolyGene) -> None:
+def test_counts_are_whole_and_the_smallest_is_one(tiny_model: PolyGene) -> None:
     counts_CG = order(tiny_model, counts=True).layers["counts"]
     assert (counts_CG.data == np.rint(counts_CG.data)).all()
     for c in range(20):

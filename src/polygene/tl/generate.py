@@ -55,7 +55,7 @@ def generate(
     genes
         Genes whose bin is fixed: symbol or Ensembl id to bin, 0 for "not expressed".
     counts
-        Whether to add whole counts, which suppose that the smallest value of a cell stands for one.
+        Whether to add whole counts, which suppose that low values of a cell stand for one.
     seed
         Decides everything that is drawn; the first cells are the same whatever `n_cells`.
     sampling
@@ -171,11 +171,16 @@ def _given_genes(model: PolyGene, genes: Mapping[str, int]) -> np.ndarray:
     return given_G
 
 
+UNIT = 0.1
+"""The quantile of a cell's values that stands for one count: the smallest value alone would be an outlier."""
+
+
 def as_counts(x_CG: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Turn log1p counts per 10,000 into whole counts, at least 1 each, in units of the cell's smallest value."""
+    """Turn log1p counts per 10,000 into whole counts, at least 1 each, in units of the cell's low values."""
     counts_CG = sparse.csr_matrix((np.expm1(x_CG.data), x_CG.indices, x_CG.indptr), x_CG.shape)
     for c in range(counts_CG.shape[0]):
         of_cell = slice(*counts_CG.indptr[c : c + 2])
         if of_cell.stop > of_cell.start:
-            counts_CG.data[of_cell] = np.maximum(np.rint(counts_CG.data[of_cell] / counts_CG.data[of_cell].min()), 1)
+            unit = np.quantile(counts_CG.data[of_cell], UNIT, method="lower")
+            counts_CG.data[of_cell] = np.maximum(np.rint(counts_CG.data[of_cell] / unit), 1)
     return counts_CG
