@@ -38,8 +38,8 @@ class MaskingConfig:
     all_phenotypes_rate
         Share of the cells whose labels are all hidden at once; at most `phenotype_rate`, which stays what it says.
     zero_rate
-        Unexpressed genes that are asked, as a share of those that `gene_rate` hides: so many of every cell, with weights
-        such that the expected loss is the one of asking all that are hidden.
+        Unexpressed genes that are asked, as a share of those that `gene_rate` hides: so many of every cell, weighted so
+        that the expected loss is the one of asking all that are hidden.
     """
 
     gene_rate: float = 0.15
