@@ -13,14 +13,15 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, mean_absolute_error
 
-from polygene import evaluation
+from polygene import evaluation, held_out
 from polygene.checkpoint import PolyGene
 from polygene.errors import CorpusError
-from polygene.evaluation import MODEL, evaluate, score_genes, summarise, tables, tally, validation_scores
+from polygene.evaluation import MODEL, evaluate, score_genes, summarise, tally, validation_scores
 from polygene.inference import label_probabilities
 from polygene.losses import LossConfig
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import Recipe, TrainingConfig
+from polygene.results import tables
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 SEX, TISSUE, CELL_TYPE, AGE, DISEASE = range(5)
@@ -218,7 +219,7 @@ def test_joining_a_run_with_itself_changes_no_value(model, corpus, scores):
 
 
 def test_scores_do_not_depend_on_how_many_test_cells_are_in_memory(model, corpus, scores, monkeypatch):
-    monkeypatch.setattr(evaluation, "BLOCK", 7)
+    monkeypatch.setattr(held_out, "BLOCK", 7)
     np.testing.assert_allclose(summarise([tally(model, corpus)]).value, scores.value, rtol=1e-6)
 
 
@@ -231,7 +232,7 @@ def test_baselines_learn_from_so_many_cells_at_most_and_it_is_said(model, corpus
         seen.append((len(train), len(labels_C), len(set(train.donors_C))))
         return np.full((len(test), n_labels), 1 / n_labels)
 
-    monkeypatch.setattr(evaluation, "baseline_probabilities", answer)
+    monkeypatch.setattr(held_out, "baseline_probabilities", answer)
     results = evaluate(model, corpus)
     n_train = len(corpus.split("train"))
     assert set(seen) == {(50, 50, len(set(corpus.split("train").donors_C)))}
@@ -271,7 +272,7 @@ def test_baselines_get_the_weights_that_the_model_had(training, balanced, model,
         given[corpus.tokenizer.schema.names[phenotype]] = class_weight
         return np.full((len(test), n_labels), 1 / n_labels)
 
-    monkeypatch.setattr(evaluation, "baseline_probabilities", answer)
+    monkeypatch.setattr(held_out, "baseline_probabilities", answer)
     recipe = Recipe(corpus="corpus", out="out", training=training).to_toml()
     tally(replace(model, recipe=recipe), corpus)
     assert {"sex", "cell_type"} <= given.keys()

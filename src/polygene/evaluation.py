@@ -6,26 +6,31 @@ Legend: C cells, G panel genes, P phenotypes, Q asked genes, B bins, V labels of
 from __future__ import annotations
 
 import logging
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 from scipy import sparse
 
-from polygene.baselines import (
-    LABEL_BASELINES,
-    YEARS_BASELINES,
-    CellTable,
-    LabelBaseline,
-    baseline_probabilities,
-    baseline_years,
-)
+from polygene.baselines import YEARS_BASELINES, baseline_years
 from polygene.checkpoint import PolyGene
 from polygene.corpus import Corpus, CorpusSplit
 from polygene.errors import CorpusError
+from polygene.held_out import (
+    MODEL,
+    MOST_BASELINE_CELLS,
+    REFERENCE,
+    ROWS,
+    YEARS_REFERENCE,
+    AskedSplit,
+    cell_table,
+    donors_of,
+    named,
+    of_baseline,
+    spread,
+    years_of,
+)
 from polygene.inference import bin_probabilities, label_probabilities
 from polygene.losses import LossConfig
 from polygene.masking import MaskingConfig, hide_genes, uniform
@@ -44,22 +49,11 @@ from polygene.tokenizer import EncodedCells
 
 log = logging.getLogger("polygene")
 
-MODEL, YEARS_REFERENCE = "PolyGene", "ridge regression"
-REFERENCE: LabelBaseline = "logistic regression"
-ROWS: tuple[tuple[str, LabelBaseline, Literal["macro_f1", "log_loss"]], ...] = (
-    *((baseline, baseline, "macro_f1") for baseline in LABEL_BASELINES),
-    (f"{REFERENCE}, tuned for log loss", REFERENCE, "log_loss"),
-)
-"""The baselines of a table. Tuned for macro-F1, logistic regression can be far too sure: its log loss stands apart."""
 POOLED = ", sources pooled"
 MOST_VALIDATION_CELLS = 5_000
 """Validation during training scores at most so many cells, spread evenly over the split."""
 MOST_GENE_CELLS = 2_000
 """Reconstruction of genes is scored on at most so many cells; each gives dozens of answers."""
-MOST_BASELINE_CELLS = 100_000
-"""Baselines learn from at most so many training cells, spread evenly: their matrices, unlike corpora, are in memory."""
-BLOCK = 10_000
-"""Test cells that are in memory at a time."""
 
 Tallies = dict[str, dict[str, Tally]]
 """Phenotype (and "age in years") → predictor → what its scores need."""
@@ -81,7 +75,7 @@ def validation_scores(
     """
     if not len(validation):
         return {}
-    rows = _spread(len(validation), MOST_VALIDATION_CELLS)
+    rows = spread(len(validation), MOST_VALIDATION_CELLS)
     schema = model.tokenizer.schema
     answers = label_probabilities(model, validation.cells(rows), predict=schema.names)
     scores: dict[str, float] = {}
@@ -89,14 +83,14 @@ def validation_scores(
     for p, (name, probabilities_CV) in enumerate(zip(schema.names, answers, strict=True)):
         truth_C = validation.labels_CP[rows, p]
         scorable_SV = scorable(
-            train.labels_CP[:, p], truth_C, len(schema.labels[p]), **_donors(train, validation, rows)
+            train.labels_CP[:, p], truth_C, len(schema.labels[p]), **donors_of(train, validation, rows)
         )
         if scorable_SV.any():
             learned_C = train.labels_CP[:, p]
             counts_V = np.bincount(learned_C[learned_C >= 0], minlength=len(schema.labels[p]))
             marginal_CV = np.tile(counts_V / counts_V.sum(), (len(rows), 1))
             of_model, of_marginal = (
-                label_scores(label_tally(p_CV, truth_C, scorable_SV=scorable_SV, donors_C=_named(validation, rows)))
+                label_scores(label_tally(p_CV, truth_C, scorable_SV=scorable_SV, donors_C=named(validation, rows)))
                 for p_CV in (probabilities_CV, marginal_CV)
             )
             wanted = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
@@ -113,7 +107,7 @@ def validation_scores(
 
 def score_genes(model: PolyGene, split: CorpusSplit, *, seed: int = 0) -> dict[str, dict[str, float]]:
     """Score hidden genes of at most MOST_GENE_CELLS cells of a split, see `score_hidden_genes`."""
-    rows = _spread(len(split), MOST_GENE_CELLS)
+    rows = spread(len(split), MOST_GENE_CELLS)
     return score_hidden_genes(model, split.cells(rows), split.measured_SG[split.sources_C[rows]], seed=seed)
 
 
@@ -173,10 +167,10 @@ def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
         )
         raise CorpusError(msg)
     schema = corpus.tokenizer.schema
-    learned = _spread(len(train), MOST_BASELINE_CELLS)
+    learned = spread(len(train), MOST_BASELINE_CELLS)
     if len(learned) < len(train):
         log.info("baselines learn from %s of %s training cells, evenly spread", f"{len(learned):,}", f"{len(train):,}")
-    train_cells, test_cells = _table(corpus, train, learned), _TestCells(corpus, test)
+    train_cells, test_cells = cell_table(corpus, train, learned), AskedSplit(corpus, test)
     blocks = [label_probabilities(model, test.cells(rows), predict=schema.names) for rows in test_cells.rows()]
     answers = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
     del blocks
@@ -184,15 +178,15 @@ def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
     for p, name in enumerate(schema.names):
         learned_C, truth_C = train.labels_CP[:, p], test.labels_CP[:, p]
         n_labels = len(schema.labels[p])
-        within = {"sources_C": test.sources_C, "donors_C": _named(test, slice(None))}
-        donors = _donors(train, test, slice(None))
+        within = {"sources_C": test.sources_C, "donors_C": named(test, slice(None))}
+        donors = donors_of(train, test, slice(None))
         scorable_SV = scorable(learned_C, truth_C, n_labels, test_sources_C=test.sources_C, **donors)
         pooled_1V = scorable(learned_C, truth_C, n_labels, **donors)
         rows = (MODEL, *(row for row, _, _ in ROWS)) if scorable_SV.any() or pooled_1V.any() else ()
         for predictor in rows:
             p_CV = answers[p]
             if predictor != MODEL:
-                p_CV = _of_baseline(predictor, name, model, train_cells, learned_C[learned], test_cells, n_labels, seed)
+                p_CV = of_baseline(predictor, name, model, train_cells, learned_C[learned], test_cells, n_labels, seed)
             if scorable_SV.any():
                 found.setdefault(name, {})[predictor] = label_tally(
                     p_CV, truth_C, scorable_SV=scorable_SV, labels=schema.labels[p], **within
@@ -203,7 +197,7 @@ def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
                 )
         if schema.phenotypes[p].ordinal == "age":
             years_V = schema.years(name)
-            learned_years_C, truth_years_C = _years_of(years_V, learned_C), _years_of(years_V, truth_C)
+            learned_years_C, truth_years_C = years_of(years_V, learned_C), years_of(years_V, truth_C)
             if np.isfinite(learned_years_C[learned]).any() and np.isfinite(truth_years_C).any():
                 years = {MODEL: expected_years(answers[p], years_V)} | {
                     baseline: baseline_years(baseline, train_cells, learned_years_C[learned], test_cells, seed=seed)
@@ -213,52 +207,6 @@ def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
                 if len(tallies[MODEL].donors_U):
                     found[f"{name} in years"] = tallies
     return found
-
-
-def _of_baseline(
-    row: str,
-    phenotype: str,
-    model: PolyGene,
-    train: CellTable,
-    labels_C: np.ndarray,
-    test: _TestCells,
-    n_labels: int,
-    seed: int,
-) -> np.ndarray:
-    """Answer for the test cells as a row of the table does."""
-    log.info("%s: %s", phenotype, row)
-    baseline, tune_for = {name: (baseline, tune_for) for name, baseline, tune_for in ROWS}[row]
-    weight = _class_weight(model, phenotype)
-    return baseline_probabilities(
-        baseline, train, labels_C, test, n_labels, class_weight=weight, tune_for=tune_for, seed=seed
-    )
-
-
-class _TestCells:
-    """The test cells as the baselines read them, a block at a time."""
-
-    def __init__(self, corpus: Corpus, split: CorpusSplit) -> None:
-        self.sources_C, self._corpus, self._split = split.sources_C, corpus, split
-
-    def __len__(self) -> int:
-        return len(self._split)
-
-    def rows(self) -> Iterator[np.ndarray]:
-        for first in range(0, len(self), BLOCK):
-            yield np.arange(first, min(first + BLOCK, len(self)))
-
-    def blocks(self) -> Iterator[CellTable]:
-        return (_table(self._corpus, self._split, rows) for rows in self.rows())
-
-
-def _table(corpus: Corpus, split: CorpusSplit, rows: np.ndarray) -> CellTable:
-    """Read cells as a matrix."""
-    return CellTable(
-        x_CG=split.values(rows),
-        sources_C=split.sources_C[rows],
-        measured_SG=corpus.measured_SG,
-        donors_C=_named(split, rows),
-    )
 
 
 def summarise(runs: Sequence[Tallies], *, seed: int = 0) -> pd.DataFrame:
@@ -309,47 +257,6 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     )
 
 
-HELD_OUT = {
-    "donor": "split by donor, donors held out",
-    "study": "split by study, studies held out",
-    "random": "random split, cells, not donors, held out",
-}
-SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss", "mae_years", "mae_years_by_donor")
-
-
-def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Lay out what `evaluate` returned: a table for each phenotype, one for the genes."""
-    held_out = HELD_OUT[results["split"]]
-    rows = pd.DataFrame(results["scores"])
-    laid_out = []
-    for phenotype, of_phenotype in rows.groupby("phenotype", sort=False) if len(rows) else ():
-        shown = [score for score in SHOWN if score in set(of_phenotype.score)]
-        table = Table(title=f"{phenotype}: {held_out}", title_justify="left")
-        table.add_column("predictor")
-        for score in shown:
-            table.add_column(score.replace("_", " "), justify="right")
-        for predictor, of_predictor in of_phenotype.groupby("predictor", sort=False):
-            by_score = of_predictor.set_index("score")
-            table.add_row(str(predictor), *(_interval(by_score.loc[score]) for score in shown))
-        laid_out.append(table)
-    names = list(results["genes"][MODEL])
-    table = Table(title=f"hidden genes (15 %): {held_out}", title_justify="left")
-    table.add_column("predictor")
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
-    for predictor, scores in results["genes"].items():
-        table.add_row(predictor, *(_number(scores[name]) for name in names))
-    return [*laid_out, table]
-
-
-def _interval(row: pd.Series) -> str:
-    return f"{_number(row.value)} [{_number(row.low)}, {_number(row.high)}]"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or np.isnan(value) else f"{value:.3f}"
-
-
 def _without_nan(value: Any) -> Any:
     """Replace every NaN in nested dicts and lists by None."""
     if isinstance(value, dict):
@@ -359,32 +266,6 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def _class_weight(model: PolyGene, phenotype: str) -> Literal["balanced"] | None:
-    """Give the baselines of a phenotype the class weights, or the balance, that the recipe gave the model."""
-    training = tomllib.loads(model.recipe).get("training", {}) if model.recipe else {}
-    return "balanced" if training.get("class_weights") or training.get("balance") == phenotype else None
-
-
-def _spread(n: int, most: int) -> np.ndarray:
-    """At most so many of n rows, evenly spread."""
-    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
-
-
-def _named(split: CorpusSplit, rows: np.ndarray | slice) -> np.ndarray | None:
-    """Donors of the cells; None where none has a name, and cells are the replicates."""
-    donors_C = split.donors_C[rows]
-    return donors_C if (donors_C != "").any() else None
-
-
-def _donors(train: CorpusSplit, held_out: CorpusSplit, rows: np.ndarray | slice) -> dict[str, np.ndarray | None]:
-    return {"train_donors_C": _named(train, slice(None)), "test_donors_C": _named(held_out, rows)}
-
-
-def _years_of(years_V: np.ndarray, labels_C: np.ndarray) -> np.ndarray:
-    """Age of each cell in years; NaN where no label is given."""
-    return np.where(labels_C >= 0, np.append(years_V, np.nan)[labels_C], np.nan)
-
-
 def _years_error(probabilities_CV: np.ndarray, truth_C: np.ndarray, years_V: np.ndarray) -> float:
-    error_C = np.abs(expected_years(probabilities_CV, years_V) - _years_of(years_V, truth_C))
+    error_C = np.abs(expected_years(probabilities_CV, years_V) - years_of(years_V, truth_C))
     return float(np.nanmean(error_C)) if np.isfinite(error_C).any() else float("nan")
