@@ -202,7 +202,7 @@ def test_recorded_totals_take_the_place_of_the_sum(adata, tmp_path):
 def test_cells_without_counts_are_kept(adata, tmp_path):
     adata.X = adata.X.multiply((np.arange(400) % 10 > 0)[:, None]).tocsr()
     corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
-    assert sum(len(corpus.split(split)) for split in ("train", "validation", "test")) == 400
+    assert sum(len(corpus.split(split)) for split in SPLITS) == 400
     assert corpus.info["sources"][0]["cells_without_panel_genes"] == 40
 
 

@@ -39,7 +39,11 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     if results["leakage"]:
         laid_out.append(leakage_table(results["leakage"], held_out))
     names = list(next(iter(results["genes"].values())))
-    table = _table(f"hidden genes (15 %): {held_out}", "predictor", *map(_words, names))
+    table = _table(
+        f"hidden genes (15 %), cells of all donors together, without intervals: {held_out}",
+        "predictor",
+        *map(_words, names),
+    )
     for predictor, scores in results["genes"].items():
         table.add_row(predictor, *(_number(scores[name]) for name in names))
     return [*laid_out, table]
