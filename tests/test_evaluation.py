@@ -13,14 +13,16 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, mean_absolute_error
 
-from polygene import evaluation
+from polygene import evaluation, held_out
 from polygene.checkpoint import PolyGene
 from polygene.errors import CorpusError
-from polygene.evaluation import MODEL, evaluate, score_genes, summarise, tables, tally, validation_scores
+from polygene.evaluation import MODEL, evaluate, score_genes, summarise, tally, validation_scores
 from polygene.inference import label_probabilities
 from polygene.losses import LossConfig
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import Recipe, TrainingConfig
+from polygene.results import tables
+from polygene.shards import SPLITS
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 SEX, TISSUE, CELL_TYPE, AGE, DISEASE = range(5)
@@ -176,7 +178,7 @@ def test_every_interval_holds_its_value_and_every_gain_is_a_difference_to_the_re
 
 def test_results_say_how_cells_were_held_out_and_are_json(results, corpus):
     assert results["split"] == "donor"
-    assert results["cells"] == {name: len(corpus.split(name)) for name in ("train", "validation", "test")}
+    assert results["cells"] == {name: len(corpus.split(name)) for name in SPLITS}
     assert results["donors"] == len(set(corpus.split("test").donors_C))
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 
@@ -192,7 +194,7 @@ def printed(laid_out):
 @pytest.mark.parametrize("word", ["donor", "study", "random"])
 def test_every_table_carries_the_word_of_the_split(word, results):
     laid_out = tables({**results, "split": word})
-    assert len(laid_out) == len({row["phenotype"] for row in results["scores"]}) + 1
+    assert len(laid_out) == len({row["phenotype"] for row in results["scores"]}) + 4
     for table in laid_out:
         assert word in table.title
     if word == "random":
@@ -218,7 +220,7 @@ def test_joining_a_run_with_itself_changes_no_value(model, corpus, scores):
 
 
 def test_scores_do_not_depend_on_how_many_test_cells_are_in_memory(model, corpus, scores, monkeypatch):
-    monkeypatch.setattr(evaluation, "BLOCK", 7)
+    monkeypatch.setattr(held_out, "BLOCK", 7)
     np.testing.assert_allclose(summarise([tally(model, corpus)]).value, scores.value, rtol=1e-6)
 
 
@@ -231,7 +233,7 @@ def test_baselines_learn_from_so_many_cells_at_most_and_it_is_said(model, corpus
         seen.append((len(train), len(labels_C), len(set(train.donors_C))))
         return np.full((len(test), n_labels), 1 / n_labels)
 
-    monkeypatch.setattr(evaluation, "baseline_probabilities", answer)
+    monkeypatch.setattr(held_out, "baseline_probabilities", answer)
     results = evaluate(model, corpus)
     n_train = len(corpus.split("train"))
     assert set(seen) == {(50, 50, len(set(corpus.split("train").donors_C)))}
@@ -271,7 +273,7 @@ def test_baselines_get_the_weights_that_the_model_had(training, balanced, model,
         given[corpus.tokenizer.schema.names[phenotype]] = class_weight
         return np.full((len(test), n_labels), 1 / n_labels)
 
-    monkeypatch.setattr(evaluation, "baseline_probabilities", answer)
+    monkeypatch.setattr(held_out, "baseline_probabilities", answer)
     recipe = Recipe(corpus="corpus", out="out", training=training).to_toml()
     tally(replace(model, recipe=recipe), corpus)
     assert {"sex", "cell_type"} <= given.keys()
@@ -384,9 +386,9 @@ def test_the_error_in_years_needs_no_age_that_training_donors_share(make_adata, 
     found = validation_scores(model, corpus.split("train"), corpus.split("validation"), LossConfig())
     validation, years_V = corpus.split("validation"), corpus.tokenizer.schema.years("age")
     (answer_CV,) = label_probabilities(model, validation.cells(slice(None)), predict=["age"])
-    known_C = validation.labels_CP[:, AGE] >= 0
-    assert known_C.any()
-    error_C = np.abs(answer_CV.astype(float) @ years_V - years_V[validation.labels_CP[:, AGE]])[known_C]
+    actual_C = np.array([int(ages[donor][:2]) for donor in validation.donors_C])
+    assert not np.isin(actual_C, years_V).all(), "an age that no training donor has at all is scored too"
+    error_C = np.abs(answer_CV.astype(float) @ years_V - actual_C)
     assert found["age_mae_years"] == pytest.approx(error_C.mean(), rel=1e-5)
     assert "age_accuracy" not in found
 
@@ -395,3 +397,16 @@ def test_without_validation_cells_there_is_no_score(model, corpus, make_adata, t
     config = PrepareConfig(n_genes=8, fractions=(0.7, 0.0, 0.3))
     empty = prepare(make_adata(60), tmp_path / "corpus", config=config).split("validation")
     assert validation_scores(model, corpus.split("train"), empty, LossConfig()) == {}
+
+
+def test_cells_set_aside_are_scored_by_the_same_model_and_every_test_donor_has_its_age(results, corpus):
+    seen, test = corpus.split("seen"), corpus.split("test")
+    assert len(seen)
+    assert set(seen.donors_C) <= set(corpus.split("train").donors_C)
+    rows = pd.DataFrame(results["leakage"])
+    assert (rows.predictor == MODEL).any()
+    for row in rows[rows.score == "accuracy"].itertuples():
+        assert row.gap == pytest.approx(row.seen - row.held_out)
+    donors = pd.DataFrame(results["ages"]["age"]["donors"])
+    assert set(donors.donor) == set(test.donors_C)
+    assert {row["phenotype"] for row in results["conditions"]} >= {"sex", "cell_type"}

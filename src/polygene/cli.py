@@ -320,7 +320,7 @@ def evaluate(
     with written_beside(file, (".json",)) as part:
         from polygene.checkpoint import PolyGene
         from polygene.evaluation import evaluate as score
-        from polygene.evaluation import tables
+        from polygene.results import tables
 
         network = PolyGene.from_pretrained(model)
         results = score(network, opened, seed=seed)

@@ -13,11 +13,12 @@ import torch
 from rich.table import Table
 
 from polygene.errors import DataError
-from polygene.evaluation import evaluate, tables
+from polygene.evaluation import evaluate
 from polygene.masking import MaskingConfig
 from polygene.pl.umap import umap
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.results import tables
 from polygene.tl.annotate import annotate
 from polygene.tl.embed import embed
 from polygene.training import train

@@ -6,31 +6,42 @@ Legend: C cells, G panel genes, P phenotypes, Q asked genes, B bins, V labels of
 from __future__ import annotations
 
 import logging
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
-from polygene.baselines import (
-    LABEL_BASELINES,
-    YEARS_BASELINES,
-    CellTable,
-    LabelBaseline,
-    baseline_probabilities,
-    baseline_years,
-)
+from polygene.age_gaps import age_report
+from polygene.baselines import YEARS_BASELINES, baseline_years
 from polygene.checkpoint import PolyGene
+from polygene.conditions import conditions
 from polygene.corpus import Corpus, CorpusSplit
 from polygene.errors import CorpusError
+from polygene.held_out import (
+    MODEL,
+    MOST_BASELINE_CELLS,
+    REFERENCE,
+    ROWS,
+    YEARS_REFERENCE,
+    AskedCells,
+    actual_years,
+    cell_table,
+    donors_of,
+    named,
+    of_baseline,
+    spread,
+)
 from polygene.inference import bin_probabilities, label_probabilities
+from polygene.leakage import leakage_gaps
 from polygene.losses import LossConfig
 from polygene.masking import MaskingConfig, hide_genes, uniform
 from polygene.metrics import (
     Tally,
     compare,
+    donors_alike,
     expected_years,
     gene_scores,
     label_scores,
@@ -39,26 +50,16 @@ from polygene.metrics import (
     stack_splits,
     years_tally,
 )
+from polygene.shards import SPLITS
 from polygene.tokenizer import EncodedCells
 
 log = logging.getLogger("polygene")
 
-MODEL, YEARS_REFERENCE = "PolyGene", "ridge regression"
-REFERENCE: LabelBaseline = "logistic regression"
-ROWS: tuple[tuple[str, LabelBaseline, Literal["macro_f1", "log_loss"]], ...] = (
-    *((baseline, baseline, "macro_f1") for baseline in LABEL_BASELINES),
-    (f"{REFERENCE}, tuned for log loss", REFERENCE, "log_loss"),
-)
-"""The baselines of a table. Tuned for macro-F1, logistic regression can be far too sure: its log loss stands apart."""
 POOLED = ", sources pooled"
 MOST_VALIDATION_CELLS = 5_000
 """Validation during training scores at most so many cells, spread evenly over the split."""
 MOST_GENE_CELLS = 2_000
 """Reconstruction of genes is scored on at most so many cells; each gives dozens of answers."""
-MOST_BASELINE_CELLS = 100_000
-"""Baselines learn from at most so many training cells, spread evenly: their matrices, unlike corpora, are in memory."""
-BLOCK = 10_000
-"""Test cells that are in memory at a time."""
 
 Tallies = dict[str, dict[str, Tally]]
 """Phenotype (and "age in years") → predictor → what its scores need."""
@@ -80,7 +81,7 @@ def validation_scores(
     """
     if not len(validation):
         return {}
-    rows = _spread(len(validation), MOST_VALIDATION_CELLS)
+    rows = spread(len(validation), MOST_VALIDATION_CELLS)
     schema = model.tokenizer.schema
     answers = label_probabilities(model, validation.cells(rows), predict=schema.names)
     scores: dict[str, float] = {}
@@ -88,21 +89,24 @@ def validation_scores(
     for p, (name, probabilities_CV) in enumerate(zip(schema.names, answers, strict=True)):
         truth_C = validation.labels_CP[rows, p]
         scorable_SV = scorable(
-            train.labels_CP[:, p], truth_C, len(schema.labels[p]), **_donors(train, validation, rows)
+            train.labels_CP[:, p], truth_C, len(schema.labels[p]), **donors_of(train, validation, rows)
         )
         if scorable_SV.any():
             learned_C = train.labels_CP[:, p]
             counts_V = np.bincount(learned_C[learned_C >= 0], minlength=len(schema.labels[p]))
             marginal_CV = np.tile(counts_V / counts_V.sum(), (len(rows), 1))
             of_model, of_marginal = (
-                label_scores(label_tally(p_CV, truth_C, scorable_SV=scorable_SV, donors_C=_named(validation, rows)))
+                label_scores(label_tally(p_CV, truth_C, scorable_SV=scorable_SV, donors_C=named(validation, rows)))
                 for p_CV in (probabilities_CV, marginal_CV)
             )
             wanted = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
             scores |= {f"{name}_{score}": of_model[score] for score in wanted}
             label_losses.append(min(of_model["log_loss"], of_marginal["log_loss"]))
         if schema.phenotypes[p].ordinal == "age":
-            scores[f"{name}_mae_years"] = _years_error(probabilities_CV, truth_C, schema.years(name))
+            years_V = schema.years(name)
+            actual_C = actual_years(validation, years_V, validation.labels_CP[:, p])[rows]
+            error_C = np.abs(expected_years(probabilities_CV, years_V) - actual_C)
+            scores[f"{name}_mae_years"] = float(np.nanmean(error_C)) if np.isfinite(error_C).any() else float("nan")
     scores |= {f"gene_{name}": value for name, value in score_genes(model, validation)[MODEL].items()}
     scores["loss"] = loss.gene_weight * scores["gene_cross_entropy"]
     if label_losses:
@@ -112,7 +116,7 @@ def validation_scores(
 
 def score_genes(model: PolyGene, split: CorpusSplit, *, seed: int = 0) -> dict[str, dict[str, float]]:
     """Score hidden genes of at most MOST_GENE_CELLS cells of a split, see `score_hidden_genes`."""
-    rows = _spread(len(split), MOST_GENE_CELLS)
+    rows = spread(len(split), MOST_GENE_CELLS)
     return score_hidden_genes(model, split.cells(rows), split.measured_SG[split.sources_C[rows]], seed=seed)
 
 
@@ -149,14 +153,39 @@ def score_hidden_genes(
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What was answered for the cells that did not train, summed up.
+
+    Attributes
+    ----------
+    tallies
+        Of the test cells.
+    pairs
+        Phenotype → predictor → tallies of (cells of training donors, cells of test donors), over the labels that both
+        have, each donor counting the same; empty where the corpus set no cells of training donors aside.
+    ages
+        Age phenotype → the test donors' ages, as `age_gaps.age_report` gives them.
+    """
+
+    tallies: Tallies
+    pairs: dict[str, dict[str, tuple[Tally, Tally]]]
+    ages: dict[str, dict[str, Any]]
+
+
 def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
-    """Answer for the test cells with the model and with every baseline, and sum what the scores need.
+    """Sum what the scores of the test cells need, see `answer`."""
+    return answer(model, corpus, seed=seed).tallies
+
+
+def answer(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Answered:
+    """Answer for the cells that did not train with the model and with every baseline, and sum what the scores need.
 
     Baselines learn from the cells that trained the model, at most 100,000 of them, with class weights where its recipe
     had them. A phenotype is scored within the sources in which it varies; one that varies in none is left out. Where
     there are several sources, "<name>, sources pooled" scores their cells together, which naming the source can win: it
-    is no target. Nothing but expression is given. A block of the test cells is in memory at a time, and the answers for
-    all of them to one phenotype.
+    is no target. Nothing but expression is given. A block of the cells is in memory at a time, and the answers for all
+    of them to one phenotype.
 
     Raises
     ------
@@ -164,7 +193,7 @@ def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
         If the corpus was made with another tokenizer than the model, or has no test cells.
     """
     corpus.check(model.tokenizer.fingerprint())
-    train, test = corpus.split("train"), corpus.split("test")
+    train, test, seen = (corpus.split(name) for name in ("train", "test", "seen"))
     if not len(test):
         msg = (
             f"the corpus {corpus.folder} has no test cells, so there is nothing to score. "
@@ -172,92 +201,104 @@ def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
         )
         raise CorpusError(msg)
     schema = corpus.tokenizer.schema
-    learned = _spread(len(train), MOST_BASELINE_CELLS)
+    learned = spread(len(train), MOST_BASELINE_CELLS)
     if len(learned) < len(train):
         log.info("baselines learn from %s of %s training cells, evenly spread", f"{len(learned):,}", f"{len(train):,}")
-    train_cells, test_cells = _table(corpus, train, learned), _TestCells(corpus, test)
-    blocks = [label_probabilities(model, test.cells(rows), predict=schema.names) for rows in test_cells.rows()]
+    train_cells, asked = cell_table(corpus, train, learned), AskedCells(corpus, test, seen)
+    blocks = [label_probabilities(model, split.cells(rows), predict=schema.names) for split, rows in asked.rows()]
     answers = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
     del blocks
-    found: Tallies = {}
+    found = Answered(tallies={}, pairs={}, ages={})
     for p, name in enumerate(schema.names):
-        learned_C, truth_C = train.labels_CP[:, p], test.labels_CP[:, p]
-        n_labels = len(schema.labels[p])
-        within = {"sources_C": test.sources_C, "donors_C": _named(test, slice(None))}
-        donors = _donors(train, test, slice(None))
-        scorable_SV = scorable(learned_C, truth_C, n_labels, test_sources_C=test.sources_C, **donors)
-        pooled_1V = scorable(learned_C, truth_C, n_labels, **donors)
-        rows = (MODEL, *(row for row, _, _ in ROWS)) if scorable_SV.any() or pooled_1V.any() else ()
-        for predictor in rows:
-            p_CV = answers[p]
-            if predictor != MODEL:
-                p_CV = _of_baseline(predictor, name, model, train_cells, learned_C[learned], test_cells, n_labels, seed)
-            if scorable_SV.any():
-                found.setdefault(name, {})[predictor] = label_tally(
-                    p_CV, truth_C, scorable_SV=scorable_SV, labels=schema.labels[p], **within
-                )
-            if pooled_1V.any() and len(corpus.sources) > 1:
-                found.setdefault(f"{name}{POOLED}", {})[predictor] = label_tally(
-                    p_CV, truth_C, scorable_SV=pooled_1V, labels=schema.labels[p], donors_C=within["donors_C"]
-                )
+        learned_C = train.labels_CP[learned, p]
+
+        def predict(row: str, p: int = p, name: str = name, labels_C: np.ndarray = learned_C) -> np.ndarray:
+            if row == MODEL:
+                return answers[p]
+            return of_baseline(row, name, model, train_cells, labels_C, asked, len(schema.labels[p]), seed)
+
+        _sum_labels(found, corpus, name, (train, test, seen), predict)
         if schema.phenotypes[p].ordinal == "age":
             years_V = schema.years(name)
-            learned_years_C, truth_years_C = _years_of(years_V, learned_C), _years_of(years_V, truth_C)
-            if np.isfinite(learned_years_C[learned]).any() and np.isfinite(truth_years_C).any():
+            learned_years_C = actual_years(train, years_V, train.labels_CP[:, p])[learned]
+            if np.isfinite(learned_years_C).any():
                 years = {MODEL: expected_years(answers[p], years_V)} | {
-                    baseline: baseline_years(baseline, train_cells, learned_years_C[learned], test_cells, seed=seed)
+                    baseline: baseline_years(baseline, train_cells, learned_years_C, asked, seed=seed)
                     for baseline in YEARS_BASELINES
                 }
-                tallies = {who: years_tally(years_C, truth_years_C, **within) for who, years_C in years.items()}
-                if len(tallies[MODEL].donors_U):
-                    found[f"{name} in years"] = tallies
+                _sum_years(found, corpus, name, (test, seen), years, answers[p][: len(test)], seed)
     return found
 
 
-def _of_baseline(
-    row: str,
-    phenotype: str,
-    model: PolyGene,
-    train: CellTable,
-    labels_C: np.ndarray,
-    test: _TestCells,
-    n_labels: int,
+def _sum_labels(
+    found: Answered,
+    corpus: Corpus,
+    name: str,
+    splits: tuple[CorpusSplit, CorpusSplit, CorpusSplit],
+    predict: Callable[[str], np.ndarray],
+) -> None:
+    """Sum what the scores of a phenotype's labels need, of every predictor."""
+    train, test, seen = splits
+    p = corpus.tokenizer.schema.index(name)
+    labels = corpus.tokenizer.schema.labels[p]
+    learned_C, truth_C, seen_C = (split.labels_CP[:, p] for split in splits)
+    donors = donors_of(train, test, slice(None))
+    within_SV = scorable(learned_C, truth_C, len(labels), test_sources_C=test.sources_C, **donors)
+    pooled_1V = scorable(learned_C, truth_C, len(labels), **donors)
+    both_SV = np.zeros_like(within_SV)
+    if len(seen):
+        shown_SV = np.zeros((len(corpus.sources), len(labels)), dtype=bool)
+        shown_SV[seen.sources_C[seen_C >= 0], seen_C[seen_C >= 0]] = True
+        both_SV = within_SV & shown_SV[: len(within_SV)]
+        both_SV &= both_SV.sum(axis=1, keepdims=True) >= 2
+    for predictor in (MODEL, *(row for row, _, _ in ROWS)) if within_SV.any() or pooled_1V.any() else ():
+        p_CV, seen_CV = np.split(predict(predictor), [len(test)])
+        of_test = partial(label_tally, p_CV, truth_C, labels=labels, donors_C=named(test, slice(None)))
+        if within_SV.any():
+            tallies = found.tallies.setdefault(name, {})
+            tallies[predictor] = of_test(scorable_SV=within_SV, sources_C=test.sources_C)
+        if pooled_1V.any() and len(corpus.sources) > 1:
+            found.tallies.setdefault(f"{name}{POOLED}", {})[predictor] = of_test(scorable_SV=pooled_1V)
+        if both_SV.any():
+            kept_C = seen.sources_C < len(both_SV)
+            of_seen = label_tally(
+                seen_CV[kept_C],
+                seen_C[kept_C],
+                labels=labels,
+                scorable_SV=both_SV,
+                sources_C=seen.sources_C[kept_C],
+                donors_C=named(seen, kept_C),
+            )
+            held_out = of_test(scorable_SV=both_SV, sources_C=test.sources_C)
+            found.pairs.setdefault(name, {})[predictor] = (donors_alike(of_seen), donors_alike(held_out))
+
+
+def _sum_years(
+    found: Answered,
+    corpus: Corpus,
+    name: str,
+    splits: tuple[CorpusSplit, CorpusSplit],
+    years: dict[str, np.ndarray],
+    probabilities_CV: np.ndarray,
     seed: int,
-) -> np.ndarray:
-    """Answer for the test cells as a row of the table does."""
-    log.info("%s: %s", phenotype, row)
-    baseline, tune_for = {name: (baseline, tune_for) for name, baseline, tune_for in ROWS}[row]
-    weight = _class_weight(model, phenotype)
-    return baseline_probabilities(
-        baseline, train, labels_C, test, n_labels, class_weight=weight, tune_for=tune_for, seed=seed
-    )
-
-
-class _TestCells:
-    """The test cells as the baselines read them, a block at a time."""
-
-    def __init__(self, corpus: Corpus, split: CorpusSplit) -> None:
-        self.sources_C, self._corpus, self._split = split.sources_C, corpus, split
-
-    def __len__(self) -> int:
-        return len(self._split)
-
-    def rows(self) -> Iterator[np.ndarray]:
-        for first in range(0, len(self), BLOCK):
-            yield np.arange(first, min(first + BLOCK, len(self)))
-
-    def blocks(self) -> Iterator[CellTable]:
-        return (_table(self._corpus, self._split, rows) for rows in self.rows())
-
-
-def _table(corpus: Corpus, split: CorpusSplit, rows: np.ndarray) -> CellTable:
-    """Read cells as a matrix."""
-    return CellTable(
-        x_CG=split.values(rows),
-        sources_C=split.sources_C[rows],
-        measured_SG=corpus.measured_SG,
-        donors_C=_named(split, rows),
-    )
+) -> None:
+    """Sum what the scores of ages in years need, of every predictor, and look at the test donors one by one."""
+    schema = corpus.tokenizer.schema
+    p, years_V = schema.index(name), schema.years(name)
+    test, seen = splits
+    of_test, of_seen = (actual_years(split, years_V, split.labels_CP[:, p]) for split in splits)
+    for predictor, years_C in years.items():
+        within = {"sources_C": test.sources_C, "donors_C": named(test, slice(None))}
+        of_predictor = years_tally(years_C[: len(test)], of_test, **within)
+        if not len(of_predictor.donors_U):
+            return
+        found.tallies.setdefault(f"{name} in years", {})[predictor] = of_predictor
+        if np.isfinite(of_seen).any():
+            within = {"sources_C": seen.sources_C, "donors_C": named(seen, slice(None))}
+            pair = years_tally(years_C[len(test) :], of_seen, **within), of_predictor
+            if len(pair[0].donors_U):
+                found.pairs.setdefault(f"{name} in years", {})[predictor] = pair
+    found.ages[name] = age_report(probabilities_CV, years_V, of_test, test.donors_C, seed=seed)
 
 
 def summarise(runs: Sequence[Tallies], *, seed: int = 0) -> pd.DataFrame:
@@ -283,8 +324,9 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     -------
     What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`,
     `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `not_scored` (phenotypes
-    that vary in no source) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since JSON
-    has no NaN.
+    that vary in no source), `conditions` (rows of `conditions.conditions`: what knowing other phenotypes helps),
+    `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`) and `genes` (see `score_genes`). What
+    the cells do not allow to compute is None, since JSON has no NaN.
 
     Raises
     ------
@@ -292,61 +334,23 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
         If the corpus was made with another tokenizer than the model, or has no test cells.
     """
     test = corpus.split("test")
-    tallies = tally(model, corpus, seed=seed)
+    found = answer(model, corpus, seed=seed)
     donors = set(test.donors_C) - {""}
     return _without_nan(
         {
             "split": corpus.split_word,
-            "cells": {name: len(corpus.split(name)) for name in ("train", "validation", "test")},
+            "cells": {name: len(corpus.split(name)) for name in SPLITS},
             "donors": len(donors),
             "baseline_cells": min(len(corpus.split("train")), MOST_BASELINE_CELLS),
             "seed": seed,
-            "scores": summarise([tallies], seed=seed).to_dict("records"),
-            "not_scored": [name for name in corpus.tokenizer.schema.names if name not in tallies],
+            "scores": summarise([found.tallies], seed=seed).to_dict("records"),
+            "not_scored": [name for name in corpus.tokenizer.schema.names if name not in found.tallies],
+            "conditions": conditions(model, corpus.split("train"), test, seed=seed).to_dict("records"),
+            "leakage": leakage_gaps([found.pairs], seed=seed).to_dict("records"),
+            "ages": found.ages,
             "genes": score_genes(model, test, seed=seed),
         }
     )
-
-
-HELD_OUT = {
-    "donor": "split by donor, donors held out",
-    "study": "split by study, studies held out",
-    "random": "random split, cells, not donors, held out",
-}
-SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss", "mae_years", "mae_years_by_donor")
-
-
-def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Lay out what `evaluate` returned: a table for each phenotype, one for the genes."""
-    held_out = HELD_OUT[results["split"]]
-    rows = pd.DataFrame(results["scores"])
-    laid_out = []
-    for phenotype, of_phenotype in rows.groupby("phenotype", sort=False) if len(rows) else ():
-        shown = [score for score in SHOWN if score in set(of_phenotype.score)]
-        table = Table(title=f"{phenotype}: {held_out}", title_justify="left")
-        table.add_column("predictor")
-        for score in shown:
-            table.add_column(score.replace("_", " "), justify="right")
-        for predictor, of_predictor in of_phenotype.groupby("predictor", sort=False):
-            by_score = of_predictor.set_index("score")
-            table.add_row(str(predictor), *(_interval(by_score.loc[score]) for score in shown))
-        laid_out.append(table)
-    names = list(results["genes"][MODEL])
-    table = Table(title=f"hidden genes (15 %): {held_out}", title_justify="left")
-    table.add_column("predictor")
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
-    for predictor, scores in results["genes"].items():
-        table.add_row(predictor, *(_number(scores[name]) for name in names))
-    return [*laid_out, table]
-
-
-def _interval(row: pd.Series) -> str:
-    return f"{_number(row.value)} [{_number(row.low)}, {_number(row.high)}]"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
 def _without_nan(value: Any) -> Any:
@@ -356,34 +360,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(one) for one in value]
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def _class_weight(model: PolyGene, phenotype: str) -> Literal["balanced"] | None:
-    """Give the baselines of a phenotype the class weights, or the balance, that the recipe gave the model."""
-    training = tomllib.loads(model.recipe).get("training", {}) if model.recipe else {}
-    return "balanced" if training.get("class_weights") or training.get("balance") == phenotype else None
-
-
-def _spread(n: int, most: int) -> np.ndarray:
-    """At most so many of n rows, evenly spread."""
-    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
-
-
-def _named(split: CorpusSplit, rows: np.ndarray | slice) -> np.ndarray | None:
-    """Donors of the cells; None where none has a name, and cells are the replicates."""
-    donors_C = split.donors_C[rows]
-    return donors_C if (donors_C != "").any() else None
-
-
-def _donors(train: CorpusSplit, held_out: CorpusSplit, rows: np.ndarray | slice) -> dict[str, np.ndarray | None]:
-    return {"train_donors_C": _named(train, slice(None)), "test_donors_C": _named(held_out, rows)}
-
-
-def _years_of(years_V: np.ndarray, labels_C: np.ndarray) -> np.ndarray:
-    """Age of each cell in years; NaN where no label is given."""
-    return np.where(labels_C >= 0, np.append(years_V, np.nan)[labels_C], np.nan)
-
-
-def _years_error(probabilities_CV: np.ndarray, truth_C: np.ndarray, years_V: np.ndarray) -> float:
-    error_C = np.abs(expected_years(probabilities_CV, years_V) - _years_of(years_V, truth_C))
-    return float(np.nanmean(error_C)) if np.isfinite(error_C).any() else float("nan")

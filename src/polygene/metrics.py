@@ -10,7 +10,7 @@ Legend: C cells, V labels of a phenotype, S sources, Q asked genes, B bins, U ro
 source and split), K sums of a row, R ways to weigh the rows (resamples).
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -233,6 +233,12 @@ def stack_splits(tallies: Sequence[Tally]) -> Tally:
     )
 
 
+def donors_alike(tally: Tally) -> Tally:
+    """Let every donor within a source count the same, however many cells it has: for a `label_tally`."""
+    cells_U = np.split(tally.sums_UK[:, :-1], 3, axis=1)[1].sum(axis=1)
+    return replace(tally, sums_UK=tally.sums_UK / cells_U[:, None])
+
+
 def _over(labels: tuple[Hashable, ...], tally: Tally) -> Tally:
     """Lay out the sums for these labels, which include those of the tally."""
     n_own, n_all = len(tally.labels), len(labels)
@@ -390,22 +396,28 @@ def _years_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
 
 def _resample(tallies: Mapping[str, Tally], n_resamples: int, seed: int) -> dict[str, dict[str, np.ndarray]]:
     """Score every tally, all of the same donors, under the same draws of them, in blocks that bound the memory."""
-    rng = np.random.default_rng(seed)
-    donor_U, donors = pd.factorize(next(iter(tallies.values())).donors_U)
-    if not len(donors):
-        return {name: tally.scores(np.ones((n_resamples, 0))) for name, tally in tallies.items()}
-    block = max(1, _BLOCK // len(donor_U))
     parts: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in tallies}
-    for first in range(0, n_resamples, block):
-        size = min(block, n_resamples - first)
-        drawn = rng.multinomial(len(donors), np.full(len(donors), 1 / len(donors)), size=size)
-        weights_RU = drawn[:, donor_U].astype(float)
+    for weights_RU in donor_draws(next(iter(tallies.values())).donors_U, n_resamples, seed):
         for name, tally in tallies.items():
             parts[name].append(tally.scores(weights_RU))
     return {
         name: {score: np.concatenate([part[score] for part in scored]) for score in scored[0]}
         for name, scored in parts.items()
     }
+
+
+def donor_draws(donors_U: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw donors with replacement: how often each row counts, weights_RU, in blocks that bound the memory."""
+    rng = np.random.default_rng(seed)
+    donor_U, donors = pd.factorize(donors_U)
+    block = max(1, _BLOCK // max(len(donor_U), 1))
+    for first in range(0, n_resamples, block):
+        size = min(block, n_resamples - first)
+        if len(donors):
+            drawn = rng.multinomial(len(donors), np.full(len(donors), 1 / len(donors)), size=size)
+            yield drawn[:, donor_U].astype(float)
+        else:
+            yield np.ones((size, 0))
 
 
 def _rows(

@@ -1,9 +1,10 @@
 """Tools: what a model says about the cells of an AnnData, written into it."""
 
+from polygene.tl.age_gap import age_gap
 from polygene.tl.annotate import annotate
 from polygene.tl.balance import balance
 from polygene.tl.classify import classify
 from polygene.tl.embed import embed
 from polygene.tl.generate import generate
 
-__all__ = ["annotate", "balance", "classify", "embed", "generate"]
+__all__ = ["age_gap", "annotate", "balance", "classify", "embed", "generate"]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from polygene.age_gaps import LEVEL, years_interval
 from polygene.checkpoint import PolyGene
 from polygene.errors import PhenotypeError
 from polygene.inference import label_probabilities
@@ -68,8 +69,10 @@ def annotate(
     `obsm["polygene_cell_type"]`
         The probabilities of all labels, float32 (C, V), in the order of the categories, which is also
         `uns["polygene"]["annotate"]["labels"]["cell_type"]`.
-    `obs["polygene_age_years"]`
-        Only of ages: the expected years, over the labels that can be read as years; float32.
+    `obs["polygene_age_years"]`, `obs["polygene_age_years_low"]`, `obs["polygene_age_years_high"]`
+        Only of ages: the expected years, over the labels that can be read as years, and the ages between which the
+        middle 90 % of their probability lies (`uns["polygene"]["annotate"]["years_level"]`); float32. `tl.age_gap`
+        compares them with the actual ages, by donor.
     `obs["polygene_no_panel_genes"]`
         True for a cell that expresses no gene of the panel, so that its answers say nothing of it.
     `uns["polygene"]["annotate"]`
@@ -112,6 +115,7 @@ def annotation(
         "given": np.array(given, dtype=str),
         "predict": np.array(asked, dtype=str),
         "genes": reader.genes,
+        "years_level": LEVEL,
         "labels": {name: np.array(schema.labels[schema.index(name)], dtype=str) for name in asked},
     }
     return Answers(
@@ -128,8 +132,10 @@ def _block(schema: PhenotypeSchema, names_C: pd.Index, answers: dict[str, np.nda
     for name, probabilities_CV in answers.items():
         columns |= best_labels(name, schema.labels[schema.index(name)], probabilities_CV)
         if schema.phenotypes[schema.index(name)].ordinal == "age":
-            years_C = expected_years(probabilities_CV, schema.years(name))
-            columns[f"polygene_{name}_years"] = years_C.astype(np.float32)
+            years_V = schema.years(name)
+            found = (expected_years(probabilities_CV, years_V), *years_interval(probabilities_CV, years_V))
+            for ending, years_C in zip(("", "_low", "_high"), found, strict=True):
+                columns[f"polygene_{name}_years{ending}"] = years_C.astype(np.float32)
     columns["polygene_no_panel_genes"] = blank_C
     obsm = {f"polygene_{name}": probabilities_CV for name, probabilities_CV in answers.items()}
     return Block(pd.DataFrame(columns, index=names_C), obsm)

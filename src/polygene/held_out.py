@@ -1,0 +1,113 @@
+"""The cells of a split as predictors read them, and the baselines that answer for them.
+
+Legend: C cells, G panel genes, V labels of a phenotype, S sources.
+"""
+
+from __future__ import annotations
+
+import logging
+import tomllib
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from polygene.baselines import LABEL_BASELINES, CellTable, LabelBaseline, baseline_probabilities
+from polygene.checkpoint import PolyGene
+from polygene.corpus import Corpus, CorpusSplit
+
+log = logging.getLogger("polygene")
+
+MODEL, YEARS_REFERENCE = "PolyGene", "ridge regression"
+REFERENCE: LabelBaseline = "logistic regression"
+ROWS: tuple[tuple[str, LabelBaseline, Literal["macro_f1", "log_loss"]], ...] = (
+    *((baseline, baseline, "macro_f1") for baseline in LABEL_BASELINES),
+    (f"{REFERENCE}, tuned for log loss", REFERENCE, "log_loss"),
+)
+"""The baselines of a table. Tuned for macro-F1, logistic regression can be far too sure: its log loss stands apart."""
+MOST_BASELINE_CELLS = 100_000
+"""Baselines learn from at most so many training cells, spread evenly: their matrices, unlike corpora, are in memory."""
+BLOCK = 10_000
+"""Cells to answer for that are in memory at a time."""
+
+
+def of_baseline(
+    row: str,
+    phenotype: str,
+    model: PolyGene,
+    train: CellTable,
+    labels_C: np.ndarray,
+    test: AskedCells,
+    n_labels: int,
+    seed: int,
+) -> np.ndarray:
+    """Answer for cells as a row of the table does."""
+    log.info("%s: %s", phenotype, row)
+    baseline, tune_for = {name: (baseline, tune_for) for name, baseline, tune_for in ROWS}[row]
+    weight = class_weight(model, phenotype)
+    return baseline_probabilities(
+        baseline, train, labels_C, test, n_labels, class_weight=weight, tune_for=tune_for, seed=seed
+    )
+
+
+class AskedCells:
+    """The cells of some splits, one after the other, as the model and the baselines read them: a block at a time."""
+
+    def __init__(self, corpus: Corpus, *splits: CorpusSplit) -> None:
+        self.sources_C = np.concatenate([split.sources_C for split in splits])
+        self._corpus, self._splits = corpus, splits
+
+    def __len__(self) -> int:
+        return len(self.sources_C)
+
+    def rows(self) -> Iterator[tuple[CorpusSplit, np.ndarray]]:
+        """Give split and rows of each block."""
+        for split in self._splits:
+            for first in range(0, len(split), BLOCK):
+                yield split, np.arange(first, min(first + BLOCK, len(split)))
+
+    def blocks(self) -> Iterator[CellTable]:
+        """Give the cells a block at a time."""
+        return (cell_table(self._corpus, split, rows) for split, rows in self.rows())
+
+
+def cell_table(corpus: Corpus, split: CorpusSplit, rows: np.ndarray) -> CellTable:
+    """Read cells as a matrix."""
+    return CellTable(
+        x_CG=split.values(rows),
+        sources_C=split.sources_C[rows],
+        measured_SG=corpus.measured_SG,
+        donors_C=named(split, rows),
+    )
+
+
+def class_weight(model: PolyGene, phenotype: str) -> Literal["balanced"] | None:
+    """Give the baselines of a phenotype the class weights, or the balance, that the recipe gave the model."""
+    training = tomllib.loads(model.recipe).get("training", {}) if model.recipe else {}
+    return "balanced" if training.get("class_weights") or training.get("balance") == phenotype else None
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """At most so many of n rows, evenly spread."""
+    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
+
+
+def named(split: CorpusSplit, rows: np.ndarray | slice) -> np.ndarray | None:
+    """Donors of the cells; None where none has a name, and cells are the replicates."""
+    donors_C = split.donors_C[rows]
+    return donors_C if (donors_C != "").any() else None
+
+
+def donors_of(train: CorpusSplit, held_out: CorpusSplit, rows: np.ndarray | slice) -> dict[str, np.ndarray | None]:
+    """Donors as `metrics.scorable` takes them."""
+    return {"train_donors_C": named(train, slice(None)), "test_donors_C": named(held_out, rows)}
+
+
+def years_of(years_V: np.ndarray, labels_C: np.ndarray) -> np.ndarray:
+    """Age of each cell in years; NaN where no label is given."""
+    return np.where(labels_C >= 0, np.append(years_V, np.nan)[labels_C], np.nan)
+
+
+def actual_years(split: CorpusSplit, years_V: np.ndarray, labels_C: np.ndarray) -> np.ndarray:
+    """Age of each cell in years, also of ages that no training cell has, where the corpus wrote them down."""
+    return years_of(years_V, labels_C) if split.years_C is None else split.years_C.astype(float)
