@@ -3,5 +3,6 @@
 from polygene.tl.annotate import annotate
 from polygene.tl.classify import classify
 from polygene.tl.embed import embed
+from polygene.tl.perturb import perturb
 
-__all__ = ["annotate", "classify", "embed"]
+__all__ = ["annotate", "classify", "embed", "perturb"]
