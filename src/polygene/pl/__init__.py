@@ -1,5 +1,6 @@
 """Pictures, drawn with matplotlib without touching its global state."""
 
+from polygene.pl.perturbation import perturbation
 from polygene.pl.umap import umap
 
-__all__ = ["umap"]
+__all__ = ["perturbation", "umap"]
