@@ -48,7 +48,8 @@ class Commands(TyperGroup):
         except OSError as error:
             message, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), WRONG_INPUT
         except KeyboardInterrupt:
-            again = "; the same command goes on from the last saved state" if ctx.invoked_subcommand == "train" else ""
+            goes_on = ctx.invoked_subcommand in ("train", "perturb")
+            again = "; the same command goes on from the last saved state" if goes_on else ""
             message, code = f"stopped{again}", STOPPED
         if rank() == 0 or ctx.invoked_subcommand == "train":  # the others' errors are told by the first
             _say(message)
@@ -296,6 +297,44 @@ def balance(
             seed=seed,
         )
         adata.write_h5ad(part)
+    _print([f"written to {out}"])
+
+
+@app.command()
+def perturb(
+    cells: CellsFile,
+    out: Annotated[Path, typer.Option(help="The table of effects (.csv, .parquet). A stopped run goes on.")],
+    model: Model,
+    knock_out: Annotated[
+        str, typer.Option(help="Genes to remove together, such as CD79A,MS4A1; or all, in turn.")
+    ] = "",
+    over_express: Annotated[str, typer.Option(help="Genes to raise together; or all, in turn.")] = "",
+    predict: Annotated[str, typer.Option(help="Phenotypes to ask; all by default.")] = "",
+    genes: Annotated[str, typer.Option(help="Genes whose expected expression is asked, or all.")] = "",
+    donor: Donor = "donor_id",
+    layer: Layer = None,
+) -> None:
+    """Remove or raise genes, and tell how the model's answers change: associations, not mechanisms."""
+    from polygene.reading import open_cells
+
+    open_cells(cells, layer=layer)  # a mistake is told before anybody has to wait for torch
+    from polygene.checkpoint import PolyGene
+    from polygene.tl.perturb import perturb as perturb_cells
+
+    def which(text: str) -> str | list[str]:
+        return text if text == "all" else _names(text)
+
+    perturb_cells(
+        cells,
+        PolyGene.from_pretrained(model),
+        knock_out=which(knock_out),
+        over_express=which(over_express),
+        predict=_names(predict) if predict else None,
+        genes=which(genes),
+        donor=donor,
+        layer=layer,
+        out=out,
+    )
     _print([f"written to {out}"])
 
 

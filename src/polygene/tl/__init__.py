@@ -6,5 +6,6 @@ from polygene.tl.balance import balance
 from polygene.tl.classify import classify
 from polygene.tl.embed import embed
 from polygene.tl.generate import generate
+from polygene.tl.perturb import perturb
 
-__all__ = ["age_gap", "annotate", "balance", "classify", "embed", "generate"]
+__all__ = ["age_gap", "annotate", "balance", "classify", "embed", "generate", "perturb"]
