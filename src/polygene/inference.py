@@ -54,9 +54,9 @@ def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Te
 
 @torch.inference_mode()
 def label_probabilities(
-    model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = ()
+    model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
 ) -> list[np.ndarray]:
-    """Answer phenotypes from expression and the given labels.
+    """Answer phenotypes from expression and the given labels; `shown` is that of `pack_cells`.
 
     Returns
     -------
@@ -70,7 +70,9 @@ def label_probabilities(
         part = cells.rows(rows)
         asked_cells_Q = np.repeat(np.arange(len(part)), len(phenotypes))
         asked_slots_Q = np.tile(np.asarray(phenotypes, dtype=np.int64) + 1, len(part))
-        packed, query_at_Q = pack_cells(model.tokenizer, part, labels_CP[rows], asked_cells_Q, asked_slots_Q)
+        packed, query_at_Q = pack_cells(
+            model.tokenizer, part, labels_CP[rows], asked_cells_Q, asked_slots_Q, shown=shown
+        )
         hidden_QD = states(network, packed, torch.from_numpy(query_at_Q))
         for i, p in enumerate(phenotypes):
             logits_CV = network.decode_labels(hidden_QD[i :: len(phenotypes)], p)
@@ -117,6 +119,7 @@ def bin_probabilities(
     visible_N: np.ndarray,
     *,
     given: Sequence[str] = (),
+    shown: float = 1.0,
 ) -> np.ndarray:
     """Answer genes from the visible genes and the given labels.
 
@@ -126,6 +129,8 @@ def bin_probabilities(
         The questions, sorted by cell.
     visible_N
         Which expressed entries of `cells` are keys; an asked gene must not be among them.
+    shown
+        Share of the genes, zeros included, that is not hidden, as for `pack_cells`.
 
     Returns
     -------
@@ -146,6 +151,7 @@ def bin_probabilities(
             query_cells_Q[first:last] - rows.start,
             genes_Q + first_slot,
             visible_N[cells.offsets_C1[rows.start] : cells.offsets_C1[rows.stop]],
+            shown,
         )
         hidden_QD = states(network, packed, torch.from_numpy(at_Q))
         logits_QB = network.decode_genes(hidden_QD, torch.from_numpy(genes_Q).to(hidden_QD.device))

@@ -40,7 +40,16 @@ from polygene.recipe import Recipe
 log = logging.getLogger("polygene")
 COMPLETE, FINISHED = "complete", "finished"
 """Marks: a saved state that is whole, a run whose checkpoint is written."""
-FORWARD = ("input_ids", "position_ids", "n_keys", "n_queries", "gene_at", "label_at", "label_phenotype")
+FORWARD = (
+    "input_ids",
+    "position_ids",
+    "token_type_ids",
+    "n_keys",
+    "n_queries",
+    "gene_at",
+    "label_at",
+    "label_phenotype",
+)
 TRUTH = ("bins", "bin_weights", "labels", "label_weights", "label_phenotype")
 
 
