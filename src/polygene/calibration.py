@@ -142,7 +142,9 @@ def units_needed(coverage: float) -> int:
     return ceil(coverage / (1 - coverage) - 1e-9)
 
 
-def calibrate(probabilities_CV: np.ndarray, truth_C: np.ndarray, donors_C: np.ndarray | None) -> LabelCalibration | None:
+def calibrate(
+    probabilities_CV: np.ndarray, truth_C: np.ndarray, donors_C: np.ndarray | None
+) -> LabelCalibration | None:
     """Learn temperature and sets of one phenotype from cells that did not train the model.
 
     Every donor counts the same, however many cells it has. The temperature is the one with the least log loss (Guo et

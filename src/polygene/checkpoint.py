@@ -102,7 +102,9 @@ class PolyGene:
             network = PolyGeneModel.from_pretrained(folder)
         recipe, metrics, calibration = (folder / name for name in ("recipe.toml", "metrics.json", CALIBRATION))
         tokenizer = CellTokenizer.load(folder)
-        sizes = {name: len(labels) for name, labels in zip(tokenizer.schema.names, tokenizer.schema.labels, strict=True)}
+        sizes = {
+            name: len(labels) for name, labels in zip(tokenizer.schema.names, tokenizer.schema.labels, strict=True)
+        }
         calibrated = Calibration.load(calibration, sizes) if calibration.exists() else Calibration()
         if not calibrated.labels:
             logger.info("%s was not calibrated: its probabilities are as sure as training left them", folder)

@@ -327,8 +327,9 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`,
     `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `not_scored` (phenotypes
     that vary in no source), `conditions` (rows of `conditions.conditions`: what knowing other phenotypes helps),
-    `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`), `calibration` and `sets` (see `reliability.reliability`) and `genes` (see `score_genes`). What
-    the cells do not allow to compute is None, since JSON has no NaN.
+    `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`), `calibration` and `sets` (see
+    `reliability.reliability`) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since
+    JSON has no NaN.
 
     Raises
     ------
