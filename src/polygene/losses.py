@@ -29,7 +29,8 @@ class LossConfig:
     smoothing
         Share ε of the target that is spread over a slot's own group; 0 switches it off.
     smoothing_kind
-        "ordinal" spreads over near bins above 0 (and near ages) by exp(-distance / τ); "uniform" over all alike.
+        "ordinal" spreads over near bins above 0 and near ages by exp(-distance / τ), and leaves labels without an order
+        alone; "uniform" spreads over all alike.
     bin_reach, years_reach
         τ of the ordinal kind: in bins, and in years for ages.
     gene_weight, phenotype_weight
@@ -85,7 +86,13 @@ def gene_targets(n_bins: int, config: LossConfig) -> Tensor:
 
 
 def label_targets(n_labels: int, years: Sequence[float] | None, config: LossConfig) -> Tensor:
-    """Target distributions over the labels of a phenotype, (V, V); `years` where the labels are ages."""
+    """Target distributions over the labels of a phenotype, (V, V); `years` where the labels are ages.
+
+    Ordinal smoothing leaves labels without an order as they are: a share for labels that are not near makes
+    every answer less sure than it is right, and log loss of cell types three times as high (docs/decisions.md).
+    """
+    if config.smoothing_kind == "ordinal" and years is None:
+        return torch.eye(n_labels)
     places = years if config.smoothing_kind == "ordinal" else None
     return smoothed_targets(n_labels, config.smoothing, places, config.years_reach)
 
