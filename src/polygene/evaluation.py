@@ -50,6 +50,7 @@ from polygene.metrics import (
     stack_splits,
     years_tally,
 )
+from polygene.reliability import reliability
 from polygene.shards import SPLITS
 from polygene.tokenizer import EncodedCells
 
@@ -325,8 +326,9 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`,
     `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `not_scored` (phenotypes
     that vary in no source), `conditions` (rows of `conditions.conditions`: what knowing other phenotypes helps),
-    `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`) and `genes` (see `score_genes`). What
-    the cells do not allow to compute is None, since JSON has no NaN.
+    `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`), `calibration` and `sets` (see
+    `reliability.reliability`) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since
+    JSON has no NaN.
 
     Raises
     ------
@@ -348,6 +350,7 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
             "conditions": conditions(model, corpus.split("train"), test, seed=seed).to_dict("records"),
             "leakage": leakage_gaps([found.pairs], seed=seed).to_dict("records"),
             "ages": found.ages,
+            **reliability(model, corpus.split("train"), test, seed=seed),
             "genes": score_genes(model, test, seed=seed),
         }
     )

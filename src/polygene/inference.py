@@ -60,9 +60,11 @@ def label_probabilities(
 
     Returns
     -------
-    For each name in `predict` the probabilities of its labels, float32 (C, V), whatever else is asked.
+    For each name in `predict` the probabilities of its labels, float32 (C, V), whatever else is asked. They are
+    calibrated if the model is; its temperatures were learned with nothing given, and serve what is given too.
     """
     phenotypes = [model.tokenizer.schema.index(name) for name in predict]
+    temperatures = [model.calibration.temperature(name) for name in predict]
     labels_CP = key_labels(model, cells, given)
     answers: list[list[Tensor]] = [[] for _ in phenotypes]
     network = model.network
@@ -76,7 +78,7 @@ def label_probabilities(
         hidden_QD = states(network, packed, torch.from_numpy(query_at_Q))
         for i, p in enumerate(phenotypes):
             logits_CV = network.decode_labels(hidden_QD[i :: len(phenotypes)], p)
-            answers[i].append(torch.softmax(logits_CV.float(), dim=-1).cpu())
+            answers[i].append(torch.softmax(logits_CV.float() / temperatures[i], dim=-1).cpu())
     return [
         torch.cat(parts).numpy() if parts else np.zeros((0, len(model.tokenizer.schema.labels[p])), np.float32)
         for parts, p in zip(answers, phenotypes, strict=True)

@@ -23,7 +23,7 @@ MIN_TRAIN_DONORS, MIN_TEST_DONORS = 2, 1
 SMALLEST_PROBABILITY = 1e-15
 """Log loss takes no probability for smaller, so one impossible answer costs 34.5 nats and not infinity."""
 
-LOWER_IS_BETTER = frozenset({"log_loss", "mae_years", "mae_years_by_donor"})
+LOWER_IS_BETTER = frozenset({"log_loss", "ece", "brier", "mae_years", "mae_years_by_donor"})
 
 _BLOCK = 2**24
 """Most resampling weights held at a time: 128 MiB of them."""
@@ -158,7 +158,7 @@ def label_tally(
     truth, p_CV = truth_C[kept_C], probabilities_CV[kept_C]
     answer, at = p_CV.argmax(axis=1), np.arange(len(truth))
     surprise = -np.log(np.clip(p_CV[at, truth].astype(float), SMALLEST_PROBABILITY, 1.0))
-    donors_U, sources_U, rows = _rows(donors_C, sources_C, kept_C)
+    donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
     splits_U = np.zeros(len(donors_U), dtype=int)
     n_labels = probabilities_CV.shape[1]
     hits_UV, truths_UV, answers_UV = np.zeros((3, len(donors_U), n_labels))
@@ -204,7 +204,7 @@ def years_tally(
         if np.ptp(truth_years_C[here_C]) == 0:
             kept_C &= ~here_C
     error = (years_C - truth_years_C)[kept_C]
-    donors_U, sources_U, rows = _rows(donors_C, sources_C, kept_C)
+    donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
     splits_U = np.zeros(len(donors_U), dtype=int)
     size_U = np.bincount(rows, minlength=len(donors_U))
     total_U = np.bincount(rows, weights=np.abs(error), minlength=len(donors_U))
@@ -420,7 +420,7 @@ def donor_draws(donors_U: np.ndarray, n_resamples: int, seed: int) -> Iterator[n
             yield np.ones((size, 0))
 
 
-def _rows(
+def donor_rows(
     donors_C: np.ndarray | None, sources_C: np.ndarray, kept_C: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Number the pairs of donor and source among the kept cells: donors_U, sources_U, and the row of each kept cell."""

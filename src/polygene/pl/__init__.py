@@ -2,6 +2,8 @@
 
 from polygene.pl.age import age
 from polygene.pl.perturbation import perturbation
+from polygene.pl.reliability import reliability
+from polygene.pl.risk_coverage import risk_coverage
 from polygene.pl.umap import umap
 
-__all__ = ["age", "perturbation", "umap"]
+__all__ = ["age", "perturbation", "reliability", "risk_coverage", "umap"]
