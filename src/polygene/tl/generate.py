@@ -5,6 +5,7 @@ Legend: C cells, G panel genes, N expressed entries, P phenotypes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 
 import anndata as ad
 import numpy as np
@@ -55,7 +56,7 @@ def generate(
     genes
         Genes whose bin is fixed: symbol or Ensembl id to bin, 0 for "not expressed".
     counts
-        Whether to add whole counts, which suppose that low values of a cell stand for one.
+        Whether to add whole counts; most genes of a cell are supposed to be counted once, as in shallow sequencing.
     seed
         Decides everything that is drawn; the first cells are the same whatever `n_cells`.
     sampling
@@ -95,7 +96,7 @@ def generate(
     given_G = _given_genes(model, genes or {})
     adata = drawn(model, np.tile(label_P, (n_cells, 1)), given_G, predict=predict, seed=seed, sampling=sampling)
     if counts:
-        adata.layers["counts"] = as_counts(adata.X)
+        adata.layers["counts"] = as_counts(adata.X, adata.layers["polygene_bins"])
     adata.uns["polygene"] = {
         "generate": {
             **made_by(model),
@@ -171,16 +172,17 @@ def _given_genes(model: PolyGene, genes: Mapping[str, int]) -> np.ndarray:
     return given_G
 
 
-UNIT = 0.1
-"""The quantile of a cell's values that stands for one count: the smallest value alone would be an outlier."""
+def as_counts(x_CG: sparse.csr_matrix, bins_CG: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Turn log1p counts per 10,000 into whole counts, at least 1 each.
 
-
-def as_counts(x_CG: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Turn log1p counts per 10,000 into whole counts, at least 1 each, in units of the cell's low values."""
+    The genes that were counted once have one value, so they share a bin, the fullest one of most cells: it and the bins
+    below stand for one count, its mean value for the unit of the others.
+    """
     counts_CG = sparse.csr_matrix((np.expm1(x_CG.data), x_CG.indices, x_CG.indptr), x_CG.shape)
-    for c in range(counts_CG.shape[0]):
-        of_cell = slice(*counts_CG.indptr[c : c + 2])
-        if of_cell.stop > of_cell.start:
-            unit = np.quantile(counts_CG.data[of_cell], UNIT, method="lower")
-            counts_CG.data[of_cell] = np.maximum(np.rint(counts_CG.data[of_cell] / unit), 1)
+    for first, last in pairwise(counts_CG.indptr):
+        if last > first:
+            values_N, bins_N = counts_CG.data[first:last], bins_CG.data[first:last]
+            ones = np.bincount(bins_N).argmax()
+            unit = values_N[bins_N == ones].mean()
+            counts_CG.data[first:last] = np.where(bins_N <= ones, 1, np.maximum(np.rint(values_N / unit), 1))
     return counts_CG
