@@ -3,10 +3,12 @@
 A run that has ended in the folder is only loaded, and one that was stopped goes on, so several benchmarks share models.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import anndata as ad
 
 import _data
 from polygene.checkpoint import PolyGene
@@ -42,7 +44,15 @@ STUDIES = {
 
 
 def trained(
-    name: str, folder: Path, *, data: Path | None, seed: int = 0, tag: str = "", **recipe: Any
+    name: str,
+    folder: Path,
+    *,
+    data: Path | None,
+    seed: int = 0,
+    tag: str = "",
+    without: str = "",
+    genes: Sequence[str] = (),
+    **recipe: Any,
 ) -> tuple[PolyGene, Corpus]:
     """Give the model of a study and its corpus.
 
@@ -52,12 +62,26 @@ def trained(
         Where corpora and models are kept.
     seed
         Of the donor split and of the training.
+    without
+        A cell type whose cells are left out of the file before anything is learned of it.
+    genes
+        The only genes of the file that are read, if any are named; `tag` must name them too.
     tag, recipe
         Other fields of the recipe (`masking`, `loss`, …) and a name for the model that they make.
     """
     study = STUDIES[name]
-    corpus = folder / f"{name}-{seed}-corpus"
+    kind = f"{name}-{seed}" + (f"-without-{without.replace('/', '-').replace(' ', '-')}" if without else "")
+    corpus = folder / f"{kind}{tag if genes else ''}-corpus"
     if not corpus.exists():
-        prepare(_data.locate(study.file, data), corpus, config=PrepareConfig(seed=seed, **study.prepared))
+        source: Any = _data.locate(study.file, data)
+        prepared = dict(study.prepared)
+        if without or genes:
+            adata = ad.read_h5ad(source)
+            columns = adata.var_names.isin(genes) if len(genes) else slice(None)
+            source = {name: adata[(adata.obs["cell_type"] != without).to_numpy(), columns].copy()}
+            prepared["include_genes"] = [
+                gene for gene in prepared.get("include_genes", ()) if gene in source[name].var_names
+            ]
+        prepare(source, corpus, config=PrepareConfig(seed=seed, **prepared))
     settings = {"training": TrainingConfig(epochs=study.epochs, evaluations=4, seed=seed), "network": NETWORK} | recipe
-    return train(Recipe(corpus=str(corpus), out=str(folder / f"{name}-{seed}{tag}"), **settings)), Corpus(corpus)
+    return train(Recipe(corpus=str(corpus), out=str(folder / f"{kind}{tag}"), **settings)), Corpus(corpus)

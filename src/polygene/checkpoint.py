@@ -6,7 +6,8 @@
     tokenizer.json  genes.tsv        bins, slots, phenotypes; the panel
     recipe.toml  metrics.json        how it was made, what it scored
     README.md                        model card
-    SHA256SUMS                       of the four files that decide an answer
+    familiarity.safetensors          what its training cells look like to it; old checkpoints have none
+    SHA256SUMS                       of the files that decide an answer
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from transformers.utils import logging as transformers_logging
 
 from polygene.distributed import own_device
 from polygene.errors import CheckpointError
+from polygene.familiarity import Familiarity
 from polygene.modeling import PolyGeneConfig, PolyGeneModel
 from polygene.tokenizer import CellTokenizer
 
 DECISIVE = ("config.json", "model.safetensors", "tokenizer.json", "genes.tsv")
+FAMILIARITY = "familiarity.safetensors"
 SUMS = "SHA256SUMS"
 
 
@@ -48,12 +51,15 @@ class PolyGene:
         Text of the TOML that made it; empty if it was not trained.
     metrics
         What it scored, as `polygene train` and `polygene evaluate` wrote it.
+    familiarity
+        Tells cells unlike any that trained it; None if it was not trained, or was trained without validation cells.
     """
 
     tokenizer: CellTokenizer
     network: PolyGeneModel
     recipe: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
+    familiarity: Familiarity | None = None
 
     @classmethod
     def new(cls, tokenizer: CellTokenizer, *, seed: int = 0, **network: Any) -> PolyGene:
@@ -89,7 +95,7 @@ class PolyGene:
         folder = Path(name_or_path)
         if not folder.is_dir():
             folder = _download(str(name_or_path))
-        _verify(folder)
+        saved = _verify(folder)
         with without_bars():
             network = PolyGeneModel.from_pretrained(folder)
         recipe, metrics = folder / "recipe.toml", folder / "metrics.json"
@@ -98,6 +104,7 @@ class PolyGene:
             network=network.eval().to(device or own_device()),
             recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
             metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
+            familiarity=Familiarity.load(folder / FAMILIARITY) if FAMILIARITY in saved else None,
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -113,11 +120,15 @@ class PolyGene:
             with without_bars():
                 self.network.save_pretrained(new)
             self.tokenizer.save(new)
+            decisive = DECISIVE
+            if self.familiarity is not None:
+                self.familiarity.save(new / FAMILIARITY)
+                decisive = (*DECISIVE, FAMILIARITY)
             texts = {
                 "recipe.toml": self.recipe,
                 "metrics.json": json.dumps(self.metrics, indent=2) + "\n",
                 "README.md": model_card(self),
-                SUMS: "".join(f"{_sha256(new / name)}  {name}\n" for name in DECISIVE),
+                SUMS: "".join(f"{_sha256(new / name)}  {name}\n" for name in decisive),
             }
             for name, text in texts.items():
                 (new / name).write_text(text, encoding="utf-8")
@@ -167,18 +178,20 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _verify(folder: Path) -> None:
-    """Refuse a folder that lacks a file or holds another than the one saved."""
-    missing = [name for name in (*DECISIVE, SUMS) if not (folder / name).is_file()]
+def _verify(folder: Path) -> frozenset[str]:
+    """Refuse a folder that lacks a file or holds another than the one saved; names of the files that were saved."""
+    sums = folder / SUMS
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
+    saved = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    decisive = (*DECISIVE, *(name for name in (FAMILIARITY,) if name in saved))
+    missing = [name for name in (*decisive, SUMS) if not (folder / name).is_file()]
     if missing:
         msg = (
             f"{folder} is not a complete PolyGene checkpoint: {', '.join(missing)} missing. "
             "Copy the whole folder again, or give the folder that `polygene train` wrote."
         )
         raise CheckpointError(msg)
-    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    saved = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in DECISIVE:
+    for name in decisive:
         if name not in saved:
             msg = f"{folder / SUMS} was cut off or altered: it does not say what {name} was. Get the checkpoint again."
             raise CheckpointError(msg)
@@ -188,6 +201,7 @@ def _verify(folder: Path) -> None:
                 "It was altered or copied incompletely; get the checkpoint again."
             )
             raise CheckpointError(msg)
+    return frozenset(saved)
 
 
 def model_card(model: PolyGene) -> str:

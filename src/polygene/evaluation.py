@@ -26,7 +26,8 @@ from polygene.baselines import (
 from polygene.checkpoint import PolyGene
 from polygene.corpus import Corpus, CorpusSplit
 from polygene.errors import CorpusError
-from polygene.inference import bin_probabilities, label_probabilities
+from polygene.familiarity import Familiarity
+from polygene.inference import bin_probabilities, label_answers, label_probabilities
 from polygene.losses import LossConfig
 from polygene.masking import MaskingConfig, hide_genes, uniform
 from polygene.metrics import (
@@ -56,6 +57,9 @@ MOST_VALIDATION_CELLS = 5_000
 """Validation during training scores at most so many cells, spread evenly over the split."""
 MOST_GENE_CELLS = 2_000
 """Reconstruction of genes is scored on at most so many cells; each gives dozens of answers."""
+MOST_FAMILIAR_CELLS = 5_000
+"""What is familiar is learned from at most so many training cells, set on as many validation and judged on as many test
+cells."""
 MOST_BASELINE_CELLS = 100_000
 """Baselines learn from at most so many training cells, spread evenly: their matrices, unlike corpora, are in memory."""
 BLOCK = 10_000
@@ -109,6 +113,52 @@ def validation_scores(
     if label_losses:
         scores["loss"] += loss.phenotype_weight * float(np.mean(label_losses))
     return {name: value for name, value in scores.items() if np.isfinite(value)}
+
+
+def learn_familiarity(model: PolyGene, train: CorpusSplit, held_out: CorpusSplit, *, seed: int = 0) -> Familiarity:
+    """Learn what training cells look like to the model, and from held-out cells, which there must be, what is usual.
+
+    The states are those of the question for cell types, or for the phenotype with most labels where there are none.
+    """
+    sizes = dict(zip(model.tokenizer.schema.names, model.network.config.phenotype_sizes, strict=True))
+    asked = "cell_type" if sizes.get("cell_type") else max(sizes, key=lambda name: sizes[name])
+    train_CD, held_out_CD = (asked_states(model, split, asked) for split in (train, held_out))
+    donors_C = _named(held_out, _spread(len(held_out), MOST_FAMILIAR_CELLS))
+    return Familiarity.learn(train_CD, held_out_CD, donors_C, asked=asked, seed=seed)
+
+
+def asked_states(model: PolyGene, split: CorpusSplit, asked: str) -> np.ndarray:
+    """States of the question for a phenotype in at most MOST_FAMILIAR_CELLS cells of a split, (C, D)."""
+    rows = _spread(len(split), MOST_FAMILIAR_CELLS)
+    return label_answers(model, split.cells(rows), predict=[asked])[1][0]
+
+
+def score_familiarity(model: PolyGene, split: CorpusSplit, *, seed: int = 0) -> dict[str, Any] | None:
+    """Say how often cells of a split, which are of known kinds, are flagged as unknown; None if the model cannot flag.
+
+    Returns
+    -------
+    `stated`, the share of false alarms that the threshold was set for, on `set_on_donors` (0: without names of donors);
+    `false_alarms`, the share of flagged cells, donors counting alike, with its donor-bootstrap interval (`low`,
+    `high`); and on how many `cells` and `donors` that is.
+    """
+    known = model.familiarity
+    if known is None:
+        return None
+    donors_C = _named(split, _spread(len(split), MOST_FAMILIAR_CELLS))
+    flagged_C = known.unfamiliarity(asked_states(model, split, known.asked)) > 1
+    by_donor_U = pd.Series(flagged_C).groupby(np.arange(len(flagged_C)) if donors_C is None else donors_C).mean()
+    drawn_RU = np.random.default_rng(seed).choice(by_donor_U.to_numpy(), (1000, len(by_donor_U)))
+    low, high = np.quantile(drawn_RU.mean(axis=1), (0.025, 0.975))
+    return {
+        "stated": known.false_alarms,
+        "set_on_donors": known.donors,
+        "false_alarms": float(by_donor_U.mean()),
+        "low": float(low),
+        "high": float(high),
+        "cells": len(flagged_C),
+        "donors": 0 if donors_C is None else len(by_donor_U),
+    }
 
 
 def score_genes(model: PolyGene, split: CorpusSplit, *, seed: int = 0) -> dict[str, dict[str, float]]:
@@ -284,8 +334,8 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     -------
     What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`,
     `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `not_scored` (phenotypes
-    that vary in no source) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since JSON
-    has no NaN.
+    that vary in no source), `genes` (see `score_genes`) and `unknown` (see `score_familiarity`). What the cells do not
+    allow to compute is None, since JSON has no NaN.
 
     Raises
     ------
@@ -305,6 +355,7 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
             "scores": summarise([tallies], seed=seed).to_dict("records"),
             "not_scored": [name for name in corpus.tokenizer.schema.names if name not in tallies],
             "genes": score_genes(model, test, seed=seed),
+            "unknown": score_familiarity(model, test, seed=seed),
         }
     )
 
@@ -339,7 +390,19 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         table.add_column(name.replace("_", " "), justify="right")
     for predictor, scores in results["genes"].items():
         table.add_row(predictor, *(_number(scores[name]) for name in names))
-    return [*laid_out, table]
+    return [*laid_out, table, *_unknown_table(results.get("unknown"), held_out)]
+
+
+def _unknown_table(unknown: Mapping[str, Any] | None, held_out: str) -> list[Table]:
+    """Lay out what `score_familiarity` returned."""
+    if unknown is None:
+        return []
+    table = Table(title=f"known cells flagged as unknown: {held_out}", title_justify="left")
+    for column in ("stated", "found, mean of donors", "donors", "cells"):
+        table.add_column(column, justify="right")
+    found = f"{_number(unknown['false_alarms'])} [{_number(unknown['low'])}, {_number(unknown['high'])}]"
+    table.add_row(_number(unknown["stated"]), found, str(unknown["donors"] or "–"), f"{unknown['cells']:,}")
+    return [table]
 
 
 def _interval(row: pd.Series) -> str:

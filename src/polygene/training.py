@@ -31,7 +31,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from polygene.checkpoint import PolyGene, without_bars
 from polygene.corpus import Corpus, CorpusSplit
 from polygene.errors import RecipeError, RunEndedError
-from polygene.evaluation import validation_scores
+from polygene.evaluation import learn_familiarity, validation_scores
 from polygene.losses import PolyGeneLoss
 from polygene.masking import MaskingCollator
 from polygene.modeling import PolyGeneModel
@@ -309,7 +309,10 @@ def train(recipe: Recipe) -> PolyGene:
     if engine.is_world_process_zero():
         _write_down(states, run)
     if not len(validation):
-        log.warning("the corpus has no validation cells: nothing is scored, and the last state is kept")
+        log.warning(
+            "the corpus has no validation cells: nothing is scored, the last state is kept, "
+            "and the model will not tell cells unlike its training cells"
+        )
     say(
         "training on %s (%s): %s weights, %s cells x %d epochs",
         arguments.device,
@@ -334,6 +337,9 @@ def train(recipe: Recipe) -> PolyGene:
         say("kept the state of step %s: %s", engine.state.best_global_step, _of_interest(scores))
     metrics = {"validation": scores} if scores else {}
     trained = replace(engine.trained(), recipe=recipe.to_toml(), metrics=metrics)
+    if len(validation):
+        familiarity = learn_familiarity(trained, cells.split, validation, seed=recipe.training.seed)
+        trained = replace(trained, familiarity=familiarity)
     if engine.is_world_process_zero():
         trained.save_pretrained(out)
         (states / FINISHED).touch()

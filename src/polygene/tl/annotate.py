@@ -13,7 +13,7 @@ import pandas as pd
 
 from polygene.checkpoint import PolyGene
 from polygene.errors import PhenotypeError
-from polygene.inference import label_probabilities
+from polygene.inference import label_answers
 from polygene.metrics import expected_years
 from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import Source
@@ -72,6 +72,10 @@ def annotate(
         Only of ages: the expected years, over the labels that can be read as years; float32.
     `obs["polygene_no_panel_genes"]`
         True for a cell that expresses no gene of the panel, so that its answers say nothing of it.
+    `obs["polygene_unfamiliarity"]`, `obs["polygene_unknown"]`
+        How far the cell is from every kind of cell that trained the model, whatever is given and asked: above 1 it is
+        flagged as unknown, and its answers are not to be trusted. Of known cells a share of
+        `uns["polygene"]["annotate"]["false_alarms"]` is flagged too. Left out if the model has no `familiarity`.
     `uns["polygene"]["annotate"]`
         The model, what was given and asked, the version of PolyGene, and under `genes` how much of the panel the file
         measured: counts and shares, how genes were found, and which are missing.
@@ -100,11 +104,22 @@ def annotation(
     schema = model.tokenizer.schema
     given, asked = questions(schema, given, predict)
     reader = CellReader(source, model.tokenizer, given=given, layer=layer, totals=totals)
+    known = model.familiarity
+    if known is None:
+        logger.info("the model has no record of its training cells: cells unlike any of them are not told")
 
     def blocks(rows: range) -> Iterator[Block]:
         for names_C, encoded in reader.chunks(rows):
-            answers = label_probabilities(model, encoded, predict=asked, given=given)
-            yield _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
+            answers, states = label_answers(model, encoded, predict=asked, given=given)
+            block = _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
+            if known is not None:
+                if given or known.asked not in asked:  # familiarity is learned with nothing given
+                    states_CD = label_answers(model, encoded, predict=[known.asked])[1][0]
+                else:
+                    states_CD = states[asked.index(known.asked)]
+                block.obs["polygene_unfamiliarity"] = known.unfamiliarity(states_CD)
+                block.obs["polygene_unknown"] = block.obs["polygene_unfamiliarity"] > 1
+            yield block
 
     done, device = f"annotated ({', '.join(asked)})", model.network.device
     uns = {
@@ -112,6 +127,7 @@ def annotation(
         "given": np.array(given, dtype=str),
         "predict": np.array(asked, dtype=str),
         "genes": reader.genes,
+        **({"false_alarms": known.false_alarms} if known is not None else {}),
         "labels": {name: np.array(schema.labels[schema.index(name)], dtype=str) for name in asked},
     }
     return Answers(
