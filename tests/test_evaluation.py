@@ -16,7 +16,18 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, l
 from polygene import evaluation
 from polygene.checkpoint import PolyGene
 from polygene.errors import CorpusError
-from polygene.evaluation import MODEL, evaluate, score_genes, summarise, tables, tally, validation_scores
+from polygene.evaluation import (
+    MODEL,
+    asked_states,
+    evaluate,
+    learn_familiarity,
+    score_familiarity,
+    score_genes,
+    summarise,
+    tables,
+    tally,
+    validation_scores,
+)
 from polygene.inference import label_probabilities
 from polygene.losses import LossConfig
 from polygene.prepare import PrepareConfig, prepare
@@ -395,3 +406,26 @@ def test_without_validation_cells_there_is_no_score(model, corpus, make_adata, t
     config = PrepareConfig(n_genes=8, fractions=(0.7, 0.0, 0.3))
     empty = prepare(make_adata(60), tmp_path / "corpus", config=config).split("validation")
     assert validation_scores(model, corpus.split("train"), empty, LossConfig()) == {}
+
+
+# --- cells unlike any in training ---
+
+
+def test_false_alarms_are_the_mean_over_donors_of_the_share_that_is_flagged(model, corpus):
+    test = corpus.split("test")
+    assert score_familiarity(model, test) is None
+    known = replace(model, familiarity=learn_familiarity(model, corpus.split("train"), corpus.split("validation")))
+    found = score_familiarity(known, test)
+    flagged_C = known.familiarity.unfamiliarity(asked_states(known, test, "cell_type")) > 1
+    by_donor = [flagged_C[test.donors_C == donor].mean() for donor in set(test.donors_C)]
+    assert found["false_alarms"] == pytest.approx(np.mean(by_donor))
+    assert found["low"] <= found["false_alarms"] <= found["high"]
+    assert (found["cells"], found["donors"]) == (len(test), len(by_donor))
+    assert found["set_on_donors"] == len(set(corpus.split("validation").donors_C))
+
+
+def test_the_rate_of_false_alarms_has_a_table_where_the_model_can_flag(results):
+    assert results["unknown"] is None
+    scored = {"stated": 0.05, "set_on_donors": 3, "false_alarms": 0.061, "low": 0.04, "high": 0.08}
+    laid_out = tables({**results, "unknown": scored | {"cells": 1200, "donors": 7}})
+    assert "0.061 [0.040, 0.080]" in printed(laid_out[-1:])

@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from scipy.spatial.distance import cdist
 
 from polygene.errors import CheckpointError
 
@@ -84,11 +85,8 @@ class Familiarity:
 
     def unfamiliarity(self, states_CD: np.ndarray) -> np.ndarray:
         """Distance of cells to the nearest kind in units of the threshold, float32 (C,): above 1 a cell is unknown."""
-        whitened_CD = states_CD @ self.whitening_DD
-        squares_CK = (
-            (whitened_CD**2).sum(1)[:, None] + (self.centres_KD**2).sum(1) - 2 * whitened_CD @ self.centres_KD.T
-        )
-        return (np.sqrt(np.maximum(squares_CK.min(axis=1), 0)) / self.threshold).astype(np.float32)
+        distance_CK = cdist(states_CD.astype(float) @ self.whitening_DD, self.centres_KD)
+        return (distance_CK.min(axis=1) / self.threshold).astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Write one file: arrays as safetensors, numbers in its header."""
