@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from polygene import training
-from polygene.checkpoint import DECISIVE, PolyGene
+from polygene.checkpoint import DECISIVE, FAMILIARITY, PolyGene
 from polygene.corpus import Corpus
 from polygene.errors import CheckpointError, PhenotypeError, RecipeError
 from polygene.evaluation import validation_scores
@@ -35,7 +35,7 @@ from polygene.training import balancing_odds, class_weights, new_model, train
 NETWORK = NetworkConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 TRAINING = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-2, evaluations=4)
 """With the 124 training cells of the toy corpus 16 steps, the last one of 16 cells; states are saved every 4 steps."""
-CHECKPOINT = {*DECISIVE, "SHA256SUMS", "recipe.toml", "metrics.json", "README.md"}
+CHECKPOINT = {*DECISIVE, FAMILIARITY, "SHA256SUMS", "recipe.toml", "metrics.json", "README.md"}
 
 
 @pytest.fixture(scope="module")

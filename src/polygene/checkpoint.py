@@ -120,7 +120,7 @@ class PolyGene:
             with without_bars():
                 self.network.save_pretrained(new)
             self.tokenizer.save(new)
-            decisive = DECISIVE
+            decisive: tuple[str, ...] = DECISIVE
             if self.familiarity is not None:
                 self.familiarity.save(new / FAMILIARITY)
                 decisive = (*DECISIVE, FAMILIARITY)

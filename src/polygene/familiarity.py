@@ -20,7 +20,7 @@ from scipy.spatial.distance import cdist
 from polygene.errors import CheckpointError
 
 KINDS = 20
-"""Clusters of training cells, at most."""
+"""Clusters of training cells, at most; fewer where there would be less than ten cells in each."""
 FALSE_ALARMS = 0.05
 """Share of a held-out donor's cells that is flagged although nothing is wrong with them."""
 
@@ -70,10 +70,10 @@ class Familiarity:
 
         known_CD = train_CD.astype(float)
         scale_D = np.maximum(known_CD.std(axis=0), 1e-6)
-        kinds = KMeans(min(KINDS, len(known_CD)), n_init=3, random_state=seed).fit(known_CD / scale_D)
+        kinds = KMeans(min(KINDS, 1 + len(known_CD) // 10), n_init=3, random_state=seed).fit(known_CD / scale_D)
         within_DD, _ = ledoit_wolf(known_CD / scale_D - kinds.cluster_centers_[kinds.labels_], assume_centered=True)
         variances_D, axes_DD = np.linalg.eigh(within_DD)
-        whitening_DD = axes_DD / np.sqrt(np.maximum(variances_D, 1e-3 * variances_D.max()))
+        whitening_DD = axes_DD / np.sqrt(np.maximum(variances_D, 1e-3 * variances_D.max() + 1e-12))
         learned = cls(
             whitening_DD=(whitening_DD / scale_D[:, None]).astype(np.float32),
             centres_KD=(kinds.cluster_centers_ @ whitening_DD).astype(np.float32),
