@@ -247,14 +247,14 @@ def candidates(model: PolyGene, train: Looked) -> dict[str, Callable[[Looked], n
     for space, of in spaces.items():
         known_CD = of(train)
         near = Familiarity.learn(known_CD, known_CD, None, asked="cell_type")
-        neighbours = NearestNeighbors(n_neighbors=10).fit(known_CD @ near.whitening_DD)
-        centred = known_CD.mean(axis=0)
-        precision_DD = np.linalg.pinv(
-            np.cov(known_CD.T) + 1e-4 * np.eye(known_CD.shape[1]) * known_CD.var(axis=0).mean()
-        )
+        white_CD = known_CD @ near.whitening_DD
+        neighbours = NearestNeighbors(n_neighbors=10).fit(white_CD)
+        centre_D = white_CD.mean(axis=0)
+        variances_D, axes_DD = np.linalg.eigh(np.cov(white_CD.T))
+        to_unit_DD = axes_DD / np.sqrt(np.maximum(variances_D, 1))  # all cells spread at least as one kind does
 
-        def to_all(cells: Looked, of=of, centred=centred, precision_DD=precision_DD) -> np.ndarray:
-            return np.einsum("cd,de,ce->c", of(cells) - centred, precision_DD, of(cells) - centred)
+        def to_all(cells: Looked, of=of, near=near, centre_D=centre_D, to_unit_DD=to_unit_DD) -> np.ndarray:
+            return (((of(cells) @ near.whitening_DD - centre_D) @ to_unit_DD) ** 2).sum(axis=1)
 
         def distance(cells: Looked, of=of, near=near) -> np.ndarray:
             return near.unfamiliarity(of(cells)) * near.threshold
