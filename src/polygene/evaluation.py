@@ -53,6 +53,7 @@ from polygene.metrics import (
 from polygene.reliability import reliability
 from polygene.shards import SPLITS
 from polygene.tokenizer import EncodedCells
+from polygene.unknown_cells import score_familiarity
 
 log = logging.getLogger("polygene")
 
@@ -327,8 +328,8 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `not_scored` (phenotypes
     that vary in no source), `conditions` (rows of `conditions.conditions`: what knowing other phenotypes helps),
     `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`), `calibration` and `sets` (see
-    `reliability.reliability`) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since
-    JSON has no NaN.
+    `reliability.reliability`), `genes` (see `score_genes`) and `unknown` (see `unknown_cells.score_familiarity`). What
+    the cells do not allow to compute is None, since JSON has no NaN.
 
     Raises
     ------
@@ -352,6 +353,7 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
             "ages": found.ages,
             **reliability(model, corpus.split("train"), test, seed=seed),
             "genes": score_genes(model, test, seed=seed),
+            "unknown": score_familiarity(model, test, seed=seed),
         }
     )
 

@@ -16,6 +16,8 @@ from polygene.ages import age_in_years
 from polygene.calibration import Calibration, calibrate
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, GeneError, PhenotypeError, ScaleError
+from polygene.familiarity import Familiarity
+from polygene.inference import label_answers
 from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import CHUNK
 from polygene.tl import annotate, embed
@@ -353,3 +355,35 @@ def test_sets_of_too_few_donors_and_of_none_are_told(
         annotate(adata, tiny_model, predict="sex", coverage=0.9)
     with pytest.raises(PhenotypeError, match=r"0\.5 to 0\.99; got 90"):
         annotate(adata, calibrated, coverage=90)
+
+
+@pytest.fixture
+def discerning(adata: ad.AnnData, tiny_model: PolyGene) -> PolyGene:
+    """A model to which half of the cells are familiar."""
+    encoded = tiny_model.tokenizer.encode(adata, use_labels=False)
+    states_CD = label_answers(tiny_model, encoded, predict=["cell_type"])[1][0]
+    return replace(tiny_model, familiarity=Familiarity.learn(states_CD[:30], states_CD[30:], None, asked="cell_type"))
+
+
+@pytest.mark.parametrize("asking", [{}, {"predict": "sex"}, {"given": ["cell_type", "sex"]}])
+def test_an_unknown_cell_is_told_whatever_is_given_and_asked(
+    asking: dict[str, Any], adata: ad.AnnData, discerning: PolyGene
+) -> None:
+    encoded = discerning.tokenizer.encode(adata, use_labels=False)
+    states_CD = label_answers(discerning, encoded, predict=["cell_type"])[1][0]
+    annotate(adata, discerning, **asking)
+    expected_C = discerning.familiarity.unfamiliarity(states_CD)
+    np.testing.assert_allclose(adata.obs["polygene_unfamiliarity"], expected_C, rtol=1e-2, atol=1e-2)
+    np.testing.assert_array_equal(adata.obs["polygene_unknown"], adata.obs["polygene_unfamiliarity"] > 1)
+    assert 0 < adata.obs["polygene_unknown"].sum() < 60
+    assert adata.uns["polygene"]["annotate"]["false_alarms"] == 0.05
+
+
+def test_a_model_without_a_record_of_its_training_flags_nothing_and_says_so(
+    adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="polygene"):
+        annotate(adata, tiny_model)
+    assert "cells unlike any of them are not told" in caplog.text
+    assert "polygene_unknown" not in adata.obs
+    assert "false_alarms" not in adata.uns["polygene"]["annotate"]

@@ -15,7 +15,7 @@ from polygene.age_gaps import LEVEL, years_interval
 from polygene.calibration import LabelCalibration, check_coverage, units_needed
 from polygene.checkpoint import PolyGene
 from polygene.errors import PhenotypeError
-from polygene.inference import label_probabilities
+from polygene.inference import label_answers
 from polygene.metrics import expected_years
 from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import Source
@@ -87,6 +87,10 @@ def annotate(
         compares them with the actual ages, by donor.
     `obs["polygene_no_panel_genes"]`
         True for a cell that expresses no gene of the panel, so that its answers say nothing of it.
+    `obs["polygene_unfamiliarity"]`, `obs["polygene_unknown"]`
+        How far the cell is from every kind of cell that trained the model, whatever is given and asked: above 1 it is
+        flagged as unknown, and its answers are not to be trusted. Of known cells a share of
+        `uns["polygene"]["annotate"]["false_alarms"]` is flagged too. Left out if the model has no `familiarity`.
     `uns["polygene"]["annotate"]`
         The model, what was given and asked, the version of PolyGene, and under `genes` how much of the panel the file
         measured: counts and shares, how genes were found, and which are missing.
@@ -122,13 +126,23 @@ def annotation(
     given, asked = questions(schema, given, predict)
     calibrations = {} if coverage is None else _calibrations(model, asked, coverage)
     reader = CellReader(source, model.tokenizer, given=given, layer=layer, totals=totals)
+    known = model.familiarity
+    if known is None:
+        logger.info("the model has no record of its training cells: cells unlike any of them are not told")
 
     def blocks(rows: range) -> Iterator[Block]:
         for names_C, encoded in reader.chunks(rows):
-            answers = label_probabilities(model, encoded, predict=asked, given=given)
+            answers, states = label_answers(model, encoded, predict=asked, given=given)
             block = _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
             if coverage is not None:
                 _add_sets(block, calibrations, coverage, schema)
+            if known is not None:
+                if given or known.asked not in asked:  # familiarity is learned with nothing given
+                    states_CD = label_answers(model, encoded, predict=[known.asked])[1][0]
+                else:
+                    states_CD = states[asked.index(known.asked)]
+                block.obs["polygene_unfamiliarity"] = known.unfamiliarity(states_CD)
+                block.obs["polygene_unknown"] = block.obs["polygene_unfamiliarity"] > 1
             yield block
 
     done, device = f"annotated ({', '.join(asked)})", model.network.device
@@ -138,6 +152,7 @@ def annotation(
         "predict": np.array(asked, dtype=str),
         "genes": reader.genes,
         "years_level": LEVEL,
+        **({"false_alarms": known.false_alarms} if known is not None else {}),
         "labels": {name: np.array(schema.labels[schema.index(name)], dtype=str) for name in asked},
     }
     if coverage is not None:
