@@ -19,6 +19,7 @@ from polygene.checkpoint import PolyGene
 from polygene.cli import app, main
 from polygene.corpus import Corpus
 from polygene.tl.annotate import annotation
+from polygene.tl.counterfactual import counterfactual
 
 MakeAnnData = Callable[..., ad.AnnData]
 
@@ -81,7 +82,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_every_command_helps_and_has_eight_options_at_most() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert names == ["prepare", "train", "annotate", "embed", "classify", "evaluate", "demo", "info"]
+    assert names == ["prepare", "train", "annotate", "embed", "classify", "counterfactual", "evaluate", "demo", "info"]
     for name in names:
         said = polygene(name, "--help")
         assert said.exit_code == 0
@@ -154,6 +155,48 @@ def test_classify_learns_from_some_cells_and_answers_for_the_others(made: Path, 
     assert result.exit_code == 0, result.output
     assert "cross-validated macro-F1" in result.stderr
     assert ad.read_h5ad(out).obs["polygene_mine"].notna().all()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_counterfactual_writes_the_table_of_the_library(suffix: str, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / f"genes{suffix}"
+    result = polygene(
+        "counterfactual", made / "cells.h5ad", "--out", out, "--model", made / "model", "--set", "sex=female -> male",
+        "--set", "cell_type=B cell", "--given", "tissue", "--groupby", "disease",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "association in the training data, not the effect of an intervention" in " ".join(result.stderr.split())
+    table = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    expected = counterfactual(
+        made / "cells.h5ad",
+        PolyGene.from_pretrained(made / "model"),
+        {"sex": ("female", "male"), "cell_type": "B cell"},
+        given=["tissue"],
+        groupby="disease",
+    )
+    pd.testing.assert_frame_equal(table, expected, rtol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--set", "sex"], "NAME=LABEL"),
+        (["--set", "sex=female->"], "NAME=LABEL"),
+        (["--set", "sex=male", "--set", "sex=female"], "names sex twice"),
+        (["--set", "sex=males"], "the nearest is 'male'"),
+        (["--set", "sxe=male"], "Did you mean 'sex'"),
+        (["--set", "sex=male", "--given", "sex"], "given and changed at once"),
+        (["--set", "disease=normal"], "knows one label only"),
+        (["--set", "cell_type=B cell", "--donor", "patient"], "no column 'patient'"),
+        (["--set", "sex=male", "--out", "genes.h5ad"], "must end with .csv or .parquet"),
+    ],
+)
+def test_changes_that_cannot_be_made(options: list[str], says: str, made: Path, tmp_path: Path) -> None:
+    options = options if "--out" in options else [*options, "--out", str(tmp_path / "genes.csv")]
+    result = polygene("counterfactual", made / "cells.h5ad", "--model", made / "model", *options)
+    assert says in refusal(result)
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluate_prints_the_table_and_keeps_the_scores_with_the_model(made: Path, tmp_path: Path) -> None:

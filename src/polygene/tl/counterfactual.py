@@ -18,26 +18,20 @@ from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, PhenotypeError
 from polygene.inference import bin_probabilities
 from polygene.masking import uniform
-from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import CellSource, Source, open_cells
 from polygene.splitting import given_texts
 from polygene.tl._cells import CellReader, check_model, made_by
+from polygene.tl._changes import Changes, Places, changed, find_changes, read_controls, rows_to_change
 from polygene.tl._progress import watched
-from polygene.tokenizer import EncodedCells
+from polygene.tokenizer import CellTokenizer, EncodedCells
 from polygene.writing import ROOT, Block
 
 logger = logging.getLogger("polygene")
 
 KEY = "polygene_counterfactual"
-CONTEXTS = ("tokens", "half")
-"""What a gene is expected from: control tokens alone, or control tokens and a random half of the other genes."""
 QUANTITIES = ("expression", "expressed")
 MEANING = "association in the training data, not the effect of an intervention"
 COMBINATIONS_AT_ONCE = 256
-
-Changes = Mapping[str, str | tuple[str, str]]
-Places = dict[int, tuple[int | None, int]]
-"""Phenotype → the label changed from (None: whichever a cell has) and the label changed to, as indices."""
 
 
 def counterfactual(
@@ -125,79 +119,45 @@ def counterfactual(
     if n_repeats < 1:
         msg = f"n_repeats is how many times genes are halved, 1 or more, got {n_repeats}."
         raise DataError(msg)
-    schema = model.tokenizer.schema
-    places = _places(schema, changes)
+    tokenizer = model.tokenizer
+    places = find_changes(tokenizer.schema, changes)
     cells = open_cells(adata, layer=layer)
-    labels_CP = _labels(cells, schema, places, given)
+    labels_CP = read_controls(cells, tokenizer.schema, places, given)
     unit_C, units = _units(cells, donor, groupby)
-    rows = _kept(cells, schema, labels_CP, places, unit_C)
+    rows = rows_to_change(cells.label, labels_CP, places, unit_C >= 0)
     labels_CP, unit_C = labels_CP[rows], unit_C[rows]
-    reader = CellReader(cells, model.tokenizer, layer=layer, totals=totals)
+    reader = CellReader(cells, tokenizer, layer=layer, totals=totals)
 
-    n_U = np.bincount(unit_C, minlength=len(units))
-    sums = {context: np.zeros((4, len(units), len(model.tokenizer.panel))) for context in CONTEXTS}
-    _ask_tokens(model, labels_CP, places, unit_C, sums["tokens"])
-    halves = _ask_halves(model, reader, rows, labels_CP, places, unit_C, n_repeats, seed, sums["half"])
-    for _ in watched(halves, len(rows), done=f"counterfactual ({', '.join(changes)})", device=model.network.device):
+    units_UC = sparse.csc_matrix((np.ones(len(rows)), unit_C, np.arange(len(rows) + 1)), (len(units), len(rows)))
+    sums = {"tokens": _ask_tokens(model, labels_CP, places, units_UC)}
+    sums["half"] = np.zeros_like(sums["tokens"])
+
+    def blocks() -> Iterator[Block]:
+        first = 0
+        for names_C, encoded in reader.chunks(rows):
+            here = slice(first, first := first + len(encoded))
+            x_XCG = _ask_half(model, replace(encoded, labels_CP=labels_CP[here]), names_C, places, n_repeats, seed)
+            sums["half"] += _sums(units_UC[:, here], x_XCG)
+            yield Block(pd.DataFrame(index=names_C), {})
+
+    done = f"counterfactual ({', '.join(changes)})"
+    for _ in watched(blocks(), len(rows), done=done, device=model.network.device):
         pass
-    table = _table(model, {context: sums_XUG / np.maximum(n_U, 1)[:, None] for context, sums_XUG in sums.items()},
-                   n_U, units, groupby)  # fmt: skip
+    n_U = np.bincount(unit_C, minlength=len(units))
+    table = _table(tokenizer, sums, n_U, units, groupby)
     logger.info("%s cells of %d donors; read it as %s", f"{len(rows):,}", units.donor[n_U > 0].nunique(), MEANING)
     if isinstance(adata, ad.AnnData):
+        told_P = (labels_CP >= 0).any(axis=0)
         how = {
             **made_by(model),
-            "changes": {name: to if isinstance(to, str) else " -> ".join(to) for name, to in changes.items()},
-            "given": np.array(
-                [n for p, n in enumerate(schema.names) if p not in places and (labels_CP[:, p] >= 0).any()], dtype=str
-            ),
+            "changes": {name: said if isinstance(said, str) else " → ".join(said) for name, said in changes.items()},
+            "given": np.array([n for p, n in enumerate(tokenizer.schema.names) if told_P[p] and p not in places], str),
             "meaning": MEANING,
             "genes": reader.genes,
         }
         adata.uns[ROOT] = {**adata.uns.get(ROOT, {}), "counterfactual": how}
         adata.uns[KEY] = table
     return table
-
-
-def _places(schema: PhenotypeSchema, changes: Changes) -> Places:
-    """Find the changed phenotypes and their labels in the schema; refuse changes that cannot be answered."""
-    if not isinstance(changes, Mapping) or not changes:
-        msg = f"changes name the new label of a phenotype, such as {{'sex': 'male'}}, got {changes!r}."
-        raise PhenotypeError(msg)
-    places: Places = {}
-    for name, said in changes.items():
-        labels = (said,) if isinstance(said, str) else tuple(said)
-        if len(labels) not in (1, 2):
-            msg = f"{name}: say the label changed to, or the two changed from and to, got {said!r}."
-            raise PhenotypeError(msg)
-        *before, after = (schema.label_index(name, label) for label in labels)
-        p = schema.index(name)
-        if len(schema.labels[p]) == 1:
-            msg = f"{name}: the model knows one label only, {labels[-1]!r}, so it cannot tell what a change would do."
-            raise PhenotypeError(msg)
-        if before == [after]:
-            msg = f"{name}: changed from {labels[0]!r} to itself; name another label."
-            raise PhenotypeError(msg)
-        places[p] = (before[0] if before else None, after)
-    return places
-
-
-def _labels(
-    cells: CellSource, schema: PhenotypeSchema, places: Places, given: str | Sequence[str] | None
-) -> np.ndarray:
-    """Read the control tokens of the cells, labels_CP; only of phenotypes that nobody named may labels be unknown."""
-    named = [] if given is None else [given] if isinstance(given, str) else list(given)
-    if both := [name for name in named if schema.index(name) in places]:
-        msg = f"{', '.join(both)}: given and changed at once. Leave it out of `given` or out of the changes."
-        raise PhenotypeError(msg)
-    use = [name for p, name in enumerate(schema.names) if p in places or name in named]
-    columns = {name: phenotype.column for name, phenotype in zip(schema.names, schema.phenotypes, strict=True)}
-    complete = {columns[name] for name in use} <= set(cells.columns)
-    obs = cells.frame(columns.values()) if complete else cells.obs  # all of obs for a helpful error
-    labels_CP = schema.encode(obs, use=use)
-    if given is None:
-        others = [name for name in schema.names if name not in use and columns[name] in obs]
-        labels_CP = np.maximum(labels_CP, schema.encode(obs, use=others, unknown="not given"))
-    return labels_CP
 
 
 def _units(cells: CellSource, donor: str, groupby: str | None) -> tuple[np.ndarray, pd.DataFrame]:
@@ -219,143 +179,89 @@ def _units(cells: CellSource, donor: str, groupby: str | None) -> tuple[np.ndarr
     return unit_C, pd.DataFrame(pairs, columns=["donor", "group"])
 
 
-def _kept(
-    cells: CellSource, schema: PhenotypeSchema, labels_CP: np.ndarray, places: Places, unit_C: np.ndarray
-) -> np.ndarray:
-    """Rows of the cells whose labels change; all others are counted aloud."""
-    own_CP, after_P = labels_CP[:, list(places)], np.array([after for _, after in places.values()])
-    other_C = np.zeros(len(own_CP), dtype=bool)
-    for column, (before, _) in enumerate(places.values()):
-        if before is not None:
-            other_C |= own_CP[:, column] != before
-    names = ", ".join(schema.names[p] for p in places)
-    reasons = {
-        f"no label of {names} to change": (own_CP < 0).any(axis=1),
-        "the new label already": (own_CP == after_P).all(axis=1),
-        "another label than the one changed from": other_C,
-        "no donor or no group": unit_C < 0,
-    }
-    left_C = np.ones(len(own_CP), dtype=bool)
-    said = []
-    for reason, out_C in reasons.items():
-        if n_out := int((out_C & left_C).sum()):
-            said.append(f"{n_out:,} have {reason}")
-        left_C &= ~out_C
-    if said:
-        logger.info("%s of %s cells are asked: %s", f"{left_C.sum():,}", f"{cells.n_obs:,}", ", ".join(said))
-    if not left_C.any():
-        msg = f"No cell of {cells.label} is left to ask: of {cells.n_obs:,}, {', '.join(said)}."
-        raise DataError(msg)
-    return np.flatnonzero(left_C)
-
-
-def _changed(labels_CP: np.ndarray, places: Places) -> np.ndarray:
-    changed_CP = labels_CP.copy()
-    for p, (_, after) in places.items():
-        changed_CP[:, p] = after
-    return changed_CP
-
-
 def _ask(
-    model: PolyGene, cells: EncodedCells, places: Places, asked_CG: np.ndarray, visible_N: np.ndarray
+    model: PolyGene, cells: EncodedCells, changed_CP: np.ndarray, asked_CG: np.ndarray, shown: float
 ) -> np.ndarray:
-    """x_XCG of the asked genes, 0 of the others."""
+    """x_XCG of the asked genes, which are hidden, and 0 of the others; `shown` is the share of genes that are not."""
     cells_Q, genes_Q = np.nonzero(asked_CG)
-    before_XQ, after_XQ = (
-        np.stack([model.tokenizer.inverse.expectation(p_QB, genes_Q), 1 - p_QB[:, 0]])
-        for labels_CP in (cells.labels_CP, _changed(cells.labels_CP, places))
-        for p_QB in [
-            bin_probabilities(
-                model,
-                replace(cells, labels_CP=labels_CP),
-                cells_Q,
-                genes_Q,
-                visible_N,
-                given=model.tokenizer.schema.names,
-            )
-        ]
-    )
+    cells_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
+    visible_N, given = ~asked_CG[cells_N, cells.genes_N], model.tokenizer.schema.names
+    answers = []
+    for labels_CP in (cells.labels_CP, changed_CP):
+        told = replace(cells, labels_CP=labels_CP)
+        p_QB = bin_probabilities(model, told, cells_Q, genes_Q, visible_N, given=given, shown=shown)
+        answers.append(np.stack([model.tokenizer.inverse.expectation(p_QB, genes_Q), 1 - p_QB[:, 0]]))
+    own_XQ, changed_XQ = answers
     x_XCG = np.zeros((4, *asked_CG.shape))
-    x_XCG[:, cells_Q, genes_Q] = np.concatenate([before_XQ, after_XQ - before_XQ])
+    x_XCG[:, cells_Q, genes_Q] = np.concatenate([own_XQ, changed_XQ - own_XQ])
     return x_XCG
 
 
-def _ask_tokens(
-    model: PolyGene, labels_CP: np.ndarray, places: Places, unit_C: np.ndarray, sums_XUG: np.ndarray
-) -> None:
-    """Add what the control tokens alone answer: cells of equal labels have one answer, which is asked once."""
+def _ask_tokens(model: PolyGene, labels_CP: np.ndarray, places: Places, units_UC: sparse.csr_matrix) -> np.ndarray:
+    """Sum what the control tokens alone answer, x_XUG: cells of equal labels have one answer, which is asked once."""
     n_genes = len(model.tokenizer.panel)
-    combinations_KP, combination_C = np.unique(labels_CP, axis=0, return_inverse=True)
-    shape = (sums_XUG.shape[1], len(combinations_KP))
-    n_UK = sparse.csr_matrix((np.ones(len(unit_C)), (unit_C, combination_C)), shape)
-    for first in range(0, len(combinations_KP), COMBINATIONS_AT_ONCE):
-        some = slice(first, first + COMBINATIONS_AT_ONCE)
-        n_some = len(combinations_KP[some])
-        nothing_told = EncodedCells(  # a hidden gene each, so that nothing of the cell is visible
-            offsets_C1=np.arange(n_some + 1),
-            genes_N=np.zeros(n_some, dtype=np.uint16),
-            bins_N=np.ones(n_some, dtype=np.uint8),
-            values_N=np.ones(n_some, dtype=np.float32),
-            labels_CP=combinations_KP[some],
+    labels_KP, combination_C = np.unique(labels_CP, axis=0, return_inverse=True)
+    n_cells, n_combinations = len(labels_CP), len(labels_KP)
+    combinations_CK = sparse.csr_matrix(
+        (np.ones(n_cells), combination_C.ravel(), np.arange(n_cells + 1)), (n_cells, n_combinations)
+    )
+    n_UK = units_UC @ combinations_CK
+    sums_XUG = np.zeros((4, units_UC.shape[0], n_genes))
+    for first in range(0, n_combinations, COMBINATIONS_AT_ONCE):
+        some_KP = labels_KP[first : first + COMBINATIONS_AT_ONCE]
+        nothing = EncodedCells(
+            offsets_C1=np.zeros(len(some_KP) + 1, dtype=np.int64),
+            genes_N=np.zeros(0, dtype=np.uint16),
+            bins_N=np.zeros(0, dtype=np.uint8),
+            values_N=np.zeros(0, dtype=np.float32),
+            labels_CP=some_KP,
             measured_G=np.ones(n_genes, dtype=bool),
         )
-        asked_CG, visible_N = np.ones((n_some, n_genes), dtype=bool), np.zeros(n_some, dtype=bool)
-        for sums_UG, x_CG in zip(sums_XUG, _ask(model, nothing_told, places, asked_CG, visible_N), strict=True):
-            sums_UG += n_UK[:, some] @ x_CG
+        x_XKG = _ask(model, nothing, changed(some_KP, places), np.ones((len(some_KP), n_genes), dtype=bool), 0.0)
+        sums_XUG += _sums(n_UK[:, first : first + len(some_KP)], x_XKG)
+    return sums_XUG
 
 
-def _ask_halves(
-    model: PolyGene,
-    reader: CellReader,
-    rows: np.ndarray,
-    labels_CP: np.ndarray,
-    places: Places,
-    unit_C: np.ndarray,
-    n_repeats: int,
-    seed: int,
-    sums_XUG: np.ndarray,
-) -> Iterator[Block]:
-    """Add what control tokens and either half of the genes answer of the other half, chunk by chunk."""
-    slots, first = np.arange(len(model.tokenizer.panel)), 0
-    for names_C, encoded in reader.chunks(rows):
-        here = slice(first, first + len(encoded))
-        first = here.stop
-        cells = replace(encoded, labels_CP=labels_CP[here])
-        cells_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
-        ids_C = pd.util.hash_array(names_C.to_numpy(dtype=object))
-        one_UC = sparse.csr_matrix(
-            (np.ones(len(cells)), (unit_C[here], np.arange(len(cells)))), (sums_XUG.shape[1], len(cells))
-        )
-        for repeat in range(n_repeats):
-            half_CG = uniform(seed, np.full(len(cells), repeat), ids_C, slots) < 0.5
-            for asked_CG in (half_CG, ~half_CG):
-                x_XCG = _ask(model, cells, places, asked_CG, ~asked_CG[cells_N, cells.genes_N])
-                for sums_UG, x_CG in zip(sums_XUG, x_XCG, strict=True):
-                    sums_UG += one_UC @ x_CG / n_repeats
-        yield Block(pd.DataFrame(index=names_C), {})
+def _ask_half(
+    model: PolyGene, cells: EncodedCells, names_C: pd.Index, places: Places, n_repeats: int, seed: int
+) -> np.ndarray:
+    """x_XCG that control tokens and either half of the genes answer of the other half, a mean over repeats."""
+    ids_C, slots_G = pd.util.hash_array(names_C.to_numpy(dtype=object)), np.arange(len(model.tokenizer.panel))
+    changed_CP = changed(cells.labels_CP, places)
+    x_XCG = np.zeros((4, len(cells), len(slots_G)))
+    for repeat in range(n_repeats):
+        half_CG = uniform(seed, np.full(len(cells), repeat), ids_C, slots_G) < 0.5
+        for asked_CG in (half_CG, ~half_CG):
+            x_XCG += _ask(model, cells, changed_CP, asked_CG, 0.5) / n_repeats
+    return x_XCG
+
+
+def _sums(weights_UC: sparse.csr_matrix, x_XCG: np.ndarray) -> np.ndarray:
+    return np.stack([weights_UC @ x_CG for x_CG in x_XCG])
 
 
 def _table(
-    model: PolyGene, means: Mapping[str, np.ndarray], n_U: np.ndarray, units: pd.DataFrame, groupby: str | None
+    tokenizer: CellTokenizer, sums: Mapping[str, np.ndarray], n_U: np.ndarray, units: pd.DataFrame, groupby: str | None
 ) -> pd.DataFrame:
-    """Tabulate means over donors of the means_XUG of each context, with Student's intervals of the changes."""
-    quantities = [q for q in QUANTITIES if q == "expressed" or model.tokenizer.binner.kind != "binary"]
+    """Tabulate means over donors of the sums_XUG of each context, with Student's intervals of the changes."""
+    quantities = [q for q in QUANTITIES if q == "expressed" or tokenizer.binner.kind != "binary"]
     tables = []
     for group in units.group.unique():
         here = np.flatnonzero((units.group == group) & (n_U > 0))
         if not len(here):
             continue
-        columns = {"gene": list(model.tokenizer.panel.symbols)}
+        columns = {"gene": list(tokenizer.panel.symbols)}
         columns |= ({groupby: group} if groupby else {}) | {"cells": n_U[here].sum(), "donors": len(here)}
-        for context, means_XUG in means.items():
+        for context, sums_XUG in sums.items():
+            means_XUG = sums_XUG[:, here] / n_U[here, None]
             for quantity in quantities:
                 x = QUANTITIES.index(quantity)
-                name, change_UG = f"{context}_{quantity}", means_XUG[x + 2, here]
+                name, change_UG = f"{context}_{quantity}", means_XUG[x + 2]
                 middle_G, half_G = change_UG.mean(axis=0), np.full(change_UG.shape[1], np.nan)
                 if len(here) > 1:
                     half_G = stats.t.ppf(0.975, len(here) - 1) * stats.sem(change_UG, axis=0)
                 columns |= {
-                    name: means_XUG[x, here].mean(axis=0),
+                    name: means_XUG[x].mean(axis=0),
                     f"{name}_change": middle_G,
                     f"{name}_low": middle_G - half_G,
                     f"{name}_high": middle_G + half_G,
