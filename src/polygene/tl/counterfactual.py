@@ -6,7 +6,7 @@ then the change of both under the changed labels.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import anndata as ad
@@ -22,9 +22,9 @@ from polygene.reading import CellSource, Source, open_cells
 from polygene.splitting import given_texts
 from polygene.tl._cells import CellReader, check_model, made_by
 from polygene.tl._changes import Changes, Places, changed, find_changes, read_controls, rows_to_change
-from polygene.tl._progress import watched
+from polygene.tl._progress import progress
 from polygene.tokenizer import CellTokenizer, EncodedCells
-from polygene.writing import ROOT, Block
+from polygene.writing import ROOT
 
 logger = logging.getLogger("polygene")
 
@@ -132,17 +132,13 @@ def counterfactual(
     sums = {"tokens": _ask_tokens(model, labels_CP, places, units_UC)}
     sums["half"] = np.zeros_like(sums["tokens"])
 
-    def blocks() -> Iterator[Block]:
-        first = 0
+    first = 0
+    with progress(len(rows), done=f"counterfactual ({', '.join(changes)})", device=model.network.device) as advance:
         for names_C, encoded in reader.chunks(rows):
             here = slice(first, first := first + len(encoded))
             x_XCG = _ask_half(model, replace(encoded, labels_CP=labels_CP[here]), names_C, places, n_repeats, seed)
             sums["half"] += _sums(units_UC[:, here], x_XCG)
-            yield Block(pd.DataFrame(index=names_C), {})
-
-    done = f"counterfactual ({', '.join(changes)})"
-    for _ in watched(blocks(), len(rows), done=done, device=model.network.device):
-        pass
+            advance(len(encoded))
     n_U = np.bincount(unit_C, minlength=len(units))
     table = _table(tokenizer, sums, n_U, units, groupby)
     logger.info("%s cells of %d donors; read it as %s", f"{len(rows):,}", units.donor[n_U > 0].nunique(), MEANING)
