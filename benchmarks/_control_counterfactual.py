@@ -32,7 +32,7 @@ from polygene.recipe import TrainingConfig
 from polygene.tl import counterfactual
 
 LONG = {"velmeshev": 60}
-"""Epochs of what is trained longer than elsewhere, and kept as it is at the end: that XIST goes with a label of few cells
+"""Epochs of what is trained longer, and kept as it is at the end: that XIST goes with a label of few cells
 is learned after the validation loss, in which the diagnosis grows overconfident, was at its least."""
 CELLS_OF_A_DONOR = 100
 CONTEXTS = {"PolyGene, tokens alone": "tokens", "PolyGene, tokens and half of the genes": "half"}
