@@ -82,7 +82,12 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_every_command_helps_and_has_eight_options_at_most() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert names == ["prepare", "train", "annotate", "embed", "classify", "counterfactual", "evaluate", "demo", "info"]
+    assert names == ["prepare", "train", "annotate", "embed", "classify", "generate", "balance"] + [
+        "counterfactual",
+        "evaluate",
+        "demo",
+        "info",
+    ]
     for name in names:
         said = polygene(name, "--help")
         assert said.exit_code == 0
@@ -181,8 +186,8 @@ def test_counterfactual_writes_the_table_of_the_library(suffix: str, made: Path,
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--set", "sex"], "NAME=LABEL"),
-        (["--set", "sex=female->"], "NAME=LABEL"),
+        (["--set", "sex"], "--set has a name and a value"),
+        (["--set", "sex=female->"], "does not know the label ''"),
         (["--set", "sex=male", "--set", "sex=female"], "names sex twice"),
         (["--set", "sex=males"], "the nearest is 'male'"),
         (["--set", "sxe=male"], "Did you mean 'sex'"),
@@ -350,7 +355,7 @@ def test_recipes_that_cannot_be_followed(text: str, says: str, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--column", "sex"], "NAME=COLUMN"),
+        (["--column", "sex"], "--column has a name and a value"),
         (["--column", "sex=gender"], "no source has a column 'gender'"),
         (["--split", "donors"], "'donor' or 'study' or 'random'"),
         (["--column", "donor_id=patient"], "no column 'patient'"),
