@@ -34,7 +34,7 @@ from polygene.tl import counterfactual
 
 LONG = ("velmeshev",)
 """What is trained longer and faster than elsewhere, and less on labels: that XIST and the Y genes go with a label is
-learned long after the label itself is predicted, and after the diagnosis, which cannot be learned, grew overconfident."""
+learned long after the label itself, and after the diagnosis, which cannot be learned, grew overconfident."""
 CELLS_OF_A_DONOR = 100
 CONTEXTS = {"PolyGene, tokens alone": "tokens", "PolyGene, tokens and half of the genes": "half"}
 
