@@ -19,6 +19,7 @@ from polygene.checkpoint import PolyGene
 from polygene.cli import app, main
 from polygene.corpus import Corpus
 from polygene.tl.annotate import annotation
+from polygene.tl.counterfactual import counterfactual
 
 MakeAnnData = Callable[..., ad.AnnData]
 
@@ -81,7 +82,8 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_every_command_helps_and_has_eight_options_at_most() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert names == ["prepare", "train", "annotate", "embed", "classify", "perturb", "evaluate", "demo", "info"]
+    commands = "prepare train annotate embed classify generate balance perturb counterfactual evaluate demo info"
+    assert names == commands.split()
     for name in names:
         said = polygene(name, "--help")
         assert said.exit_code == 0
@@ -172,6 +174,48 @@ def test_perturb_writes_a_table_that_says_what_it_is(made: Path, tmp_path: Path)
     for wrong, says in (("GENE", "Did you mean"), ("", "No gene is named")):
         assert says in refusal(polygene("perturb", made / "cells.h5ad", *options, "--knock-out", wrong))
         assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_counterfactual_writes_the_table_of_the_library(suffix: str, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / f"genes{suffix}"
+    result = polygene(
+        "counterfactual", made / "cells.h5ad", "--out", out, "--model", made / "model", "--set", "sex=female -> male",
+        "--set", "cell_type=B cell", "--given", "tissue", "--groupby", "disease",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "association in the training data, not the effect of an intervention" in " ".join(result.stderr.split())
+    table = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    expected = counterfactual(
+        made / "cells.h5ad",
+        PolyGene.from_pretrained(made / "model"),
+        {"sex": ("female", "male"), "cell_type": "B cell"},
+        given=["tissue"],
+        groupby="disease",
+    )
+    pd.testing.assert_frame_equal(table, expected, rtol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--set", "sex"], "--set has a name and a value"),
+        (["--set", "sex=female->"], "does not know the label ''"),
+        (["--set", "sex=male", "--set", "sex=female"], "names sex twice"),
+        (["--set", "sex=males"], "the nearest is 'male'"),
+        (["--set", "sxe=male"], "Did you mean 'sex'"),
+        (["--set", "sex=male", "--given", "sex"], "given and changed at once"),
+        (["--set", "disease=normal"], "knows one label only"),
+        (["--set", "cell_type=B cell", "--donor", "patient"], "no column 'patient'"),
+        (["--set", "sex=male", "--out", "genes.h5ad"], "must end with .csv or .parquet"),
+    ],
+)
+def test_changes_that_cannot_be_made(options: list[str], says: str, made: Path, tmp_path: Path) -> None:
+    options = options if "--out" in options else [*options, "--out", str(tmp_path / "genes.csv")]
+    result = polygene("counterfactual", made / "cells.h5ad", "--model", made / "model", *options)
+    assert says in refusal(result)
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluate_prints_the_table_and_keeps_the_scores_with_the_model(made: Path, tmp_path: Path) -> None:
@@ -325,7 +369,7 @@ def test_recipes_that_cannot_be_followed(text: str, says: str, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--column", "sex"], "NAME=COLUMN"),
+        (["--column", "sex"], "--column has a name and a value"),
         (["--column", "sex=gender"], "no source has a column 'gender'"),
         (["--split", "donors"], "'donor' or 'study' or 'random'"),
         (["--column", "donor_id=patient"], "no column 'patient'"),

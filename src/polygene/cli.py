@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from polygene.distributed import rank
-from polygene.errors import PolyGeneError, RecipeError
+from polygene.errors import PhenotypeError, PolyGeneError, RecipeError
 
 if TYPE_CHECKING:
     from polygene.checkpoint import PolyGene
@@ -344,6 +344,57 @@ def perturb(
 
 
 @app.command()
+def counterfactual(
+    cells: CellsFile,
+    out: Annotated[Path, typer.Option(help="Where the table of genes goes (.csv, .parquet).")],
+    model: Model,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="NAME=LABEL",
+            help="The new label of a phenotype, such as sex=male, or both, 'sex=female->male'; repeatable.",
+        ),
+    ],
+    given: Annotated[
+        str | None,
+        typer.Option(help="Phenotypes whose labels stay as control tokens.", show_default="all others in obs"),
+    ] = None,
+    groupby: Annotated[
+        str | None, typer.Option(help="Column of obs of which each label gets rows of its own, such as cell_type.")
+    ] = None,
+    donor: Donor = "donor_id",
+    layer: Layer = None,
+    totals: Totals = None,
+) -> None:
+    """Read what would be expected of each gene, were a phenotype another: association, not intervention."""
+    from polygene.reading import open_cells
+    from polygene.writing import written_beside
+
+    changes = _changes(set_)
+    with written_beside(out, (".csv", ".parquet")) as part:
+        open_cells(cells, layer=layer)
+        from polygene.checkpoint import PolyGene
+        from polygene.tl.counterfactual import counterfactual as ask
+
+        table = ask(
+            cells,
+            PolyGene.from_pretrained(model),
+            changes,
+            given=None if given is None else _names(given),
+            groupby=groupby,
+            donor=donor,
+            layer=layer,
+            totals=totals,
+        )
+        if part.suffix == ".csv":
+            table.to_csv(part, index=False)
+        else:
+            table.to_parquet(part)
+    _print([f"written to {out}"])
+
+
+@app.command()
 def evaluate(
     corpus: Annotated[
         Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus, whose test cells are scored.")
@@ -427,6 +478,18 @@ def _console(**options: Any) -> Any:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _changes(texts: Iterable[str]) -> dict[str, str | tuple[str, str]]:
+    changes: dict[str, str | tuple[str, str]] = {}
+    for text in texts:
+        name, labels = _name_and_value(text, "--set", "sex=male")
+        before, arrow, after = (word.strip() for word in labels.partition("->"))
+        if name in changes:
+            msg = f"--set names {name} twice, in {text!r} too: a cell has one label of it."
+            raise PhenotypeError(msg)
+        changes[name] = (before, after) if arrow else before
+    return changes
 
 
 def _name_and_value(text: str, option: str, example: str) -> tuple[str, str]:
