@@ -2,6 +2,8 @@
 
 from polygene.tl.annotate import annotate
 from polygene.tl.classify import classify
+from polygene.tl.denoise import denoise
 from polygene.tl.embed import embed
+from polygene.tl.impute import impute
 
-__all__ = ["annotate", "classify", "embed"]
+__all__ = ["annotate", "classify", "denoise", "embed", "impute"]
