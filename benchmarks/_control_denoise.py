@@ -5,14 +5,14 @@
 From the cells of test donors a tenth of the molecules is taken out (binomial thinning of every gene of the file, as in
 Batson et al. 2019 bioRxiv 786269), or a tenth of the panel's genes. What is left is a file of its own: its totals and
 bins know nothing of what was taken. Every way says how many molecules to expect among those taken out, from how many
-are left. PolyGene answers each gene from the rest of the cell; neighbours and scVI see a gene's own remaining molecules
-as well. Scored are
+are left. PolyGene answers each gene from the rest of the cell; scVI sees a gene's own remaining molecules as well, and the
+rows "with own" and "knn" may add them. Scored are
 
 * spearman: within a gene over the cells, mean over the genes that are found in at least 10 of the cells;
 * expressed: average precision of "found at all", over all genes and cells together;
-* error: mean Poisson deviance, once each gene's numbers are scaled by what validation donors say.
+* error: mean Poisson deviance, once each gene's numbers are scaled to fit the validation donors.
 
-Settings of the neighbours are those with the best spearman on validation donors.
+Settings of the neighbours are those with the best spearman on validation donors. The last line is one JSON object.
 
 Legend: C cells, G panel genes, A genes asked, D components.
 """
@@ -47,10 +47,15 @@ from polygene.denoising import expected_expression
 from polygene.inference import label_probabilities
 from polygene.tokenizer import EncodedCells
 
+log = logging.getLogger("polygene")
+
 STUDIES = ("onek1k", "velmeshev")
+MOST_CELLS = 1_000  # test cells, and as many validation cells, evenly spread
 SHARE = 0.1  # of the molecules, or of the genes
 FEWEST_CELLS = 10
-COMPONENTS, NEIGHBOURS = (10, 20, 50), (5, 15, 50, 150)
+OWNS = ((0, 1), (0,))  # whether neighbours may add the cell's own counts: tuned, or not
+COMPONENTS, NEIGHBOURS, WEIGHTS = (10, 20, 50), (5, 15, 50, 150), (3, 10, 30, 100, 300)
+SPLITS = ("train", "validation", "test")
 SCORES = ("spearman", "expressed", "error")
 
 
@@ -81,12 +86,11 @@ class Task:
         return shares_CA * (totals_C / (1 - shares_CA.sum(1)).clip(0.1))[:, None]
 
 
-def read(adata: ad.AnnData, names: np.ndarray, columns_G: np.ndarray) -> tuple[ad.AnnData, Cells]:
-    some = adata[names].copy()
-    return some, Cells(
-        counts_CG=some.X[:, columns_G].toarray(),
-        totals_C=np.asarray(some.X.sum(1)).ravel(),
-        types_C=some.obs["cell_type"].astype(str).to_numpy(),
+def cells_of(adata: ad.AnnData, columns_G: np.ndarray) -> Cells:
+    return Cells(
+        counts_CG=adata.X[:, columns_G].toarray(),
+        totals_C=np.asarray(adata.X.sum(1)).ravel(),
+        types_C=adata.obs["cell_type"].astype(str).to_numpy(),
     )
 
 
@@ -117,6 +121,17 @@ def by_polygene(model: PolyGene, task: Task) -> np.ndarray:
     return task.expected(np.expm1(expected_expression(model, task.tokens, task.genes_A)) / 10_000)
 
 
+def by_probability(model: PolyGene, task: Task) -> np.ndarray:
+    """The same with output="expressed", as it is: the more surely a gene is expressed, the more there is to find."""
+    return expected_expression(model, task.tokens, task.genes_A, output="expressed")
+
+
+def with_own(answered_CA: np.ndarray, task: Task, weight: float) -> np.ndarray:
+    """Add the cell's own molecules to an answer that stands for `weight` times as many."""
+    own_CA = task.expected(task.left.counts_CG[:, task.genes_A] / task.left.totals_C[:, None])
+    return (weight * answered_CA + own_CA) / (weight + 1)
+
+
 def by_type(model: PolyGene, train: Cells, task: Task) -> np.ndarray:
     """Mean of the training cells of the type that PolyGene annotates."""
     schema = model.tokenizer.schema
@@ -126,29 +141,44 @@ def by_type(model: PolyGene, train: Cells, task: Task) -> np.ndarray:
     return task.expected(np.stack(means)[answers_CV.argmax(1)][:, task.genes_A])
 
 
-def by_neighbours(train: Cells, task: Task, n_components: int, k: int, own: int) -> np.ndarray:
-    """Molecules of the nearest training cells (and with `own` the cell's own, Wagner et al. 2018 bioRxiv 217737)."""
+def nearest(train: Cells, task: Task, n_components: int) -> np.ndarray:
+    """Training cells nearest to each cell in the leading components of log1p counts per 10,000, nearest first."""
     seen_G = np.ones(train.counts_CG.shape[1], dtype=bool)
     if task.name == "genes":
         seen_G[task.genes_A] = False
-    points, asked = (np.log1p(1e4 * c.counts_CG[:, seen_G] / c.totals_C[:, None].clip(1)) for c in (train, task.left))
-    pca = TruncatedSVD(n_components, random_state=0).fit(points - points.mean(0))
-    nearest_CK = (
-        NearestNeighbors(n_neighbors=k)
-        .fit(pca.transform(points - points.mean(0)))
-        .kneighbors(pca.transform(asked - points.mean(0)), return_distance=False)
+    learned, asked = (
+        np.log1p(1e4 * cells.counts_CG[:, seen_G] / cells.totals_C[:, None].clip(1)) for cells in (train, task.left)
     )
-    which_CC = sparse.csr_matrix(
-        (np.ones(nearest_CK.size), nearest_CK.ravel(), np.arange(len(nearest_CK) + 1) * k), (len(asked), len(points))
-    )
-    counts_CG, totals_C = which_CC @ train.counts_CG, which_CC @ train.totals_C
-    if own and task.name == "counts":
-        counts_CG, totals_C = counts_CG + own * task.left.counts_CG, totals_C + own * task.left.totals_C
+    mean_G = learned.mean(0)
+    svd = TruncatedSVD(n_components, random_state=0).fit(learned - mean_G)
+    search = NearestNeighbors(n_neighbors=max(NEIGHBOURS)).fit(svd.transform(learned - mean_G))
+    return search.kneighbors(svd.transform(asked - mean_G), return_distance=False)
+
+
+def by_neighbours(train: Cells, task: Task, nearest_CK: np.ndarray, k: int, own: int) -> np.ndarray:
+    """Molecules of the nearest training cells (and with `own` the cell's own, Wagner et al. 2018 bioRxiv 217737)."""
+    n_cells = len(nearest_CK)
+    entries = (np.ones(n_cells * k), nearest_CK[:, :k].ravel(), np.arange(n_cells + 1) * k)
+    which_CC = sparse.csr_matrix(entries, (n_cells, len(train.totals_C)))
+    counts_CG = which_CC @ train.counts_CG + own * task.left.counts_CG
+    totals_C = which_CC @ train.totals_C + own * task.left.totals_C
     return task.expected((counts_CG / totals_C[:, None])[:, task.genes_A])
 
 
+def tuned_neighbours(train: Cells, task: Task, owns: tuple[int, ...]) -> tuple[int, int, int]:
+    """Components, k, and whether the cell's own counts are added: what does best on a task of validation donors."""
+    scores = {}
+    for n_components in COMPONENTS:
+        nearest_CK = nearest(train, task, n_components)
+        for k, own in product(NEIGHBOURS, owns):
+            scores[n_components, k, own] = spearman(by_neighbours(train, task, nearest_CK, k, own), task.taken_CA)
+    best = max(scores, key=scores.__getitem__)
+    log.info("%s: neighbours (components, k, own counts): %s", task.name, best)
+    return best
+
+
 def by_scvi(fitted: "_scvi.Fitted", task: Task) -> np.ndarray:
-    """Ask scVI, which does not know of genes that are not measured: these it sees as it expects them, after a first look."""
+    """Ask scVI, which knows no unmeasured genes: after a first look it sees these as it expects them."""
     counts_CG = task.left.counts_CG.copy()
     shares_CA = fitted.rates(counts_CG)[:, task.genes_A]
     totals_C = counts_CG.sum(1)
@@ -179,3 +209,102 @@ def score(expected_CA: np.ndarray, task: Task, factors_A: np.ndarray) -> dict[st
         "expressed": float(average_precision_score(found, m.ravel())),
         "error": float(deviance),
     }
+
+
+def ways(model: PolyGene, train: Cells, validation: Mapping[str, Task], seed: int) -> dict[str, dict[str, Any]]:
+    """For each way, how it answers each of the tasks."""
+    best = {(name, owns): tuned_neighbours(train, task, owns) for name, task in validation.items() for owns in OWNS}
+    counts = validation["counts"]
+    answered_CA = by_polygene(model, counts)
+    weight = max(WEIGHTS, key=lambda w: spearman(with_own(answered_CA, counts, w), counts.taken_CA))
+
+    def by_tuned_neighbours(task: Task, owns: tuple[int, ...]) -> np.ndarray:
+        n_components, k, own = best[task.name, owns]
+        return by_neighbours(train, task, nearest(train, task, n_components), k, own)
+
+    found: dict[str, Callable[[Task], np.ndarray]] = {
+        "polygene": lambda task: by_polygene(model, task),
+        "polygene_expressed": lambda task: by_probability(model, task),
+        "polygene_with_own": lambda task: (
+            with_own(by_polygene(model, task), task, weight) if task.name == "counts" else by_polygene(model, task)
+        ),
+        "type_mean": lambda task: by_type(model, train, task),
+        "knn": lambda task: by_tuned_neighbours(task, OWNS[0]),
+        "knn_without_own": lambda task: by_tuned_neighbours(task, OWNS[1]),
+    }
+    if _scvi.AVAILABLE:
+        started = time.process_time()
+        fitted = _scvi.fit(train.counts_CG, seed=seed)
+        log.info("scVI trained in %.0f s of processor time", time.process_time() - started)
+        found["scvi"] = lambda task: by_scvi(fitted, task)
+    return found
+
+
+def run(data: Path | None, seed: int, models: Path) -> dict[str, Any]:
+    """Score every way on every study: study → task → way → score; prints the tables."""
+    console, results = Console(width=140), {}
+    for study in STUDIES:
+        try:
+            path = _data.locate(_train.STUDIES[study].file, data)
+        except _data.MissingDataError as reason:
+            console.print(f"skipped {study}: {reason}")
+            continue
+        model, corpus = _train.trained(study, models, data=data, seed=seed)
+        results[study] = compare(model, ad.read_h5ad(path), {n: corpus.split(n).names_C for n in SPLITS}, seed)
+        console.print(table(study, results[study]))
+    if not _scvi.AVAILABLE:
+        console.print(f"scVI {_scvi.MISSING}")
+    spearmans = {way: scores["spearman"] for way, scores in results.get(STUDIES[0], {}).get("counts", {}).items()}
+    headline = {"denoise_spearman": spearmans.get("polygene"), **{way: spearmans.get(way) for way in ("knn", "scvi")}}
+    return headline | results
+
+
+def compare(
+    model: PolyGene, adata: ad.AnnData, names: Mapping[str, np.ndarray], seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Score every way on one file: task → way → score."""
+    columns_G = model.tokenizer.panel.match(adata.var).columns_N
+    read = {
+        split: adata[
+            some if split == "train" else some[np.unique(np.linspace(0, len(some) - 1, MOST_CELLS, dtype=int))]
+        ]
+        for split, some in names.items()
+    }
+    tasks = {
+        split: {name: hide(name, read[split], model, columns_G, seed) for name in ("counts", "genes")}
+        for split in ("validation", "test")
+    }
+    train = cells_of(read["train"], columns_G)
+    results: dict[str, dict[str, dict[str, float]]] = {"counts": {}, "genes": {}}
+    for way, answer in ways(model, train, tasks["validation"], seed).items():
+        for name, task in tasks["test"].items():
+            learned = tasks["validation"][name]
+            factors_A = (learned.taken_CA.sum(0) + 1) / (answer(learned).sum(0) + 1)
+            results[name][way] = score(answer(task), task, factors_A)
+    return results
+
+
+def table(study: str, results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    laid_out = Table(title=f"{study}: test donors, a tenth hidden", title_justify="left")
+    laid_out.add_column("")
+    for name, column in product(results, SCORES):
+        laid_out.add_column(f"{name}: {column}", justify="right")
+    for way in results["counts"]:
+        laid_out.add_row(way, *(f"{results[name][way][column]:.4f}" for name, column in product(results, SCORES)))
+    return laid_out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _data.add_data_option(parser)
+    parser.add_argument("--models", type=Path, help="keep corpora and models here")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        print(json.dumps(run(arguments.data, arguments.seed, arguments.models or Path(scratch))))
+
+
+if __name__ == "__main__":
+    main()

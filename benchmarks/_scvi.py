@@ -9,7 +9,8 @@ The package is optional: where it is missing, rows say so, and how to get it::
     model = _scvi.fit(counts_CG, labels_C=labels, seed=0)
     model.sample("memory B cell", 500, seed=0)  # generated counts
 
-Networks and training are the package's defaults, stopped when the bound on a tenth of the cells no longer improves.
+Networks and training are the package's defaults, stopped when the bound on a tenth of the cells no longer improves, at
+the latest after 150 epochs.
 
 Legend: C cells, G genes, D latent dimensions.
 """
@@ -91,11 +92,11 @@ def fit(counts_CG: Any, *, labels_C: Sequence[str] | None = None, seed: int = 0)
         scvi.settings.dl_num_workers = 0
         scvi.model.SCVI.setup_anndata(adata, labels_key="label")
         vae = scvi.model.SCVI(adata)
-        vae.train(**how)
+        vae.train(max_epochs=150, **how)
         by_label = None
         if labels_C is not None:
             by_label = scvi.model.SCANVI.from_scvi_model(vae, unlabeled_category=NO_LABEL)
-            by_label.train(max_epochs=50, **how)
+            by_label.train(max_epochs=20, **how)
     totals_C = np.asarray(adata.X.sum(axis=1)).ravel()
     return Fitted(vae=vae, by_label=by_label, labels_C=adata.obs["label"].to_numpy().astype(str), totals_C=totals_C)
 

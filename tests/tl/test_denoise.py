@@ -104,7 +104,7 @@ def test_a_binary_model_knows_whether_and_not_how_much(
     adata: ad.AnnData, tiny_model: PolyGene, make_tokenizer: Callable[..., CellTokenizer]
 ) -> None:
     model = binary(tiny_model, make_tokenizer)
-    with pytest.raises(DataError, match="The model is binary.*output='expressed'"):
+    with pytest.raises(DataError, match=r"The model is binary.*output='expressed'"):
         denoise(adata, model)
     denoise(adata, model, output="expressed")
     assert (adata.layers["polygene_expressed"].data < 1).all()
