@@ -5,8 +5,8 @@
 From the cells of test donors a tenth of the molecules is taken out (binomial thinning of every gene of the file, as in
 Batson et al. 2019 bioRxiv 786269), or a tenth of the panel's genes. What is left is a file of its own: its totals and
 bins know nothing of what was taken. Every way says how many molecules to expect among those taken out, from how many
-are left. PolyGene answers each gene from the rest of the cell; scVI sees a gene's own remaining molecules as well, and the
-rows "with own" and "knn" may add them. Scored are
+are left. PolyGene answers each gene from the rest of the cell; scVI sees a gene's own remaining molecules as well, and
+the rows "with own" and "knn" may add them. Scored are
 
 * spearman: within a gene over the cells, mean over the genes that are found in at least 10 of the cells;
 * expressed: average precision of "found at all", over all genes and cells together;
@@ -18,6 +18,7 @@ Legend: C cells, G panel genes, A genes asked, D components.
 """
 
 import argparse
+import functools
 import json
 import logging
 import tempfile
@@ -116,6 +117,7 @@ def hide(name: str, adata: ad.AnnData, model: PolyGene, columns_G: np.ndarray, s
     return Task(name=name, left=left, tokens=tokens, genes_A=genes_A, taken_CA=taken_CA)
 
 
+@functools.cache
 def by_polygene(model: PolyGene, task: Task) -> np.ndarray:
     """What `tl.denoise` and `tl.impute` write, as shares."""
     return task.expected(np.expm1(expected_expression(model, task.tokens, task.genes_A)) / 10_000)
