@@ -38,17 +38,20 @@ def test_uniform_smoothing_is_that_of_torch():
 def test_ordinal_smoothing_of_bins_falls_off_by_distance():
     config = LossConfig(smoothing=0.2, bin_reach=1.5)
     targets_BB = gene_targets(6, config)
-    for i in range(6):
-        near = [math.exp(-abs(i - j) / 1.5) for j in range(6)]
-        row = [0.8 * (i == j) + 0.2 * near[j] / sum(near) for j in range(6)]
+    assert targets_BB[0].tolist() == [1, 0, 0, 0, 0, 0], "nothing crosses between expressed and not expressed"
+    for i in range(1, 6):
+        near = [math.exp(-abs(i - j) / 1.5) for j in range(1, 6)]
+        row = [0.0] + [0.8 * (i == j) + 0.2 * near[j - 1] / sum(near) for j in range(1, 6)]
         assert targets_BB[i].tolist() == pytest.approx(row, abs=1e-6)
         assert all(targets_BB[i, j] > targets_BB[i, j + 1] for j in range(i, 5)), "nearer bins get more"
-        assert all(targets_BB[i, j] < targets_BB[i, j + 1] for j in range(i))
+        assert all(targets_BB[i, j] < targets_BB[i, j + 1] for j in range(1, i))
 
 
 def test_a_wide_reach_is_uniform_and_a_short_one_is_no_smoothing():
-    uniform_BB = gene_targets(6, LossConfig(smoothing=0.2, smoothing_kind="uniform"))
-    assert torch.allclose(gene_targets(6, LossConfig(smoothing=0.2, bin_reach=1e6)), uniform_BB, atol=1e-5)
+    uniform_BB = gene_targets(5, LossConfig(smoothing=0.2, smoothing_kind="uniform"))
+    assert torch.allclose(gene_targets(6, LossConfig(smoothing=0.2, bin_reach=1e6))[1:, 1:], uniform_BB, atol=1e-5), (
+        "among the bins of expressed genes"
+    )
     assert torch.allclose(gene_targets(6, LossConfig(smoothing=0.2, bin_reach=1e-2)), torch.eye(6), atol=1e-5)
 
 
@@ -61,7 +64,7 @@ def test_ages_are_smoothed_by_years():
 
 def test_an_age_without_years_is_smoothed_uniformly_and_receives_nothing_from_the_others():
     targets_VV = label_targets(5, SOME_UNREADABLE, LossConfig(smoothing=0.1))
-    uniform_VV = label_targets(5, None, LossConfig(smoothing=0.1))
+    uniform_VV = label_targets(5, None, LossConfig(smoothing=0.1, smoothing_kind="uniform"))
     for i in (1, 4):
         assert torch.equal(targets_VV[i], uniform_VV[i])
     for i in (0, 2, 3):
@@ -69,11 +72,10 @@ def test_an_age_without_years_is_smoothed_uniformly_and_receives_nothing_from_th
     assert targets_VV[2, 3] > targets_VV[2, 0]
 
 
-def test_phenotypes_without_years_are_smoothed_uniformly_under_the_ordinal_kind_too():
-    assert torch.equal(
-        label_targets(4, None, LossConfig(smoothing_kind="ordinal")),
-        label_targets(4, YEARS, LossConfig(smoothing_kind="uniform")),
-    )
+def test_labels_without_an_order_are_smoothed_by_the_uniform_kind_alone():
+    assert torch.equal(label_targets(4, None, LossConfig(smoothing_kind="ordinal")), torch.eye(4))
+    uniform_VV = label_targets(4, None, LossConfig(smoothing=0.2, smoothing_kind="uniform"))
+    assert torch.allclose(uniform_VV, 0.8 * torch.eye(4) + 0.05)
 
 
 @pytest.mark.parametrize("kind", ["ordinal", "uniform"])

@@ -84,6 +84,8 @@ Totals = Annotated[
     typer.Option(help="Column of obs with each cell's counts over the whole genome, if genes were left out."),
 ]
 Donor = Annotated[str, typer.Option(help="Column of obs that holds the donor.")]
+NewCells = Annotated[Path, typer.Option(metavar="CELLS.h5ad", help="Where the cells go.")]
+Seed = Annotated[int, typer.Option(help="Decides everything that is drawn.")]
 
 
 def main() -> None:
@@ -138,7 +140,7 @@ def prepare(
     from polygene.prepare import prepare as make_corpus
     from polygene.toml import build, read_toml
 
-    columns = dict(map(_name_and_column, column or ()))
+    columns = dict(_name_and_value(text, "--column", "sex=sex_inferred") for text in column or ())
     said = {
         "n_genes": genes,
         "include_genes": _lines(include_genes) if include_genes else None,
@@ -277,6 +279,81 @@ def classify(
 
 
 @app.command()
+def generate(
+    out: NewCells,
+    model: Model,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=LABEL", help="A control token, such as 'cell_type=memory B cell'; repeatable."),
+    ] = None,
+    n_cells: Annotated[int, typer.Option(help="How many cells.")] = 100,
+    predict: Annotated[str, typer.Option(help="Phenotypes whose labels are drawn too.")] = "",
+    counts: Annotated[bool, typer.Option("--counts", help="Add whole counts as a layer.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Steps in which genes are drawn.", show_default="16")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Draw cells to order, from control tokens: what the model believes such cells to be, no measurement."""
+    from polygene.writing import written_beside
+
+    labels = dict(_name_and_value(text, "--label", "cell_type=B cell") for text in label or ())
+    with written_beside(out, (".h5ad",)) as part:
+        from polygene.checkpoint import PolyGene
+        from polygene.generation import SamplingConfig
+        from polygene.tl.generate import generate as draw
+
+        sampling = SamplingConfig() if steps is None else SamplingConfig(steps=steps)
+        adata = draw(
+            PolyGene.from_pretrained(model),
+            labels,
+            n_cells=n_cells,
+            predict=_names(predict),
+            counts=counts,
+            seed=seed,
+            sampling=sampling,
+        )
+        adata.write_h5ad(part)
+    _print([f"written to {out}"])
+
+
+@app.command()
+def balance(
+    cells: CellsFile,
+    out: NewCells,
+    model: Model,
+    key: Annotated[str, typer.Option(help="The phenotype whose labels are to be even.")] = "cell_type",
+    n_cells: Annotated[
+        int | None, typer.Option(help="Cells of a label afterwards.", show_default="as the most frequent one")
+    ] = None,
+    given: Annotated[str, typer.Option(help="Phenotypes that generated cells take over from real ones.")] = "",
+    layer: Layer = None,
+    totals: Totals = None,
+    seed: Seed = 0,
+) -> None:
+    """Add generated cells to rare labels; obs says which they are."""
+    from polygene.reading import open_cells
+    from polygene.writing import written_beside
+
+    with written_beside(out, (".h5ad",)) as part:
+        open_cells(cells, layer=layer)
+        from polygene.checkpoint import PolyGene
+        from polygene.tl.balance import balance as add_cells
+
+        network = PolyGene.from_pretrained(model)
+        adata = add_cells(
+            cells,
+            network,
+            key=key,
+            n_cells=n_cells,
+            given=_names(given),
+            layer=layer,
+            totals=totals,
+            seed=seed,
+        )
+        adata.write_h5ad(part)
+    _print([f"written to {out}"])
+
+
+@app.command()
 def evaluate(
     corpus: Annotated[
         Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus, whose test cells are scored.")
@@ -369,12 +446,12 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _name_and_column(text: str) -> tuple[str, str]:
-    name, equals, column = text.partition("=")
-    if not (name and equals and column):
-        msg = f"--column is NAME=COLUMN, such as sex=sex_inferred; got {text!r}"
+def _name_and_value(text: str, option: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        msg = f"{option} has a name and a value, such as {example!r}; got {text!r}"
         raise RecipeError(msg)
-    return name, column
+    return name, value
 
 
 def _lines(path: Path) -> list[str]:
