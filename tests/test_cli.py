@@ -90,6 +90,8 @@ def test_every_command_helps_and_has_eight_options_at_most() -> None:
         "denoise",
         "impute",
         "classify",
+        "generate",
+        "balance",
         "evaluate",
         "demo",
         "info",

@@ -126,12 +126,12 @@ def best_labels(name: str, labels: Sequence[str], probabilities_CV: np.ndarray) 
     }
 
 
-def genes_table(panel: GenePanel) -> pd.DataFrame:
+def panel_var(panel: GenePanel) -> pd.DataFrame:
     """Lay out a panel as the `var` of a new AnnData: by symbol, by Ensembl id where that is missing or repeated."""
     symbols = pd.Series(panel.symbols)
     ids = pd.Series(panel.ensembl_ids)
     unclear = (symbols == "") | (symbols.duplicated(keep=False) & (ids != ""))
-    return pd.DataFrame({"ensembl_id": list(panel.ensembl_ids)}, index=symbols.where(~unclear, ids).tolist())
+    return pd.DataFrame({"gene_id": list(panel.ensembl_ids)}, index=symbols.where(~unclear, ids).tolist())
 
 
 def made_by(model: PolyGene) -> dict[str, str]:

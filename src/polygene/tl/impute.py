@@ -13,7 +13,7 @@ import pandas as pd
 from polygene.checkpoint import PolyGene
 from polygene.denoising import Output, expected_expression
 from polygene.reading import Source
-from polygene.tl._cells import CellReader, genes_table, made_by, phenotypes_named
+from polygene.tl._cells import CellReader, made_by, panel_var, phenotypes_named
 from polygene.tl._progress import watched
 from polygene.tl.denoise import check_output
 from polygene.writing import Answers, Block, answers_to
@@ -52,7 +52,7 @@ def impute(
     `obs`
         That of the cells.
     `var`
-        By symbol, or by Ensembl id where that is missing or repeated: `ensembl_id`, and `measured`, whether the cells
+        By symbol, or by Ensembl id where that is missing or repeated: `gene_id` (Ensembl), and `measured`, whether the cells
         had the gene.
     `uns["polygene"]["impute"]`
         As `denoise` writes it.
@@ -97,5 +97,5 @@ def imputation(
         cells=reader.cells,
         blocks=lambda rows: watched(blocks(rows), len(rows), done=done, device=device),
         uns={**made_by(model), "output": output, "given": np.array(given, dtype=str), "genes": reader.genes},
-        genes=genes_table(panel).assign(measured=reader.match.measured_G),
+        genes=panel_var(panel).assign(measured=reader.match.measured_G),
     )
