@@ -52,8 +52,8 @@ def impute(
     `obs`
         That of the cells.
     `var`
-        By symbol, or by Ensembl id where that is missing or repeated: `gene_id` (Ensembl), and `measured`, whether the cells
-        had the gene.
+        By symbol, or by Ensembl id where that is missing or repeated: `gene_id` (Ensembl), and `measured`, whether the
+        cells had the gene.
     `uns["polygene"]["impute"]`
         As `denoise` writes it.
 
