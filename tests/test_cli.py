@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from polygene.checkpoint import PolyGene
 from polygene.cli import app, main
 from polygene.corpus import Corpus
+from polygene.tl import denoise, impute
 from polygene.tl.annotate import annotation
 from polygene.tl.counterfactual import counterfactual
 
@@ -82,7 +83,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_every_command_helps_and_has_eight_options_at_most() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    commands = "prepare train annotate embed classify generate balance perturb counterfactual evaluate demo info"
+    commands = "prepare train annotate embed denoise impute classify generate balance perturb counterfactual evaluate demo info"
     assert names == commands.split()
     for name in names:
         said = polygene(name, "--help")
@@ -137,6 +138,42 @@ def test_annotate_and_embed_write_only_the_answers(suffix: str, made: Path, tmp_
         assert column in table
         assert table.index[0] == "cell0"
         assert len(table) == 150
+
+
+def test_denoise_and_impute_write_what_the_library_finds(made: Path, tmp_path: Path) -> None:
+    cells, model = ad.read_h5ad(made / "cells.h5ad"), PolyGene.from_pretrained(made / "model")
+    for verb in ("denoise", "impute"):
+        out = tmp_path / f"{verb}.h5ad"
+        asked = ("--out", out, "--model", made / "model", "--given", "cell_type", "--output", "expressed")
+        result = polygene(verb, made / "cells.h5ad", *asked)
+        assert result.exit_code == 0, result.output
+    denoise(cells, model, given="cell_type", output="expressed")
+    new = impute(cells, model, given="cell_type", output="expressed")
+    assert new is not None
+    layer, expected = ad.read_h5ad(tmp_path / "denoise.h5ad").layers["polygene_expressed"], cells.layers
+    np.testing.assert_allclose(layer.toarray(), expected["polygene_expressed"].toarray(), atol=1e-6)
+    np.testing.assert_allclose(ad.read_h5ad(tmp_path / "impute.h5ad").X, new.X, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "says"),
+    [
+        ("denoise", ["--out", "out.csv"], "must end with .h5ad"),
+        ("impute", ["--out", "out.parquet"], "must end with .h5ad"),
+        ("denoise", ["--out", "out.h5ad", "--layer", "raw"], "pass adata.raw.to_adata()"),
+        ("impute", ["--out", "out.h5ad", "--given", "cell_typ"], "Did you mean 'cell_type'"),
+        ("denoise", ["--out", "out.h5ad", "--layer", "counts"], "counts"),
+    ],
+)
+def test_what_cannot_be_denoised(
+    verb: str, options: list[str], says: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    cells.raw = cells.copy()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.chdir(tmp_path)
+    assert says in refusal(polygene(verb, "cells.h5ad", "--model", made / "model", *options))
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
 
 
 def test_cells_may_be_annotated_in_place(made: Path, tmp_path: Path) -> None:

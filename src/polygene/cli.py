@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -72,6 +72,12 @@ CellsFile = Annotated[str, typer.Argument(metavar="CELLS.h5ad", help="Cells with
 Model = Annotated[str, typer.Option(help="Checkpoint folder, or a repository of the Hugging Face Hub.")]
 Out = Annotated[
     Path, typer.Option(help="A copy of the cells with the answers (.h5ad), or only the answers (.csv, .parquet).")
+]
+Copy = Annotated[Path, typer.Option(help="Where the cells go with the answers (.h5ad).")]
+Given = Annotated[str, typer.Option(help="Phenotypes whose labels are known, such as tissue,sex.")]
+Output = Annotated[
+    Literal["expression", "expressed"],
+    typer.Option(help="Expected log1p counts per 10,000, or the probability of being expressed."),
 ]
 Layer = Annotated[str | None, typer.Option(help="Read this layer, or 'raw', in place of X.")]
 Totals = Annotated[
@@ -168,7 +174,7 @@ def annotate(
     cells: CellsFile,
     out: Out,
     model: Model,
-    given: Annotated[str, typer.Option(help="Phenotypes whose labels are known, such as tissue,sex.")] = "",
+    given: Given = "",
     predict: Annotated[str, typer.Option(help="Phenotypes to ask; all that are not given by default.")] = "",
     coverage: Annotated[
         float | None, typer.Option(help="Also write sets of labels that hold the true one so often, such as 0.9.")
@@ -207,6 +213,54 @@ def embed(cells: CellsFile, out: Out, model: Model, layer: Layer = None, totals:
         return embedding(cells, network, layer=layer, totals=totals)
 
     _answer(verb, cells, out, model, layer)
+
+
+@app.command()
+def denoise(
+    cells: CellsFile,
+    out: Copy,
+    model: Model,
+    output: Output = "expression",
+    given: Given = "",
+    layer: Layer = None,
+    totals: Totals = None,
+) -> None:
+    """Answer each panel gene from the rest of its cell: a layer in a copy of the cells.
+
+    With several GPUs: torchrun --nproc-per-node=gpu -m polygene denoise. The processes share the cells out, and must
+    see the same folder of OUT.
+    """
+
+    def verb(network: "PolyGene") -> "Answers":
+        from polygene.tl.denoise import denoising
+
+        return denoising(cells, network, output=output, given=_names(given), layer=layer, totals=totals)
+
+    _answer(verb, cells, out, model, layer, (".h5ad",))
+
+
+@app.command()
+def impute(
+    cells: CellsFile,
+    out: Copy,
+    model: Model,
+    output: Output = "expression",
+    given: Given = "",
+    layer: Layer = None,
+    totals: Totals = None,
+) -> None:
+    """Answer the whole panel, also genes that were never measured: a new file.
+
+    With several GPUs: torchrun --nproc-per-node=gpu -m polygene impute. The processes share the cells out, and must see
+    the same folder of OUT.
+    """
+
+    def verb(network: "PolyGene") -> "Answers":
+        from polygene.tl.impute import imputation
+
+        return imputation(cells, network, output=output, given=_names(given), layer=layer, totals=totals)
+
+    _answer(verb, cells, out, model, layer, (".h5ad",))
 
 
 @app.command()
@@ -442,12 +496,19 @@ def info(
     _describe(folder)
 
 
-def _answer(verb: Callable[["PolyGene"], "Answers"], cells: str, out: Path, model: str, layer: str | None) -> None:
+def _answer(
+    verb: Callable[["PolyGene"], "Answers"],
+    cells: str,
+    out: Path,
+    model: str,
+    layer: str | None,
+    suffixes: tuple[str, ...] = (".h5ad", ".csv", ".parquet"),
+) -> None:
     """Load what is needed, cheapest first, so that a mistake is told before anybody has to wait for torch."""
     from polygene.reading import open_cells
     from polygene.writing import answers_to
 
-    with answers_to(out) as write:
+    with answers_to(out, suffixes) as write:
         open_cells(cells, layer=layer)
         from polygene.checkpoint import PolyGene
 

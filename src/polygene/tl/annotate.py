@@ -19,7 +19,7 @@ from polygene.inference import label_answers
 from polygene.metrics import expected_years
 from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import Source
-from polygene.tl._cells import CellReader, best_labels, blank, check_model, made_by
+from polygene.tl._cells import CellReader, best_labels, blank, check_model, made_by, phenotypes_named
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
@@ -251,10 +251,10 @@ def questions(
         There is no such phenotype, one is both, none is left to ask, or the model learned no label of one.
     """
     known = {name: list(labels) for name, labels in zip(schema.names, schema.labels, strict=True)}
-    given = _names(schema, given)
+    given = phenotypes_named(schema, given)
     asked = [name for name in schema.names if name not in given and known[name]]
     if predict is not None:
-        asked = _names(schema, predict)
+        asked = phenotypes_named(schema, predict)
     if both := [name for name in asked if name in given]:
         msg = f"{', '.join(both)}: given and asked at once. Leave it out of `given` or out of `predict`."
         raise PhenotypeError(msg)
@@ -269,8 +269,3 @@ def questions(
         if len(known[name]) == 1:
             logger.warning("%s: the model knows one label only, %r, and answers nothing else", name, known[name][0])
     return given, asked
-
-
-def _names(schema: PhenotypeSchema, names: str | Sequence[str]) -> list[str]:
-    chosen = {schema.index(name) for name in ([names] if isinstance(names, str) else names)}
-    return [schema.names[p] for p in sorted(chosen)]

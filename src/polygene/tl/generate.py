@@ -15,10 +15,9 @@ from scipy import sparse
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, GeneError, PhenotypeError
 from polygene.generation import VALUES, SamplingConfig, draw_cells, draw_labels, draw_values
-from polygene.genes import GenePanel
 from polygene.masking import uniform
 from polygene.phenotypes import PhenotypeSchema
-from polygene.tl._cells import check_model, made_by
+from polygene.tl._cells import check_model, made_by, panel_var
 from polygene.tl._progress import progress
 
 GENERATED = "polygene_generated"
@@ -139,11 +138,6 @@ def drawn(
     obs.index = pd.Index([f"generated-{i}" for i in range(n_cells)])
     obs[GENERATED] = True
     return ad.AnnData(X=x_CG, obs=obs, var=panel_var(tokenizer.panel), layers={"polygene_bins": bins_CG})
-
-
-def panel_var(panel: GenePanel) -> pd.DataFrame:
-    """Give `var` of an AnnData over the panel: symbols, and Ensembl ids where known."""
-    return pd.DataFrame({"gene_id": list(panel.ensembl_ids)}, index=pd.Index(panel.symbols))
 
 
 def control_labels(schema: PhenotypeSchema, labels: Mapping[str, str]) -> np.ndarray:
