@@ -19,6 +19,7 @@ from polygene.errors import CorpusError
 from polygene.evaluation import MODEL, evaluate, score_genes, summarise, tables, tally, validation_scores
 from polygene.inference import label_probabilities
 from polygene.losses import LossConfig
+from polygene.ontology import SURE, LabelTree
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import Recipe, TrainingConfig
 
@@ -395,3 +396,19 @@ def test_without_validation_cells_there_is_no_score(model, corpus, make_adata, t
     config = PrepareConfig(n_genes=8, fractions=(0.7, 0.0, 0.3))
     empty = prepare(make_adata(60), tmp_path / "corpus", config=config).split("validation")
     assert validation_scores(model, corpus.split("train"), empty, LossConfig()) == {}
+
+
+# --- the hierarchy of cell types ---
+
+
+def test_cell_types_are_also_scored_by_the_ontology(results, model, corpus, answers):
+    test = corpus.split("test")
+    labels = model.tokenizer.schema.labels[CELL_TYPE]
+    tree = LabelTree(labels)
+    assert results["hierarchy"]["level"] == SURE
+    assert results["hierarchy"]["terms"] == [3, 3]
+    assert results["hierarchy"]["backed_off"] == pytest.approx(
+        tree.scores(answers[CELL_TYPE], test.labels_CP[:, CELL_TYPE], test.donors_C)["backed_off"]
+    )
+    by_donor = pd.Series(answers[CELL_TYPE].argmax(1) == test.labels_CP[:, CELL_TYPE]).groupby(test.donors_C).mean()
+    assert results["hierarchy"]["label"]["correct"] == pytest.approx(by_donor.mean())

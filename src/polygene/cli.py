@@ -169,6 +169,9 @@ def annotate(
     predict: Annotated[str, typer.Option(help="Phenotypes to ask; all that are not given by default.")] = "",
     layer: Layer = None,
     totals: Totals = None,
+    back_off: Annotated[
+        float | None, typer.Option(metavar="0.9", help="Name a broader cell type where none is as probable as this.")
+    ] = None,
 ) -> None:
     """Predict phenotypes of cells.
 
@@ -180,7 +183,9 @@ def annotate(
         from polygene.tl.annotate import annotation
 
         asked = _names(predict) if predict else None
-        return annotation(cells, network, given=_names(given), predict=asked, layer=layer, totals=totals)
+        return annotation(
+            cells, network, given=_names(given), predict=asked, layer=layer, totals=totals, back_off=back_off
+        )
 
     _answer(verb, cells, out, model, layer)
 

@@ -40,6 +40,7 @@ from polygene.metrics import (
     stack_splits,
     years_tally,
 )
+from polygene.ontology import SURE, LabelTree
 from polygene.tokenizer import EncodedCells
 
 log = logging.getLogger("polygene")
@@ -284,8 +285,8 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     -------
     What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`,
     `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `not_scored` (phenotypes
-    that vary in no source) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since JSON
-    has no NaN.
+    that vary in no source), `hierarchy` (see `score_hierarchy`) and `genes` (see `score_genes`). What the cells do not
+    allow to compute is None, since JSON has no NaN.
 
     Raises
     ------
@@ -304,9 +305,30 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
             "seed": seed,
             "scores": summarise([tallies], seed=seed).to_dict("records"),
             "not_scored": [name for name in corpus.tokenizer.schema.names if name not in tallies],
+            "hierarchy": score_hierarchy(model, test),
             "genes": score_genes(model, test, seed=seed),
         }
     )
+
+
+def score_hierarchy(model: PolyGene, split: CorpusSplit) -> dict[str, Any] | None:
+    """Score cell types by the Cell Ontology, see `LabelTree.scores`, on at most MOST_VALIDATION_CELLS cells of a split.
+
+    Returns
+    -------
+    `level` (from which an answer is sure), `terms` (how many labels are in the ontology, of how many), and the scores
+    of the answers that are `backed_off` and of the most probable `label`; None without cell types in model and split.
+    """
+    schema = model.tokenizer.schema
+    if "cell_type" not in schema.names or not schema.labels[p := schema.index("cell_type")]:
+        return None
+    rows = _spread(len(split), MOST_VALIDATION_CELLS)
+    truth_C, tree = split.labels_CP[rows, p], LabelTree(schema.labels[p])
+    if not (truth_C >= 0).any():
+        return None
+    (p_CV,) = label_probabilities(model, split.cells(rows), predict=["cell_type"])
+    terms = [len(schema.labels[p]) - len(tree.unknown), len(schema.labels[p])]
+    return {"level": SURE, "terms": terms, **tree.scores(p_CV, truth_C, _named(split, rows))}
 
 
 HELD_OUT = {

@@ -15,6 +15,7 @@ from scipy import sparse
 from polygene.ages import age_in_years
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, GeneError, PhenotypeError, ScaleError
+from polygene.ontology import LabelTree
 from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import CHUNK
 from polygene.tl import annotate, embed
@@ -298,3 +299,38 @@ def test_cells_that_cannot_be_read_are_refused(
 def test_a_totals_column_that_is_missing_is_named(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     with pytest.raises(DataError, match=r"no column 'n_counts'.*donor_id"):
         annotate(adata, tiny_model, totals="n_counts")
+
+
+# --- back_off ---
+
+
+def test_backed_off_types_are_written_with_id_and_probability(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    annotate(adata, tiny_model, predict="cell_type", back_off=0.9)
+    tree = LabelTree(tiny_model.tokenizer.schema.labels[2])
+    term_C, probability_C = tree.back_off(adata.obsm["polygene_cell_type"], 0.9)
+    assert adata.obs["polygene_cell_type_term"].tolist() == tree.names_N[term_C].tolist()
+    assert adata.obs["polygene_cell_type_term_id"].tolist() == tree.ids_N[term_C].tolist()
+    np.testing.assert_array_equal(adata.obs["polygene_cell_type_term_probability"], probability_C)
+    assert (probability_C >= 0.9 - 1e-5).all()
+    assert adata.uns["polygene"]["annotate"]["back_off"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [({"back_off": 0.4}, "above 0.5"), ({"back_off": 0.9, "predict": "sex"}, "not asked")]
+)
+def test_backing_off_needs_a_level_and_cell_types(
+    adata: ad.AnnData, tiny_model: PolyGene, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(PhenotypeError, match=says):
+        annotate(adata, tiny_model, **options)
+
+
+def test_types_that_are_not_in_the_ontology_are_named(
+    adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema = tiny_model.tokenizer.schema
+    labels = (*schema.labels[:2], ("B cell", "cluster 7", "monocyte"), *schema.labels[3:])
+    tokenizer = replace(tiny_model.tokenizer, schema=replace(schema, labels=labels))
+    annotation(adata, replace(tiny_model, tokenizer=tokenizer), back_off=0.9).collect()
+    assert "1 of 3 cell types of the model are not in the Cell Ontology" in caplog.text
+    assert "'cluster 7'" in caplog.text
