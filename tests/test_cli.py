@@ -240,6 +240,7 @@ def test_cells_that_cannot_be_read(
         (["--given", "age"], "no column 'development_stage'"),
         (["--layer", "counts"], "no layer 'counts'"),
         (["--totals", "n_counts"], "no column 'n_counts'"),
+        (["--back-off", "0.5"], "above 0.5 and at most 1"),
         (["--out", "answers.txt"], "must end with"),
         (["--out", "nowhere/answers.csv"], "there is no folder"),
         (["--model", "nowhere"], "no checkpoint 'nowhere'"),
