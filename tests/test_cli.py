@@ -83,8 +83,10 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_every_command_helps_and_has_eight_options_at_most() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    commands = "prepare train annotate embed denoise impute classify generate balance perturb counterfactual evaluate demo info"
-    assert names == commands.split()
+    assert names == [
+        *("prepare", "train", "annotate", "embed", "denoise", "impute", "classify"),
+        *("generate", "balance", "perturb", "counterfactual", "evaluate", "demo", "info"),
+    ]
     for name in names:
         said = polygene(name, "--help")
         assert said.exit_code == 0
@@ -339,6 +341,7 @@ def test_cells_that_cannot_be_read(
         (["--given", "age"], "no column 'development_stage'"),
         (["--layer", "counts"], "no layer 'counts'"),
         (["--totals", "n_counts"], "no column 'n_counts'"),
+        (["--back-off", "0.5"], "above 0.5 and at most 1"),
         (["--out", "answers.txt"], "must end with"),
         (["--out", "nowhere/answers.csv"], "there is no folder"),
         (["--model", "nowhere"], "no checkpoint 'nowhere'"),

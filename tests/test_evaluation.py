@@ -19,6 +19,7 @@ from polygene.errors import CorpusError
 from polygene.evaluation import MODEL, evaluate, score_genes, summarise, tally, validation_scores
 from polygene.inference import label_probabilities
 from polygene.losses import LossConfig
+from polygene.ontology import SURE, LabelTree
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import Recipe, TrainingConfig
 from polygene.results import tables
@@ -434,3 +435,19 @@ def test_the_rate_of_false_alarms_has_a_table_where_the_model_can_flag(results):
     scored = {"stated": 0.05, "set_on_donors": 3, "false_alarms": 0.061, "low": 0.04, "high": 0.08}
     laid_out = tables({**results, "unknown": scored | {"cells": 1200, "donors": 7}})
     assert "0.061 [0.040, 0.080]" in printed(laid_out[-1:])
+
+
+# --- the hierarchy of cell types ---
+
+
+def test_cell_types_are_also_scored_by_the_ontology(results, model, corpus, answers):
+    test = corpus.split("test")
+    labels = model.tokenizer.schema.labels[CELL_TYPE]
+    tree = LabelTree(labels)
+    assert results["hierarchy"]["level"] == SURE
+    assert results["hierarchy"]["terms"] == [3, 3]
+    assert results["hierarchy"]["backed_off"] == pytest.approx(
+        tree.scores(answers[CELL_TYPE], test.labels_CP[:, CELL_TYPE], test.donors_C)["backed_off"]
+    )
+    by_donor = pd.Series(answers[CELL_TYPE].argmax(1) == test.labels_CP[:, CELL_TYPE]).groupby(test.donors_C).mean()
+    assert results["hierarchy"]["label"]["correct"] == pytest.approx(by_donor.mean())

@@ -181,6 +181,9 @@ def annotate(
     ] = None,
     layer: Layer = None,
     totals: Totals = None,
+    back_off: Annotated[
+        float | None, typer.Option(metavar="0.9", help="Name a broader cell type where none is as probable as this.")
+    ] = None,
 ) -> None:
     """Predict phenotypes of cells.
 
@@ -193,7 +196,14 @@ def annotate(
 
         asked = _names(predict) if predict else None
         return annotation(
-            cells, network, given=_names(given), predict=asked, coverage=coverage, layer=layer, totals=totals
+            cells,
+            network,
+            given=_names(given),
+            predict=asked,
+            coverage=coverage,
+            layer=layer,
+            totals=totals,
+            back_off=back_off,
         )
 
     _answer(verb, cells, out, model, layer)

@@ -17,6 +17,7 @@ from polygene.checkpoint import PolyGene
 from polygene.errors import PhenotypeError
 from polygene.inference import label_answers
 from polygene.metrics import expected_years
+from polygene.ontology import LabelTree, check_level
 from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import Source
 from polygene.tl._cells import CellReader, best_labels, blank, check_model, made_by, phenotypes_named
@@ -36,6 +37,7 @@ def annotate(
     coverage: float | None = None,
     layer: str | None = None,
     totals: str | None = None,
+    back_off: float | None = None,
     out: str | Path | None = None,
 ) -> None:
     """Predict phenotypes of cells from their expression, and from what is already known of them.
@@ -60,6 +62,9 @@ def annotate(
         Where the expression is: None for `X`, the name of a layer, or "raw" for `adata.raw`.
     totals
         The column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
+    back_off
+        Where the most probable cell type is less probable than this, such as 0.9, answer with a type of the Cell
+        Ontology above it that is not.
     out
         Of a file, where the answers go: a copy of it with them (.h5ad), or the columns of `obs` alone (.parquet, .csv).
         Only some rows are in memory at a time. An AnnData holds its answers itself.
@@ -85,6 +90,9 @@ def annotate(
         Only of ages: the expected years, over the labels that can be read as years, and the ages between which the
         middle 90 % of their probability lies (`uns["polygene"]["annotate"]["years_level"]`); float32. `tl.age_gap`
         compares them with the actual ages, by donor.
+    `obs["polygene_cell_type_term"]`, `..._term_id`, `..._term_probability`
+        Only with `back_off`: of the types that are as probable as that, each with all labels below it, the one that
+        says most; its id in the Cell Ontology ("" for a label that is not in it), and its probability, float32.
     `obs["polygene_no_panel_genes"]`
         True for a cell that expresses no gene of the panel, so that its answers say nothing of it.
     `obs["polygene_unfamiliarity"]`, `obs["polygene_unknown"]`
@@ -99,15 +107,22 @@ def annotate(
     ------
     PhenotypeError
         A name is no phenotype of the model, is both given and asked, or its column or one of its labels is unknown; or
-        sets are wanted of a model that was not calibrated.
+        sets are wanted of a model that was not calibrated, `back_off` is no level above a half, or cell_type is not
+        asked.
     DataError, GeneError, ScaleError
         The expression cannot be read; the message says what to do.
     """
-    deliver(
-        annotation(adata, model, given=given, predict=predict, coverage=coverage, layer=layer, totals=totals),
+    answers = annotation(
         adata,
-        out,
+        model,
+        given=given,
+        predict=predict,
+        coverage=coverage,
+        layer=layer,
+        totals=totals,
+        back_off=back_off,
     )
+    deliver(answers, adata, out)
 
 
 def annotation(
@@ -119,12 +134,14 @@ def annotation(
     coverage: float | None = None,
     layer: str | None = None,
     totals: str | None = None,
+    back_off: float | None = None,
 ) -> Answers:
     """Return what `annotate` writes, found out when it is asked for."""
     check_model(model)
     schema = model.tokenizer.schema
     given, asked = questions(schema, given, predict)
     calibrations = {} if coverage is None else _calibrations(model, asked, coverage)
+    tree = _tree(schema, asked, back_off)
     reader = CellReader(source, model.tokenizer, given=given, layer=layer, totals=totals)
     known = model.familiarity
     if known is None:
@@ -136,6 +153,8 @@ def annotation(
             block = _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
             if coverage is not None:
                 _add_sets(block, calibrations, coverage, schema)
+            if tree and back_off:
+                _add_terms(block.obs, tree, *tree.back_off(block.obsm["polygene_cell_type"], back_off))
             if known is not None:
                 if given or known.asked not in asked:  # familiarity is learned with nothing given
                     states_CD = label_answers(model, encoded, predict=[known.asked])[1][0]
@@ -146,7 +165,7 @@ def annotation(
             yield block
 
     done, device = f"annotated ({', '.join(asked)})", model.network.device
-    uns = {
+    uns: dict[str, Any] = {
         **made_by(model),
         "given": np.array(given, dtype=str),
         "predict": np.array(asked, dtype=str),
@@ -159,6 +178,8 @@ def annotation(
         uns["sets"] = {
             name: _rests_on(one, coverage, schema.labels[schema.index(name)]) for name, one in calibrations.items()
         }
+    if back_off is not None:
+        uns["back_off"] = back_off
     return Answers(
         verb="annotate",
         cells=reader.cells,
@@ -238,6 +259,31 @@ def _rests_on(calibration: LabelCalibration, coverage: float, labels: Sequence[s
         "units": calibration.units,
         "held_to_all_labels": np.array([label for label, own in zip(labels, own_V, strict=True) if not own], dtype=str),
     }
+
+
+def _tree(schema: PhenotypeSchema, asked: Sequence[str], back_off: float | None) -> LabelTree | None:
+    """Find the cell types of the model in the ontology, where answers are to be backed off."""
+    if back_off is None:
+        return None
+    check_level(back_off)
+    if "cell_type" not in asked:
+        msg = f"back_off is about cell_type, which is not asked; asked are {', '.join(asked)}"
+        raise PhenotypeError(msg)
+    tree = LabelTree(schema.labels[schema.index("cell_type")])
+    if tree.unknown:
+        few = ", ".join(map(repr, tree.unknown[:3])) + (", …" if len(tree.unknown) > 3 else "")
+        logger.warning(
+            "%s of %s cell types of the model are not in the Cell Ontology and have nothing above them: %s",
+            len(tree.unknown), len(tree.of_label_V), few,
+        )  # fmt: skip
+    return tree
+
+
+def _add_terms(obs: pd.DataFrame, tree: LabelTree, term_C: np.ndarray, probability_C: np.ndarray) -> None:
+    ids, id_N = np.unique(tree.ids_N.astype(str), return_inverse=True)
+    obs["polygene_cell_type_term"] = pd.Categorical.from_codes(term_C, tree.names_N)
+    obs["polygene_cell_type_term_id"] = pd.Categorical.from_codes(np.where(term_C < 0, -1, id_N[term_C]), ids)
+    obs["polygene_cell_type_term_probability"] = probability_C
 
 
 def questions(
