@@ -15,6 +15,7 @@ import pandas as pd
 import _data
 from polygene.checkpoint import PolyGene
 from polygene.corpus import Corpus
+from polygene.losses import LossConfig
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training import train
@@ -23,6 +24,10 @@ NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_head
 SEX_GENES = ("XIST", "RPS4Y1", "DDX3Y", "KDM5D", "UTY", "USP9Y", "EIF1AY", "ZFY", "NLGN4Y", "PRKY", "TTTY10", "TTTY14")
 """Genes that tell the sexes apart: XIST (from the inactive X), and genes of the part of Y that does not recombine
 (Skaletsky et al. 2003 Nature 423:825; Tukiainen et al. 2017 Nature 550:244)."""
+
+
+LONG = 30
+"""Epochs of `learned_long`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +101,24 @@ def trained(
     parts = {"training": training, "network": NETWORK} | recipe
     out = folder / f"{name}-{seed}{f'-{tag}' if tag else ''}"
     return train(Recipe(corpus=str(corpus), out=str(out), **parts)), Corpus(corpus)
+
+
+def learned_long(name: str, folder: Path, *, data: Path | None, seed: int = 0) -> tuple[PolyGene, Corpus]:
+    """Give the model of a study that what it does with control tokens is measured on, and its corpus.
+
+    It learns longer than annotation needs, with less weight on phenotypes, whose overconfidence would end it early; three
+    tenths of the donors are test donors, so that there are cells enough to compare with.
+    """
+    return trained(
+        name,
+        folder,
+        data=data,
+        seed=seed,
+        tag="long",
+        epochs=LONG,
+        prepared={"fractions": (0.6, 0.1, 0.3)},
+        loss=LossConfig(phenotype_weight=0.3),
+    )
 
 
 def having(obs: pd.DataFrame, labels: Mapping[str, str]) -> np.ndarray:

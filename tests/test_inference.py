@@ -11,6 +11,7 @@ from polygene.binning import ExpressionBinner
 from polygene.checkpoint import PolyGene
 from polygene.errors import PhenotypeError
 from polygene.inference import batches, bin_probabilities, bins_from_logits, cell_states, label_probabilities
+from polygene.losses import LossConfig, gene_targets
 from polygene.masking import MaskingCollator, MaskingConfig, pack_cells
 
 NAMES = ("sex", "tissue", "cell_type", "age", "disease")
@@ -63,7 +64,7 @@ def test_in_training_too_a_hidden_gene_is_answered_alike_whether_it_is_zero_or_i
         collator = MaskingCollator(
             tokenizer=tiny_model.tokenizer,
             measured_SG=cells.measured_G[None],
-            config=MaskingConfig(gene_rate=0.5, zero_rate=1.0),
+            config=MaskingConfig(gene_rate=0.5, varied_rate=0, zero_rate=1.0),
         )
         batch = collator(cells, 0 * numbers_C, numbers_C, 0 * numbers_C)
         slot = tiny_model.network.config.first_gene_slot + 7
@@ -159,6 +160,18 @@ def test_genes_are_answered_by_probabilities_over_the_bins(make_tokenizer, make_
     assert probabilities_QB.shape == (3, binner.n_bins)
     assert probabilities_QB.sum(1) == pytest.approx(1, abs=1e-5)
     assert probabilities_QB.min() > 0
+
+
+def test_smoothing_is_taken_off_the_answers_about_genes():
+    """A network that answers the smoothed target of what it believes is read as what it believes."""
+    targets_BB = gene_targets(6, LossConfig(smoothing=0.3))
+    believed_QB = torch.distributions.Dirichlet(torch.ones(6)).sample((50,)) * 0.9 + 0.1 / 6
+    answered_QB = believed_QB @ targets_BB
+    found_QB = bins_from_logits(answered_QB.log(), targets_BB.tolist())
+    torch.testing.assert_close(found_QB, believed_QB, atol=1e-5, rtol=0)
+    impossible_QB = bins_from_logits(torch.eye(6) * 20, targets_BB.tolist())
+    assert (impossible_QB > 0).all()
+    torch.testing.assert_close(impossible_QB.sum(1), torch.ones(6))
 
 
 def test_one_logit_is_the_log_odds_of_expressed():

@@ -305,7 +305,7 @@ def generate(
     n_cells: Annotated[int, typer.Option(help="How many cells.")] = 100,
     predict: Annotated[str, typer.Option(help="Phenotypes whose labels are drawn too.")] = "",
     counts: Annotated[bool, typer.Option("--counts", help="Add whole counts as a layer.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Steps in which genes are drawn.", show_default="16")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps in which genes are drawn.", show_default="32")] = None,
     seed: Seed = 0,
 ) -> None:
     """Draw cells to order, from control tokens: what the model believes such cells to be, no measurement."""

@@ -41,7 +41,7 @@ class SamplingConfig:
         Below 1 likely bins and labels become likelier, at 1 they are drawn as the model believes.
     """
 
-    steps: int = 16
+    steps: int = 32
     temperature: float = 1.0
 
     def __post_init__(self) -> None:

@@ -165,13 +165,21 @@ def bin_probabilities(
         )
         hidden_QD = states(network, packed, torch.from_numpy(at_Q))
         logits_QB = network.decode_genes(hidden_QD, torch.from_numpy(genes_Q).to(hidden_QD.device))
-        answers.append(bins_from_logits(logits_QB).cpu().numpy())
+        answers.append(bins_from_logits(logits_QB.cpu(), network.config.bin_targets).numpy())
     return np.concatenate(answers)
 
 
-def bins_from_logits(logits_QB: Tensor) -> Tensor:
-    """Probabilities over bins: softmax, or from the one logit of a binary model, (Q, B)."""
+def bins_from_logits(logits_QB: Tensor, targets_BB: Sequence[Sequence[float]] | None = None) -> Tensor:
+    """Probabilities over bins: softmax, or from the one logit of a binary model, (Q, B).
+
+    A network that was taught smoothed targets T answers p T where it believes p; `targets_BB` says T, and p is solved
+    for. Where that is not above a fiftieth of the answer it is set to it, since a network fits T only nearly.
+    """
     if logits_QB.shape[1] == 1:
         expressed_Q1 = torch.sigmoid(logits_QB.float())
         return torch.cat([1 - expressed_Q1, expressed_Q1], dim=1)
-    return torch.softmax(logits_QB.float(), dim=-1)
+    answer_QB = torch.softmax(logits_QB.float(), dim=-1)
+    if targets_BB is None:
+        return answer_QB
+    believed_QB = torch.linalg.solve(torch.tensor(targets_BB).T, answer_QB.T).T.maximum(answer_QB / 50)
+    return believed_QB / believed_QB.sum(dim=1, keepdim=True)

@@ -31,16 +31,24 @@ class PolyGeneConfig(BertConfig):
         Expression bins, bin 0 included. Two bins are answered by one logit ("expressed").
     phenotype_sizes
         Number of labels V of each of the P phenotypes; phenotypes have the slots 1 … P.
+    bin_targets
+        (B, B): the distribution over bins that training took each bin for, if it smoothed (see `losses.gene_targets`).
     """
 
     model_type = "polygene"
 
     def __init__(
-        self, n_genes: int = 512, n_bins: int = 10, phenotype_sizes: Sequence[int] = (), **kwargs: Any
+        self,
+        n_genes: int = 512,
+        n_bins: int = 10,
+        phenotype_sizes: Sequence[int] = (),
+        bin_targets: Sequence[Sequence[float]] | None = None,
+        **kwargs: Any,
     ) -> None:
         self.n_genes = n_genes
         self.n_bins = n_bins
         self.phenotype_sizes = list(phenotype_sizes)
+        self.bin_targets = bin_targets
         kwargs.setdefault("max_position_embeddings", len(self.phenotype_sizes) + 3 + n_genes)
         kwargs.setdefault("type_vocab_size", SHOWN_LEVELS)
         kwargs.setdefault("attention_probs_dropout_prob", 0.0)

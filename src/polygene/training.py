@@ -35,7 +35,7 @@ from polygene.errors import RecipeError, RunEndedError
 from polygene.evaluation import validation_scores
 from polygene.held_out import named, spread
 from polygene.inference import label_probabilities
-from polygene.losses import PolyGeneLoss
+from polygene.losses import PolyGeneLoss, gene_targets
 from polygene.masking import MaskingCollator
 from polygene.modeling import PolyGeneModel
 from polygene.recipe import Recipe
@@ -375,8 +375,9 @@ def calibration(model: PolyGene, validation: CorpusSplit) -> Calibration:
 
 def new_model(recipe: Recipe, corpus: Corpus) -> PolyGene:
     """Make the untrained model of a recipe; its biases start at the frequencies in the training cells."""
-    shape = vars(recipe.network)
-    model = PolyGene.new(corpus.tokenizer, seed=recipe.training.seed, **shape)
+    shape, n_bins = vars(recipe.network), corpus.tokenizer.binner.n_bins
+    targets = gene_targets(n_bins, recipe.loss).tolist() if n_bins > 2 and recipe.loss.smoothing else None
+    model = PolyGene.new(corpus.tokenizer, seed=recipe.training.seed, bin_targets=targets, **shape)
     labels_CP = corpus.split("train").labels_CP
     counts = [
         torch.from_numpy(np.bincount(labels_CP[labels_CP[:, p] >= 0, p], minlength=n))
