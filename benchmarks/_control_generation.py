@@ -135,7 +135,7 @@ def scores(
 def sources(
     label: str, order: dict[str, str], n: int, model: PolyGene, scanvi: Any, train_CG: np.ndarray, seed: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Give n cells of a label from everything that makes or finds them, in bins; `train_CG` are training cells of it."""
+    """Give n cells of a label, in bins, from all that makes or finds them; `train_CG` are training cells of it."""
     rng = np.random.default_rng(seed)
     yield CEILING, train_CG[rng.choice(len(train_CG), n, replace=False)]
     yield INDEPENDENT, np.stack([rng.choice(of_gene_C, n) for of_gene_C in train_CG.T], axis=1)

@@ -106,8 +106,8 @@ def trained(
 def learned_long(name: str, folder: Path, *, data: Path | None, seed: int = 0) -> tuple[PolyGene, Corpus]:
     """Give the model of a study that what it does with control tokens is measured on, and its corpus.
 
-    It learns longer than annotation needs, with less weight on phenotypes, whose overconfidence would end it early; three
-    tenths of the donors are test donors, so that there are cells enough to compare with.
+    It learns longer than annotation needs, with less weight on phenotypes, whose overconfidence would end it early, and
+    three tenths of the donors are test donors, so that there are cells enough to compare with.
     """
     return trained(
         name,
