@@ -1,6 +1,6 @@
 """What if: whether a changed token changes the genes that it should, and how far it agrees with pseudobulk.
 
-    python benchmarks/_control_counterfactual.py --data DIR
+    python benchmarks/control.py --data DIR --only counterfactual
 
 Held-out donors (test and validation) are asked; what their cells of the other label look like is the truth: the
 difference of pseudobulks, means of log1p values by donor, over the cell types of the donor, over the donors of a label.
@@ -9,9 +9,6 @@ logistic regression between the two labels. Sex is a check and no discovery: it 
 are little expressed, so genes are ranked by the change of log1p values, and again by that of the odds of "expressed".
 """
 
-import argparse
-import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,6 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.table import Table
 from scipy.special import logit
@@ -28,10 +24,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import _data
-from _train import SEX_GENES, STUDIES, trained
+from _train import SEX_GENES, STUDIES, learned_long
 from polygene.corpus import Corpus, CorpusSplit
-from polygene.losses import LossConfig
-from polygene.recipe import TrainingConfig
 from polygene.tl import counterfactual
 
 LONG = ("velmeshev",)
@@ -134,7 +128,7 @@ def score(change_G: np.ndarray, truth_G: np.ndarray, case: Case, symbols: list[s
     return found
 
 
-def run(data: Path | None, seed: int = 0, models: Path = Path("runs/benchmarks")) -> dict[str, Any]:
+def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
     """Ask all cases, print the table, and return the scores."""
     rows, results = [], {}
     for case in CASES:
@@ -143,11 +137,7 @@ def run(data: Path | None, seed: int = 0, models: Path = Path("runs/benchmarks")
         except _data.MissingDataError as reason:
             print(f"skipped: {reason}")
             continue
-        recipe: dict[str, Any] = {}
-        if case.study in LONG:
-            training = TrainingConfig(epochs=40, learning_rate=2e-3, evaluations=4, precision="bfloat16", seed=seed)
-            recipe = {"tag": "long", "training": training, "loss": LossConfig(phenotype_weight=0.3)}
-        model, corpus = trained(case.study, models, data=data, seed=seed, **recipe)
+        model, corpus = learned_long(case.study, folder, data=data, seed=seed)
         symbols = list(corpus.tokenizer.panel.symbols)
         cells = held_out_cells(path, corpus, seed)
         changes = {case.phenotype: (case.before, case.after)}
@@ -181,18 +171,3 @@ def _print(rows: list[dict[str, Any]]) -> None:
         cells = [row.get(column, "") for column in columns]
         table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells))
     Console(width=170).print(table)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _data.add_data_option(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the donor split, the training and the halves")
-    parser.add_argument("--models", type=Path, default=Path("runs/benchmarks"), help="where models are kept")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO)
-    torch.set_num_threads(1)
-    print(json.dumps(run(arguments.data, arguments.seed, arguments.models)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Denoising and imputing: counts and whole genes that the model was not shown, beside simple ways of filling them in.
 
-    python benchmarks/_control_denoise.py --data DIR --models FOLDER
+    python benchmarks/control.py --data DIR --only denoise
 
 From the cells of test donors a tenth of the molecules is taken out (binomial thinning of every gene of the file, as in
 Batson et al. 2019 bioRxiv 786269), or a tenth of the panel's genes. What is left is a file of its own: its totals and
@@ -17,11 +17,8 @@ Settings of the neighbours are those with the best spearman on validation donors
 Legend: C cells, G panel genes, A genes asked, D components.
 """
 
-import argparse
 import functools
-import json
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,7 +28,6 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
@@ -242,7 +238,7 @@ def ways(model: PolyGene, train: Cells, validation: Mapping[str, Task], seed: in
     return found
 
 
-def run(data: Path | None, seed: int, models: Path) -> dict[str, Any]:
+def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
     """Score every way on every study: study → task → way → score; prints the tables."""
     console, results = Console(width=140), {}
     for study in STUDIES:
@@ -251,14 +247,15 @@ def run(data: Path | None, seed: int, models: Path) -> dict[str, Any]:
         except _data.MissingDataError as reason:
             console.print(f"skipped {study}: {reason}")
             continue
-        model, corpus = _train.trained(study, models, data=data, seed=seed)
+        model, corpus = _train.learned_long(study, folder, data=data, seed=seed)
         results[study] = compare(model, ad.read_h5ad(path), {n: corpus.split(n).names_C for n in SPLITS}, seed)
         console.print(table(study, results[study]))
     if not _scvi.AVAILABLE:
         console.print(f"scVI {_scvi.MISSING}")
     spearmans = {way: scores["spearman"] for way, scores in results.get(STUDIES[0], {}).get("counts", {}).items()}
-    headline = {"denoise_spearman": spearmans.get("polygene"), **{way: spearmans.get(way) for way in ("knn", "scvi")}}
-    return headline | results
+    headline = {"denoise_spearman": spearmans.get("polygene")}
+    headline |= {f"denoise_spearman_{way}": spearmans.get(way) for way in ("knn", "scvi")}
+    return {**headline, "denoise": results}
 
 
 def compare(
@@ -294,19 +291,3 @@ def table(study: str, results: Mapping[str, Mapping[str, Mapping[str, float]]]) 
     for way in results["counts"]:
         laid_out.add_row(way, *(f"{results[name][way][column]:.4f}" for name, column in product(results, SCORES)))
     return laid_out
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _data.add_data_option(parser)
-    parser.add_argument("--models", type=Path, help="keep corpora and models here")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        print(json.dumps(run(arguments.data, arguments.seed, arguments.models or Path(scratch))))
-
-
-if __name__ == "__main__":
-    main()

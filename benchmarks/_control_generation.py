@@ -1,6 +1,6 @@
 """How real generated cells are, beside what real training donors reach, genes drawn one by one, and scANVI.
 
-    python benchmarks/_control_generation.py --data DIR
+    python benchmarks/control.py --data DIR --only generation
 
 For every cell type with at least 500 cells in training and in test donors, cells are generated from the label alone and
 stand against as many real cells of test donors. *Ceiling*: real cells of training donors. *Independent genes*: each
@@ -20,11 +20,7 @@ ceiling and its distances are to cells that training missed.
 Legend: C cells, G genes, K genes that enter correlations.
 """
 
-import argparse
-import json
 import logging
-import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +28,6 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
@@ -209,21 +204,3 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
             }
     said["memorisation_ratio"] = said.pop("generate_memorisation_ratio")
     return {name: round(float(value), 4) for name, value in said.items()} | {"generation_rows": rows + unseen}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _data.add_data_option(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--models", type=Path, default=None, help="keep models here; a temporary folder by default")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    log.setLevel(logging.INFO)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        print(json.dumps(run(arguments.data, arguments.seed, arguments.models or Path(scratch))))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Perturbation in silico: how knock-outs of known markers move the answer, beside those of all other genes.
 
-    python benchmarks/_control_perturb.py --data DIR --models DIR
+    python benchmarks/control.py --data DIR --only perturb
 
 Held-out cells of one label at a time, every panel gene knocked out in turn; genes are ranked by how far the probability
 of that label falls, and beside it by plain differential expression (scanpy's Wilcoxon test, label against the rest) on
@@ -9,9 +9,6 @@ the same held-out cells. Velmeshev: donors held out, donors are the replicates. 
 The p-values are checked where little is to be found: sex, when genes are knocked out that are not sex-specific.
 """
 
-import argparse
-import json
-import logging
 import time
 import warnings
 from pathlib import Path
@@ -26,7 +23,7 @@ from rich.table import Table
 from scipy import stats
 
 import _data
-from _train import SEX_GENES, STUDIES, trained
+from _train import SEX_GENES, STUDIES, learned_long, trained
 from polygene.checkpoint import PolyGene
 from polygene.corpus import Corpus
 from polygene.tl import perturb
@@ -98,14 +95,14 @@ def uniformity(p: pd.Series) -> dict[str, float]:
     }
 
 
-def run(data: Path | None, seed: int = 0, models: Path = Path("runs/benchmarks")) -> dict[str, Any]:
+def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
     """Rank known markers, check the p-values, and time a scan."""
     rows, null, scans, seconds = [], [], [], {}
     opened: dict[str, tuple[PolyGene, ad.AnnData]] = {}
     for case in CASES:
         name, phenotype, _, _ = case
         if name not in opened:
-            model, corpus = trained(name, models, data=data, seed=seed)
+            model, corpus = (trained if name == "zheng" else learned_long)(name, folder, data=data, seed=seed)
             opened[name] = model, held_out(name, corpus, data)
         found, effects, said = one_case(*opened[name], case, seed)
         rows += found
@@ -129,21 +126,7 @@ def run(data: Path | None, seed: int = 0, models: Path = Path("runs/benchmarks")
     for said in scans:
         console.print(f"{said['label']}: falls most without {said['top']}")
     return {
-        "markers": rows,
-        "null_sex": uniformity(pd.concat(null)),
-        "scan_1000": {**seconds, "copies": copies, "copies_per_processor_s": copies / seconds["processor_s"]},
+        "perturb_markers": rows,
+        "perturb_null_sex": uniformity(pd.concat(null)),
+        "perturb_scan_1000": {**seconds, "copies": copies, "copies_per_processor_s": copies / seconds["processor_s"]},
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _data.add_data_option(parser)
-    parser.add_argument("--models", type=Path, default=Path("runs/benchmarks"), help="where trained models are kept")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    print(json.dumps(run(arguments.data, arguments.seed, arguments.models)))
-
-
-if __name__ == "__main__":
-    main()

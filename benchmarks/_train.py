@@ -60,6 +60,7 @@ def trained(
     epochs: int | None = None,
     prepared: Mapping[str, Any] | None = None,
     without: Mapping[str, str] | None = None,
+    drop: Collection[str] = (),
     genes: Collection[str] = (),
     **recipe: Any,
 ) -> tuple[PolyGene, Corpus]:
@@ -79,21 +80,24 @@ def trained(
         More fields of `PrepareConfig`.
     without
         Labels by column: cells that have all of them are taken out of the file before anything is learned of it.
+    drop
+        Names of cells that are taken out as well.
     genes
         The only genes of the file that are read, if any are named.
     recipe
         Other parts of the recipe: `masking`, `loss`, …
     """
     study = STUDIES[name]
-    other = f"-{tag}" if prepared or without or genes else ""
+    other = f"-{tag}" if prepared or without or len(drop) or genes else ""
     corpus = folder / f"{name}-{seed}{other}-corpus"
     if not corpus.exists():
         source: Any = _data.locate(study.file, data)
         settings = {"seed": seed, **study.prepared, **(prepared or {})}
-        if without or genes:
+        if without or len(drop) or genes:
             cells = ad.read_h5ad(source)
             columns = cells.var_names.isin(genes) if genes else np.ones(cells.n_vars, dtype=bool)
-            source = {name: cells[~having(cells.obs, without or {}), columns].copy()}
+            taken = having(cells.obs, without or {}) | cells.obs_names.isin(drop)
+            source = {name: cells[~taken, columns].copy()}
             wanted = settings.get("include_genes", ())
             settings["include_genes"] = tuple(gene for gene in wanted if gene in source[name].var_names)
         prepare(source, corpus, config=PrepareConfig(**settings))

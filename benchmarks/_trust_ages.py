@@ -1,14 +1,11 @@
 """Age in years on donors never seen: the error beside ridge regression and the training mean, and what intervals hold.
 
-    python benchmarks/_trust_ages.py --data DIR
+    python benchmarks/trust.py --data DIR --only ages
 
 OneK1K, three donor splits joined. Ages are labels of the donors: with 40 donors many test donors have an age that no
 training donor has, so no label can be right for them; years can.
 """
 
-import argparse
-import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,6 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-import _data
 from _train import trained
 from polygene.age_gaps import age_gaps, age_report
 from polygene.baselines import YEARS_BASELINES, baseline_years
@@ -28,7 +24,7 @@ from polygene.metrics import expected_years, years_tally
 STUDY, N_SPLITS = "onek1k", 3
 
 
-def run(data: Path | None, seed: int, folder: Path) -> tuple[dict[str, object], pd.DataFrame]:
+def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
     """Train and score on three splits; the numbers of the last line, and the ages of the test donors."""
     runs, donors, answers = [], [], []
     for split in range(seed, seed + N_SPLITS):
@@ -65,7 +61,10 @@ def run(data: Path | None, seed: int, folder: Path) -> tuple[dict[str, object], 
             for name in ("gap", "gap_corrected")
         },
     }
-    return found, table
+    console = Console(width=160)
+    console.print(rich_table(found))
+    console.print(table.round(1).to_string(index=False))
+    return found
 
 
 def rich_table(found: dict[str, object]) -> Table:
@@ -83,21 +82,3 @@ def rich_table(found: dict[str, object]) -> Table:
             f"{row['gain']:+.2f} [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]",
         )
     return table
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _data.add_data_option(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="keep corpora and models here")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        found, table = run(arguments.data, arguments.seed, arguments.out or Path(scratch))
-    console = Console(width=160)
-    console.print(rich_table(found))
-    console.print(table.round(1).to_string(index=False))
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

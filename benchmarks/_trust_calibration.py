@@ -1,60 +1,38 @@
 """Calibration and sets: how right answers are beside how sure, and how often sets of labels hold the true one.
 
-    python benchmarks/_trust_calibration.py --data DIR
+    python benchmarks/trust.py --data DIR --only calibration
 
 A network a file and donor split, with as many validation donors as sets at 0.9 need: temperatures and sets are learned
 from them at the end of training, and scored on test donors. Intervals are donor bootstraps within a split. One split
 says little of a coverage (five to ten test donors), so splits are averaged.
 """
 
-import argparse
-import json
-import logging
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
-import _data
-from _train import NETWORK, STUDIES
-from polygene.checkpoint import PolyGene
-from polygene.corpus import Corpus
-from polygene.prepare import PrepareConfig, prepare
-from polygene.recipe import Recipe, TrainingConfig
+from _train import trained
 from polygene.reliability import reliability
-from polygene.training import train
 
 FRACTIONS = {"onek1k": (0.5, 0.25, 0.25), "velmeshev": (0.39, 0.39, 0.22)}
 """Of 40 donors ten calibrate, of 23 nine: so many need sets at 0.9 (a tenth, the default, gives four and two)."""
 N_SPLITS = 3
 
 
-def trained(name: str, folder: Path, *, data: Path | None, seed: int) -> tuple[PolyGene, Corpus]:
-    """Give the model of a split and its corpus; what is in the folder already is loaded."""
-    study, corpus = STUDIES[name], folder / f"{name}-{seed}-calibration-corpus"
-    if not corpus.exists():
-        config = PrepareConfig(seed=seed, fractions=FRACTIONS[name], **study.prepared)
-        prepare(_data.locate(study.file, data), corpus, config=config)
-    training = TrainingConfig(epochs=study.epochs, evaluations=4, seed=seed)
-    recipe = Recipe(
-        corpus=str(corpus), out=str(folder / f"{name}-{seed}-calibration"), network=NETWORK, training=training
-    )
-    return train(recipe), Corpus(corpus)
-
-
-def run(data: Path | None, seed: int, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Train and score every split of every file: what `reliability` returns, by file."""
+def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
+    """Train and score every split of every file, and print the tables."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name in FRACTIONS:
         for split in range(seed, seed + N_SPLITS):
-            model, corpus = trained(name, folder, data=data, seed=split)
+            prepared = {"fractions": FRACTIONS[name]}
+            model, corpus = trained(name, folder, data=data, seed=split, tag="calibration", prepared=prepared)
             scored = reliability(model, corpus.split("train"), corpus.split("test"), seed=seed)
             found.setdefault(name, []).append(scored)
-    return found
+        Console(width=220).print(table(name, found[name]))
+    return summary(found)
 
 
 def summary(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -102,22 +80,3 @@ def table(name: str, splits: list[dict[str, Any]]) -> Table:
                 cells += [f"{held['abstained']:.3f}", f"{held['off']:+.3f}: {held['why']}" if held["why"] else ""]
             laid_out.add_row(*cells)
     return laid_out
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _data.add_data_option(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="keep corpora and models here")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        found = run(arguments.data, arguments.seed, arguments.out or Path(scratch))
-    for name, splits in found.items():
-        Console(width=220).print(table(name, splits))
-    print(json.dumps(summary(found)))
-
-
-if __name__ == "__main__":
-    main()

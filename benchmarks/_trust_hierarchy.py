@@ -1,23 +1,20 @@
 """Cell types answered no finer than they are sure: what backing off gains in correctness, and what it costs.
 
-    python benchmarks/_trust_hierarchy.py --data DIR --models DIR
+    python benchmarks/trust.py --data DIR --only hierarchy
 
 Small models of the shared studies, and logistic regression tuned for log loss on the same training cells, answer for
 the test cells with their most probable label, and with the most telling type of the Cell Ontology that has at least 0.8
 or 0.9 of the probability. Labels are looked up as recipes/corpus maps them. Means over donors (of zheng, over cells).
 """
 
-import argparse
-import json
-import logging
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 import corpus as mapping
-from _data import add_data_option
 from _train import STUDIES, trained
 from polygene.baselines import CellTable, baseline_probabilities
 from polygene.corpus import CorpusSplit
@@ -41,7 +38,7 @@ def tree_of(file: str, labels: tuple[str, ...]) -> LabelTree:
 
 def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
     """Answer for the test cells of each study and score the answers."""
-    studies = {}
+    studies: dict[str, dict[str, Any]] = {}
     for name in NAMES:
         model, corpus = trained(name, folder, data=data, seed=seed)
         learned, test = corpus.split("train"), corpus.split("test")
@@ -64,31 +61,15 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
         answered = pd.Series(tree.names_N[tree.back_off(answers["PolyGene"], 0.9)[0]])
         often = answered.value_counts(normalize=True).head(8).round(3).to_dict()
         studies[name] = {"cells": int((truth_C >= 0).sum()), "scores": scores, "often": often}
-    return {"seed": seed, "studies": studies}
+    show(studies)
+    return {"hierarchy": studies}
 
 
-def show(results: dict[str, object]) -> None:
+def show(studies: dict[str, dict[str, Any]]) -> None:
     columns = ["at_label", "correct", "finer", "wrong", "information"]
-    studies: dict = results["studies"]
     for name, study in studies.items():
         table = Table("predictor", "answer", *columns, title=f"{name}: {study['cells']:,} test cells")
         for who, kinds in study["scores"].items():
             for kind, values in kinds.items():
                 table.add_row(who, kind, *(f"{values[column]:.3f}" for column in columns))
         Console(width=120).print(table)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_option(parser)
-    parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="where trained models are kept")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    results = run(arguments.data, arguments.seed, arguments.models)
-    show(results)
-    print(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main()

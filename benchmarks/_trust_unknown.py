@@ -1,6 +1,6 @@
 """Cells unlike any in training: which score finds them, beside what is found without a look at any gene.
 
-    python benchmarks/_trust_unknown.py --data DIR --models DIR      # --models keeps what was trained
+    python benchmarks/trust.py --data DIR --only unknown
 
 Known cells are those of donors that were held out (of Zheng, which has none, cells that were). Unseen ones are
 
@@ -15,10 +15,6 @@ many counts there are, and (of files that measured other genes) which were measu
 is taken *on the very cells that are scored*, so its row is a bound that no detector fitted beforehand would reach.
 """
 
-import argparse
-import json
-import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +64,7 @@ CELLS = 1_000
 """Most cells of each kind that are scored, and twice as many that scores learn from."""
 
 
-def run(data: Path | None, seed: int, folder: Path) -> dict[str, dict[str, float]]:
+def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
     """AUROC by scenario and score, and the share of known cells that the kept score flags."""
     found = {}
     for name in _train.STUDIES:
@@ -78,7 +74,10 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, dict[str, float
                 print(scenario, {score: round(value, 3) for score, value in found[scenario].items()}, flush=True)
         except _data.MissingDataError as reason:
             print(f"skipped: {reason}")
-    return found
+    for number, scenario in enumerate(found):
+        print(f"{number + 1}: {scenario}")
+    Console(width=220).print(table(found))
+    return {"ood_auroc": found}
 
 
 def _scenarios(
@@ -328,22 +327,3 @@ def table(found: dict[str, dict[str, float]]) -> Table:
     for score, row in frame.iterrows():
         laid_out.add_row(str(score), *(f"{value:.2f}" for value in row), f"{row.mean():.2f}")
     return laid_out
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _data.add_data_option(parser)
-    parser.add_argument("--models", type=Path, help="keep corpora and models here")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    with tempfile.TemporaryDirectory() as scratch:
-        found = run(arguments.data, arguments.seed, arguments.models or Path(scratch))
-    for number, scenario in enumerate(found):
-        print(f"{number + 1}: {scenario}")
-    Console(width=220).print(table(found))
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()
