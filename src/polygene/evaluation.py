@@ -15,6 +15,7 @@ from scipy import sparse
 
 from polygene.baselines import YEARS_BASELINES, baseline_years
 from polygene.checkpoint import PolyGene
+from polygene.classes import class_scores, confusion
 from polygene.corpus import Corpus, CorpusSplit
 from polygene.errors import CorpusError
 from polygene.held_out import (
@@ -144,14 +145,8 @@ def score_hidden_genes(
     }
 
 
-def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
-    """Answer for the test cells with the model and with every baseline, and sum what the scores need.
-
-    Baselines learn from the cells that trained the model, at most 100,000 of them, with class weights where its recipe
-    had them. A phenotype is scored within the sources in which it varies; one that varies in none is left out. Where
-    there are several sources, "<name>, sources pooled" scores their cells together, which naming the source can win: it
-    is no target. Nothing but expression is given. A block of the test cells is in memory at a time, and the answers for
-    all of them to one phenotype.
+def label_answers(model: PolyGene, corpus: Corpus) -> list[np.ndarray]:
+    """Answer every phenotype of the test cells from expression alone, (C, V) each, a block of cells at a time.
 
     Raises
     ------
@@ -159,21 +154,34 @@ def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
         If the corpus was made with another tokenizer than the model, or has no test cells.
     """
     corpus.check(model.tokenizer.fingerprint())
-    train, test = corpus.split("train"), corpus.split("test")
+    test = corpus.split("test")
     if not len(test):
         msg = (
             f"the corpus {corpus.folder} has no test cells, so there is nothing to score. "
             "Run polygene prepare with a share of test cells (fractions)."
         )
         raise CorpusError(msg)
+    names = corpus.tokenizer.schema.names
+    blocks = [label_probabilities(model, test.cells(rows), predict=names) for rows in AskedSplit(corpus, test).rows()]
+    return [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
+
+
+def tally(model: PolyGene, corpus: Corpus, *, answers: list[np.ndarray] | None = None, seed: int = 0) -> Tallies:
+    """Answer for the test cells with the model and with every baseline, and sum what the scores need.
+
+    Baselines learn from the cells that trained the model, at most 100,000 of them, with class weights where its recipe
+    had them. A phenotype is scored within the sources in which it varies; one that varies in none is left out. Where
+    there are several sources, "<name>, sources pooled" scores their cells together, which naming the source can win: it
+    is no target. Nothing but expression is given. A block of the test cells is in memory at a time, and the answers for
+    all of them to one phenotype. `answers` are those of `label_answers`, if the model has given them before.
+    """
+    answers = label_answers(model, corpus) if answers is None else answers
+    train, test = corpus.split("train"), corpus.split("test")
     schema = corpus.tokenizer.schema
     learned = spread(len(train), MOST_BASELINE_CELLS)
     if len(learned) < len(train):
         log.info("baselines learn from %s of %s training cells, evenly spread", f"{len(learned):,}", f"{len(train):,}")
     train_cells, test_cells = cell_table(corpus, train, learned), AskedSplit(corpus, test)
-    blocks = [label_probabilities(model, test.cells(rows), predict=schema.names) for rows in test_cells.rows()]
-    answers = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
-    del blocks
     found: Tallies = {}
     for p, name in enumerate(schema.names):
         learned_C, truth_C = train.labels_CP[:, p], test.labels_CP[:, p]
@@ -225,14 +233,37 @@ def summarise(runs: Sequence[Tallies], *, seed: int = 0) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
+def by_class(
+    corpus: Corpus, answers: list[np.ndarray], tallies: Tallies, *, seed: int = 0
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Score and count the labels of each phenotype that is scored: see `class_scores` and `confusion`."""
+    train, test, schema = corpus.split("train"), corpus.split("test"), corpus.tokenizer.schema
+    classes, confused = {}, {}
+    for p, name in enumerate(schema.names):
+        if name not in tallies:
+            continue
+        of_model, of_reference = (class_scores(tallies[name][who], seed=seed) for who in (MODEL, REFERENCE))
+        classes[name] = {MODEL: of_model, REFERENCE: of_reference}
+        truth_C, sources_C = test.labels_CP[:, p], test.sources_C
+        donors = donors_of(train, test, slice(None))
+        scorable_SV = scorable(
+            train.labels_CP[:, p], truth_C, len(schema.labels[p]), test_sources_C=sources_C, **donors
+        )
+        confused[name] = confusion(
+            answers[p], truth_C, scorable_SV=scorable_SV, sources_C=sources_C, labels=schema.labels[p]
+        )
+    return classes, confused
+
+
 def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any]:
     """Score a model on the test cells of a corpus, beside its baselines.
 
     Returns
     -------
     What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`,
-    `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `not_scored` (phenotypes
-    that vary in no source) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since JSON
+    `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `classes` (phenotype →
+    PolyGene and logistic regression → rows of `class_scores`), `confusion` (phenotype → see `classes.confusion`),
+    `not_scored` (phenotypes that vary in no source) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since JSON
     has no NaN.
 
     Raises
@@ -241,7 +272,9 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
         If the corpus was made with another tokenizer than the model, or has no test cells.
     """
     test = corpus.split("test")
-    tallies = tally(model, corpus, seed=seed)
+    answers = label_answers(model, corpus)
+    tallies = tally(model, corpus, answers=answers, seed=seed)
+    classes, confused = by_class(corpus, answers, tallies, seed=seed)
     donors = set(test.donors_C) - {""}
     return _without_nan(
         {
@@ -251,6 +284,8 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
             "baseline_cells": min(len(corpus.split("train")), MOST_BASELINE_CELLS),
             "seed": seed,
             "scores": summarise([tallies], seed=seed).to_dict("records"),
+            "classes": classes,
+            "confusion": confused,
             "not_scored": [name for name in corpus.tokenizer.schema.names if name not in tallies],
             "genes": score_genes(model, test, seed=seed),
         }
