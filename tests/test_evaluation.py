@@ -22,6 +22,7 @@ from polygene.losses import LossConfig
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import Recipe, TrainingConfig
 from polygene.results import tables
+from polygene.shards import SPLITS
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 SEX, TISSUE, CELL_TYPE, AGE, DISEASE = range(5)
@@ -177,7 +178,7 @@ def test_every_interval_holds_its_value_and_every_gain_is_a_difference_to_the_re
 
 def test_results_say_how_cells_were_held_out_and_are_json(results, corpus):
     assert results["split"] == "donor"
-    assert results["cells"] == {name: len(corpus.split(name)) for name in ("train", "validation", "test")}
+    assert results["cells"] == {name: len(corpus.split(name)) for name in SPLITS}
     assert results["donors"] == len(set(corpus.split("test").donors_C))
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 

@@ -80,7 +80,7 @@ def test_in_training_too_a_hidden_gene_is_answered_alike_whether_it_is_zero_or_i
     assert (answers[0] - answers[1]).abs().max() <= 1e-5
 
 
-_PACKED = ("input_ids", "position_ids", "n_keys", "n_queries")
+_PACKED = ("input_ids", "position_ids", "token_type_ids", "n_keys", "n_queries")
 
 
 @pytest.mark.parametrize("given", [(), ("tissue", "disease")])

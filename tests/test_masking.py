@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from polygene.errors import RecipeError
-from polygene.masking import MaskingCollator, MaskingConfig, hide_genes, uniform
+from polygene.masking import MaskingCollator, MaskingConfig, hide_genes, shown_level, uniform
 
 N_PHENOTYPES = 5
 FIRST_GENE = N_PHENOTYPES + 2
@@ -65,7 +65,7 @@ def bins_of(cells, c):
 def test_hidden_things_are_asked_and_are_never_keys(toy_tokenizer, toy_cells, collate):
     n_hidden = 0
     for epoch in range(50):
-        seen = Seen(collate(epoch=epoch))
+        seen = Seen(collate(MaskingConfig(withheld_rate=0), epoch=epoch))
         assert seen.question_tokens == {toy_tokenizer.mask_id}
         for c, (keys, genes, labels) in enumerate(zip(seen.keys, seen.genes, seen.labels, strict=True)):
             truth = bins_of(toy_cells, c)
@@ -80,6 +80,43 @@ def test_hidden_things_are_asked_and_are_never_keys(toy_tokenizer, toy_cells, co
                 assert p not in labels or labels[p][0] == label
             n_hidden += len(genes) + len(labels)
     assert n_hidden > 1000
+
+
+def test_of_the_withheld_genes_none_is_a_key_and_none_is_asked(make_tokenizer, make_cells, collate):
+    cells = make_cells(make_tokenizer(2000), 60, 0.2)
+    measured_CG = np.ones((60, 2000), dtype=bool)
+    config = MaskingConfig(zero_rate=1.0)
+    withheld_C = np.linspace(0, 1, 60)
+    cell_N = np.repeat(np.arange(60), np.diff(cells.offsets_C1))
+    shown_C = np.zeros(60)
+    for epoch in range(20):
+        random_CG = uniform(0, np.full(60, epoch), np.arange(60), np.arange(2000))
+        asked = hide_genes(cells, measured_CG, random_CG, config)
+        withheld = hide_genes(cells, measured_CG, random_CG, config, withheld_C)
+        for x, y in zip(asked[:4], withheld[:4], strict=True):
+            np.testing.assert_array_equal(x, y, err_msg="the same genes are asked")
+        assert not (withheld[4] & ~asked[4]).any(), "what is shown is shown without withholding too"
+        shown_C += np.bincount(cell_N[withheld[4]], minlength=60) / np.diff(cells.offsets_C1) / 20
+    np.testing.assert_allclose(shown_C, 0.85 * (1 - withheld_C), atol=0.03)
+
+
+def test_start_tells_how_much_is_shown(toy_tokenizer, make_cells, collate):
+    cells = make_cells(toy_tokenizer, 800, 0.5)
+    batch = collate(MaskingConfig(withheld_rate=0.5), cells=cells)
+    at_start = (batch["position_ids"][0] == N_PHENOTYPES + 1).numpy()
+    types_T = batch["token_type_ids"][0].numpy()
+    assert not types_T[~at_start].any(), "the other tokens have the first type"
+    levels_C = types_T[at_start]
+    n_shown_C = np.array([sum(slot >= FIRST_GENE for slot in keys) - 1 for keys in Seen(batch).keys])
+    share_C = n_shown_C / np.diff(cells.offsets_C1)
+    assert np.mean(levels_C == 8) == pytest.approx(0.5 + 0.5 * 0.05 / 0.85, abs=0.06)
+    for level in range(8):
+        assert share_C[levels_C == level].mean() == pytest.approx(level / 10 + 0.05, abs=0.04)
+    assert share_C[levels_C == 8].mean() == pytest.approx(0.85, abs=0.02)
+
+
+def test_a_cell_whose_asked_genes_are_hidden_counts_as_a_whole_one():
+    np.testing.assert_array_equal(shown_level(np.array([0, 0.0999, 0.1, 0.5, 0.85, 1.0])), [0, 0, 1, 5, 8, 8])
 
 
 def test_15_percent_of_the_measured_genes_are_hidden_expressed_or_not(make_tokenizer, make_cells):

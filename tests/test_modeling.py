@@ -5,12 +5,13 @@ import torch
 
 from polygene.attention import PACKED
 from polygene.modeling import PolyGeneConfig, PolyGeneModel
+from polygene.packing import SHOWN_LEVELS
 
 SIZES = [2, 3, 0, 4]
 N_GENES, N_BINS, N_TOKENS = 30, 6, 30
 FIRST_GENE = len(SIZES) + 2
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-PACKED_CELLS = ("input_ids", "position_ids", "n_keys", "n_queries")
+PACKED_CELLS = ("input_ids", "position_ids", "token_type_ids", "n_keys", "n_queries")
 
 
 def make_network(n_bins=N_BINS, **shape):
@@ -61,7 +62,9 @@ def make_batch(cells):
         slots += genes + labels
         n_keys.append(len(keys))
         n_queries.append(len(genes + labels))
-    batch = {"input_ids": [ids], "position_ids": [slots], "n_keys": n_keys, "n_queries": n_queries}
+    types = [[int(slot == FIRST_GENE - 1) for slot in slots]]
+    batch = {"input_ids": [ids], "position_ids": [slots], "token_type_ids": types}
+    batch |= {"n_keys": n_keys, "n_queries": n_queries}
     batch |= {"gene_at": gene_at, "label_at": label_at}
     batch = {name: torch.tensor(values, dtype=torch.int64) for name, values in batch.items()}
     return batch | {"label_phenotype": batch["position_ids"][0, batch["label_at"]] - 1}
@@ -238,7 +241,7 @@ def test_a_saved_network_comes_back_packed_with_the_same_answers(network, tmp_pa
 def test_bert_inside_is_hugging_faces_own_but_for_what_the_last_layer_leaves_out(network):
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(**SHAPE, vocab_size=N_TOKENS, max_position_embeddings=N_GENES + 7, type_vocab_size=1)
+    config = BertConfig(**SHAPE, vocab_size=N_TOKENS, max_position_embeddings=N_GENES + 7, type_vocab_size=SHOWN_LEVELS)
     own = BertModel(config, add_pooling_layer=False)
     assert type(network.bert) is type(own)
     ours = {name: type(module) for name, module in network.bert.named_modules()}

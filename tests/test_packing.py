@@ -70,6 +70,7 @@ def test_a_cell_that_expresses_nothing_keeps_its_leading_tokens_and_end(toy_toke
 def test_packing_no_cells_gives_an_empty_row():
     packed, query_at_Q = pack(
         leading_ids_CS=np.zeros((0, 7), dtype=np.int64),
+        start_types_C=NONE,
         gene_cells_N=NONE,
         gene_slots_N=NONE,
         gene_ids_N=NONE,
@@ -85,7 +86,7 @@ def test_packing_no_cells_gives_an_empty_row():
 
 
 def test_as_dict_hands_over_the_tensors_themselves():
-    tensors = {name: torch.arange(3) for name in ("input_ids", "position_ids", "n_keys", "n_queries")}
+    tensors = {name: torch.arange(3) for name in ("input_ids", "position_ids", "token_type_ids", "n_keys", "n_queries")}
     handed = PackedCells(**tensors).as_dict()
     assert list(handed) == list(tensors)
     assert all(handed[name] is tensors[name] for name in tensors)

@@ -6,13 +6,15 @@
     tokenizer.json  genes.tsv        bins, slots, phenotypes; the panel
     recipe.toml  metrics.json        how it was made, what it scored
     README.md                        model card
-    SHA256SUMS                       of the four files that decide an answer
+    calibration.json                 temperatures, and what sets of labels ask for (older ones lack it)
+    SHA256SUMS                       of the files that decide an answer
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,13 +27,16 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers.utils import logging as transformers_logging
 
+from polygene.calibration import Calibration
 from polygene.distributed import own_device
 from polygene.errors import CheckpointError
 from polygene.modeling import PolyGeneConfig, PolyGeneModel
 from polygene.tokenizer import CellTokenizer
 
 DECISIVE = ("config.json", "model.safetensors", "tokenizer.json", "genes.tsv")
-SUMS = "SHA256SUMS"
+CALIBRATION, SUMS = "calibration.json", "SHA256SUMS"
+
+logger = logging.getLogger("polygene")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,12 +53,15 @@ class PolyGene:
         Text of the TOML that made it; empty if it was not trained.
     metrics
         What it scored, as `polygene train` and `polygene evaluate` wrote it.
+    calibration
+        How sure its answers may be, learned from donors that did not train.
     """
 
     tokenizer: CellTokenizer
     network: PolyGeneModel
     recipe: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)
 
     @classmethod
     def new(cls, tokenizer: CellTokenizer, *, seed: int = 0, **network: Any) -> PolyGene:
@@ -92,12 +100,20 @@ class PolyGene:
         _verify(folder)
         with without_bars():
             network = PolyGeneModel.from_pretrained(folder)
-        recipe, metrics = folder / "recipe.toml", folder / "metrics.json"
+        recipe, metrics, calibration = (folder / name for name in ("recipe.toml", "metrics.json", CALIBRATION))
+        tokenizer = CellTokenizer.load(folder)
+        sizes = {
+            name: len(labels) for name, labels in zip(tokenizer.schema.names, tokenizer.schema.labels, strict=True)
+        }
+        calibrated = Calibration.load(calibration, sizes) if calibration.exists() else Calibration()
+        if not calibrated.labels:
+            logger.info("%s was not calibrated: its probabilities are as sure as training left them", folder)
         return cls(
-            tokenizer=CellTokenizer.load(folder),
+            tokenizer=tokenizer,
             network=network.eval().to(device or own_device()),
             recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
             metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
+            calibration=calibrated,
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -113,11 +129,12 @@ class PolyGene:
             with without_bars():
                 self.network.save_pretrained(new)
             self.tokenizer.save(new)
+            self.calibration.save(new / CALIBRATION)
             texts = {
                 "recipe.toml": self.recipe,
                 "metrics.json": json.dumps(self.metrics, indent=2) + "\n",
                 "README.md": model_card(self),
-                SUMS: "".join(f"{_sha256(new / name)}  {name}\n" for name in DECISIVE),
+                SUMS: "".join(f"{_sha256(new / name)}  {name}\n" for name in (*DECISIVE, CALIBRATION)),
             }
             for name, text in texts.items():
                 (new / name).write_text(text, encoding="utf-8")
@@ -178,11 +195,12 @@ def _verify(folder: Path) -> None:
         raise CheckpointError(msg)
     lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
     saved = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in DECISIVE:
+    later = [CALIBRATION] if CALIBRATION in saved or (folder / CALIBRATION).exists() else []
+    for name in [*DECISIVE, *later]:
         if name not in saved:
             msg = f"{folder / SUMS} was cut off or altered: it does not say what {name} was. Get the checkpoint again."
             raise CheckpointError(msg)
-        if _sha256(folder / name) != saved[name]:
+        if not (folder / name).is_file() or _sha256(folder / name) != saved[name]:
             msg = (
                 f"{folder / name} is not the file that was saved: its SHA-256 differs from the one in {SUMS}. "
                 "It was altered or copied incompletely; get the checkpoint again."

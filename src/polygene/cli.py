@@ -167,6 +167,9 @@ def annotate(
     model: Model,
     given: Annotated[str, typer.Option(help="Phenotypes whose labels are known, such as tissue,sex.")] = "",
     predict: Annotated[str, typer.Option(help="Phenotypes to ask; all that are not given by default.")] = "",
+    coverage: Annotated[
+        float | None, typer.Option(help="Also write sets of labels that hold the true one so often, such as 0.9.")
+    ] = None,
     layer: Layer = None,
     totals: Totals = None,
 ) -> None:
@@ -180,7 +183,9 @@ def annotate(
         from polygene.tl.annotate import annotation
 
         asked = _names(predict) if predict else None
-        return annotation(cells, network, given=_names(given), predict=asked, layer=layer, totals=totals)
+        return annotation(
+            cells, network, given=_names(given), predict=asked, coverage=coverage, layer=layer, totals=totals
+        )
 
     _answer(verb, cells, out, model, layer)
 

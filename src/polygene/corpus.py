@@ -66,7 +66,10 @@ class Corpus:
             raise CorpusError(msg)
 
     def split(self, name: SplitName) -> "CorpusSplit":
-        """Open the cells of "train", "validation" or "test"; a split can be empty."""
+        """Open the cells of "train", "validation", "test" or "seen" (cells of training donors that do not train).
+
+        A split can be empty.
+        """
         if name not in SPLITS:
             msg = f"there is no split {name!r}; there are {', '.join(SPLITS)}"
             raise CorpusError(msg)
@@ -198,6 +201,16 @@ class CorpusSplit:
     def sources_C(self) -> np.ndarray:
         """Source of every cell, int16, an index into `Corpus.sources`."""
         return self._column("source", lambda column: column.to_numpy()).astype(np.int16)
+
+    @cached_property
+    def years_C(self) -> np.ndarray | None:
+        """Age of every cell in years, float32, also where no training cell has its label; NaN where not known.
+
+        None for a corpus that was made before ages were written down.
+        """
+        if any("years" not in shard.table.column_names for shard in self._shards):
+            return None
+        return self._column("years", lambda column: column.to_numpy()).astype(np.float32)
 
     @cached_property
     def donors_C(self) -> np.ndarray:

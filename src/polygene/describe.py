@@ -44,7 +44,7 @@ def describe(folder: str | Path) -> list[Table]:
 
 def describe_corpus(corpus: Corpus) -> list[Table]:
     """Describe how it was split, its sources, its panel, bins and labels."""
-    n_cells = {name: sum(source["cells"][name] for source in corpus.info["sources"]) for name in SPLITS}
+    n_cells = {name: sum(source["cells"].get(name, 0) for source in corpus.info["sources"]) for name in SPLITS}
     facts = {
         "cells": ", ".join(f"{n:,} {name}" for name, n in n_cells.items()),
         "held out": {"donor": "donors", "study": "studies", "random": "cells, not donors"}[corpus.split_word],
@@ -56,7 +56,7 @@ def describe_corpus(corpus: Corpus) -> list[Table]:
         sources.add_row(
             source["name"],
             source["scale"],
-            *(f"{source['cells'][name]:,}" for name in SPLITS),
+            *(f"{source['cells'].get(name, 0):,}" for name in SPLITS),
             f"{source['donors_in_all']:,}",
             f"{source['genes']:,}",
             f"{source['panel_genes']:,}",

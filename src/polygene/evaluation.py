@@ -6,16 +6,20 @@ Legend: C cells, G panel genes, P phenotypes, Q asked genes, B bins, V labels of
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from polygene.age_gaps import age_report
 from polygene.baselines import YEARS_BASELINES, baseline_years
 from polygene.checkpoint import PolyGene
 from polygene.classes import class_scores, confusion
+from polygene.conditions import conditions
 from polygene.corpus import Corpus, CorpusSplit
 from polygene.errors import CorpusError
 from polygene.held_out import (
@@ -24,20 +28,22 @@ from polygene.held_out import (
     REFERENCE,
     ROWS,
     YEARS_REFERENCE,
-    AskedSplit,
+    AskedCells,
+    actual_years,
     cell_table,
     donors_of,
     named,
     of_baseline,
     spread,
-    years_of,
 )
 from polygene.inference import bin_probabilities, label_probabilities
+from polygene.leakage import leakage_gaps
 from polygene.losses import LossConfig
 from polygene.masking import MaskingConfig, hide_genes, uniform
 from polygene.metrics import (
     Tally,
     compare,
+    donors_alike,
     expected_years,
     gene_scores,
     label_scores,
@@ -46,6 +52,8 @@ from polygene.metrics import (
     stack_splits,
     years_tally,
 )
+from polygene.reliability import reliability
+from polygene.shards import SPLITS
 from polygene.tokenizer import EncodedCells
 
 log = logging.getLogger("polygene")
@@ -98,7 +106,10 @@ def validation_scores(
             scores |= {f"{name}_{score}": of_model[score] for score in wanted}
             label_losses.append(min(of_model["log_loss"], of_marginal["log_loss"]))
         if schema.phenotypes[p].ordinal == "age":
-            scores[f"{name}_mae_years"] = _years_error(probabilities_CV, truth_C, schema.years(name))
+            years_V = schema.years(name)
+            actual_C = actual_years(validation, years_V, validation.labels_CP[:, p])[rows]
+            error_C = np.abs(expected_years(probabilities_CV, years_V) - actual_C)
+            scores[f"{name}_mae_years"] = float(np.nanmean(error_C)) if np.isfinite(error_C).any() else float("nan")
     scores |= {f"gene_{name}": value for name, value in score_genes(model, validation)[MODEL].items()}
     scores["loss"] = loss.gene_weight * scores["gene_cross_entropy"]
     if label_losses:
@@ -145,8 +156,42 @@ def score_hidden_genes(
     }
 
 
-def label_answers(model: PolyGene, corpus: Corpus) -> list[np.ndarray]:
-    """Answer every phenotype of the test cells from expression alone, (C, V) each, a block of cells at a time.
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What was answered for the cells that did not train, summed up.
+
+    Attributes
+    ----------
+    tallies
+        Of the test cells.
+    pairs
+        Phenotype → predictor → tallies of (cells of training donors, cells of test donors), over the labels that both
+        have, each donor counting the same; empty where the corpus set no cells of training donors aside.
+    ages
+        Age phenotype → the test donors' ages, as `age_gaps.age_report` gives them.
+    confusions
+        Phenotype → which labels the model took for which, as `classes.confusion` gives it.
+    """
+
+    tallies: Tallies
+    pairs: dict[str, dict[str, tuple[Tally, Tally]]]
+    ages: dict[str, dict[str, Any]]
+    confusions: dict[str, dict[str, Any]]
+
+
+def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
+    """Sum what the scores of the test cells need, see `answer`."""
+    return answer(model, corpus, seed=seed).tallies
+
+
+def answer(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Answered:
+    """Answer for the cells that did not train with the model and with every baseline, and sum what the scores need.
+
+    Baselines learn from the cells that trained the model, at most 100,000 of them, with class weights where its recipe
+    had them. A phenotype is scored within the sources in which it varies; one that varies in none is left out. Where
+    there are several sources, "<name>, sources pooled" scores their cells together, which naming the source can win: it
+    is no target. Nothing but expression is given. A block of the cells is in memory at a time, and the answers for all
+    of them to one phenotype.
 
     Raises
     ------
@@ -154,67 +199,116 @@ def label_answers(model: PolyGene, corpus: Corpus) -> list[np.ndarray]:
         If the corpus was made with another tokenizer than the model, or has no test cells.
     """
     corpus.check(model.tokenizer.fingerprint())
-    test = corpus.split("test")
+    train, test, seen = (corpus.split(name) for name in ("train", "test", "seen"))
     if not len(test):
         msg = (
             f"the corpus {corpus.folder} has no test cells, so there is nothing to score. "
             "Run polygene prepare with a share of test cells (fractions)."
         )
         raise CorpusError(msg)
-    names = corpus.tokenizer.schema.names
-    blocks = [label_probabilities(model, test.cells(rows), predict=names) for rows in AskedSplit(corpus, test).rows()]
-    return [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
-
-
-def tally(model: PolyGene, corpus: Corpus, *, answers: list[np.ndarray] | None = None, seed: int = 0) -> Tallies:
-    """Answer for the test cells with the model and with every baseline, and sum what the scores need.
-
-    Baselines learn from the cells that trained the model, at most 100,000 of them, with class weights where its recipe
-    had them. A phenotype is scored within the sources in which it varies; one that varies in none is left out. Where
-    there are several sources, "<name>, sources pooled" scores their cells together, which naming the source can win: it
-    is no target. Nothing but expression is given. A block of the test cells is in memory at a time, and the answers for
-    all of them to one phenotype. `answers` are those of `label_answers`, if the model has given them before.
-    """
-    answers = label_answers(model, corpus) if answers is None else answers
-    train, test = corpus.split("train"), corpus.split("test")
     schema = corpus.tokenizer.schema
     learned = spread(len(train), MOST_BASELINE_CELLS)
     if len(learned) < len(train):
         log.info("baselines learn from %s of %s training cells, evenly spread", f"{len(learned):,}", f"{len(train):,}")
-    train_cells, test_cells = cell_table(corpus, train, learned), AskedSplit(corpus, test)
-    found: Tallies = {}
+    train_cells, asked = cell_table(corpus, train, learned), AskedCells(corpus, test, seen)
+    blocks = [label_probabilities(model, split.cells(rows), predict=schema.names) for split, rows in asked.rows()]
+    answers = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
+    del blocks
+    found = Answered(tallies={}, pairs={}, ages={}, confusions={})
     for p, name in enumerate(schema.names):
-        learned_C, truth_C = train.labels_CP[:, p], test.labels_CP[:, p]
-        n_labels = len(schema.labels[p])
-        within = {"sources_C": test.sources_C, "donors_C": named(test, slice(None))}
-        donors = donors_of(train, test, slice(None))
-        scorable_SV = scorable(learned_C, truth_C, n_labels, test_sources_C=test.sources_C, **donors)
-        pooled_1V = scorable(learned_C, truth_C, n_labels, **donors)
-        rows = (MODEL, *(row for row, _, _ in ROWS)) if scorable_SV.any() or pooled_1V.any() else ()
-        for predictor in rows:
-            p_CV = answers[p]
-            if predictor != MODEL:
-                p_CV = of_baseline(predictor, name, model, train_cells, learned_C[learned], test_cells, n_labels, seed)
-            if scorable_SV.any():
-                found.setdefault(name, {})[predictor] = label_tally(
-                    p_CV, truth_C, scorable_SV=scorable_SV, labels=schema.labels[p], **within
-                )
-            if pooled_1V.any() and len(corpus.sources) > 1:
-                found.setdefault(f"{name}{POOLED}", {})[predictor] = label_tally(
-                    p_CV, truth_C, scorable_SV=pooled_1V, labels=schema.labels[p], donors_C=within["donors_C"]
-                )
+        learned_C = train.labels_CP[learned, p]
+
+        def predict(row: str, p: int = p, name: str = name, labels_C: np.ndarray = learned_C) -> np.ndarray:
+            if row == MODEL:
+                return answers[p]
+            return of_baseline(row, name, model, train_cells, labels_C, asked, len(schema.labels[p]), seed)
+
+        _sum_labels(found, corpus, name, (train, test, seen), predict)
         if schema.phenotypes[p].ordinal == "age":
             years_V = schema.years(name)
-            learned_years_C, truth_years_C = years_of(years_V, learned_C), years_of(years_V, truth_C)
-            if np.isfinite(learned_years_C[learned]).any() and np.isfinite(truth_years_C).any():
+            learned_years_C = actual_years(train, years_V, train.labels_CP[:, p])[learned]
+            if np.isfinite(learned_years_C).any():
                 years = {MODEL: expected_years(answers[p], years_V)} | {
-                    baseline: baseline_years(baseline, train_cells, learned_years_C[learned], test_cells, seed=seed)
+                    baseline: baseline_years(baseline, train_cells, learned_years_C, asked, seed=seed)
                     for baseline in YEARS_BASELINES
                 }
-                tallies = {who: years_tally(years_C, truth_years_C, **within) for who, years_C in years.items()}
-                if len(tallies[MODEL].donors_U):
-                    found[f"{name} in years"] = tallies
+                _sum_years(found, corpus, name, (test, seen), years, answers[p][: len(test)], seed)
     return found
+
+
+def _sum_labels(
+    found: Answered,
+    corpus: Corpus,
+    name: str,
+    splits: tuple[CorpusSplit, CorpusSplit, CorpusSplit],
+    predict: Callable[[str], np.ndarray],
+) -> None:
+    """Sum what the scores of a phenotype's labels need, of every predictor."""
+    train, test, seen = splits
+    p = corpus.tokenizer.schema.index(name)
+    labels = corpus.tokenizer.schema.labels[p]
+    learned_C, truth_C, seen_C = (split.labels_CP[:, p] for split in splits)
+    donors = donors_of(train, test, slice(None))
+    within_SV = scorable(learned_C, truth_C, len(labels), test_sources_C=test.sources_C, **donors)
+    pooled_1V = scorable(learned_C, truth_C, len(labels), **donors)
+    both_SV = np.zeros_like(within_SV)
+    if len(seen):
+        shown_SV = np.zeros((len(corpus.sources), len(labels)), dtype=bool)
+        shown_SV[seen.sources_C[seen_C >= 0], seen_C[seen_C >= 0]] = True
+        both_SV = within_SV & shown_SV[: len(within_SV)]
+        both_SV &= both_SV.sum(axis=1, keepdims=True) >= 2
+    for predictor in (MODEL, *(row for row, _, _ in ROWS)) if within_SV.any() or pooled_1V.any() else ():
+        p_CV, seen_CV = np.split(predict(predictor), [len(test)])
+        of_test = partial(label_tally, p_CV, truth_C, labels=labels, donors_C=named(test, slice(None)))
+        if within_SV.any():
+            tallies = found.tallies.setdefault(name, {})
+            tallies[predictor] = of_test(scorable_SV=within_SV, sources_C=test.sources_C)
+            if predictor == MODEL:
+                found.confusions[name] = confusion(
+                    p_CV, truth_C, scorable_SV=within_SV, sources_C=test.sources_C, labels=labels
+                )
+        if pooled_1V.any() and len(corpus.sources) > 1:
+            found.tallies.setdefault(f"{name}{POOLED}", {})[predictor] = of_test(scorable_SV=pooled_1V)
+        if both_SV.any():
+            kept_C = seen.sources_C < len(both_SV)
+            of_seen = label_tally(
+                seen_CV[kept_C],
+                seen_C[kept_C],
+                labels=labels,
+                scorable_SV=both_SV,
+                sources_C=seen.sources_C[kept_C],
+                donors_C=named(seen, kept_C),
+            )
+            held_out = of_test(scorable_SV=both_SV, sources_C=test.sources_C)
+            found.pairs.setdefault(name, {})[predictor] = (donors_alike(of_seen), donors_alike(held_out))
+
+
+def _sum_years(
+    found: Answered,
+    corpus: Corpus,
+    name: str,
+    splits: tuple[CorpusSplit, CorpusSplit],
+    years: dict[str, np.ndarray],
+    probabilities_CV: np.ndarray,
+    seed: int,
+) -> None:
+    """Sum what the scores of ages in years need, of every predictor, and look at the test donors one by one."""
+    schema = corpus.tokenizer.schema
+    p, years_V = schema.index(name), schema.years(name)
+    test, seen = splits
+    of_test, of_seen = (actual_years(split, years_V, split.labels_CP[:, p]) for split in splits)
+    for predictor, years_C in years.items():
+        within = {"sources_C": test.sources_C, "donors_C": named(test, slice(None))}
+        of_predictor = years_tally(years_C[: len(test)], of_test, **within)
+        if not len(of_predictor.donors_U):
+            return
+        found.tallies.setdefault(f"{name} in years", {})[predictor] = of_predictor
+        if np.isfinite(of_seen).any():
+            within = {"sources_C": seen.sources_C, "donors_C": named(seen, slice(None))}
+            pair = years_tally(years_C[len(test) :], of_seen, **within), of_predictor
+            if len(pair[0].donors_U):
+                found.pairs.setdefault(f"{name} in years", {})[predictor] = pair
+    found.ages[name] = age_report(probabilities_CV, years_V, of_test, test.donors_C, seed=seed)
 
 
 def summarise(runs: Sequence[Tallies], *, seed: int = 0) -> pd.DataFrame:
@@ -233,38 +327,18 @@ def summarise(runs: Sequence[Tallies], *, seed: int = 0) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def by_class(
-    corpus: Corpus, answers: list[np.ndarray], tallies: Tallies, *, seed: int = 0
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Score and count the labels of each phenotype that is scored: see `class_scores` and `confusion`."""
-    train, test, schema = corpus.split("train"), corpus.split("test"), corpus.tokenizer.schema
-    classes, confused = {}, {}
-    for p, name in enumerate(schema.names):
-        if name not in tallies:
-            continue
-        of_model, of_reference = (class_scores(tallies[name][who], seed=seed) for who in (MODEL, REFERENCE))
-        classes[name] = {MODEL: of_model, REFERENCE: of_reference}
-        truth_C, sources_C = test.labels_CP[:, p], test.sources_C
-        donors = donors_of(train, test, slice(None))
-        scorable_SV = scorable(
-            train.labels_CP[:, p], truth_C, len(schema.labels[p]), test_sources_C=sources_C, **donors
-        )
-        confused[name] = confusion(
-            answers[p], truth_C, scorable_SV=scorable_SV, sources_C=sources_C, labels=schema.labels[p]
-        )
-    return classes, confused
-
-
 def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any]:
     """Score a model on the test cells of a corpus, beside its baselines.
 
     Returns
     -------
     What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`,
-    `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `classes` (phenotype →
-    PolyGene and logistic regression → rows of `class_scores`), `confusion` (phenotype → see `classes.confusion`),
-    `not_scored` (phenotypes that vary in no source) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since JSON
-    has no NaN.
+    `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `classes` (phenotype → PolyGene and
+    logistic regression → rows of `classes.class_scores`), `confusion` (phenotype → see `classes.confusion`),
+    `not_scored` (phenotypes that vary in no source), `conditions` (rows of `conditions.conditions`: what knowing other phenotypes helps),
+    `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`), `calibration` and `sets` (see
+    `reliability.reliability`) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since
+    JSON has no NaN.
 
     Raises
     ------
@@ -272,21 +346,26 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
         If the corpus was made with another tokenizer than the model, or has no test cells.
     """
     test = corpus.split("test")
-    answers = label_answers(model, corpus)
-    tallies = tally(model, corpus, answers=answers, seed=seed)
-    classes, confused = by_class(corpus, answers, tallies, seed=seed)
+    found = answer(model, corpus, seed=seed)
     donors = set(test.donors_C) - {""}
     return _without_nan(
         {
             "split": corpus.split_word,
-            "cells": {name: len(corpus.split(name)) for name in ("train", "validation", "test")},
+            "cells": {name: len(corpus.split(name)) for name in SPLITS},
             "donors": len(donors),
             "baseline_cells": min(len(corpus.split("train")), MOST_BASELINE_CELLS),
             "seed": seed,
-            "scores": summarise([tallies], seed=seed).to_dict("records"),
-            "classes": classes,
-            "confusion": confused,
-            "not_scored": [name for name in corpus.tokenizer.schema.names if name not in tallies],
+            "scores": summarise([found.tallies], seed=seed).to_dict("records"),
+            "classes": {
+                name: {who: class_scores(found.tallies[name][who], seed=seed) for who in (MODEL, REFERENCE)}
+                for name in found.confusions
+            },
+            "confusion": found.confusions,
+            "not_scored": [name for name in corpus.tokenizer.schema.names if name not in found.tallies],
+            "conditions": conditions(model, corpus.split("train"), test, seed=seed).to_dict("records"),
+            "leakage": leakage_gaps([found.pairs], seed=seed).to_dict("records"),
+            "ages": found.ages,
+            **reliability(model, corpus.split("train"), test, seed=seed),
             "genes": score_genes(model, test, seed=seed),
         }
     )
@@ -299,8 +378,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(one) for one in value]
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def _years_error(probabilities_CV: np.ndarray, truth_C: np.ndarray, years_V: np.ndarray) -> float:
-    error_C = np.abs(expected_years(probabilities_CV, years_V) - years_of(years_V, truth_C))
-    return float(np.nanmean(error_C)) if np.isfinite(error_C).any() else float("nan")

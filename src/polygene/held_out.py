@@ -28,7 +28,7 @@ ROWS: tuple[tuple[str, LabelBaseline, Literal["macro_f1", "log_loss"]], ...] = (
 MOST_BASELINE_CELLS = 100_000
 """Baselines learn from at most so many training cells, spread evenly: their matrices, unlike corpora, are in memory."""
 BLOCK = 10_000
-"""Test cells that are in memory at a time."""
+"""Cells to answer for that are in memory at a time."""
 
 
 def of_baseline(
@@ -37,11 +37,11 @@ def of_baseline(
     model: PolyGene,
     train: CellTable,
     labels_C: np.ndarray,
-    test: AskedSplit,
+    test: AskedCells,
     n_labels: int,
     seed: int,
 ) -> np.ndarray:
-    """Answer for the test cells as a row of the table does."""
+    """Answer for cells as a row of the table does."""
     log.info("%s: %s", phenotype, row)
     baseline, tune_for = {name: (baseline, tune_for) for name, baseline, tune_for in ROWS}[row]
     weight = class_weight(model, phenotype)
@@ -50,23 +50,25 @@ def of_baseline(
     )
 
 
-class AskedSplit:
-    """The test cells as the baselines read them, a block at a time."""
+class AskedCells:
+    """The cells of some splits, one after the other, as the model and the baselines read them: a block at a time."""
 
-    def __init__(self, corpus: Corpus, split: CorpusSplit) -> None:
-        self.sources_C, self._corpus, self._split = split.sources_C, corpus, split
+    def __init__(self, corpus: Corpus, *splits: CorpusSplit) -> None:
+        self.sources_C = np.concatenate([split.sources_C for split in splits])
+        self._corpus, self._splits = corpus, splits
 
     def __len__(self) -> int:
-        return len(self._split)
+        return len(self.sources_C)
 
-    def rows(self) -> Iterator[np.ndarray]:
-        """Give the rows of each block."""
-        for first in range(0, len(self), BLOCK):
-            yield np.arange(first, min(first + BLOCK, len(self)))
+    def rows(self) -> Iterator[tuple[CorpusSplit, np.ndarray]]:
+        """Give split and rows of each block."""
+        for split in self._splits:
+            for first in range(0, len(split), BLOCK):
+                yield split, np.arange(first, min(first + BLOCK, len(split)))
 
     def blocks(self) -> Iterator[CellTable]:
         """Give the cells a block at a time."""
-        return (cell_table(self._corpus, self._split, rows) for rows in self.rows())
+        return (cell_table(self._corpus, split, rows) for split, rows in self.rows())
 
 
 def cell_table(corpus: Corpus, split: CorpusSplit, rows: np.ndarray) -> CellTable:
@@ -104,3 +106,8 @@ def donors_of(train: CorpusSplit, held_out: CorpusSplit, rows: np.ndarray | slic
 def years_of(years_V: np.ndarray, labels_C: np.ndarray) -> np.ndarray:
     """Age of each cell in years; NaN where no label is given."""
     return np.where(labels_C >= 0, np.append(years_V, np.nan)[labels_C], np.nan)
+
+
+def actual_years(split: CorpusSplit, years_V: np.ndarray, labels_C: np.ndarray) -> np.ndarray:
+    """Age of each cell in years, also of ages that no training cell has, where the corpus wrote them down."""
+    return years_of(years_V, labels_C) if split.years_C is None else split.years_C.astype(float)

@@ -54,15 +54,17 @@ def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Te
 
 @torch.inference_mode()
 def label_probabilities(
-    model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = ()
+    model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
 ) -> list[np.ndarray]:
-    """Answer phenotypes from expression and the given labels.
+    """Answer phenotypes from expression and the given labels; `shown` is that of `pack_cells`.
 
     Returns
     -------
-    For each name in `predict` the probabilities of its labels, float32 (C, V), whatever else is asked.
+    For each name in `predict` the probabilities of its labels, float32 (C, V), whatever else is asked. They are
+    calibrated if the model is; its temperatures were learned with nothing given, and serve what is given too.
     """
     phenotypes = [model.tokenizer.schema.index(name) for name in predict]
+    temperatures = [model.calibration.temperature(name) for name in predict]
     labels_CP = key_labels(model, cells, given)
     answers: list[list[Tensor]] = [[] for _ in phenotypes]
     network = model.network
@@ -70,11 +72,13 @@ def label_probabilities(
         part = cells.rows(rows)
         asked_cells_Q = np.repeat(np.arange(len(part)), len(phenotypes))
         asked_slots_Q = np.tile(np.asarray(phenotypes, dtype=np.int64) + 1, len(part))
-        packed, query_at_Q = pack_cells(model.tokenizer, part, labels_CP[rows], asked_cells_Q, asked_slots_Q)
+        packed, query_at_Q = pack_cells(
+            model.tokenizer, part, labels_CP[rows], asked_cells_Q, asked_slots_Q, shown=shown
+        )
         hidden_QD = states(network, packed, torch.from_numpy(query_at_Q))
         for i, p in enumerate(phenotypes):
             logits_CV = network.decode_labels(hidden_QD[i :: len(phenotypes)], p)
-            answers[i].append(torch.softmax(logits_CV.float(), dim=-1).cpu())
+            answers[i].append(torch.softmax(logits_CV.float() / temperatures[i], dim=-1).cpu())
     return [
         torch.cat(parts).numpy() if parts else np.zeros((0, len(model.tokenizer.schema.labels[p])), np.float32)
         for parts, p in zip(answers, phenotypes, strict=True)
@@ -117,6 +121,7 @@ def bin_probabilities(
     visible_N: np.ndarray,
     *,
     given: Sequence[str] = (),
+    shown: float = 1.0,
 ) -> np.ndarray:
     """Answer genes from the visible genes and the given labels.
 
@@ -126,6 +131,8 @@ def bin_probabilities(
         The questions, sorted by cell.
     visible_N
         Which expressed entries of `cells` are keys; an asked gene must not be among them.
+    shown
+        Share of the genes, zeros included, that is not hidden, as for `pack_cells`.
 
     Returns
     -------
@@ -146,6 +153,7 @@ def bin_probabilities(
             query_cells_Q[first:last] - rows.start,
             genes_Q + first_slot,
             visible_N[cells.offsets_C1[rows.start] : cells.offsets_C1[rows.stop]],
+            shown,
         )
         hidden_QD = states(network, packed, torch.from_numpy(at_Q))
         logits_QB = network.decode_genes(hidden_QD, torch.from_numpy(genes_Q).to(hidden_QD.device))

@@ -29,7 +29,7 @@ class LossConfig:
     smoothing
         Share ε of the target that is spread over a slot's own group; 0 switches it off.
     smoothing_kind
-        "ordinal" spreads over near bins (and near ages) by exp(-distance / τ); "uniform" over all alike.
+        "ordinal" spreads over near bins above 0 (and near ages) by exp(-distance / τ); "uniform" over all alike.
     bin_reach, years_reach
         τ of the ordinal kind: in bins, and in years for ages.
     gene_weight, phenotype_weight
@@ -72,9 +72,16 @@ def smoothed_targets(n: int, smoothing: float, places: Sequence[float] | None = 
 
 
 def gene_targets(n_bins: int, config: LossConfig) -> Tensor:
-    """Target distributions over the bins of a gene, (B, B)."""
-    places = range(n_bins) if config.smoothing_kind == "ordinal" else None
-    return smoothed_targets(n_bins, config.smoothing, places, config.bin_reach)
+    """Target distributions over the bins of a gene, (B, B).
+
+    Ordinal smoothing stays among the bins of expressed genes: mass that crosses between bin 0 and the others would bias
+    every answer to "expressed?", and generated cells express half as many genes again (docs/decisions.md).
+    """
+    if config.smoothing_kind == "uniform":
+        return smoothed_targets(n_bins, config.smoothing)
+    targets_BB = torch.eye(n_bins)
+    targets_BB[1:, 1:] = smoothed_targets(n_bins - 1, config.smoothing, range(n_bins - 1), config.bin_reach)
+    return targets_BB
 
 
 def label_targets(n_labels: int, years: Sequence[float] | None, config: LossConfig) -> Tensor:

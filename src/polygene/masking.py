@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from polygene.errors import RecipeError
-from polygene.packing import PackedCells, pack
+from polygene.packing import SHOWN_LEVELS, PackedCells, pack
 from polygene.tokenizer import CellTokenizer, EncodedCells
 
 
@@ -34,6 +34,9 @@ class MaskingConfig:
         Share of the given labels that is hidden.
     all_phenotypes_rate
         Share of the cells whose labels are all hidden at once; at most `phenotype_rate`, which stays what it says.
+    withheld_rate
+        Share of the cells of which some genes are withheld as well, neither shown nor asked: a share of them, uniform
+        between none and all. It is what a cell looks like while it is generated, or in a file that measured few genes.
     zero_rate
         Share of the hidden unexpressed genes that is asked, each with weight 1 / zero_rate: the expected loss is the
         one of asking them all.
@@ -42,6 +45,7 @@ class MaskingConfig:
     gene_rate: float = 0.15
     phenotype_rate: float = 0.5
     all_phenotypes_rate: float = 0.25
+    withheld_rate: float = 0.5
     zero_rate: float = 0.25
 
     def __post_init__(self) -> None:
@@ -82,6 +86,14 @@ def uniform(seed: int, epochs_C: np.ndarray, cells_C: np.ndarray, slots_S: np.nd
     return (h_CS >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
+def shown_level(shown: np.ndarray | float) -> np.ndarray:
+    """Give the token type of [START] by the share of a cell's measured genes, zeros included, that is not hidden.
+
+    Tenths, but from 80 % on all alike: a cell in training, 15 % of whose genes are asked, stands for a whole one.
+    """
+    return np.minimum(np.asarray(shown) * 10 + 1e-6, SHOWN_LEVELS - 1).astype(np.int64)
+
+
 def pack_cells(
     tokenizer: CellTokenizer,
     cells: EncodedCells,
@@ -89,8 +101,17 @@ def pack_cells(
     query_cells_Q: np.ndarray,
     query_slots_Q: np.ndarray,
     visible_N: np.ndarray | None = None,
+    shown: np.ndarray | float = 1.0,
 ) -> tuple[PackedCells, np.ndarray]:
     """Lay out cells with these labels and visible genes as keys, and these questions.
+
+    Parameters
+    ----------
+    visible_N
+        Which expressed entries are keys; all if None.
+    shown
+        Share of each cell's measured genes, zeros included, that is not hidden (one number, or one a cell). It is said
+        and not counted, since how many of the hidden genes are expressed must not be told.
 
     Returns
     -------
@@ -107,6 +128,7 @@ def pack_cells(
     leading_ids_CS[:, -1] = tokenizer.start_id
     return pack(
         leading_ids_CS=leading_ids_CS,
+        start_types_C=np.broadcast_to(shown_level(shown), n_cells),
         gene_cells_N=cells_N,
         gene_slots_N=genes_N.astype(np.int64) + n_phenotypes + 2,
         gene_ids_N=bins_N,
@@ -119,16 +141,24 @@ def pack_cells(
 
 
 def hide_genes(
-    cells: EncodedCells, measured_CG: np.ndarray, random_CG: np.ndarray, config: MaskingConfig
+    cells: EncodedCells,
+    measured_CG: np.ndarray,
+    random_CG: np.ndarray,
+    config: MaskingConfig,
+    withheld_C: np.ndarray | float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Cell, gene, bin and weight of every asked gene, and which expressed entries stay visible.
 
     One number a gene decides twice: below the rate it is hidden, and a hidden zero is asked when the number is below
-    the rate times the share of zeros that is asked. The weights of a cell sum to 1 in expectation.
+    the rate times the share of zeros that is asked. `withheld_C` is the share of the other genes that is not shown
+    either. The weights of a cell sum to 1 in expectation.
     """
     rate, zero_rate = config.gene_rate, config.zero_rate
     cells_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
-    hidden_N = random_CG[cells_N, cells.genes_N] < rate
+    random_N = random_CG[cells_N, cells.genes_N]
+    hidden_N = random_N < rate
+    withheld_C = np.broadcast_to(withheld_C, len(cells))
+    visible_N = random_N >= rate + (1 - rate) * withheld_C[cells_N]
     asked_CG = (random_CG < rate * zero_rate) & measured_CG
     asked_CG[cells_N, cells.genes_N] = False
     zero_cells, zero_genes = np.nonzero(asked_CG)
@@ -137,7 +167,7 @@ def hide_genes(
     genes_Q = np.concatenate([cells.genes_N[hidden_N].astype(np.int64), zero_genes])
     bins_Q = np.concatenate([cells.bins_N[hidden_N].astype(np.int64), np.zeros(len(zero_cells), dtype=np.int64)])
     weights_Q = np.where(bins_Q > 0, 1.0, 1 / zero_rate) / (max(rate, 1e-9) * n_measured_C[cells_Q])
-    return cells_Q, genes_Q, bins_Q, weights_Q, ~hidden_N
+    return cells_Q, genes_Q, bins_Q, weights_Q, visible_N
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +206,10 @@ class MaskingCollator:
         random_CS = uniform(self.seed, epochs_C, cell_ids_C, np.arange(self.tokenizer.n_slots))
         n_phenotypes = cells.labels_CP.shape[1]
         hidden_CP = self._hidden_phenotypes(random_CS[:, : n_phenotypes + 1]) & (cells.labels_CP >= 0)
+        withheld_C = self._withheld(random_CS[:, n_phenotypes + 1])
+        measured_CG = self.measured_SG[sources_C]
         gene_cells_Q, genes_Q, bins_Q, gene_weights_Q, visible_N = hide_genes(
-            cells, self.measured_SG[sources_C], random_CS[:, n_phenotypes + 2 : -1], self.config
+            cells, measured_CG, random_CS[:, n_phenotypes + 2 : -1], self.config, withheld_C
         )
         label_cells_Q, phenotypes_Q = np.nonzero(hidden_CP)
         packed, query_at_Q = pack_cells(
@@ -187,6 +219,7 @@ class MaskingCollator:
             np.concatenate([gene_cells_Q, label_cells_Q]),
             np.concatenate([genes_Q + n_phenotypes + 2, phenotypes_Q + 1]),
             visible_N,
+            (1 - self.config.gene_rate) * (1 - withheld_C),
         )
         labels_Q = cells.labels_CP[label_cells_Q, phenotypes_Q].astype(np.int64)
         given_C = (cells.labels_CP >= 0).sum(1)
@@ -209,3 +242,8 @@ class MaskingCollator:
         """Which labels are hidden, (C, P); the first column of the random numbers decides about all at once."""
         all_C = random_CS[:, 0] < self.config.all_phenotypes_rate
         return all_C[:, None] | (random_CS[:, 1:] < self.config.single_phenotype_rate)
+
+    def _withheld(self, random_C: np.ndarray) -> np.ndarray:
+        """Share of each cell's genes that is withheld, by the random number of [START]."""
+        rate = self.config.withheld_rate
+        return np.where(random_C < rate, random_C / max(rate, 1e-9), 0.0)

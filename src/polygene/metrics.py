@@ -10,7 +10,7 @@ Legend: C cells, V labels of a phenotype, S sources, Q asked genes, B bins, U ro
 source and split), K sums of a row, R ways to weigh the rows (resamples).
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ MIN_TRAIN_DONORS, MIN_TEST_DONORS = 2, 1
 SMALLEST_PROBABILITY = 1e-15
 """Log loss takes no probability for smaller, so one impossible answer costs 34.5 nats and not infinity."""
 
-LOWER_IS_BETTER = frozenset({"log_loss", "mae_years", "mae_years_by_donor"})
+LOWER_IS_BETTER = frozenset({"log_loss", "ece", "brier", "mae_years", "mae_years_by_donor"})
 
 _BLOCK = 2**24
 """Most resampling weights held at a time: 128 MiB of them."""
@@ -158,7 +158,7 @@ def label_tally(
     truth, p_CV = truth_C[kept_C], probabilities_CV[kept_C]
     answer, at = p_CV.argmax(axis=1), np.arange(len(truth))
     surprise = -np.log(np.clip(p_CV[at, truth].astype(float), SMALLEST_PROBABILITY, 1.0))
-    donors_U, sources_U, rows = _rows(donors_C, sources_C, kept_C)
+    donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
     splits_U = np.zeros(len(donors_U), dtype=int)
     n_labels = probabilities_CV.shape[1]
     hits_UV, truths_UV, answers_UV = np.zeros((3, len(donors_U), n_labels))
@@ -204,7 +204,7 @@ def years_tally(
         if np.ptp(truth_years_C[here_C]) == 0:
             kept_C &= ~here_C
     error = (years_C - truth_years_C)[kept_C]
-    donors_U, sources_U, rows = _rows(donors_C, sources_C, kept_C)
+    donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
     splits_U = np.zeros(len(donors_U), dtype=int)
     size_U = np.bincount(rows, minlength=len(donors_U))
     total_U = np.bincount(rows, weights=np.abs(error), minlength=len(donors_U))
@@ -231,6 +231,12 @@ def stack_splits(tallies: Sequence[Tally]) -> Tally:
         splits_U=np.repeat(np.arange(len(tallies)), [len(tally.donors_U) for tally in tallies]),
         sums_UK=np.concatenate([tally.sums_UK for tally in tallies]),
     )
+
+
+def donors_alike(tally: Tally) -> Tally:
+    """Let every donor within a source count the same, however many cells it has: for a `label_tally`."""
+    cells_U = np.split(tally.sums_UK[:, :-1], 3, axis=1)[1].sum(axis=1)
+    return replace(tally, sums_UK=tally.sums_UK / cells_U[:, None])
 
 
 def _over(labels: tuple[Hashable, ...], tally: Tally) -> Tally:
@@ -390,16 +396,8 @@ def _years_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
 
 def resample(tallies: Mapping[str, Tally], n_resamples: int, seed: int) -> dict[str, dict[str, np.ndarray]]:
     """Score every tally, all of the same donors, under the same draws of them, in blocks that bound the memory."""
-    rng = np.random.default_rng(seed)
-    donor_U, donors = pd.factorize(next(iter(tallies.values())).donors_U)
-    if not len(donors):
-        return {name: tally.scores(np.ones((n_resamples, 0))) for name, tally in tallies.items()}
-    block = max(1, _BLOCK // len(donor_U))
     parts: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in tallies}
-    for first in range(0, n_resamples, block):
-        size = min(block, n_resamples - first)
-        drawn = rng.multinomial(len(donors), np.full(len(donors), 1 / len(donors)), size=size)
-        weights_RU = drawn[:, donor_U].astype(float)
+    for weights_RU in donor_draws(next(iter(tallies.values())).donors_U, n_resamples, seed):
         for name, tally in tallies.items():
             parts[name].append(tally.scores(weights_RU))
     return {
@@ -408,7 +406,21 @@ def resample(tallies: Mapping[str, Tally], n_resamples: int, seed: int) -> dict[
     }
 
 
-def _rows(
+def donor_draws(donors_U: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw donors with replacement: how often each row counts, weights_RU, in blocks that bound the memory."""
+    rng = np.random.default_rng(seed)
+    donor_U, donors = pd.factorize(donors_U)
+    block = max(1, _BLOCK // max(len(donor_U), 1))
+    for first in range(0, n_resamples, block):
+        size = min(block, n_resamples - first)
+        if len(donors):
+            drawn = rng.multinomial(len(donors), np.full(len(donors), 1 / len(donors)), size=size)
+            yield drawn[:, donor_U].astype(float)
+        else:
+            yield np.ones((size, 0))
+
+
+def donor_rows(
     donors_C: np.ndarray | None, sources_C: np.ndarray, kept_C: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Number the pairs of donor and source among the kept cells: donors_U, sources_U, and the row of each kept cell."""

@@ -17,6 +17,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.utils import ModelOutput
 
 from polygene.attention import PACKED, CellOffsets, packed_attention
+from polygene.packing import SHOWN_LEVELS
 
 
 class PolyGeneConfig(BertConfig):
@@ -41,7 +42,7 @@ class PolyGeneConfig(BertConfig):
         self.n_bins = n_bins
         self.phenotype_sizes = list(phenotype_sizes)
         kwargs.setdefault("max_position_embeddings", len(self.phenotype_sizes) + 3 + n_genes)
-        kwargs.setdefault("type_vocab_size", 1)
+        kwargs.setdefault("type_vocab_size", SHOWN_LEVELS)
         kwargs.setdefault("attention_probs_dropout_prob", 0.0)
         kwargs.setdefault("pad_token_id", None)
         super().__init__(**kwargs)
@@ -140,6 +141,7 @@ class PolyGeneModel(PreTrainedModel):
         self,
         input_ids: Tensor,
         position_ids: Tensor,
+        token_type_ids: Tensor,
         n_keys: Tensor,
         n_queries: Tensor,
         read_at: Tensor | None = None,
@@ -148,7 +150,7 @@ class PolyGeneModel(PreTrainedModel):
 
         Parameters
         ----------
-        input_ids, position_ids, n_keys, n_queries
+        input_ids, position_ids, token_type_ids, n_keys, n_queries
             The fields of `PackedCells`.
         read_at
             Places in the row, ascending, whose states are wanted, so that the last layer leaves out the others; all if
@@ -168,12 +170,14 @@ class PolyGeneModel(PreTrainedModel):
         return self.bert(
             input_ids=input_ids,
             position_ids=position_ids,
-            token_type_ids=torch.zeros_like(input_ids),
+            token_type_ids=token_type_ids,
             cells=CellOffsets(n_keys, n_queries),
             reading=None if read_at is None else CellOffsets(n_keys, n_queries, read_at),
         ).last_hidden_state[0]
 
-    def encode_before_last(self, input_ids: Tensor, position_ids: Tensor, n_keys: Tensor, n_queries: Tensor) -> Tensor:
+    def encode_before_last(
+        self, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor, n_keys: Tensor, n_queries: Tensor
+    ) -> Tensor:
         """Run packed cells through all layers but the last: what the last one's keys and values are made of.
 
         Returns
@@ -181,7 +185,7 @@ class PolyGeneModel(PreTrainedModel):
         (T, D): state of every packed token. No answer depends on what a key becomes in the last layer, so training
         shapes these states of keys and not those.
         """
-        hidden_1TD = self.bert.embeddings(input_ids, torch.zeros_like(input_ids), position_ids)
+        hidden_1TD = self.bert.embeddings(input_ids, token_type_ids, position_ids)
         cells = CellOffsets(n_keys, n_queries)
         for layer in self.bert.encoder.layer[:-1]:
             hidden_1TD = layer(hidden_1TD, None, cells=cells)
@@ -203,6 +207,7 @@ class PolyGeneModel(PreTrainedModel):
         self,
         input_ids: Tensor,
         position_ids: Tensor,
+        token_type_ids: Tensor,
         n_keys: Tensor,
         n_queries: Tensor,
         gene_at: Tensor,
@@ -213,7 +218,7 @@ class PolyGeneModel(PreTrainedModel):
 
         Parameters
         ----------
-        input_ids, position_ids, n_keys, n_queries
+        input_ids, position_ids, token_type_ids, n_keys, n_queries
             The fields of `PackedCells`.
         gene_at
             (Q,): places in the row of the asked genes.
@@ -221,7 +226,9 @@ class PolyGeneModel(PreTrainedModel):
             Places in the row of the asked phenotypes, and which phenotype (0 … P-1) each of them is.
         """
         read_at_Q, order_Q = torch.cat([gene_at, label_at]).sort()
-        hidden_QD = self.encode(input_ids, position_ids, n_keys, n_queries, read_at_Q)[order_Q.argsort()]
+        hidden_QD = self.encode(input_ids, position_ids, token_type_ids, n_keys, n_queries, read_at_Q)[
+            order_Q.argsort()
+        ]
         of_genes_QD, of_labels_QD = hidden_QD.split([len(gene_at), len(label_at)])
         genes_Q = position_ids[0, gene_at] - self.config.first_gene_slot
         label_logits = tuple(

@@ -19,6 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SHOWN_LEVELS = 9
+"""How finely the network is told how much of a cell it sees: the token types of [START]."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackedCells:
@@ -28,12 +31,15 @@ class PackedCells:
     ----------
     input_ids, position_ids
         int64, (1, T): token and slot of every packed token.
+    token_type_ids
+        int64, (1, T): at [START] how much of the cell is shown (see `masking.shown_level`), 0 elsewhere.
     n_keys, n_queries
         int64, (C,): how many of a cell's tokens are keys, how many are queries behind them.
     """
 
     input_ids: Tensor
     position_ids: Tensor
+    token_type_ids: Tensor
     n_keys: Tensor
     n_queries: Tensor
 
@@ -47,7 +53,7 @@ class PackedCells:
         return lengths_C.cumsum(0) - lengths_C
 
     def as_dict(self) -> dict[str, Tensor]:
-        """Return the four tensors by name, without copying them."""
+        """Return the five tensors by name, without copying them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -61,6 +67,7 @@ def rank_within(cells_N: np.ndarray, n_cells: int) -> tuple[np.ndarray, np.ndarr
 def pack(
     *,
     leading_ids_CS: np.ndarray,
+    start_types_C: np.ndarray,
     gene_cells_N: np.ndarray,
     gene_slots_N: np.ndarray,
     gene_ids_N: np.ndarray,
@@ -76,6 +83,8 @@ def pack(
     ----------
     leading_ids_CS
         Token ids of [CLS], the phenotype slots and [START]; their slots are 0 … S-1.
+    start_types_C
+        Token type of each cell's [START].
     gene_cells_N, gene_slots_N, gene_ids_N
         Cell (sorted), slot and token id of every gene that is a key.
     query_cells_Q, query_slots_Q
@@ -109,9 +118,12 @@ def pack(
     slots_T[gene_at_N] = gene_slots_N
     token_ids_T[starts_C + n_keys_C - 1] = end_id
     slots_T[query_at_Q] = query_slots_Q
+    types_T = np.zeros_like(token_ids_T)
+    types_T[leading_at_CS[:, -1]] = start_types_C
     packed = PackedCells(
         input_ids=torch.from_numpy(token_ids_T)[None],
         position_ids=torch.from_numpy(slots_T)[None],
+        token_type_ids=torch.from_numpy(types_T)[None],
         n_keys=torch.from_numpy(n_keys_C.astype(np.int64)),
         n_queries=torch.from_numpy(queries_C.astype(np.int64)),
     )

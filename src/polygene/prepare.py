@@ -22,6 +22,7 @@ import pandas as pd
 from rich.progress import Progress
 
 from polygene import __version__
+from polygene.ages import age_in_years
 from polygene.binning import Binning, ExpressionBinner, InverseFit
 from polygene.corpus import FORMAT, Corpus
 from polygene.errors import DataError, PhenotypeError, PolyGeneError, RecipeError
@@ -60,6 +61,9 @@ class PrepareConfig:
         What is held out: "donor", "study" (whole files), or "random" (cells; scores come out too good).
     fractions
         Shares of donors (files, cells) that train, validate and test; at least one donor for each share above 0.
+    seen
+        Share of the cells of training donors (files) that is set aside: scored beside the cells of test donors, they
+        show what a split by cells would flatter, the leakage gap. With split="random" there is nothing to show.
     donor
         The column of `obs` that holds the donor.
     phenotypes
@@ -80,6 +84,7 @@ class PrepareConfig:
     n_bins: int = 10
     split: SplitBy = "donor"
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    seen: float = 0.05
     donor: str = "donor_id"
     phenotypes: Mapping[str, str] = field(default_factory=dict)
     include_genes: Sequence[str] = ()
@@ -99,6 +104,9 @@ class PrepareConfig:
             or abs(sum(self.fractions) - 1) > 1e-6
         ):
             msg = f"fractions are the shares that train, validate and test, and add up to 1; got {self.fractions}"
+            raise RecipeError(msg)
+        if not 0 <= self.seen <= 0.5:
+            msg = f"seen is the share of the training donors' cells that is set aside, from 0 to 0.5; got {self.seen}"
             raise RecipeError(msg)
         for name, lowest, highest in (("n_genes", 1, 65_535), ("n_bins", 2, 256), ("seed", 0, 2**32 - 1)):
             if not lowest <= getattr(self, name) <= highest:
@@ -164,8 +172,8 @@ def prepare(
         _check_columns(config, opened)
         _say_new(phenotypes)
         parts = split_cells(
-            opened, frames, by=config.split, fractions=config.fractions, seed=config.seed, donor=config.donor,
-            phenotypes=phenotypes,
+            opened, frames, by=config.split, fractions=config.fractions, seen=config.seen, seed=config.seed,
+            donor=config.donor, phenotypes=phenotypes,
         )  # fmt: skip
         works = [_Work(*one, config) for one in zip(opened, frames, parts, strict=True)]
         del frames  # each work lets go of its own
@@ -295,10 +303,11 @@ class _Preparation:
                     match = tokenizer.panel.match(work.cells.var)
                     labels_CP = tokenizer.schema.encode(work.frame, unknown="not given")
                 described.append(_describe(work, tokenizer.schema, match.measured_G, labels_CP))
+                years_C = _years(work.frame, tokenizer.schema.phenotypes)
                 work.frame = work.frame.iloc[:0].copy()  # a byte a cell and column, not needed any more
                 donors = np.array([*work.donors, ""], dtype=object)  # the last entry serves the code -1
                 for window in work.windows():
-                    of_cells = labels_CP[window], work.part_C[window], donors[work.donor_C[window]]
+                    of_cells = labels_CP[window], work.part_C[window], years_C[window], donors[work.donor_C[window]]
                     yield s, (window, match, tokenizer, s, *of_cells)
 
         for (s, window), (part, n, tables) in zip(places, self.workers.map(_tokens, tasks()), strict=True):
@@ -333,6 +342,7 @@ def _tokens(
     source: int,
     labels_CP: np.ndarray,
     part_C: np.ndarray,
+    years_C: np.ndarray,
     donors_C: np.ndarray,
 ) -> tuple[InverseFit, int, list[tuple[int, Any]]]:
     """Give (inverse of the training cells, cells without a panel gene, tables) of a block; runs in any process."""
@@ -346,7 +356,7 @@ def _tokens(
             fit.add(values_CM[trains_C], measured_G)
         cells = tokenizer.encode_values(values_CM, measured_G, labels_CP[chunk])
         n_blank += int((np.diff(cells.offsets_C1) == 0).sum())
-        tables += cell_tables(part_C[chunk], cells, source, donors_C[chunk], names)
+        tables += cell_tables(part_C[chunk], cells, source, years_C[chunk], donors_C[chunk], names)
         done += len(names)
     return fit, n_blank, tables
 
@@ -386,6 +396,16 @@ def _describe(work: _Work, schema: PhenotypeSchema, measured_G: np.ndarray, labe
         "not_given": _not_given(work, schema, labels_CP),
         "unseen_in_training": _unseen(work, schema),
     }
+
+
+def _years(frame: pd.DataFrame, phenotypes: Sequence[Phenotype]) -> np.ndarray:
+    """Give the age of each cell in years, float32, NaN where it is not known: labels outside the vocabulary too."""
+    for phenotype in phenotypes:
+        if phenotype.ordinal == "age" and phenotype.column in frame:
+            codes_C, texts = given_texts(frame[phenotype.column])
+            years = [age_in_years(text) for text in texts]
+            return np.array([*(np.nan if one is None else one for one in years), np.nan], np.float32)[codes_C]
+    return np.full(len(frame), np.nan, np.float32)
 
 
 def _n_donors(donor_C: np.ndarray) -> int:

@@ -24,8 +24,9 @@ from polygene.tokenizer import EncodedCells
 if TYPE_CHECKING:
     from datasets.arrow_writer import ArrowWriter
 
-SplitName = Literal["train", "validation", "test"]
+SplitName = Literal["train", "validation", "test", "seen"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+"""Cells of "seen" do not train, but other cells of their donors do."""
 
 VALUES: Mapping[str, type] = {"genes": np.uint16, "bins": np.uint8, "values": np.float16}
 """The list columns of a cell; `values` are log1p counts per 10,000, for baselines and reconstruction only."""
@@ -35,11 +36,17 @@ def arrow_schema(n_phenotypes: int) -> pa.Schema:
     """Give the columns of a cell."""
     lists = {name: pa.list_(pa.from_numpy_dtype(dtype)) for name, dtype in VALUES.items()}
     labels = pa.list_(pa.int16(), n_phenotypes)
-    return pa.schema({**lists, "labels": labels, "source": pa.int16(), "donor_id": pa.string(), "cell": pa.string()})
+    of_cell = {"source": pa.int16(), "years": pa.float32(), "donor_id": pa.string(), "cell": pa.string()}
+    return pa.schema({**lists, "labels": labels, **of_cell})
 
 
 def cell_tables(
-    part_C: np.ndarray, cells: EncodedCells, source: int, donors_C: np.ndarray, names_C: np.ndarray
+    part_C: np.ndarray,
+    cells: EncodedCells,
+    source: int,
+    years_C: np.ndarray,
+    donors_C: np.ndarray,
+    names_C: np.ndarray,
 ) -> Iterator[tuple[int, pa.Table]]:
     """Give (index into `SPLITS`, table of the cells that `part_C` puts there), without empty ones."""
     schema = arrow_schema(cells.labels_CP.shape[1])
@@ -54,9 +61,9 @@ def cell_tables(
             for values_N in (some.genes_N, some.bins_N, some.values_N.astype(np.float16))
         ]
         labels = pa.FixedSizeListArray.from_arrays(pa.array(some.labels_CP.reshape(-1)), some.labels_CP.shape[1])
-        sources = pa.array(np.full(len(some), source, dtype=np.int16))
+        numbers = [pa.array(np.full(len(some), source, dtype=np.int16)), pa.array(years_C[which], type=pa.float32())]
         strings = [pa.array(texts[which], type=pa.string()) for texts in (donors_C, names_C)]
-        yield part, pa.Table.from_arrays([*lists, labels, sources, *strings], schema=schema)
+        yield part, pa.Table.from_arrays([*lists, labels, *numbers, *strings], schema=schema)
 
 
 SHARD_BYTES = 500_000_000

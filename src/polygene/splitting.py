@@ -14,6 +14,7 @@ from scipy import sparse
 from polygene.errors import DataError
 from polygene.phenotypes import NOT_GIVEN, Phenotype
 from polygene.reading import CellSource
+from polygene.shards import SPLITS
 
 logger = logging.getLogger("polygene")
 
@@ -46,17 +47,21 @@ def split_cells(
     *,
     by: SplitBy,
     fractions: tuple[float, float, float],
+    seen: float = 0.0,
     seed: int,
     donor: str,
     phenotypes: Sequence[Phenotype],
 ) -> list[np.ndarray]:
-    """Draw the split before anything is learned: part_C of each source, 0 = train, 1 = validation, 2 = test.
+    """Draw the split before anything is learned: part_C of each source, a place in `SPLITS`.
 
     By donor, a donor met in several files is one donor, and cells without donor train. By study, a file is one unit.
     At random, cells are stratified by all their labels.
 
     Parameters
     ----------
+    seen
+        Share of the cells of training units that is set aside, drawn cell by cell; not at random, where test cells are
+        such cells already. Cells without donor are not.
     frames
         For each source the columns of `obs` that hold donors and phenotypes, where they exist.
     donor
@@ -81,7 +86,18 @@ def split_cells(
     within_DL, pooled_DL = _labels_of_units(units_of, len(place), frames, phenotypes)
     stratum_D = np.array([0 if by == "study" else first_source[name] for name in place])
     part_D = draw_units(within_DL, pooled_DL, stratum_D, fractions=fractions, seed=seed, by=by)
-    return [np.append(part_D, np.int8(0))[unit_C] for unit_C in units_of]
+    parts = [np.append(part_D, np.int8(0))[unit_C] for unit_C in units_of]
+    rng = np.random.default_rng([seed, SPLITS.index("seen")])
+    for part_C, unit_C in zip(parts, units_of, strict=True):
+        set_aside_C = (part_C == 0) & (unit_C >= 0) & (rng.random(len(part_C), np.float32) < seen)
+        if set_aside_C.sum() < (part_C == 0).sum():  # of a handful of cells, chance could take all
+            part_C[set_aside_C] = SPLITS.index("seen")
+    if seen:
+        n_seen = sum(int((part_C == SPLITS.index("seen")).sum()) for part_C in parts)
+        logger.info(
+            "set aside %s cells of training %s, to show what a split by cells flatters", f"{n_seen:,}", _plural(by)
+        )
+    return parts
 
 
 def draw_units(

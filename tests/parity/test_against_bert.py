@@ -16,7 +16,16 @@ from polygene.losses import LossConfig, PolyGeneLoss
 from polygene.masking import MaskingCollator, MaskingConfig
 from polygene.modeling import PolyGeneConfig, PolyGeneModel
 
-FORWARD = ("input_ids", "position_ids", "n_keys", "n_queries", "gene_at", "label_at", "label_phenotype")
+FORWARD = (
+    "input_ids",
+    "position_ids",
+    "token_type_ids",
+    "n_keys",
+    "n_queries",
+    "gene_at",
+    "label_at",
+    "label_phenotype",
+)
 TRUTH = ("bins", "bin_weights", "labels", "label_weights", "label_phenotype")
 PANELS = [(512, 0.2, 5), (2432, 0.12, 2)]
 
@@ -60,6 +69,8 @@ class Case:
         self.ids_CS[:, tokenizer.n_slots :] = tokenizer.mask_id
         self.slots_S = torch.cat([torch.arange(tokenizer.n_slots), torch.arange(1, n_phenotypes + 1)])
         self.is_key_CS = torch.zeros(self.ids_CS.shape, dtype=torch.bool)
+        self.types_CS = torch.zeros_like(self.ids_CS)
+        types = iter(self.batch["token_type_ids"][0].tolist())
         self.cell_T, self.place_T = [], []
         tokens = iter(zip(self.batch["input_ids"][0].tolist(), self.batch["position_ids"][0].tolist(), strict=True))
         for c, (n_keys, n_queries) in enumerate(zip(self.batch["n_keys"], self.batch["n_queries"], strict=True)):
@@ -68,12 +79,13 @@ class Case:
                 place = slot if i < n_keys or slot > n_phenotypes else tokenizer.n_slots - 1 + slot
                 assert not self.is_key_CS[c, place], "a place is taken once"
                 self.ids_CS[c, place] = token
+                self.types_CS[c, place] = next(types)
                 self.is_key_CS[c, place] = i < n_keys
                 self.cell_T.append(c)
                 self.place_T.append(place)
 
     def packed_hidden(self):
-        return self.model.encode(*(self.batch[name] for name in FORWARD[:4]))
+        return self.model.encode(*(self.batch[name] for name in FORWARD[:5]))
 
     def padded_hidden(self, is_key_CS=None):
         """Hidden states (T, D) of padded BERT at the places of the packed tokens."""
@@ -84,6 +96,7 @@ class Case:
         hidden_CSD = self.bert(
             input_ids=self.ids_CS,
             position_ids=self.slots_S.expand(n_cells, -1),
+            token_type_ids=self.types_CS,
             attention_mask=mask_C1SS,
         ).last_hidden_state
         return hidden_CSD[self.cell_T, self.place_T]

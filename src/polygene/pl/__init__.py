@@ -1,6 +1,9 @@
 """Pictures, drawn with matplotlib without touching its global state."""
 
+from polygene.pl.age import age
 from polygene.pl.confusion import confusion
+from polygene.pl.reliability import reliability
+from polygene.pl.risk_coverage import risk_coverage
 from polygene.pl.umap import umap
 
-__all__ = ["confusion", "umap"]
+__all__ = ["age", "confusion", "reliability", "risk_coverage", "umap"]

@@ -1,7 +1,8 @@
 """Tools: what a model says about the cells of an AnnData, written into it."""
 
+from polygene.tl.age_gap import age_gap
 from polygene.tl.annotate import annotate
 from polygene.tl.classify import classify
 from polygene.tl.embed import embed
 
-__all__ = ["annotate", "classify", "embed"]
+__all__ = ["age_gap", "annotate", "classify", "embed"]

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from polygene.age_gaps import LEVEL, years_interval
+from polygene.calibration import LabelCalibration, check_coverage, units_needed
 from polygene.checkpoint import PolyGene
 from polygene.errors import PhenotypeError
 from polygene.inference import label_probabilities
@@ -22,6 +24,7 @@ from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
 logger = logging.getLogger("polygene")
+NO_LABEL = "no label"
 
 
 def annotate(
@@ -30,6 +33,7 @@ def annotate(
     *,
     given: str | Sequence[str] = (),
     predict: str | Sequence[str] | None = None,
+    coverage: float | None = None,
     layer: str | None = None,
     totals: str | None = None,
     out: str | Path | None = None,
@@ -49,6 +53,9 @@ def annotate(
         cell without such a label is answered without it.
     predict
         Phenotypes to ask. None: all that are not given.
+    coverage
+        How often the set of labels of a cell shall hold the true one, 0.5 to 0.99, such as 0.9. None: no sets. It is
+        meant on average over new donors like those that the model was calibrated on, for cells of every label.
     layer
         Where the expression is: None for `X`, the name of a layer, or "raw" for `adata.raw`.
     totals
@@ -68,8 +75,16 @@ def annotate(
     `obsm["polygene_cell_type"]`
         The probabilities of all labels, float32 (C, V), in the order of the categories, which is also
         `uns["polygene"]["annotate"]["labels"]["cell_type"]`.
-    `obs["polygene_age_years"]`
-        Only of ages: the expected years, over the labels that can be read as years; float32.
+    `obs["polygene_cell_type_set"]`, `obs["polygene_cell_type_set_size"]`, `obs["polygene_cell_type_abstains"]`
+        Only with `coverage`: the labels that may be true, most probable first, as "label | label"; how many; and
+        whether the model abstains, because the set is not one label: with several it cannot tell, with "no label" the
+        cell is less typical than the share `coverage` of the cells of every label.
+        `uns["polygene"]["annotate"]["sets"]["cell_type"]` says how many donors the sets rest on, and which labels had
+        too few of their own and are held to what all labels together ask for.
+    `obs["polygene_age_years"]`, `obs["polygene_age_years_low"]`, `obs["polygene_age_years_high"]`
+        Only of ages: the expected years, over the labels that can be read as years, and the ages between which the
+        middle 90 % of their probability lies (`uns["polygene"]["annotate"]["years_level"]`); float32. `tl.age_gap`
+        compares them with the actual ages, by donor.
     `obs["polygene_no_panel_genes"]`
         True for a cell that expresses no gene of the panel, so that its answers say nothing of it.
     `uns["polygene"]["annotate"]`
@@ -79,11 +94,16 @@ def annotate(
     Raises
     ------
     PhenotypeError
-        A name is no phenotype of the model, is both given and asked, or its column or one of its labels is unknown.
+        A name is no phenotype of the model, is both given and asked, or its column or one of its labels is unknown; or
+        sets are wanted of a model that was not calibrated.
     DataError, GeneError, ScaleError
         The expression cannot be read; the message says what to do.
     """
-    deliver(annotation(adata, model, given=given, predict=predict, layer=layer, totals=totals), adata, out)
+    deliver(
+        annotation(adata, model, given=given, predict=predict, coverage=coverage, layer=layer, totals=totals),
+        adata,
+        out,
+    )
 
 
 def annotation(
@@ -92,6 +112,7 @@ def annotation(
     *,
     given: str | Sequence[str] = (),
     predict: str | Sequence[str] | None = None,
+    coverage: float | None = None,
     layer: str | None = None,
     totals: str | None = None,
 ) -> Answers:
@@ -99,12 +120,18 @@ def annotation(
     check_model(model)
     schema = model.tokenizer.schema
     given, asked = questions(schema, given, predict)
+    calibrations = {} if coverage is None else _calibrations(model, asked, coverage)
     reader = CellReader(source, model.tokenizer, given=given, layer=layer, totals=totals)
 
     def blocks(rows: range) -> Iterator[Block]:
         for names_C, encoded in reader.chunks(rows):
             answers = label_probabilities(model, encoded, predict=asked, given=given)
-            yield _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
+            block = _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
+            for name, calibration in calibrations.items() if coverage is not None else ():
+                p_CV, labels = block.obsm[f"polygene_{name}"], schema.labels[schema.index(name)]
+                for ending, column_C in label_sets(p_CV, calibration.sets(p_CV, coverage), labels).items():
+                    block.obs[f"polygene_{name}_{ending}"] = column_C
+            yield block
 
     done, device = f"annotated ({', '.join(asked)})", model.network.device
     uns = {
@@ -112,8 +139,13 @@ def annotation(
         "given": np.array(given, dtype=str),
         "predict": np.array(asked, dtype=str),
         "genes": reader.genes,
+        "years_level": LEVEL,
         "labels": {name: np.array(schema.labels[schema.index(name)], dtype=str) for name in asked},
     }
+    if coverage is not None:
+        uns["sets"] = {
+            name: _rests_on(one, coverage, schema.labels[schema.index(name)]) for name, one in calibrations.items()
+        }
     return Answers(
         verb="annotate",
         cells=reader.cells,
@@ -128,11 +160,61 @@ def _block(schema: PhenotypeSchema, names_C: pd.Index, answers: dict[str, np.nda
     for name, probabilities_CV in answers.items():
         columns |= best_labels(name, schema.labels[schema.index(name)], probabilities_CV)
         if schema.phenotypes[schema.index(name)].ordinal == "age":
-            years_C = expected_years(probabilities_CV, schema.years(name))
-            columns[f"polygene_{name}_years"] = years_C.astype(np.float32)
+            years_V = schema.years(name)
+            found = (expected_years(probabilities_CV, years_V), *years_interval(probabilities_CV, years_V))
+            for ending, years_C in zip(("", "_low", "_high"), found, strict=True):
+                columns[f"polygene_{name}_years{ending}"] = years_C.astype(np.float32)
     columns["polygene_no_panel_genes"] = blank_C
     obsm = {f"polygene_{name}": probabilities_CV for name, probabilities_CV in answers.items()}
     return Block(pd.DataFrame(columns, index=names_C), obsm)
+
+
+def label_sets(p_CV: np.ndarray, set_CV: np.ndarray, labels: Sequence[str]) -> dict[str, np.ndarray]:
+    """Write sets of labels as text, most probable first, with their sizes and whether they are not one label."""
+    size_C = set_CV.sum(axis=1).astype(np.int32)
+    order_CV = np.argsort(np.where(set_CV, -p_CV, np.inf), axis=1, kind="stable")
+    named = np.asarray(labels, dtype=object)
+    texts = [" | ".join(named[order_V[:size]]) or NO_LABEL for order_V, size in zip(order_CV, size_C, strict=True)]
+    return {"set": np.array(texts, dtype=object), "set_size": size_C, "abstains": size_C != 1}
+
+
+def _calibrations(model: PolyGene, asked: Sequence[str], coverage: float) -> dict[str, LabelCalibration]:
+    """Give what sets of the asked phenotypes rest on; say aloud where that is little, or nothing.
+
+    Raises
+    ------
+    PhenotypeError
+        The coverage cannot be asked for, or the model was not calibrated for any of them.
+    """
+    check_coverage(coverage)
+    found = {name: model.calibration.labels[name] for name in asked if name in model.calibration.labels}
+    if not found:
+        msg = (
+            f"The model was not calibrated for {', '.join(asked)}, so it has no sets of labels. Leave `coverage` out, "
+            "or train on a corpus whose validation donors have these labels."
+        )
+        raise PhenotypeError(msg)
+    needed = units_needed(coverage)
+    for name in asked:
+        if name not in found:
+            logger.warning("%s: no sets, since the model was not calibrated for it", name)
+        elif found[name].units < needed:
+            logger.warning(
+                "%s: sets rest on %d calibration %ss, %d are needed for %g: they may hold the true label less often",
+                name, found[name].units, found[name].unit, needed, coverage,
+            )  # fmt: skip
+    return found
+
+
+def _rests_on(calibration: LabelCalibration, coverage: float, labels: Sequence[str]) -> dict[str, Any]:
+    """Say for `uns` what sets rest on."""
+    own_V = calibration.own(coverage)
+    return {
+        "coverage": coverage,
+        "unit": calibration.unit,
+        "units": calibration.units,
+        "held_to_all_labels": np.array([label for label, own in zip(labels, own_V, strict=True) if not own], dtype=str),
+    }
 
 
 def questions(

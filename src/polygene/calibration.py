@@ -1,0 +1,239 @@
+"""How sure an answer may be: a temperature for each phenotype, and sets of labels that hold the true one.
+
+Both are learned from donors that did not train. A new donor's cells are like each other and unlike those of the donors
+at hand, so the donor, not the cell, is what is exchangeable: a thousand cells of two donors say little of a third.
+
+Legend: C cells, V labels of one phenotype, A coverages.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import ceil, exp
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+
+from polygene.errors import CheckpointError, PhenotypeError
+
+COVERAGES = tuple(percent / 100 for percent in range(50, 100))
+"""Coverages that sets are kept for; one between them is rounded up."""
+SMALLEST_PROBABILITY = 1e-30
+"""What float32 rounds to 0 has no logarithm."""
+TEMPERATURES = (0.05, 20.0)
+MANY_UNITS, MOST_STEPS = 100, 1_000
+ROUNDING = 1e-6
+"""Single precision: so much less than the lowest probability is still accepted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCalibration:
+    """What calibration donors say of the answers to one phenotype.
+
+    Attributes
+    ----------
+    temperature
+        Divides the logits. Above 1 the network was too sure.
+    unit
+        What was exchangeable: "donor", or "cell" where donors are not known, which flatters.
+    units, cells
+        How many there were.
+    log_loss_before, log_loss
+        Of these cells, donors alike, without and with the temperature, in nats.
+    units_V
+        Units that show each label.
+    least_AV
+        The lowest probability with which a label is in the set, for each of `COVERAGES` and each label, from the cells
+        that have the label; 0 (always in the set) where the units are too few for the coverage.
+    least_A
+        The same from the cells of all labels together.
+    """
+
+    temperature: float
+    unit: Literal["donor", "cell"]
+    units: int
+    cells: int
+    log_loss_before: float
+    log_loss: float
+    units_V: tuple[int, ...]
+    least_AV: tuple[tuple[float, ...], ...]
+    least_A: tuple[float, ...]
+
+    def own(self, coverage: float) -> np.ndarray:
+        """Say which labels have enough units of their own for sets of this coverage, bool (V,)."""
+        return np.array(self.units_V) >= units_needed(coverage)
+
+    def sets(self, probabilities_CV: np.ndarray, coverage: float) -> np.ndarray:
+        """Say which labels are in the set of each cell, bool (C, V).
+
+        A label with too few units of its own is held to what all labels together ask for.
+        """
+        a = level(coverage)
+        least_V = np.where(self.own(coverage), self.least_AV[a], self.least_A[a])
+        return probabilities_CV >= least_V - ROUNDING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Calibration of a model's answers by phenotype; one that is not in it is answered as the network does."""
+
+    labels: Mapping[str, LabelCalibration] = field(default_factory=dict)
+
+    def temperature(self, phenotype: str) -> float:
+        """What divides the logits of a phenotype."""
+        return self.labels[phenotype].temperature if phenotype in self.labels else 1.0
+
+    def save(self, file: Path) -> None:
+        """Write the file calibration.json of a checkpoint."""
+        table = {"coverages": COVERAGES, "labels": {name: asdict(one) for name, one in self.labels.items()}}
+        file.write_text(json.dumps(table) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: Path, sizes: Mapping[str, int]) -> "Calibration":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            It is not what `save` writes, or fits other labels than these phenotypes (their `sizes`) have.
+        """
+        try:
+            table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            labels = {name: LabelCalibration(**one) for name, one in table["labels"].items()}
+            fits = tuple(table["coverages"]) == COVERAGES and all(
+                np.shape(one.least_AV) == (len(COVERAGES), sizes[name]) for name, one in labels.items()
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            fits, labels, why = False, {}, f" ({type(error).__name__}: {error})"
+        else:
+            why = ""
+        if not fits:
+            msg = f"{file} is no calibration of this model{why}: get the checkpoint again, whole."
+            raise CheckpointError(msg)
+        return cls(labels=labels)
+
+
+def check_coverage(coverage: float) -> None:
+    """Refuse a coverage that sets cannot be made for.
+
+    Raises
+    ------
+    PhenotypeError
+        Says which can be asked for.
+    """
+    if not COVERAGES[0] <= coverage <= COVERAGES[-1]:
+        msg = (
+            f"coverage is the share of cells whose set holds the true label, {COVERAGES[0]} to {COVERAGES[-1]}; "
+            f"got {coverage}."
+        )
+        raise PhenotypeError(msg)
+
+
+def level(coverage: float) -> int:
+    """Number of the coverage, or of the next higher one, among `COVERAGES`."""
+    return int(np.searchsorted(COVERAGES, coverage - 1e-9))
+
+
+def units_needed(coverage: float) -> int:
+    """Units without which no set but that of all labels has this coverage: nine for 0.9."""
+    return ceil(coverage / (1 - coverage) - 1e-9)
+
+
+def calibrate(
+    probabilities_CV: np.ndarray, truth_C: np.ndarray, donors_C: np.ndarray | None
+) -> LabelCalibration | None:
+    """Learn temperature and sets of one phenotype from cells that did not train the model.
+
+    Every donor counts the same, however many cells it has. The temperature is the one with the least log loss (Guo et
+    al. 2017, On calibration of modern neural networks). Sets are split conformal, by true label (Mondrian), with the
+    score 1 − p(label) (Sadinle et al. 2019, Least ambiguous set-valued classifiers), and donors as units.
+
+    Parameters
+    ----------
+    probabilities_CV
+        Answers of the network without a temperature.
+    truth_C
+        int, -1 where the label is not given.
+    donors_C
+        Donor of each cell; None where donors are not known, and each cell is a unit.
+
+    Returns
+    -------
+    None if no cell has a label, or there is one label only.
+    """
+    given_C = truth_C >= 0
+    truth_C, log_p_CV = truth_C[given_C], np.log(np.maximum(probabilities_CV[given_C], SMALLEST_PROBABILITY))
+    n_cells, n_labels = log_p_CV.shape
+    if not n_cells or n_labels < 2:
+        return None
+    unit_C = np.arange(n_cells) if donors_C is None else pd.factorize(donors_C[given_C])[0]
+    weights_C = unit_weights(unit_C)
+    at = np.arange(n_cells)
+
+    def log_loss(log_temperature: float) -> float:
+        scaled_CV = log_p_CV / exp(log_temperature)
+        return float(weights_C @ (_log_sum(scaled_CV) - scaled_CV[at, truth_C]))
+
+    found = minimize_scalar(log_loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
+    temperature = exp(found.x)
+    scaled_CV = log_p_CV / temperature
+    p_C = np.exp(scaled_CV[at, truth_C] - _log_sum(scaled_CV))
+    of_label = [np.flatnonzero(truth_C == label) for label in range(n_labels)]
+    least_VA = [least_probabilities(p_C[rows], unit_C[rows]) for rows in of_label]
+    return LabelCalibration(
+        temperature=temperature,
+        unit="cell" if donors_C is None else "donor",
+        units=len(np.unique(unit_C)),
+        cells=n_cells,
+        log_loss_before=log_loss(0.0),
+        log_loss=log_loss(found.x),
+        units_V=tuple(len(np.unique(unit_C[rows])) for rows in of_label),
+        least_AV=tuple(tuple(row) for row in np.stack(least_VA, axis=1).tolist()),
+        least_A=tuple(least_probabilities(p_C, unit_C).tolist()),
+    )
+
+
+def least_probabilities(p_C: np.ndarray, unit_C: np.ndarray) -> np.ndarray:
+    """Give the lowest probabilities of the true label that sets of `COVERAGES` still accept, float64 (A,).
+
+    All units count the same. Which share of them has to be held so that a unit more is covered as asked is found by
+    leaving each out in turn. From `MANY_UNITS` on it is coverage · (K + 1) / K, which holds whatever the units are like
+    (Lee, Barber and Willett 2023, Distribution-free inference with hierarchical data), but covers 0.99 for 0.9 of ten.
+    Where no share suffices, the lowest probability is 0.
+    """
+    n_units = len(np.unique(unit_C))
+    if n_units < 2:
+        return np.zeros(len(COVERAGES))
+    order = np.argsort(-p_C, kind="stable")
+    held_C = np.cumsum(unit_weights(unit_C)[order])
+    shares_A = np.array(COVERAGES) * (n_units + 1) / n_units
+    if n_units < MANY_UNITS:
+        places = np.unique(np.linspace(0, len(order) - 1, min(len(order), MOST_STEPS)).astype(int))
+        steps = p_C[order][places]  # descending
+        held_KJ = np.stack([_share_from(p_C[unit_C == unit], steps) for unit in np.unique(unit_C)])
+        others_KJ = (held_KJ.sum(axis=0) - held_KJ) / (n_units - 1)
+        shares = np.linspace(0, 1, MOST_STEPS + 1)
+        at_KB = [np.searchsorted(others_J, shares - 1e-9) for others_J in others_KJ]
+        covered_B = np.mean([held_J[at_B] for held_J, at_B in zip(held_KJ, at_KB, strict=True)], axis=0)
+        shares_A = np.append(shares, 2.0)[np.searchsorted(covered_B, np.array(COVERAGES) - 1e-9)]
+    last_A = np.searchsorted(held_C, np.minimum(shares_A, 1) - 1e-9)
+    return np.where(shares_A > 1 + 1e-9, 0.0, p_C[order][last_A])
+
+
+def _share_from(p_C: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Share of these probabilities that reach each step."""
+    return 1 - np.searchsorted(np.sort(p_C), steps) / len(p_C)
+
+
+def unit_weights(unit_C: np.ndarray) -> np.ndarray:
+    """Weigh cells so that every unit counts the same; they add up to 1."""
+    _, inverse_C, counts = np.unique(unit_C, return_inverse=True, return_counts=True)
+    return 1.0 / (len(counts) * counts[inverse_C])
+
+
+def _log_sum(scaled_CV: np.ndarray) -> np.ndarray:
+    most_C1 = scaled_CV.max(axis=1, keepdims=True)
+    return np.log(np.exp(scaled_CV - most_C1).sum(axis=1)) + most_C1[:, 0]

@@ -1,0 +1,68 @@
+"""What knowing helps: each phenotype asked with nothing, one other phenotype, or all others given.
+
+Legend: C cells, P phenotypes, S sources, V labels of a phenotype.
+"""
+
+import pandas as pd
+
+from polygene.checkpoint import PolyGene
+from polygene.corpus import CorpusSplit
+from polygene.held_out import donors_of, named, spread
+from polygene.inference import label_probabilities
+from polygene.metrics import Tally, compare, donors_alike, label_tally, scorable
+
+MOST_CELLS = 5_000
+"""At most so many test cells are asked, spread evenly: each goes through the network twice a phenotype."""
+NOTHING, OTHERS = "nothing", "all others"
+
+
+def conditions(model: PolyGene, train: CorpusSplit, test: CorpusSplit, *, seed: int = 0) -> pd.DataFrame:
+    """Score each phenotype that varies within a source, by what is given beside expression.
+
+    Every donor counts the same, and intervals are over resampled donors, those of gains paired. The cells are the same
+    on every row; one without the given label is answered without it, and `known` is the share that has it (of all
+    others: the mean share).
+
+    Returns
+    -------
+    Rows of `phenotype`, `given` ("nothing", a phenotype, "all others"), `known`, `score` (accuracy, macro_f1), `value`,
+    `low`, `high`, and `gain` over nothing with `gain_low`, `gain_high`.
+    """
+    schema = model.tokenizer.schema
+    rows = spread(len(test), MOST_CELLS)
+    cells, sources_C, labels_CP = test.cells(rows), test.sources_C[rows], test.labels_CP[rows]
+    known = {name: share for name, share in zip(schema.names, (labels_CP >= 0).mean(axis=0), strict=True) if share}
+    donors = donors_of(train, test, rows)
+    scorable_SV = {
+        name: scorable(
+            train.labels_CP[:, p], labels_CP[:, p], len(schema.labels[p]), test_sources_C=sources_C, **donors
+        )
+        for p, name in enumerate(schema.names)
+    }
+    asked = [name for name in schema.names if scorable_SV[name].any()]
+    tallies: dict[str, dict[str, Tally]] = {name: {} for name in asked}
+
+    def ask(names: list[str], given: list[str], word: str) -> None:
+        answers = label_probabilities(model, cells, predict=names, given=given) if names else []
+        for name, p_CV in zip(names, answers, strict=True):
+            truth_C = labels_CP[:, schema.index(name)]
+            tallied = label_tally(
+                p_CV, truth_C, scorable_SV=scorable_SV[name], sources_C=sources_C, donors_C=named(test, rows)
+            )
+            tallies[name][word] = donors_alike(tallied)
+
+    ask(asked, [], NOTHING)
+    for other in known:
+        ask([name for name in asked if name != other], [other], other)
+    for name in asked:
+        if len(others := [other for other in known if other != name]) > 1:
+            ask([name], others, OTHERS)
+    tables = []
+    for name in asked:
+        table = compare(tallies[name], reference=NOTHING, seed=seed).rename(columns={"predictor": "given"})
+        shares = [share for other, share in known.items() if other != name]
+        share_of = {NOTHING: 1.0, **known, OTHERS: sum(shares) / max(len(shares), 1)}
+        table.insert(0, "phenotype", name)
+        table.insert(2, "known", table.given.map(share_of))
+        tables.append(table[table.score.isin(("accuracy", "macro_f1"))].drop(columns=["split_mean", "at_or_above"]))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
