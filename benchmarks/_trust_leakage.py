@@ -55,7 +55,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         found = run(arguments.data, arguments.seed, arguments.out or Path(scratch))
     for study, table in found.items():
-        Console(width=160).print(f"{study}, {N_SPLITS} donor splits", leakage_table(table.to_dict("records")))
+        words = f"{study}, {N_SPLITS} donor splits, donors held out"
+        Console(width=160).print(leakage_table(table.to_dict("records"), words))
     print(json.dumps({"leakage_gap": summary(found)}))
 
 

@@ -9,7 +9,7 @@ import pytest
 from polygene.corpus import Corpus
 from polygene.errors import CorpusError
 from polygene.prepare import PrepareConfig, prepare
-from polygene.shards import ranges
+from polygene.shards import SPLITS, ranges
 
 CONFIG = PrepareConfig(n_genes=24, fractions=(0.5, 0.25, 0.25))
 
@@ -49,7 +49,7 @@ def rows(corpus, split):
     return datasets.load_from_disk(corpus.folder / split).to_list()
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_cells_in_any_order_are_those_that_hugging_face_reads(corpus, split):
     cells_of, expected = corpus.split(split), rows(corpus, split)
     assert len(cells_of) == len(expected)
@@ -72,13 +72,14 @@ def test_columns_of_a_split_are_those_that_hugging_face_reads(corpus):
     assert train.sources_C.tolist() == [row["source"] for row in expected]
     assert train.donors_C.tolist() == [row["donor_id"] for row in expected]
     assert train.names_C.tolist() == [row["cell"] for row in expected]
+    np.testing.assert_array_equal(train.years_C, np.array([row["years"] for row in expected], dtype=np.float32))
     assert "" in train.donors_C
     assert set(train.sources_C) == {0, 1}
 
 
 def test_cells_are_what_the_tokenizer_makes_of_the_file(corpus, adatas):
     n_cells = 0
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         part = corpus.split(split)
         for source, adata in enumerate(adatas.values()):
             which = np.flatnonzero(part.sources_C == source)
@@ -210,7 +211,7 @@ def test_what_the_folder_says_of_itself(corpus):
     assert corpus.split_word == info["config"]["split"] == "donor"
     assert corpus.sources == ("first", "second")
     for source, described in enumerate(info["sources"]):
-        for split in ("train", "validation", "test"):
+        for split in SPLITS:
             part = corpus.split(split)
             mine = part.sources_C == source
             assert described["cells"][split] == mine.sum()

@@ -194,7 +194,7 @@ def printed(laid_out):
 @pytest.mark.parametrize("word", ["donor", "study", "random"])
 def test_every_table_carries_the_word_of_the_split(word, results):
     laid_out = tables({**results, "split": word})
-    assert len(laid_out) == len({row["phenotype"] for row in results["scores"]}) + 1
+    assert len(laid_out) == len({row["phenotype"] for row in results["scores"]}) + 4
     for table in laid_out:
         assert word in table.title
     if word == "random":

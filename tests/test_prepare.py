@@ -17,7 +17,7 @@ from polygene.binning import ExpressionBinner, InverseFit
 from polygene.corpus import Corpus
 from polygene.errors import CorpusError, DataError, GeneError, PhenotypeError, RecipeError, ScaleError
 from polygene.prepare import PrepareConfig, prepare
-from polygene.shards import ShardWriter
+from polygene.shards import SPLITS, ShardWriter
 from polygene.tokenizer import panel_values
 
 CONFIG = PrepareConfig(n_genes=20)
@@ -34,7 +34,7 @@ def files_of(folder):
 
 def split_of(corpus):
     """Say for each cell name in which split it is."""
-    return pd.Series({name: split for split in ("train", "validation", "test") for name in corpus.split(split).names_C})
+    return pd.Series({name: split for split in SPLITS for name in corpus.split(split).names_C})
 
 
 def test_the_same_input_and_seed_give_the_same_bytes(adata, tmp_path):
@@ -103,7 +103,7 @@ def test_altering_cells_that_do_not_train_changes_no_byte_of_the_tokenizer(adata
     for column in ("sex", "cell_type", "development_stage"):  # the labels of a donor stay its own: the draw is the same
         values = adata.obs[column].astype(object)
         for donor in adata.obs["donor_id"][held_out].unique():
-            mine = (adata.obs["donor_id"] == donor).to_numpy()
+            mine = (adata.obs["donor_id"] == donor).to_numpy() & held_out
             values[mine] = rng.permutation(values[mine].to_numpy())
         adata.obs[column] = values
     after = prepare(adata, tmp_path / "after", config=config)
@@ -116,7 +116,7 @@ def test_altering_cells_that_do_not_train_changes_no_byte_of_the_tokenizer(adata
 def test_labels_of_cells_that_do_not_train_never_enter_the_vocabulary(adata, tmp_path, monkeypatch):
     corpus = prepare(adata, tmp_path / "before", config=CONFIG)
     held_out = split_of(corpus)[adata.obs_names].to_numpy() != "train"
-    part_C = split_of(corpus)[adata.obs_names].map({"train": 0, "validation": 1, "test": 2}).to_numpy()
+    part_C = split_of(corpus)[adata.obs_names].map({split: part for part, split in enumerate(SPLITS)}).to_numpy()
     monkeypatch.setattr(module, "split_cells", lambda *_, **__: [part_C])
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(object).where(~held_out, "never seen")
     adata.obs["disease"] = adata.obs["disease"].astype(object).where(~held_out, "unknown")
@@ -202,7 +202,7 @@ def test_recorded_totals_take_the_place_of_the_sum(adata, tmp_path):
 def test_cells_without_counts_are_kept(adata, tmp_path):
     adata.X = adata.X.multiply((np.arange(400) % 10 > 0)[:, None]).tocsr()
     corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
-    assert sum(len(corpus.split(split)) for split in ("train", "validation", "test")) == 400
+    assert sum(len(corpus.split(split)) for split in SPLITS) == 400
     assert corpus.info["sources"][0]["cells_without_panel_genes"] == 40
 
 
@@ -386,3 +386,19 @@ def test_a_donor_in_several_splits_is_counted_once(adata, tmp_path):
     corpus = prepare(adata, tmp_path / "corpus", config=dataclasses.replace(CONFIG, split="random"))
     (source,) = corpus.info["sources"]
     assert source["donors_in_all"] == 12 == source["donors"]["train"]
+
+
+def test_ages_that_no_training_donor_has_are_kept_in_years(adata, tmp_path):
+    adata.obs["development_stage"] = [f"{20 + int(d[5:])}-year-old stage" for d in adata.obs["donor_id"]]
+    adata.obs["development_stage"] = adata.obs["development_stage"].where(np.arange(400) % 5 > 0, "adult stage")
+    corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
+    test, age = corpus.split("test"), corpus.tokenizer.schema.index("age")
+    expected = adata.obs["development_stage"][test.names_C].str.extract(r"^(\d+)")[0].astype(np.float32)
+    np.testing.assert_array_equal(test.years_C, expected)
+    assert (test.labels_CP[np.isfinite(test.years_C), age] == -1).all()
+
+
+@pytest.mark.parametrize("seen", [-0.1, 0.6])
+def test_an_impossible_share_to_set_aside_is_refused(seen):
+    with pytest.raises(RecipeError, match=r"set aside, from 0 to 0\.5"):
+        PrepareConfig(seen=seen)

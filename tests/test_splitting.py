@@ -13,11 +13,13 @@ from polygene.splitting import N_DRAWS, _draw, _labels_of_units, draw_units, giv
 FRACTIONS = (0.7, 0.1, 0.2)
 
 
-def split(adatas, *, by="donor", fractions=FRACTIONS, seed=0, donor="donor_id"):
+def split(adatas, *, by="donor", fractions=FRACTIONS, seen=0.0, seed=0, donor="donor_id"):
     sources = open_sources(adatas)
     columns = [donor, *(phenotype.column for phenotype in CELLXGENE)]
     frames = [cells.frame(columns) for cells in sources]
-    return split_cells(sources, frames, by=by, fractions=fractions, seed=seed, donor=donor, phenotypes=CELLXGENE)
+    return split_cells(
+        sources, frames, by=by, fractions=fractions, seen=seen, seed=seed, donor=donor, phenotypes=CELLXGENE
+    )
 
 
 def donors_in(adatas, parts, part):
@@ -172,3 +174,22 @@ def test_names_are_text_without_spaces_and_words_for_missing_are_not_names():
     codes_C, names = given_texts(pd.Series(["b", " a ", None, "n/a", 3.0, "Unknown"], dtype=object))
     assert names == ["3", "a", "b"]
     assert codes_C.tolist() == [2, 1, -1, -1, 0, -1]
+
+
+def test_cells_that_are_set_aside_are_a_share_of_training_donors_and_never_of_others(make_adata):
+    adata = make_adata(4000, n_donors=10)
+    adata.obs["donor_id"] = adata.obs["donor_id"].astype(object).where(np.arange(4000) % 20 > 0, None)
+    (before_C,), (after_C,) = split(adata), split(adata, seen=0.1)
+    moved_C = before_C != after_C
+    assert set(before_C[moved_C]) == {0}
+    assert set(after_C[moved_C]) == {3}
+    assert adata.obs["donor_id"][moved_C].notna().all()
+    donors = adata.obs["donor_id"]
+    assert set(donors[moved_C]) == set(donors[(before_C == 0) & donors.notna()])
+    trained = ((before_C == 0) & donors.notna().to_numpy()).sum()
+    assert abs(moved_C.sum() - 0.1 * trained) < 4 * np.sqrt(trained * 0.1 * 0.9)
+
+
+def test_at_random_nothing_is_set_aside(make_adata):
+    (part_C,) = split(make_adata(300), by="random", seen=0.5)
+    assert set(part_C) == {0, 1, 2}

@@ -33,24 +33,30 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
             table.add_row(str(predictor), *(_interval(by_score.loc[score]) for score in shown))
         laid_out.append(table)
     if results["conditions"]:
-        laid_out.append(conditions_table(results["conditions"]))
+        laid_out.append(conditions_table(results["conditions"], held_out))
     for name, ages in results["ages"].items():
-        laid_out.append(ages_table(name, ages))
+        laid_out.append(ages_table(name, ages, held_out))
     if results["leakage"]:
-        laid_out.append(leakage_table(results["leakage"]))
+        laid_out.append(leakage_table(results["leakage"], held_out))
     names = list(next(iter(results["genes"].values())))
-    table = _table(f"hidden genes (15 %): {held_out}", "predictor", *map(_words, names))
+    table = _table(
+        f"hidden genes (15 %), cells of all donors together, without intervals: {held_out}",
+        "predictor",
+        *map(_words, names),
+    )
     for predictor, scores in results["genes"].items():
         table.add_row(predictor, *(_number(scores[name]) for name in names))
     return [*laid_out, table]
 
 
-def conditions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def conditions_table(rows: Sequence[Mapping[str, Any]], held_out: str) -> Table:
     """Lay out what knowing other phenotypes helps, rows of `conditions.conditions`."""
     frame = pd.DataFrame(rows)
     scores = list(dict.fromkeys(frame.score))
     columns = [word for score in scores for word in (_words(score), "gain")]
-    table = _table("what knowing helps, every donor counting the same", "phenotype", "given", "of cells", *columns)
+    table = _table(
+        f"what knowing helps, every donor counting the same: {held_out}", "phenotype", "given", "of cells", *columns
+    )
     for (phenotype, given), of_given in frame.groupby(["phenotype", "given"], sort=False):
         by_score = of_given.set_index("score")
         cells = [
@@ -62,12 +68,12 @@ def conditions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def ages_table(name: str, ages: Mapping[str, Any]) -> Table:
+def ages_table(name: str, ages: Mapping[str, Any], held_out: str) -> Table:
     """Lay out the test donors' ages, see `age_gaps.age_report`."""
     held = {key: _interval(pd.Series(ages[key])) for key in ("coverage_cells", "coverage_donors", "years_wide")}
     table = _table(
         f"{name} in years by donor, {ages['level']:.0%} intervals: they hold the age of {held['coverage_donors']} of "
-        f"the donors and {held['coverage_cells']} of their cells, and are {held['years_wide']} years wide",
+        f"the donors and {held['coverage_cells']} of their cells, and are {held['years_wide']} years wide: {held_out}",
         "donor", "cells", "actual", "predicted", "gap", "gap, regression to the mean removed",
     )  # fmt: skip
     for row in map(pd.Series, ages["donors"][:MOST_DONORS]):
@@ -80,10 +86,10 @@ def ages_table(name: str, ages: Mapping[str, Any]) -> Table:
     return table
 
 
-def leakage_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def leakage_table(rows: Sequence[Mapping[str, Any]], held_out: str) -> Table:
     """Lay out what a split by cells would flatter, rows of `leakage.leakage_gaps`."""
-    columns = ("phenotype", "predictor", "score", "other cells of training donors", "donors held out", "leakage gap")
-    table = _table("leakage gap: the same models on cells of donors they have met and have not", *columns)
+    columns = ("phenotype", "predictor", "score", "cells of training donors", "held out", "leakage gap")
+    table = _table(f"leakage gap, other cells of what trained beside what did not: {held_out}", *columns)
     for row in map(pd.Series, rows):
         values = (_interval(row, "seen"), _interval(row, "held_out"), _interval(row, "gap", sign="+"))
         table.add_row(row.phenotype, row.predictor, _words(row.score), *values)

@@ -46,6 +46,8 @@ def test_every_phenotype_gets_label_probability_and_all_probabilities(adata: ad.
     written = set(adata.obs.columns) - before
     assert written == {f"polygene_{name}{suffix}" for name in schema.names for suffix in ("", "_probability")} | {
         "polygene_age_years",
+        "polygene_age_years_low",
+        "polygene_age_years_high",
         "polygene_no_panel_genes",
     }
     assert list(adata.uns["polygene"]["annotate"]["given"]) == []

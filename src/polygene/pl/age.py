@@ -50,7 +50,11 @@ def age(table: pd.DataFrame, *, ax: Axes | None = None, show: bool = False, save
     )  # fmt: skip
     if table.get("gap_corrected", pd.Series(dtype=float)).notna().any():
         ax.plot(
-            ends, np.polyval(np.polyfit(actual, predicted, 1), ends), "--", color="tab:orange", label="line through"
+            ends,
+            np.polyval(np.polyfit(actual, predicted, 1), ends),
+            "--",
+            color="tab:orange",
+            label="line through the donors",
         )
     ax.set(xlim=ends, ylim=ends, xlabel="actual age, years", ylabel="predicted age, years")
     ax.set_box_aspect(1)
