@@ -333,9 +333,10 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     Returns
     -------
     What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`,
-    `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `classes` (phenotype → PolyGene and
-    logistic regression → rows of `classes.class_scores`), `confusion` (phenotype → see `classes.confusion`),
-    `not_scored` (phenotypes that vary in no source), `conditions` (rows of `conditions.conditions`: what knowing other phenotypes helps),
+    `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `classes` (phenotype →
+    PolyGene and logistic regression → rows of `classes.class_scores`), `confusion` (phenotype → see
+    `classes.confusion`), `not_scored` (phenotypes that vary in no source), `conditions` (rows of
+    `conditions.conditions`: what knowing other phenotypes helps),
     `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`), `calibration` and `sets` (see
     `reliability.reliability`) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since
     JSON has no NaN.

@@ -6,12 +6,10 @@ Legend: C cells, D width, U cells on the map.
 from __future__ import annotations
 
 import hashlib
-import io
 import platform
-import re
 import tomllib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,43 +21,47 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from polygene import __version__
+from polygene import __version__, pl
 from polygene.checkpoint import SUMS, PolyGene
 from polygene.corpus import Corpus
 from polygene.evaluation import POOLED
 from polygene.held_out import MODEL, REFERENCE, YEARS_REFERENCE, spread
 from polygene.inference import cell_states
-from polygene.pl.confusion import confusion
+from polygene.pl._svg import svg
 from polygene.results import HELD_OUT, SHOWN
-from polygene.verdicts import DEPENDABLE, DEPENDABLE_YEARS, YEARS, number, percent, signed, verdicts, words
+from polygene.verdicts import (
+    DEPENDABLE,
+    DEPENDABLE_YEARS,
+    YEARS,
+    number,
+    percent,
+    points,
+    signed,
+    verdicts,
+    words,
+    years,
+)
 
 TEMPLATE = "report.html.jinja"
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "anndata", "scanpy", "umap-learn", "matplotlib")
 MOST_MAP_CELLS = 3_000
 """Cells on the map, spread evenly over the test cells."""
 FEWEST_MAP_CELLS = 10
+MOST_ROWS = 40
+"""Donors of a table of ages, labels of a table of sets; the rest is counted."""
 MOST_COLOURS = 19
-INK, ACCENT, GREY = "#010203", "#2f79c5", "#8c8c8c"
-"""INK becomes the colour of the page's text, light or dark; the others can be seen on both."""
+GREY = "#8c8c8c"
+"""Seen on light and on dark paper alike."""
+LEAKAGE = {(MODEL, "macro_f1"), (REFERENCE, "macro_f1")} | {
+    (who, "mae_years_by_donor") for who in (MODEL, YEARS_REFERENCE)
+}
+"""What the page shows of the leakage gap; the rest is in the file of the scores."""
 AGES = mpl.colormaps["plasma"]
 COLUMNS = ("phenotype", "predictor", "score", "value", "low", "high", "gain", "gain_low", "gain_high")
 Colouring = tuple[list[str], list[tuple[str, str, int | None]]]
 """The colour of every cell; and the legend: what, colour, how many cells."""
-STYLE = {
-    "font.size": 10,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "polygene",
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-}
 
 
 def write_report(
@@ -87,8 +89,13 @@ def report(results: Mapping[str, Any], model: PolyGene, corpus: Corpus, *, comma
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    page.filters |= {"number": number, "percent": percent, "signed": signed, "words": words}
-    page.globals |= {"MODEL": MODEL, "DEPENDABLE": DEPENDABLE, "DEPENDABLE_YEARS": DEPENDABLE_YEARS}
+    page.filters |= {each.__name__: each for each in (number, percent, points, signed, words, years)}
+    page.globals |= {
+        "MODEL": MODEL,
+        "MOST_ROWS": MOST_ROWS,
+        "DEPENDABLE": DEPENDABLE,
+        "DEPENDABLE_YEARS": DEPENDABLE_YEARS,
+    }
     return page.get_template(TEMPLATE).render(
         results=results,
         held_out=HELD_OUT[results["split"]],
@@ -99,6 +106,10 @@ def report(results: Mapping[str, Any], model: PolyGene, corpus: Corpus, *, comma
         verdicts=verdicts(results, scores),
         tables=[_score_table(name, of_name) for name, of_name in scores.groupby("phenotype", sort=False)],
         classes=[_class_table(name, results) for name in results.get("classes", ()) if not _is_age(corpus, name)],
+        sure=[_sure(one["phenotype"], results) for one in results.get("calibration", ())],
+        conditions=_by_given(results.get("conditions", ())),
+        leakage=[row for row in results.get("leakage", ()) if (row["predictor"], row["score"]) in LEAKAGE],
+        ages={name: _age(name, ages) for name, ages in results.get("ages", {}).items()},
         maps=_maps(model, corpus, rows),
         n_mapped=len(rows),
         hashes=_hashes(model, corpus),
@@ -125,25 +136,11 @@ def _score_table(name: str, of_name: pd.DataFrame) -> dict[str, Any]:
         "reference": YEARS_REFERENCE if name.endswith(YEARS) else REFERENCE,
         "pooled": name.endswith(POOLED),
         "figure": svg(
-            lambda ax: _forest(ax, by_score[main], words(main)),
+            partial(pl.forest, by_score[main], label=words(main)),
             title=f"{words(name)}: {words(main)} of PolyGene and of each baseline, with 95 % intervals over donors",
-            size=(4.4, 0.5 + 0.3 * len(by_score[main])),
+            size=(3.6, 0.5 + 0.36 * len(by_score[main])),
         ),
     }
-
-
-def _forest(ax: Axes, rows: pd.DataFrame, label: str) -> None:
-    """A point and an interval for each predictor, the first on top."""
-    for at, (who, row) in enumerate(rows.iterrows()):
-        colour = ACCENT if who == MODEL else GREY
-        ax.plot([row.low, row.high], [at, at], color=colour, linewidth=2.5, solid_capstyle="round")
-        ax.plot(row.value, at, "o", color=colour, markersize=7 if who == MODEL else 5)
-    ax.axvline(rows.value[MODEL], color=ACCENT, linewidth=0.8, linestyle=":")
-    ax.set_yticks(range(len(rows)), [who.replace(", tuned", ",\ntuned") for who in rows.index])
-    ax.set_xlabel(label)
-    ax.invert_yaxis()
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
 
 
 def _class_table(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,37 +152,53 @@ def _class_table(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
         at = labels.index(row["label"])
         most = int(wrong[at].argmax())
         row["reference"] = theirs[row["label"]]
-        row["taken_for"] = (labels[most], int(wrong[at, most]), wrong[at, most] / row["cells"]) if wrong[at].any() else None
+        row["taken_for"] = (
+            (labels[most], int(wrong[at, most]), wrong[at, most] / row["cells"]) if wrong[at].any() else None
+        )
     side = 1.3 + 0.3 * len(labels)
     return {
         "phenotype": name,
         "rows": rows,
         "n_answers_only": len(labels) - len(rows),
         "figure": svg(
-            lambda ax: confusion(labels, counts, ax=ax),
-            title=f"{words(name)}: share of the cells of each true label (rows) that got each answer (columns), in percent",
+            partial(pl.confusion, labels, counts),
+            title=f"{words(name)}: percent of the cells of each true label (rows) that got each answer (columns)",
             size=(side + 1.9, side),
         ),
     }
 
 
-def svg(draw: Callable[[Axes], Any], *, title: str, size: tuple[float, float]) -> Markup:
-    """Draw on new axes of this size (inches) and return the picture as SVG to stand in a page, light or dark."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained", dpi=150)
-        draw(figure.subplots())
-        written = io.StringIO()
-        figure.savefig(written, format="svg", metadata={"Date": None})
-    body = re.sub(r"<metadata>.*?</metadata>", "", written.getvalue(), flags=re.DOTALL).partition("<svg")[2]
-    head, _, body = body.partition(">")
-    box = re.search(r'viewBox="[^"]+"', head)
-    own = hashlib.sha256(title.encode()).hexdigest()[:8]  # names within a page must differ from picture to picture
-    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}-", body)
-    body = re.sub(r"font: ((?:[a-z]+ |\d+ )?[\d.]+px) [^;\"]*", r"font: \1 var(--font)", body).replace(INK, "currentColor")
-    return Markup(
-        f'<svg {box[0] if box else ""} role="img" aria-label="{escape(title)}" style="max-width:{size[0] * 1.2:.1f}in">'
-        f"<title>{escape(title)}</title>{body}"
-    )
+def _sure(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of how sure the answers to a phenotype are."""
+    (calibration,) = (one for one in results["calibration"] if one["phenotype"] == name)
+    sets = next((one for one in results.get("sets", ()) if one["phenotype"] == name), None)
+    figures = {"accuracy against confidence": (pl.reliability, 3.8)}
+    if sets:
+        figures["share of errors against share of cells answered, most sure first"] = (pl.risk_coverage, 3.4)
+    return {
+        "phenotype": name,
+        "calibration": calibration,
+        "scores": {(row["predictor"], row["score"]): row for row in calibration["scores"]},
+        "sets": sets,
+        "figures": [
+            svg(partial(draw, results, name), title=f"{words(name)}: {what}", size=(3.8, height))
+            for what, (draw, height) in figures.items()
+        ],
+    }
+
+
+def _by_given(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Phenotype → what is given → score → its row."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["phenotype"], {}).setdefault(row["given"], {})[row["score"]] = row
+    return found
+
+
+def _age(name: str, ages: Mapping[str, Any]) -> dict[str, Any]:
+    donors = pd.DataFrame(ages["donors"])
+    title = f"{words(name)}: predicted against actual age of each test donor, in years"
+    return {**ages, "figure": svg(partial(pl.age, donors), title=title, size=(3.8, 3.8)) if len(donors) else ""}
 
 
 def _maps(model: PolyGene, corpus: Corpus, rows: np.ndarray) -> list[dict[str, Any]]:
@@ -206,17 +219,19 @@ def _maps(model: PolyGene, corpus: Corpus, rows: np.ndarray) -> list[dict[str, A
     for name, codes_U, labels, years_V in [*colourings, ("source", test.sources_C[rows], corpus.sources, None)]:
         if len(np.unique(codes_U[codes_U >= 0])) < 2:
             continue
-        known = years_V is not None and np.isfinite(years_V[codes_U[codes_U >= 0]]).all()
-        colours_U, legend = _by_years(years_V, codes_U) if known else _by_label(labels, codes_U)
+        if years_V is not None and np.isfinite(years_V[codes_U[codes_U >= 0]]).all():
+            colours_U, legend = _by_years(years_V, codes_U)
+        else:
+            colours_U, legend = _by_label(labels, codes_U)
         title = f"UMAP of {len(rows):,} test cells in the model's space, coloured by {words(name)}"
-        picture = svg(partial(_scatter, xy_U2=cells.obsm["X_umap"], colours_U=colours_U), title=title, size=(3.4, 3.3))
+        picture = svg(partial(_scatter, cells.obsm["X_umap"], colours_U), title=title, size=(3.4, 3.3))
         found.append({"name": name, "figure": picture, "legend": legend})
     return found
 
 
-def _scatter(ax: Axes, *, xy_U2: np.ndarray, colours_U: Sequence[str]) -> None:
+def _scatter(xy_U2: np.ndarray, colours_U: Sequence[str], *, ax: Axes) -> None:
     size = max(2.0, min(20.0, 6_000 / len(xy_U2)))
-    ax.scatter(*xy_U2.T, s=size, c=colours_U, linewidths=0, alpha=0.8, rasterized=True)
+    ax.scatter(xy_U2[:, 0], xy_U2[:, 1], s=size, c=colours_U, linewidths=0, alpha=0.8, rasterized=True)
     ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
     ax.set_box_aspect(1)
 
@@ -226,7 +241,9 @@ def _by_years(years_V: np.ndarray, codes_U: np.ndarray) -> Colouring:
     years_U = np.where(codes_U >= 0, years_V[codes_U], np.nan)
     low, high = np.nanmin(years_U), np.nanmax(years_U)
     colour = [mpl.colors.to_hex(rgba) for rgba in AGES(np.nan_to_num((years_U - low) / (high - low or 1)))]
-    steps = [(f"{low + (high - low) * at:.0f} years", mpl.colors.to_hex(AGES(at)), None) for at in (0, 0.25, 0.5, 0.75, 1)]
+    steps = [
+        (f"{low + (high - low) * at:.0f} years", mpl.colors.to_hex(AGES(at)), None) for at in (0, 0.25, 0.5, 0.75, 1)
+    ]
     n_unknown = int((codes_U < 0).sum())
     unknown = [("not given", GREY, n_unknown)] if n_unknown else []
     return [GREY if code < 0 else one for code, one in zip(codes_U, colour, strict=True)], [*steps, *unknown]
@@ -238,7 +255,9 @@ def _by_label(labels: Sequence[str], codes_U: np.ndarray) -> Colouring:
     order = [v for v in np.argsort(-counts_V, kind="stable") if counts_V[v]]
     palette = mpl.colormaps["tab10" if len(order) <= 10 else "tab20"]
     colour_of = {v: mpl.colors.to_hex(palette(i % palette.N)) for i, v in enumerate(order[:MOST_COLOURS])}
-    legend = [(labels[v], colour, int(counts_V[v])) for v, colour in colour_of.items()]
+    legend: list[tuple[str, str, int | None]] = [
+        (labels[v], colour, int(counts_V[v])) for v, colour in colour_of.items()
+    ]
     if rest := order[MOST_COLOURS:]:
         legend.append((f"{len(rest):,} other labels", GREY, int(counts_V[rest].sum())))
     if n_unknown := int((codes_U < 0).sum()):

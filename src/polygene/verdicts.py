@@ -16,6 +16,8 @@ DEPENDABLE, DEPENDABLE_YEARS = 0.8, 5.0
 """A phenotype can be relied on if macro-F1 is surely (lower end of its interval) at least this, the error of an age
 surely at most so many years. A convention; the page says it."""
 
+CALIBRATED = 0.05
+"""Probabilities are called calibrated if they are off by at most so much on average (expected calibration error)."""
 NAMES = {"macro_f1": "macro-F1", "mae_years": "years off, by cell", "mae_years_by_donor": "years off, by donor"}
 
 
@@ -41,7 +43,9 @@ def verdicts(results: Mapping[str, Any], scores: pd.DataFrame) -> list[dict[str,
         sound = surely >= (DEPENDABLE if sign > 0 else -DEPENDABLE_YEARS) and results["split"] != "random"
         level = "no" if pd.isna(surely) or surely <= trivial.max() else "yes" if sound else "care"
         says = _years_say(of_name, trivial) if sign < 0 else _labels_say(name, of_name, trivial, results)
+        says += [] if sign < 0 else _sureness_says(name, results)
         found.append({"phenotype": name, "level": level, "says": says})
+    found.sort(key=lambda verdict: ("yes", "care", "no").index(verdict["level"]))
     untested = [name for name in results["not_scored"] if f"{name}{YEARS}" not in names]
     why = "Every test cell of a source has the same label, or too few donors have another: nothing can be said."
     return [*found, *({"phenotype": name, "level": "untested", "says": [why]} for name in untested)]
@@ -64,6 +68,27 @@ def _labels_say(name: str, of_name: pd.DataFrame, trivial: pd.Series, results: M
         says.append(f"Labels with F1 below {DEPENDABLE}: {named}{more}.")
     elif classes:
         says.append(f"Each of its {len(classes):,} labels has F1 of {DEPENDABLE} or more.")
+    if alone := [row["label"] for row in classes if row["donors"] == 1]:
+        says.append(f"A single test donor has {', '.join(alone[:5])}: of that nothing general can be said.")
+    return says
+
+
+def _sureness_says(name: str, results: Mapping[str, Any]) -> list[str]:
+    """Say what its probabilities and its sets of labels are worth."""
+    says = []
+    for one in (one for one in results.get("calibration", ()) if one["phenotype"] == name):
+        ece = next(row for row in one["scores"] if (row["predictor"], row["score"]) == (MODEL, "ece"))
+        off = f"{percent(ece['value'])} off on average ({percent(ece['low'])} to {percent(ece['high'])})"
+        if not one["counts"]:
+            says.append(f"Its probabilities are worth no more than the frequencies in training ({off}).")
+        else:
+            word = "taken at their word" if ece["value"] <= CALIBRATED else "misleading"
+            says.append(f"Its probabilities can be {word}: {off}.")
+    for one in results.get("sets", ()):
+        if one["phenotype"] == name and "coverage" in one:
+            held = f"{percent(one['coverage'])} ({percent(one['low'])} to {percent(one['high'])})"
+            asked = f"Sets meant to hold the true label of {percent(one['asked'])} of a donor's cells"
+            says.append(f"{asked} hold that of {held}, with {one['size']:.2f} labels a set.")
     return says
 
 
@@ -80,10 +105,10 @@ def _beside(ours: pd.Series, reference: str, unit: str) -> str:
     """Say whether the model can be told from its reference."""
     if pd.isna(ours.gain_low):
         return f"It cannot be compared with {reference} on these cells."
-    word = "better than" if ours.gain_low > 0 else "worse than" if ours.gain_high < 0 else "level with"
+    word = "Better than" if ours.gain_low > 0 else "Worse than" if ours.gain_high < 0 else "Level with"
     shown = ".1f" if unit == "years" else ".3f"
-    span = f"{ours.gain:+{shown}} {unit}, {ours.gain_low:+{shown}} to {ours.gain_high:+{shown}}".replace("-", "−")
-    return f"{word.capitalize()} {reference}, the plain method beside it ({span}; positive is in PolyGene's favour)."
+    gain, low, high = (f"{value:+{shown}}".replace("-", "−") for value in (ours.gain, ours.gain_low, ours.gain_high))
+    return f"{word} {reference} on the same cells: {gain} {unit} in PolyGene's favour ({low} to {high})."
 
 
 def number(value: float | None) -> str:
@@ -104,3 +129,13 @@ def percent(value: float | None) -> str:
 def words(name: str) -> str:
     """A name of the results as a reader says it: "macro_f1" is macro-F1."""
     return NAMES.get(name, name.replace("_", " "))
+
+
+def points(value: float) -> str:
+    """A difference of shares, in percentage points."""
+    return f"{100 * value:+.1f} points".replace("-", "−")
+
+
+def years(value: float | None, sign: bool = False) -> str:
+    """Years, with the sign of a difference."""
+    return "–" if value is None or pd.isna(value) else f"{value:{'+' if sign else ''}.1f}".replace("-", "−")
