@@ -3,10 +3,12 @@
 A run that has ended in the folder is only loaded, and one that was stopped goes on, so several benchmarks share models.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import anndata as ad
 
 import _data
 from polygene.checkpoint import PolyGene
@@ -42,7 +44,16 @@ STUDIES = {
 
 
 def trained(
-    name: str, folder: Path, *, data: Path | None, seed: int = 0, tag: str = "", **recipe: Any
+    name: str,
+    folder: Path,
+    *,
+    data: Path | None,
+    seed: int = 0,
+    tag: str = "",
+    epochs: int | None = None,
+    prepared: Mapping[str, Any] | None = None,
+    without: Collection[str] = (),
+    **recipe: Any,
 ) -> tuple[PolyGene, Corpus]:
     """Give the model of a study and its corpus.
 
@@ -52,12 +63,27 @@ def trained(
         Where corpora and models are kept.
     seed
         Of the donor split and of the training.
-    tag, recipe
-        Other fields of the recipe (`masking`, `loss`, …) and a name for the model that they make.
+    tag
+        A name for what the following change; models with one tag and seed are the same.
+    epochs
+        In place of those of the study.
+    prepared
+        More fields of `PrepareConfig`.
+    without
+        Names of cells that are taken out of the file.
+    recipe
+        Other parts of the recipe: `masking`, `loss`, …
     """
     study = STUDIES[name]
-    corpus = folder / f"{name}-{seed}-corpus"
+    other = f"-{tag}" if prepared or without else ""
+    corpus = folder / f"{name}-{seed}{other}-corpus"
     if not corpus.exists():
-        prepare(_data.locate(study.file, data), corpus, config=PrepareConfig(seed=seed, **study.prepared))
-    settings = {"training": TrainingConfig(epochs=study.epochs, evaluations=4, seed=seed), "network": NETWORK} | recipe
-    return train(Recipe(corpus=str(corpus), out=str(folder / f"{name}-{seed}{tag}"), **settings)), Corpus(corpus)
+        source: Any = _data.locate(study.file, data)
+        if without:
+            cells = ad.read_h5ad(source)
+            source = cells[~cells.obs_names.isin(without)].copy()
+        prepare(source, corpus, config=PrepareConfig(seed=seed, **{**study.prepared, **(prepared or {})}))
+    training = TrainingConfig(epochs=epochs or study.epochs, evaluations=6, learning_rate=2e-3, seed=seed)
+    settings = {"training": training, "network": NETWORK} | recipe
+    out = folder / f"{name}-{seed}{f'-{tag}' if tag else ''}"
+    return train(Recipe(corpus=str(corpus), out=str(out), **settings)), Corpus(corpus)

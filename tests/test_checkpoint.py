@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from polygene import checkpoint
-from polygene.checkpoint import DECISIVE, SUMS, PolyGene
+from polygene.calibration import Calibration, calibrate
+from polygene.checkpoint import CALIBRATION, DECISIVE, SUMS, PolyGene
 from polygene.errors import CheckpointError
 from polygene.inference import bin_probabilities, cell_states, label_probabilities
 from polygene.tokenizer import CellTokenizer
 
-FILES = {*DECISIVE, SUMS, "recipe.toml", "metrics.json", "README.md"}
+FILES = {*DECISIVE, CALIBRATION, SUMS, "recipe.toml", "metrics.json", "README.md"}
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_checkpoint_may_be_saved_over_and_over(saved):
     assert bytes_of(saved) == before
 
 
-def test_the_folder_holds_the_eight_files_and_nothing_pickled(saved):
+def test_the_folder_holds_the_nine_files_and_nothing_pickled(saved):
     assert {path.name for path in saved.iterdir()} == FILES
     assert [path.name for path in saved.parent.iterdir()] == ["saved"], "nothing is left beside it"
     for name in FILES - {"model.safetensors"}:
@@ -68,8 +69,8 @@ def test_the_folder_holds_the_eight_files_and_nothing_pickled(saved):
     assert "__metadata__" in json.loads((saved / "model.safetensors").read_bytes()[8 : 8 + header_size])
 
 
-def test_the_hashes_are_those_of_the_four_files_that_decide(saved):
-    expected = {name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in DECISIVE}
+def test_the_hashes_are_those_of_the_five_files_that_decide(saved):
+    expected = {name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in (*DECISIVE, CALIBRATION)}
     assert dict(line.split("  ")[::-1] for line in (saved / SUMS).read_text().splitlines()) == expected
 
 
@@ -91,12 +92,34 @@ def cut_off(path):
 
 
 @pytest.mark.parametrize("damage", [alter, cut_off, Path.unlink], ids=["altered", "cut off", "missing"])
-@pytest.mark.parametrize("name", [*DECISIVE, SUMS])
+@pytest.mark.parametrize("name", [*DECISIVE, CALIBRATION, SUMS])
 def test_a_damaged_file_is_refused_by_name(saved, name, damage):
     damage(saved / name)
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")) as caught:
         PolyGene.from_pretrained(saved)
     assert "\n" not in str(caught.value)
+
+
+def test_a_calibration_is_loaded_and_scales_the_logits(tiny_model, toy_cells, tmp_path):
+    p_CV, names = np.random.default_rng(0).dirichlet([1, 1, 1], 60).astype(np.float32), ["cell_type", "sex"]
+    one = replace(calibrate(p_CV, np.arange(60) % 3, None), temperature=2.0)
+    replace(tiny_model, calibration=Calibration(labels={"cell_type": one})).save_pretrained(tmp_path / "saved")
+    loaded = PolyGene.from_pretrained(tmp_path / "saved", device="cpu")
+    cell_type_CV, sex_CV = label_probabilities(loaded, toy_cells, predict=names)
+    plain_CV, plain_sex_CV = label_probabilities(tiny_model, toy_cells, predict=names)
+    expected_CV = plain_CV**0.5 / (plain_CV**0.5).sum(1, keepdims=True)
+    np.testing.assert_allclose(cell_type_CV, expected_CV, rtol=1e-4)
+    np.testing.assert_array_equal(sex_CV, plain_sex_CV)
+
+
+def test_a_checkpoint_from_before_calibration_loads_and_says_so(saved, caplog):
+    (saved / CALIBRATION).unlink()
+    sums = (saved / SUMS).read_text().splitlines(keepends=True)
+    (saved / SUMS).write_text("".join(line for line in sums if CALIBRATION not in line))
+    with caplog.at_level("INFO", logger="polygene"):
+        loaded = PolyGene.from_pretrained(saved, device="cpu")
+    assert loaded.calibration == Calibration()
+    assert [record.message for record in caplog.records if "was not calibrated" in record.message]
 
 
 def test_a_list_of_hashes_that_ends_early_is_refused(saved):

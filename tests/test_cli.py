@@ -81,7 +81,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_every_command_helps_and_has_eight_options_at_most() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert names == ["prepare", "train", "annotate", "embed", "classify", "evaluate", "demo", "info"]
+    assert names == ["prepare", "train", "annotate", "embed", "classify", "perturb", "evaluate", "demo", "info"]
     for name in names:
         said = polygene(name, "--help")
         assert said.exit_code == 0
@@ -154,6 +154,24 @@ def test_classify_learns_from_some_cells_and_answers_for_the_others(made: Path, 
     assert result.exit_code == 0, result.output
     assert "cross-validated macro-F1" in result.stderr
     assert ad.read_h5ad(out).obs["polygene_mine"].notna().all()
+
+
+def test_perturb_writes_a_table_that_says_what_it_is(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "effects.csv"
+    symbols = PolyGene.from_pretrained(made / "model").tokenizer.panel.symbols
+    options = ("--out", out, "--model", made / "model", "--predict", "sex")
+    named = ("--knock-out", f"{symbols[0]},{symbols[1]}", "--over-express", symbols[2], "--genes", symbols[3])
+    result = polygene("perturb", made / "cells.h5ad", *options, *named)
+    assert result.exit_code == 0, result.output
+    assert "not mechanisms" in result.stderr
+    table = pd.read_csv(out)
+    assert set(table["perturbation"]) == {f"{symbols[0]} KO + {symbols[1]} KO + {symbols[2]} OE"}
+    assert list(table["target"]) == ["female", "male", "distance", symbols[3]]
+    assert set(table["evidence"]) == {"association"}
+    before = content(tmp_path)
+    for wrong, says in (("GENE", "Did you mean"), ("", "No gene is named")):
+        assert says in refusal(polygene("perturb", made / "cells.h5ad", *options, "--knock-out", wrong))
+        assert content(tmp_path) == before
 
 
 def test_evaluate_prints_the_table_and_keeps_the_scores_with_the_model(made: Path, tmp_path: Path) -> None:

@@ -24,6 +24,14 @@ def test_a_saved_panel_is_the_same_when_loaded_and_a_table_that_people_read(pane
     assert GenePanel.load(tmp_path / "genes.tsv") == panel
 
 
+def test_a_gene_is_found_by_symbol_id_or_former_name(panel):
+    for g, names in enumerate(zip(SYMBOLS, IDS, strict=True)):
+        assert [panel.index(name) for name in names] == [g, g]
+    assert panel.index("CD20") == 2  # what MS4A1 was called
+    with pytest.raises(GeneError, match=r"'MS4A' is not among the 4 genes .* Did you mean 'MS4A1'\?"):
+        panel.index("MS4A")
+
+
 @pytest.mark.parametrize(
     "text", ["", "gene\nCD74\n", "rank\tensembl_id\tsymbol\n2\t\tCD74\n", "rank\tensembl_id\tsymbol\n1\t\n"]
 )

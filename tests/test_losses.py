@@ -49,9 +49,9 @@ def test_ordinal_smoothing_of_bins_falls_off_by_distance():
 
 def test_a_wide_reach_is_uniform_and_a_short_one_is_no_smoothing():
     uniform_BB = gene_targets(5, LossConfig(smoothing=0.2, smoothing_kind="uniform"))
-    assert torch.allclose(
-        gene_targets(6, LossConfig(smoothing=0.2, bin_reach=1e6))[1:, 1:], uniform_BB, atol=1e-5
-    ), "among the bins of expressed genes"
+    assert torch.allclose(gene_targets(6, LossConfig(smoothing=0.2, bin_reach=1e6))[1:, 1:], uniform_BB, atol=1e-5), (
+        "among the bins of expressed genes"
+    )
     assert torch.allclose(gene_targets(6, LossConfig(smoothing=0.2, bin_reach=1e-2)), torch.eye(6), atol=1e-5)
 
 
@@ -64,7 +64,7 @@ def test_ages_are_smoothed_by_years():
 
 def test_an_age_without_years_is_smoothed_uniformly_and_receives_nothing_from_the_others():
     targets_VV = label_targets(5, SOME_UNREADABLE, LossConfig(smoothing=0.1))
-    uniform_VV = label_targets(5, None, LossConfig(smoothing=0.1))
+    uniform_VV = label_targets(5, None, LossConfig(smoothing=0.1, smoothing_kind="uniform"))
     for i in (1, 4):
         assert torch.equal(targets_VV[i], uniform_VV[i])
     for i in (0, 2, 3):
@@ -72,11 +72,10 @@ def test_an_age_without_years_is_smoothed_uniformly_and_receives_nothing_from_th
     assert targets_VV[2, 3] > targets_VV[2, 0]
 
 
-def test_phenotypes_without_years_are_smoothed_uniformly_under_the_ordinal_kind_too():
-    assert torch.equal(
-        label_targets(4, None, LossConfig(smoothing_kind="ordinal")),
-        label_targets(4, YEARS, LossConfig(smoothing_kind="uniform")),
-    )
+def test_labels_without_an_order_are_smoothed_by_the_uniform_kind_alone():
+    assert torch.equal(label_targets(4, None, LossConfig(smoothing_kind="ordinal")), torch.eye(4))
+    uniform_VV = label_targets(4, None, LossConfig(smoothing=0.2, smoothing_kind="uniform"))
+    assert torch.allclose(uniform_VV, 0.8 * torch.eye(4) + 0.05)
 
 
 @pytest.mark.parametrize("kind", ["ordinal", "uniform"])

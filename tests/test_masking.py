@@ -65,7 +65,7 @@ def bins_of(cells, c):
 def test_hidden_things_are_asked_and_are_never_keys(toy_tokenizer, toy_cells, collate):
     n_hidden = 0
     for epoch in range(50):
-        seen = Seen(collate(MaskingConfig(withheld_rate=0), epoch=epoch))
+        seen = Seen(collate(MaskingConfig(varied_rate=0), epoch=epoch))
         assert seen.question_tokens == {toy_tokenizer.mask_id}
         for c, (keys, genes, labels) in enumerate(zip(seen.keys, seen.genes, seen.labels, strict=True)):
             truth = bins_of(toy_cells, c)
@@ -82,27 +82,31 @@ def test_hidden_things_are_asked_and_are_never_keys(toy_tokenizer, toy_cells, co
     assert n_hidden > 1000
 
 
-def test_of_the_withheld_genes_none_is_a_key_and_none_is_asked(make_tokenizer, make_cells, collate):
+def test_a_cell_that_hides_more_asks_every_expressed_gene_of_it_and_no_more_zeros(make_tokenizer, make_cells):
     cells = make_cells(make_tokenizer(2000), 60, 0.2)
     measured_CG = np.ones((60, 2000), dtype=bool)
-    config = MaskingConfig(zero_rate=1.0)
-    withheld_C = np.linspace(0, 1, 60)
+    more_C = np.linspace(0, 1, 60)
     cell_N = np.repeat(np.arange(60), np.diff(cells.offsets_C1))
-    shown_C = np.zeros(60)
+    shown_C, weights_C = np.zeros(60), np.zeros(60)
     for epoch in range(20):
         random_CG = uniform(0, np.full(60, epoch), np.arange(60), np.arange(2000))
-        asked = hide_genes(cells, measured_CG, random_CG, config)
-        withheld = hide_genes(cells, measured_CG, random_CG, config, withheld_C)
-        for x, y in zip(asked[:4], withheld[:4], strict=True):
-            np.testing.assert_array_equal(x, y, err_msg="the same genes are asked")
-        assert not (withheld[4] & ~asked[4]).any(), "what is shown is shown without withholding too"
-        shown_C += np.bincount(cell_N[withheld[4]], minlength=60) / np.diff(cells.offsets_C1) / 20
-    np.testing.assert_allclose(shown_C, 0.85 * (1 - withheld_C), atol=0.03)
+        least = hide_genes(cells, measured_CG, random_CG, MaskingConfig())
+        cells_Q, genes_Q, bins_Q, weights_Q, visible_N = hide_genes(
+            cells, measured_CG, random_CG, MaskingConfig(), more_C
+        )
+        zeros = [set(zip(c[b == 0], g[b == 0], strict=True)) for c, g, b in (least[:3], (cells_Q, genes_Q, bins_Q))]
+        assert zeros[0] == zeros[1], "the same zeros are asked"
+        asked = set(zip(cells_Q[bins_Q > 0], genes_Q[bins_Q > 0], strict=True))
+        assert asked == set(zip(cell_N[~visible_N], cells.genes_N[~visible_N], strict=True)), "what is hidden is asked"
+        shown_C += np.bincount(cell_N[visible_N], minlength=60) / np.diff(cells.offsets_C1) / 20
+        weights_C += np.bincount(cells_Q, weights_Q, minlength=60) / 20
+    np.testing.assert_allclose(shown_C, 0.85 * (1 - more_C), atol=0.03)
+    assert weights_C.mean() == pytest.approx(1, abs=0.01)
 
 
 def test_start_tells_how_much_is_shown(toy_tokenizer, make_cells, collate):
     cells = make_cells(toy_tokenizer, 800, 0.5)
-    batch = collate(MaskingConfig(withheld_rate=0.5), cells=cells)
+    batch = collate(MaskingConfig(varied_rate=0.5), cells=cells)
     at_start = (batch["position_ids"][0] == N_PHENOTYPES + 1).numpy()
     types_T = batch["token_type_ids"][0].numpy()
     assert not types_T[~at_start].any(), "the other tokens have the first type"
@@ -148,7 +152,10 @@ def test_of_the_hidden_zeros_the_zero_rate_is_asked(make_tokenizer, make_cells, 
 
 def test_genes_are_hidden_at_the_configured_rate_whether_expressed_or_not(collate, toy_cells):
     for rate in (0.0, 0.4, 1.0):
-        batches = [Seen(collate(MaskingConfig(gene_rate=rate, zero_rate=1.0), epoch=epoch)) for epoch in range(200)]
+        batches = [
+            Seen(collate(MaskingConfig(gene_rate=rate, varied_rate=0, zero_rate=1.0), epoch=epoch))
+            for epoch in range(200)
+        ]
         asked = np.mean([len(genes) for seen in batches for genes in seen.genes])
         assert asked / toy_cells.measured_G.sum() == pytest.approx(rate, abs=0.01)
 
@@ -226,7 +233,7 @@ def test_another_epoch_and_another_seed_hide_other_things(collate, other):
 
 
 def test_weights_are_fixed_by_what_is_expected_to_be_asked_not_by_what_was_drawn(collate, toy_cells):
-    config = MaskingConfig(gene_rate=0.3, zero_rate=0.2, phenotype_rate=0.6)
+    config = MaskingConfig(gene_rate=0.3, varied_rate=0, zero_rate=0.2, phenotype_rate=0.6)
     n_asked = set()
     for epoch in range(20):
         seen = Seen(collate(config, epoch=epoch))

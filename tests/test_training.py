@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from polygene import training
-from polygene.checkpoint import DECISIVE, PolyGene
+from polygene.calibration import Calibration
+from polygene.checkpoint import CALIBRATION, DECISIVE, PolyGene
 from polygene.corpus import Corpus
 from polygene.errors import CheckpointError, PhenotypeError, RecipeError
 from polygene.evaluation import validation_scores
@@ -34,8 +35,8 @@ from polygene.training import balancing_odds, class_weights, new_model, train
 
 NETWORK = NetworkConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 TRAINING = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-2, evaluations=4)
-"""With the 124 training cells of the toy corpus 16 steps, the last one of 16 cells; states are saved every 4 steps."""
-CHECKPOINT = {*DECISIVE, "SHA256SUMS", "recipe.toml", "metrics.json", "README.md"}
+"""With the 121 training cells of the toy corpus 16 steps, the last one of 4 cells; states are saved every 4 steps."""
+CHECKPOINT = {*DECISIVE, CALIBRATION, "SHA256SUMS", "recipe.toml", "metrics.json", "README.md"}
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +310,7 @@ def test_the_state_with_the_best_validation_loss_is_kept(recipe_for, monkeypatch
 
 
 def test_the_scores_that_are_written_are_those_of_the_state_that_is_kept(toy_corpus, uninterrupted):
-    model = PolyGene.from_pretrained(uninterrupted, device="cpu")
+    model = replace(PolyGene.from_pretrained(uninterrupted, device="cpu"), calibration=Calibration())
     scores = validation_scores(model, toy_corpus.split("train"), toy_corpus.split("validation"), LossConfig())
     assert model.metrics == {"validation": scores}
     of_labels = {
@@ -319,6 +320,15 @@ def test_the_scores_that_are_written_are_those_of_the_state_that_is_kept(toy_cor
     }
     of_genes = {"bin_accuracy", "bin_accuracy_within_one", "cross_entropy", "average_precision_expressed"}
     assert scores.keys() >= of_labels | {"age_mae_years", "loss"} | {f"gene_{score}" for score in of_genes}
+
+
+def test_the_checkpoint_is_calibrated_on_the_validation_donors(toy_corpus, uninterrupted):
+    model, validation = PolyGene.from_pretrained(uninterrupted, device="cpu"), toy_corpus.split("validation")
+    assert set(model.calibration.labels) == {"sex", "cell_type", "age"}, "those of several labels"
+    found = model.calibration.labels["cell_type"]
+    assert (found.units, found.cells, found.unit) == (len(set(validation.donors_C)), len(validation), "donor")
+    bare = replace(model, calibration=Calibration())
+    assert training.calibration(bare, validation).labels["cell_type"].temperature == pytest.approx(found.temperature)
 
 
 def test_training_learns_cell_types_of_donors_it_never_saw(toy_corpus, recipe_for):
@@ -489,12 +499,12 @@ def test_a_run_says_device_speed_and_scores_and_shows_nothing_else(recipe_for, c
         train(recipe_for(num_workers=1, gradient_checkpointing=True))
     assert capfd.readouterr() == ("", "")
     lines = [record.getMessage() for record in caplog.records if record.name == "polygene"]
-    assert re.match(r"training on cpu \(float32\): [\d,]+ weights, 124 cells x 4 epochs", lines[0])
+    assert re.match(r"training on cpu \(float32\): [\d,]+ weights, 121 cells x 4 epochs", lines[0])
     assert [line.split(",")[0] for line in lines[1:5]] == [f"step {step} of 16" for step in (4, 8, 12, 16)]
     for line in lines[1:5]:
         assert re.search(r" [1-9][\d,]* cells/s, validation cells: .*cell_type_macro_f1 \d\.\d+.* loss \d\.\d+", line)
     assert re.match(r"kept the state of step \d+: ", lines[5])
-    assert len(lines) == 6
+    assert [line.split(":")[0] for line in lines[6:]] == ["sex", "cell_type", "age"], "their temperatures"
 
 
 def test_tensorboard_gets_the_losses_and_the_scores(recipe_for):

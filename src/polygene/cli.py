@@ -50,7 +50,8 @@ class Commands(TyperGroup):
         except OSError as error:
             message, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), WRONG_INPUT
         except KeyboardInterrupt:
-            again = "; the same command goes on from the last saved state" if ctx.invoked_subcommand == "train" else ""
+            goes_on = ctx.invoked_subcommand in ("train", "perturb")
+            again = "; the same command goes on from the last saved state" if goes_on else ""
             message, code = f"stopped{again}", STOPPED
         if rank() == 0 or ctx.invoked_subcommand == "train":  # the others' errors are told by the first
             _say(message)
@@ -80,6 +81,8 @@ Totals = Annotated[
     typer.Option(help="Column of obs with each cell's counts over the whole genome, if genes were left out."),
 ]
 Donor = Annotated[str, typer.Option(help="Column of obs that holds the donor.")]
+NewCells = Annotated[Path, typer.Option(metavar="CELLS.h5ad", help="Where the cells go.")]
+Seed = Annotated[int, typer.Option(help="Decides everything that is drawn.")]
 
 
 def main() -> None:
@@ -134,7 +137,7 @@ def prepare(
     from polygene.prepare import prepare as make_corpus
     from polygene.toml import build, read_toml
 
-    columns = dict(map(_name_and_column, column or ()))
+    columns = dict(_name_and_value(text, "--column", "sex=sex_inferred") for text in column or ())
     said = {
         "n_genes": genes,
         "include_genes": _lines(include_genes) if include_genes else None,
@@ -227,6 +230,119 @@ def classify(
         return classification(cells, network, key=key, reference=reference, donor=donor, layer=layer, totals=totals)
 
     _answer(verb, cells, out, model, layer)
+
+
+@app.command()
+def generate(
+    out: NewCells,
+    model: Model,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=LABEL", help="A control token, such as 'cell_type=memory B cell'; repeatable."),
+    ] = None,
+    n_cells: Annotated[int, typer.Option(help="How many cells.")] = 100,
+    predict: Annotated[str, typer.Option(help="Phenotypes whose labels are drawn too.")] = "",
+    counts: Annotated[bool, typer.Option("--counts", help="Add whole counts as a layer.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Steps in which genes are drawn.", show_default="16")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Draw cells to order, from control tokens: what the model believes such cells to be, no measurement."""
+    from polygene.writing import written_beside
+
+    labels = dict(_name_and_value(text, "--label", "cell_type=B cell") for text in label or ())
+    with written_beside(out, (".h5ad",)) as part:
+        from polygene.checkpoint import PolyGene
+        from polygene.generation import SamplingConfig
+        from polygene.tl.generate import generate as draw
+
+        sampling = SamplingConfig() if steps is None else SamplingConfig(steps=steps)
+        adata = draw(
+            PolyGene.from_pretrained(model),
+            labels,
+            n_cells=n_cells,
+            predict=_names(predict),
+            counts=counts,
+            seed=seed,
+            sampling=sampling,
+        )
+        adata.write_h5ad(part)
+    _print([f"written to {out}"])
+
+
+@app.command()
+def balance(
+    cells: CellsFile,
+    out: NewCells,
+    model: Model,
+    key: Annotated[str, typer.Option(help="The phenotype whose labels are to be even.")] = "cell_type",
+    n_cells: Annotated[
+        int | None, typer.Option(help="Cells of a label afterwards.", show_default="as the most frequent one")
+    ] = None,
+    given: Annotated[str, typer.Option(help="Phenotypes that generated cells take over from real ones.")] = "",
+    layer: Layer = None,
+    totals: Totals = None,
+    seed: Seed = 0,
+) -> None:
+    """Add generated cells to rare labels; obs says which they are."""
+    from polygene.reading import open_cells
+    from polygene.writing import written_beside
+
+    with written_beside(out, (".h5ad",)) as part:
+        open_cells(cells, layer=layer)
+        from polygene.checkpoint import PolyGene
+        from polygene.tl.balance import balance as add_cells
+
+        network = PolyGene.from_pretrained(model)
+        adata = add_cells(
+            cells,
+            network,
+            key=key,
+            n_cells=n_cells,
+            given=_names(given),
+            layer=layer,
+            totals=totals,
+            seed=seed,
+        )
+        adata.write_h5ad(part)
+    _print([f"written to {out}"])
+
+
+@app.command()
+def perturb(
+    cells: CellsFile,
+    out: Annotated[Path, typer.Option(help="The table of effects (.csv, .parquet). A stopped run goes on.")],
+    model: Model,
+    knock_out: Annotated[
+        str, typer.Option(help="Genes to remove together, such as CD79A,MS4A1; or all, in turn.")
+    ] = "",
+    over_express: Annotated[str, typer.Option(help="Genes to raise together; or all, in turn.")] = "",
+    predict: Annotated[str, typer.Option(help="Phenotypes to ask; all by default.")] = "",
+    genes: Annotated[str, typer.Option(help="Genes whose expected expression is asked, or all.")] = "",
+    donor: Donor = "donor_id",
+    layer: Layer = None,
+) -> None:
+    """Remove or raise genes, and tell how the model's answers change: associations, not mechanisms."""
+    from polygene.reading import open_cells
+
+    open_cells(cells, layer=layer)  # a mistake is told before anybody has to wait for torch
+    from polygene.checkpoint import PolyGene
+    from polygene.tl.perturb import perturb as perturb_cells
+
+    def which(text: str) -> str | list[str]:
+        return text if text == "all" else _names(text)
+
+    perturb_cells(
+        cells,
+        PolyGene.from_pretrained(model),
+        knock_out=which(knock_out),
+        over_express=which(over_express),
+        predict=_names(predict) if predict else None,
+        genes=which(genes),
+        donor=donor,
+        layer=layer,
+        out=out,
+    )
+    _print([f"written to {out}"])
 
 
 @app.command()
@@ -327,12 +443,12 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _name_and_column(text: str) -> tuple[str, str]:
-    name, equals, column = text.partition("=")
-    if not (name and equals and column):
-        msg = f"--column is NAME=COLUMN, such as sex=sex_inferred; got {text!r}"
+def _name_and_value(text: str, option: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        msg = f"{option} has a name and a value, such as {example!r}; got {text!r}"
         raise RecipeError(msg)
-    return name, column
+    return name, value
 
 
 def _lines(path: Path) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from polygene.age_gaps import age_report
 from polygene.baselines import YEARS_BASELINES, baseline_years
@@ -137,7 +136,7 @@ def score_hidden_genes(
     cells_Q, genes_Q, bins_Q, weights_Q, visible_N = hide_genes(cells, measured_CG, random_CG, MaskingConfig())
     order = np.lexsort((genes_Q, cells_Q))
     cells_Q, genes_Q, bins_Q, weights_Q = cells_Q[order], genes_Q[order], bins_Q[order], weights_Q[order]
-    values_CG = sparse.csr_matrix((cells.values_N, cells.genes_N, cells.offsets_C1), shape=measured_CG.shape)
+    values_CG = cells.as_csr(cells.values_N, n_genes)
     counts_GB = model.tokenizer.inverse.counts_GB + 0.5
     answers = {
         MODEL: bin_probabilities(model, cells, cells_Q, genes_Q, visible_N),

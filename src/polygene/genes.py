@@ -3,6 +3,7 @@
 Shapes: G genes of the panel, F genes (rows of `var`) of a file.
 """
 
+import difflib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,23 @@ class GenePanel:
 
     def __len__(self) -> int:
         return len(self.symbols)
+
+    def index(self, name: str) -> int:
+        """Return the place of a gene, by its symbol, its Ensembl id, or another name that HGNC knows it by.
+
+        Raises
+        ------
+        GeneError
+            The panel has no such gene; names the nearest.
+        """
+        (key,), _ = resolve([name], [name])
+        for names, asked in ((self.symbols, name), (self.ensembl_ids, name), (self.ensembl_ids, key)):
+            if asked and asked in names:
+                return names.index(asked)
+        nearest = difflib.get_close_matches(name, self.symbols, n=3)
+        hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+        msg = f"{name!r} is not among the {len(self):,} genes of the model's panel, so it says nothing of it.{hint}"
+        raise GeneError(msg)
 
     def match(self, var: pd.DataFrame) -> GeneMatch:
         """Find the panel in a file, and say how much of it was found, and how.

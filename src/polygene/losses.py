@@ -29,7 +29,8 @@ class LossConfig:
     smoothing
         Share ε of the target that is spread over a slot's own group; 0 switches it off.
     smoothing_kind
-        "ordinal" spreads over near bins above 0 (and near ages) by exp(-distance / τ); "uniform" over all alike.
+        "ordinal" spreads over near bins above 0 and near ages by exp(-distance / τ), and leaves labels without an order
+        as they are; "uniform" spreads over all alike.
     bin_reach, years_reach
         τ of the ordinal kind: in bins, and in years for ages.
     gene_weight, phenotype_weight
@@ -85,9 +86,16 @@ def gene_targets(n_bins: int, config: LossConfig) -> Tensor:
 
 
 def label_targets(n_labels: int, years: Sequence[float] | None, config: LossConfig) -> Tensor:
-    """Target distributions over the labels of a phenotype, (V, V); `years` where the labels are ages."""
-    places = years if config.smoothing_kind == "ordinal" else None
-    return smoothed_targets(n_labels, config.smoothing, places, config.years_reach)
+    """Target distributions over the labels of a phenotype, (V, V); `years` where the labels are ages.
+
+    Labels without an order have no near ones: ordinal smoothing does not touch them, which takes over half off their
+    log loss (docs/decisions.md).
+    """
+    if config.smoothing_kind == "uniform":
+        return smoothed_targets(n_labels, config.smoothing)
+    if years is None:
+        return torch.eye(n_labels)
+    return smoothed_targets(n_labels, config.smoothing, years, config.years_reach)
 
 
 def cross_entropy(logits_QV: Tensor, truth_Q: Tensor, targets_VV: Tensor) -> Tensor:

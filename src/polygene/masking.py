@@ -29,23 +29,23 @@ class MaskingConfig:
     Parameters
     ----------
     gene_rate
-        Share of a cell's measured panel genes, zeros included, that is hidden.
+        Share of a cell's measured panel genes, zeros included, that is hidden, at the least.
+    varied_rate
+        Share of the cells of which more is hidden: a share uniform between `gene_rate` and all. It is what a cell looks
+        like while it is generated, or in a file that measured few genes.
     phenotype_rate
         Share of the given labels that is hidden.
     all_phenotypes_rate
         Share of the cells whose labels are all hidden at once; at most `phenotype_rate`, which stays what it says.
-    withheld_rate
-        Share of the cells of which some genes are withheld as well, neither shown nor asked: a share of them, uniform
-        between none and all. It is what a cell looks like while it is generated, or in a file that measured few genes.
     zero_rate
-        Share of the hidden unexpressed genes that is asked, each with weight 1 / zero_rate: the expected loss is the
-        one of asking them all.
+        Unexpressed genes that are asked, as a share of those that `gene_rate` hides: so many of every cell, weighted so
+        that the expected loss is the one of asking all that are hidden.
     """
 
     gene_rate: float = 0.15
+    varied_rate: float = 1.0
     phenotype_rate: float = 0.5
     all_phenotypes_rate: float = 0.25
-    withheld_rate: float = 0.5
     zero_rate: float = 0.25
 
     def __post_init__(self) -> None:
@@ -145,20 +145,18 @@ def hide_genes(
     measured_CG: np.ndarray,
     random_CG: np.ndarray,
     config: MaskingConfig,
-    withheld_C: np.ndarray | float = 0.0,
+    more_C: np.ndarray | float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Cell, gene, bin and weight of every asked gene, and which expressed entries stay visible.
 
-    One number a gene decides twice: below the rate it is hidden, and a hidden zero is asked when the number is below
-    the rate times the share of zeros that is asked. `withheld_C` is the share of the other genes that is not shown
-    either. The weights of a cell sum to 1 in expectation.
+    One number a gene decides twice: below the cell's rate it is hidden, and a zero is asked when the number is below
+    `gene_rate` times the share of zeros that is asked. `more_C` is the share of the other genes that a cell hides
+    besides. The weights of a cell sum to 1 in expectation.
     """
     rate, zero_rate = config.gene_rate, config.zero_rate
+    rate_C = rate + (1 - rate) * np.broadcast_to(more_C, len(cells))
     cells_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
-    random_N = random_CG[cells_N, cells.genes_N]
-    hidden_N = random_N < rate
-    withheld_C = np.broadcast_to(withheld_C, len(cells))
-    visible_N = random_N >= rate + (1 - rate) * withheld_C[cells_N]
+    hidden_N = random_CG[cells_N, cells.genes_N] < rate_C[cells_N]
     asked_CG = (random_CG < rate * zero_rate) & measured_CG
     asked_CG[cells_N, cells.genes_N] = False
     zero_cells, zero_genes = np.nonzero(asked_CG)
@@ -166,8 +164,8 @@ def hide_genes(
     cells_Q = np.concatenate([cells_N[hidden_N], zero_cells])
     genes_Q = np.concatenate([cells.genes_N[hidden_N].astype(np.int64), zero_genes])
     bins_Q = np.concatenate([cells.bins_N[hidden_N].astype(np.int64), np.zeros(len(zero_cells), dtype=np.int64)])
-    weights_Q = np.where(bins_Q > 0, 1.0, 1 / zero_rate) / (max(rate, 1e-9) * n_measured_C[cells_Q])
-    return cells_Q, genes_Q, bins_Q, weights_Q, visible_N
+    weights_Q = 1 / (np.where(bins_Q > 0, np.maximum(rate_C[cells_Q], 1e-9), rate * zero_rate) * n_measured_C[cells_Q])
+    return cells_Q, genes_Q, bins_Q, weights_Q, ~hidden_N
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,10 +204,10 @@ class MaskingCollator:
         random_CS = uniform(self.seed, epochs_C, cell_ids_C, np.arange(self.tokenizer.n_slots))
         n_phenotypes = cells.labels_CP.shape[1]
         hidden_CP = self._hidden_phenotypes(random_CS[:, : n_phenotypes + 1]) & (cells.labels_CP >= 0)
-        withheld_C = self._withheld(random_CS[:, n_phenotypes + 1])
+        more_C = self._more_hidden(random_CS[:, n_phenotypes + 1])
         measured_CG = self.measured_SG[sources_C]
         gene_cells_Q, genes_Q, bins_Q, gene_weights_Q, visible_N = hide_genes(
-            cells, measured_CG, random_CS[:, n_phenotypes + 2 : -1], self.config, withheld_C
+            cells, measured_CG, random_CS[:, n_phenotypes + 2 : -1], self.config, more_C
         )
         label_cells_Q, phenotypes_Q = np.nonzero(hidden_CP)
         packed, query_at_Q = pack_cells(
@@ -219,7 +217,7 @@ class MaskingCollator:
             np.concatenate([gene_cells_Q, label_cells_Q]),
             np.concatenate([genes_Q + n_phenotypes + 2, phenotypes_Q + 1]),
             visible_N,
-            (1 - self.config.gene_rate) * (1 - withheld_C),
+            (1 - self.config.gene_rate) * (1 - more_C),
         )
         labels_Q = cells.labels_CP[label_cells_Q, phenotypes_Q].astype(np.int64)
         given_C = (cells.labels_CP >= 0).sum(1)
@@ -243,7 +241,7 @@ class MaskingCollator:
         all_C = random_CS[:, 0] < self.config.all_phenotypes_rate
         return all_C[:, None] | (random_CS[:, 1:] < self.config.single_phenotype_rate)
 
-    def _withheld(self, random_C: np.ndarray) -> np.ndarray:
-        """Share of each cell's genes that is withheld, by the random number of [START]."""
-        rate = self.config.withheld_rate
+    def _more_hidden(self, random_C: np.ndarray) -> np.ndarray:
+        """Share of the genes beyond `gene_rate` that each cell hides, by the random number of [START]."""
+        rate = self.config.varied_rate
         return np.where(random_C < rate, random_C / max(rate, 1e-9), 0.0)

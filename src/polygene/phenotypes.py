@@ -124,6 +124,26 @@ class PhenotypeSchema:
             raise PhenotypeError(msg)
         return self.names.index(name)
 
+    def label_index(self, name: str, label: str) -> int:
+        """Return the place v of a label of a phenotype.
+
+        Raises
+        ------
+        PhenotypeError
+            The model never saw a label of it, or not this one; names the nearest.
+        """
+        p = self.index(name)
+        if not self.labels[p]:
+            able = ", ".join(other for other, labels in zip(self.names, self.labels, strict=True) if labels)
+            msg = f"The model never saw a label of {name}, so it cannot be told one; it knows labels of {able}."
+            raise PhenotypeError(msg)
+        if label not in self.labels[p]:
+            near = self._nearest(p, str(label))
+            hint = f"the nearest is {near!r}" if near else f"it knows {', '.join(map(repr, self.labels[p][:8]))}"
+            msg = f"{name}: the model does not know the label {label!r}; {hint}."
+            raise PhenotypeError(msg)
+        return self.labels[p].index(label)
+
     def encode(
         self,
         obs: pd.DataFrame,
@@ -196,16 +216,20 @@ class PhenotypeSchema:
 
     def _outside(self, p: int, outside: Mapping[str, int]) -> str:
         name, known = self.phenotypes[p].name, self.labels[p]
-        lower = {label.lower(): label for label in known}
         said = []
         for text, n in sorted(outside.items())[:3]:
-            near = [lower[word] for word in difflib.get_close_matches(text.lower(), lower, n=1, cutoff=0.5)]
-            said.append(f"{text!r} ({n:,} cells" + (f"; the nearest is {near[0]!r})" if near else ")"))
+            near = self._nearest(p, text)
+            said.append(f"{text!r} ({n:,} cells" + (f"; the nearest is {near!r})" if near else ")"))
         more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
         return (
             f"{name}: the model does not know the label {', '.join(said)}{more}. It knows {len(known)} of {name}. "
             "Rename the labels in obs, or set them to NaN, which gives none."
         )
+
+    def _nearest(self, p: int, text: str) -> str | None:
+        """Return the known label that reads most like this one, if one does."""
+        lower = {label.lower(): label for label in self.labels[p]}
+        return next((lower[word] for word in difflib.get_close_matches(text.lower(), lower, n=1, cutoff=0.5)), None)
 
     def decode(self, labels_CP: np.ndarray) -> pd.DataFrame:
         """Return the columns of `obs` (named `Phenotype.column`, categorical) of labels, NaN where not given."""

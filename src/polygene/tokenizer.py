@@ -82,6 +82,10 @@ class EncodedCells:
             measured_G=self.measured_G,
         )
 
+    def as_csr(self, entries_N: np.ndarray, n_genes: int) -> sparse.csr_matrix:
+        """Lay something of every expressed gene (values, bins) out as a matrix of cells x genes of the panel."""
+        return sparse.csr_matrix((entries_N, self.genes_N.astype(np.int32), self.offsets_C1), (len(self), n_genes))
+
 
 def panel_values(
     adata: Any, panel: GenePanel, *, layer: str | None = None, totals: str | None = None, scale: Scale | None = None
@@ -258,9 +262,7 @@ class CellTokenizer:
         lowest_B, highest_B = self.binner.bounds()
         means_N = self.inverse.mean_GB[cells.genes_N, cells.bins_N]
         data = np.clip(means_N, lowest_B[cells.bins_N], highest_B[cells.bins_N])
-        shape = (len(cells), len(self.panel))
-        x_CG = sparse.csr_matrix((data, cells.genes_N.astype(np.int32), cells.offsets_C1), shape)
-        return x_CG, self.schema.decode(cells.labels_CP)
+        return cells.as_csr(data, len(self.panel)), self.schema.decode(cells.labels_CP)
 
     def show(self, cells: EncodedCells, i: int = 0, n_genes: int = 12) -> str:
         """Write the sequence of cell i as a person reads it: `n_genes` of its expressed genes, the others counted."""

@@ -269,7 +269,7 @@ def train(recipe: Recipe) -> PolyGene:
 
     Returns
     -------
-    The model as saved: `metrics["validation"]` holds its scores.
+    The model as saved: `metrics["validation"]` holds its scores before it was calibrated.
 
     Raises
     ------

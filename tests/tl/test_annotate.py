@@ -13,6 +13,7 @@ import pytest
 from scipy import sparse
 
 from polygene.ages import age_in_years
+from polygene.calibration import Calibration, calibrate
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, GeneError, PhenotypeError, ScaleError
 from polygene.phenotypes import PhenotypeSchema
@@ -300,3 +301,55 @@ def test_cells_that_cannot_be_read_are_refused(
 def test_a_totals_column_that_is_missing_is_named(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     with pytest.raises(DataError, match=r"no column 'n_counts'.*donor_id"):
         annotate(adata, tiny_model, totals="n_counts")
+
+
+@pytest.fixture
+def calibrated(tiny_model: PolyGene) -> PolyGene:
+    """Calibrated for cell types, on 12 donors; monocytes were seen in two of them."""
+    rng = np.random.default_rng(0)
+    p_CV, truth_C, donors_C = rng.dirichlet([1, 1, 1], 240), rng.integers(0, 3, 240), np.arange(240) % 12
+    kept_C = (truth_C != 2) | (donors_C < 2)
+    one = calibrate(p_CV[kept_C].astype(np.float32), truth_C[kept_C], donors_C[kept_C].astype(object))
+    assert one is not None
+    return replace(tiny_model, calibration=Calibration(labels={"cell_type": one}))
+
+
+def test_sets_hold_the_labels_that_may_be_true_most_probable_first(adata: ad.AnnData, calibrated: PolyGene) -> None:
+    annotate(adata, calibrated, predict="cell_type", coverage=0.6)
+    labels = adata.obs["polygene_cell_type"].cat.categories
+    p_CV = adata.obsm["polygene_cell_type"]
+    set_CV = calibrated.calibration.labels["cell_type"].sets(p_CV, 0.6)
+    for i, text in enumerate(adata.obs["polygene_cell_type_set"]):
+        expected = [labels[v] for v in np.argsort(-p_CV[i]) if set_CV[i, v]]
+        assert text == (" | ".join(expected) or "no label")
+        assert adata.obs["polygene_cell_type_set_size"].iloc[i] == len(expected)
+        assert adata.obs["polygene_cell_type_abstains"].iloc[i] == (len(expected) != 1)
+    assert adata.obs["polygene_cell_type_set_size"].nunique() > 1
+    sets = adata.uns["polygene"]["annotate"]["sets"]["cell_type"]
+    assert (sets["coverage"], sets["unit"], sets["units"]) == (0.6, "donor", 12)
+    annotate(adata, calibrated, predict="cell_type", coverage=0.9)
+    assert list(adata.uns["polygene"]["annotate"]["sets"]["cell_type"]["held_to_all_labels"]) == ["monocyte"]
+
+
+def test_sets_go_through_files(adata: ad.AnnData, calibrated: PolyGene, tmp_path: Path) -> None:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    annotate(adata, calibrated, predict="cell_type", coverage=0.9)
+    for out in (tmp_path / "out.h5ad", tmp_path / "out.csv"):
+        annotate(tmp_path / "cells.h5ad", calibrated, predict="cell_type", coverage=0.9, out=out)
+        obs = ad.read_h5ad(out).obs if out.suffix == ".h5ad" else pd.read_csv(out)
+        for name in ("set", "set_size", "abstains"):
+            assert list(obs[f"polygene_cell_type_{name}"]) == list(adata.obs[f"polygene_cell_type_{name}"])
+
+
+def test_sets_of_too_few_donors_and_of_none_are_told(
+    adata: ad.AnnData, calibrated: PolyGene, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    annotate(adata, calibrated, predict=["sex", "cell_type"], coverage=0.95)
+    told = " ".join(record.message for record in caplog.records)
+    assert "sex: no sets, since the model was not calibrated for it" in told
+    assert "cell_type: sets rest on 12 calibration donors, 19 are needed for 0.95" in told
+    assert "polygene_sex_set" not in adata.obs
+    with pytest.raises(PhenotypeError, match="was not calibrated for sex"):
+        annotate(adata, tiny_model, predict="sex", coverage=0.9)
+    with pytest.raises(PhenotypeError, match=r"0\.5 to 0\.99; got 90"):
+        annotate(adata, calibrated, coverage=90)

@@ -46,7 +46,7 @@ def risk_coverage(
     if one.get("abstained") is not None and one["single_accuracy"] is not None:
         at = 1 - one["abstained"], 1 - one["single_accuracy"]
         ax.plot(*at, "o", color="tab:orange", label=f"sets of one label at coverage {one['asked']:g}")
-    title = f"{phenotype}: AURC {curve['aurc']:.3f} [{curve['low']:.3f}, {curve['high']:.3f}]"
+    title = f"{phenotype}: AURC {curve['aurc']:.2g} [{curve['low']:.2g}, {curve['high']:.2g}]"
     ax.set_title(title, fontsize="medium")
     ax.set(xlim=(0, 1.02), ylim=(0, None), xlabel="share of cells answered", ylabel="share of errors among them")
     ax.spines[["top", "right"]].set_visible(False)

@@ -2,7 +2,10 @@
 
 from polygene.tl.age_gap import age_gap
 from polygene.tl.annotate import annotate
+from polygene.tl.balance import balance
 from polygene.tl.classify import classify
 from polygene.tl.embed import embed
+from polygene.tl.generate import generate
+from polygene.tl.perturb import perturb
 
-__all__ = ["age_gap", "annotate", "classify", "embed"]
+__all__ = ["age_gap", "annotate", "balance", "classify", "embed", "generate", "perturb"]

@@ -44,6 +44,7 @@ class CellReader:
     ) -> None:
         self.cells = cells = source if isinstance(source, CellSource) else open_cells(source, layer=layer)
         self._tokenizer, self._totals = tokenizer, totals
+        self._told = False
         self._labels_CP = _labels(cells, tokenizer, given)  # only those of the given phenotypes are read
         if totals is not None and totals not in cells.columns:
             msg = f"{cells.label} has no column {totals!r} in obs; it has {', '.join(cells.columns[:10])}."
@@ -68,7 +69,8 @@ class CellReader:
             n_blank += int(blank(cells).sum())
             first += chunk.n_obs
             yield chunk.obs_names, cells
-        if n_blank:
+        if n_blank and not self._told:  # once, however often the cells are read
+            self._told = True
             logger.warning(
                 "%s of %s cells express no gene of the panel: they are kept, and their answers say nothing of them",
                 f"{n_blank:,}", f"{first:,}",

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,7 +15,16 @@ logger = logging.getLogger("polygene")
 
 
 def watched(blocks: Iterable[Block], n_cells: int, *, done: str, device: object) -> Iterator[Block]:
-    """Pass blocks on; show cells and cells/s on the way, and say them with the device at the end."""
+    """Pass blocks on, and show how far they have come."""
+    with progress(n_cells, done=done, device=device) as advance:
+        for block in blocks:
+            yield block
+            advance(len(block.obs))
+
+
+@contextmanager
+def progress(n_cells: int, *, done: str, device: object) -> Iterator[Callable[[int], None]]:
+    """Give a function to call with the number of cells just done; say cells/s on the way, and the device at the end."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn(done),
@@ -26,13 +36,16 @@ def watched(blocks: Iterable[Block], n_cells: int, *, done: str, device: object)
         transient=True,
         disable=not console.is_terminal or rank() > 0,
     )
-    started, n_done = time.perf_counter(), 0
+    started, n_done, speed = time.perf_counter(), 0, "0 cells/s"
+
+    def advance(n: int) -> None:
+        nonlocal n_done, speed
+        n_done += n
+        speed = f"{n_done / max(time.perf_counter() - started, 1e-9):,.0f} cells/s"
+        bar.update(task, completed=n_done, speed=speed)
+
     with bar:
         task = bar.add_task("", total=n_cells, speed="")
-        for block in blocks:
-            yield block
-            n_done += len(block.obs)
-            speed = f"{n_done / max(time.perf_counter() - started, 1e-9):,.0f} cells/s"
-            bar.update(task, completed=n_done, speed=speed)
+        yield advance
     of_all = f" (process {rank() + 1} of {world_size()})" if world_size() > 1 else ""
-    logger.info("%s %s cells on %s, %s%s", done, f"{n_done:,}", device, speed if n_done else "0 cells/s", of_all)
+    logger.info("%s %s cells on %s, %s%s", done, f"{n_done:,}", device, speed, of_all)

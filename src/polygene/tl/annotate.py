@@ -127,10 +127,8 @@ def annotation(
         for names_C, encoded in reader.chunks(rows):
             answers = label_probabilities(model, encoded, predict=asked, given=given)
             block = _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
-            for name, calibration in calibrations.items() if coverage is not None else ():
-                p_CV, labels = block.obsm[f"polygene_{name}"], schema.labels[schema.index(name)]
-                for ending, column_C in label_sets(p_CV, calibration.sets(p_CV, coverage), labels).items():
-                    block.obs[f"polygene_{name}_{ending}"] = column_C
+            if coverage is not None:
+                _add_sets(block, calibrations, coverage, schema)
             yield block
 
     done, device = f"annotated ({', '.join(asked)})", model.network.device
@@ -167,6 +165,16 @@ def _block(schema: PhenotypeSchema, names_C: pd.Index, answers: dict[str, np.nda
     columns["polygene_no_panel_genes"] = blank_C
     obsm = {f"polygene_{name}": probabilities_CV for name, probabilities_CV in answers.items()}
     return Block(pd.DataFrame(columns, index=names_C), obsm)
+
+
+def _add_sets(
+    block: Block, calibrations: dict[str, LabelCalibration], coverage: float, schema: PhenotypeSchema
+) -> None:
+    """Add the columns of sets to those of a block."""
+    for name, calibration in calibrations.items():
+        p_CV, labels = block.obsm[f"polygene_{name}"], schema.labels[schema.index(name)]
+        for ending, column_C in label_sets(p_CV, calibration.sets(p_CV, coverage), labels).items():
+            block.obs[f"polygene_{name}_{ending}"] = column_C
 
 
 def label_sets(p_CV: np.ndarray, set_CV: np.ndarray, labels: Sequence[str]) -> dict[str, np.ndarray]:

@@ -1,0 +1,131 @@
+"""Generate and balance: cells to order, marked as such."""
+
+from collections.abc import Callable
+
+import anndata as ad
+import numpy as np
+import pytest
+from scipy import sparse
+
+from polygene.checkpoint import PolyGene
+from polygene.errors import DataError, GeneError, PhenotypeError
+from polygene.generation import SamplingConfig
+from polygene.tl import balance, generate
+from polygene.tl.generate import as_counts
+
+FEW = SamplingConfig(steps=3)
+
+
+def order(model: PolyGene, **options: object) -> ad.AnnData:
+    return generate(model, {"sex": "female", "cell_type": "B cell"}, n_cells=20, sampling=FEW, **options)  # type: ignore[arg-type]
+
+
+def test_cells_carry_the_labels_that_were_ordered_and_say_that_they_are_generated(tiny_model: PolyGene) -> None:
+    adata = order(tiny_model)
+    assert adata.shape == (20, 40)
+    assert list(adata.var_names) == list(tiny_model.tokenizer.panel.symbols)
+    assert set(adata.obs["sex"]) == {"female"}
+    assert set(adata.obs["cell_type"]) == {"B cell"}
+    assert adata.obs["tissue"].isna().all(), "what was not ordered is not given"
+    assert adata.obs["polygene_generated"].all()
+    said = adata.uns["polygene"]["generate"]
+    assert said["labels"] == {"sex": "female", "cell_type": "B cell"}
+    assert said["steps"] == 3
+
+
+def test_values_lie_in_their_bins(tiny_model: PolyGene) -> None:
+    adata = order(tiny_model)
+    assert sparse.issparse(adata.X)
+    assert adata.X.dtype == np.float32
+    bins_CG = adata.layers["polygene_bins"]
+    np.testing.assert_array_equal(adata.X.indices, bins_CG.indices)
+    lowest_B, highest_B = tiny_model.tokenizer.binner.bounds()
+    assert (adata.X.data >= lowest_B[bins_CG.data]).all()
+    assert (adata.X.data <= highest_B[bins_CG.data]).all()
+
+
+def test_the_first_cells_are_the_same_however_many_are_drawn(tiny_model: PolyGene) -> None:
+    few, many = (generate(tiny_model, {}, n_cells=n, sampling=FEW) for n in (5, 25))
+    assert (many.X[:5] != few.X).nnz == 0
+
+
+def test_labels_that_are_asked_for_come_back_as_labels(tiny_model: PolyGene) -> None:
+    adata = generate(tiny_model, {"sex": "male"}, n_cells=60, predict=["cell_type", "age"], sampling=FEW)
+    assert adata.obs["cell_type"].notna().all()
+    assert adata.obs["cell_type"].nunique() > 1
+    assert adata.obs["development_stage"].notna().all()
+
+
+def test_given_genes_stay_as_given(tiny_model: PolyGene) -> None:
+    adata = order(tiny_model, genes={"GENE3": 0, "GENE7": 4})
+    bins_CG = adata.layers["polygene_bins"].toarray()
+    assert (bins_CG[:, 3] == 0).all()
+    assert (bins_CG[:, 7] == 4).all()
+
+
+def test_counts_are_whole_and_the_smallest_is_one(tiny_model: PolyGene) -> None:
+    counts_CG = order(tiny_model, counts=True).layers["counts"]
+    assert (counts_CG.data == np.rint(counts_CG.data)).all()
+    for c in range(20):
+        assert counts_CG[c].data.min() == 1
+
+
+def test_counts_of_cells_that_were_counted_come_back() -> None:
+    rng = np.random.default_rng(0)
+    counts_CG = sparse.csr_matrix(rng.poisson(0.8, (30, 200)).astype(np.float32))
+    log_CG = counts_CG.multiply(1e4 / counts_CG.sum(1)).tocsr().log1p().astype(np.float32)
+    np.testing.assert_array_equal(as_counts(log_CG).toarray(), counts_CG.toarray())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"labels": {"cell_tipe": "B cell"}}, PhenotypeError, "Did you mean 'cell_type'"),
+        ({"labels": {"cell_type": "B cel"}}, PhenotypeError, "the nearest is 'B cell'"),
+        ({"labels": {"sex": "male"}, "predict": ["sex"]}, PhenotypeError, "given and drawn at once"),
+        ({"labels": {}, "n_cells": 0}, DataError, "one cell or more"),
+        ({"labels": {}, "genes": {"GATA1": 0}}, GeneError, "'GATA1' is not among the 40 genes"),
+        ({"labels": {}, "genes": {"GENE1": 10}}, GeneError, "there is no bin 10"),
+    ],
+)
+def test_an_order_that_cannot_be_filled_says_why(
+    tiny_model: PolyGene, options: dict, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        generate(tiny_model, **options)
+
+
+def test_balancing_adds_cells_to_rare_labels_until_all_have_as_many(
+    tiny_model: PolyGene, make_adata: Callable[..., ad.AnnData]
+) -> None:
+    adata = make_adata(90, 40)
+    adata = adata[(adata.obs["cell_type"] != "monocyte") | (np.arange(90) % 5 == 0)].copy()
+    both = balance(adata, tiny_model, sampling=FEW, given=["sex"])
+    real = both[~both.obs["polygene_generated"]]
+    counts = both.obs["cell_type"].value_counts()
+    assert counts.nunique() == 1
+    assert counts.iloc[0] == adata.obs["cell_type"].value_counts().max()
+    assert list(real.obs_names) == list(adata.obs_names), "the real cells come first, as they were"
+    assert list(real.obs["donor_id"]) == list(adata.obs["donor_id"])
+    encoded = tiny_model.tokenizer.encode(adata, use_labels=False)
+    np.testing.assert_array_equal(real.layers["polygene_bins"].data, encoded.bins_N)
+    added = both.obs[both.obs["polygene_generated"]]
+    assert added["donor_id"].isna().all()
+    assert added["sex"].notna().all()
+    assert not both.obs_names.has_duplicates
+
+
+def test_cells_that_are_even_stay_as_they_are(tiny_model: PolyGene, make_adata: Callable[..., ad.AnnData]) -> None:
+    adata = make_adata(90, 40)
+    both = balance(adata, tiny_model, n_cells=1)
+    assert both.n_obs == 90
+    assert not both.obs["polygene_generated"].any()
+
+
+def test_balancing_by_a_label_that_no_cell_has_says_so(
+    tiny_model: PolyGene, make_adata: Callable[..., ad.AnnData]
+) -> None:
+    adata = make_adata(30, 40)
+    adata.obs["cell_type"] = np.nan
+    with pytest.raises(DataError, match="nothing to balance"):
+        balance(adata, tiny_model)
