@@ -217,7 +217,8 @@ def test_keys_of_other_parts_are_shown(results, model, corpus, no_map):
     more = {
         "hierarchy": {"level": 0.9, "terms": [2, 3], "backed_off": shares, "label": shares},
         "unknown": {
-            "stated": 0.05, "set_on_donors": 4, "false_alarms": 0.0671, "low": 0.02, "high": 0.1, "cells": 60, "donors": 8
+            "stated": 0.05, "set_on_donors": 4, "false_alarms": 0.0671,
+            "low": 0.02, "high": 0.1, "cells": 60, "donors": 8,
         },
     }  # fmt: skip
     said = " ".join(Page(report({**results, **more}, model, corpus)).text.split())
