@@ -242,7 +242,8 @@ def _by_years(years_V: np.ndarray, codes_U: np.ndarray) -> Colouring:
     low, high = np.nanmin(years_U), np.nanmax(years_U)
     colour = [mpl.colors.to_hex(rgba) for rgba in AGES(np.nan_to_num((years_U - low) / (high - low or 1)))]
     steps = [
-        (f"{low + (high - low) * at:.0f} years", mpl.colors.to_hex(AGES(at)), None) for at in (0, 0.25, 0.5, 0.75, 1)
+        (f"{low + (high - low) * at:.0f} years", mpl.colors.to_hex(AGES(at)), None)
+        for at in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     n_unknown = int((codes_U < 0).sum())
     unknown = [("not given", GREY, n_unknown)] if n_unknown else []

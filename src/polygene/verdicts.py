@@ -118,12 +118,12 @@ def number(value: float | None) -> str:
 
 def signed(value: float) -> str:
     """A difference, with its sign."""
-    return f"{value:+.3f}".replace("-", "−")
+    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")  # + 0.0: no −0.000
 
 
 def percent(value: float | None) -> str:
     """A share in percent."""
-    return "–" if value is None or pd.isna(value) else f"{100 * value:.1f} %"
+    return "–" if value is None or pd.isna(value) else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def words(name: str) -> str:
@@ -138,4 +138,8 @@ def points(value: float) -> str:
 
 def years(value: float | None, sign: bool = False) -> str:
     """Years, with the sign of a difference."""
-    return "–" if value is None or pd.isna(value) else f"{value:{'+' if sign else ''}.1f}".replace("-", "−")
+    return (
+        "–"
+        if value is None or pd.isna(value)
+        else f"{round(value, 1) + 0.0:{'+' if sign else ''}.1f}".replace("-", "−")
+    )

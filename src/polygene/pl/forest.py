@@ -38,7 +38,7 @@ def forest(
     ax.axvline(table.value.iloc[0], color=OWN, linewidth=0.8, linestyle=":")
     ax.set_yticks(range(len(table)), [textwrap.fill(str(name), 20) for name in table.index])
     ax.set_xlabel(label)
-    ax.invert_yaxis()
+    ax.set_ylim(len(table) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines[["left", "top", "right"]].set_visible(False)
     return finish(ax, show=show, save=save)
