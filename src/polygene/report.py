@@ -48,10 +48,9 @@ TEMPLATE = "report.html.jinja"
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "anndata", "scanpy", "umap-learn", "matplotlib")
 MOST_MAP_CELLS = 3_000
 """Cells on the map, spread evenly over the test cells."""
-FEWEST_MAP_CELLS = 10
+FEWEST_MAP_CELLS, MOST_COLOURS = 10, 19
 MOST_ROWS = 40
 """Donors of a table of ages, labels of a table of sets; the rest is counted."""
-MOST_COLOURS = 19
 GREY = "#8c8c8c"
 """Seen on light and on dark paper alike."""
 LEAKAGE = {(MODEL, "macro_f1"), (REFERENCE, "macro_f1")} | {
@@ -90,12 +89,7 @@ def report(results: Mapping[str, Any], model: PolyGene, corpus: Corpus, *, comma
         lstrip_blocks=True,
     )  # fmt: skip
     page.filters |= {each.__name__: each for each in (number, percent, points, signed, words, years)}
-    page.globals |= {
-        "MODEL": MODEL,
-        "MOST_ROWS": MOST_ROWS,
-        "DEPENDABLE": DEPENDABLE,
-        "DEPENDABLE_YEARS": DEPENDABLE_YEARS,
-    }
+    page.globals |= {"MODEL": MODEL, "MOST_ROWS": MOST_ROWS, "SURE": DEPENDABLE, "SURE_YEARS": DEPENDABLE_YEARS}
     return page.get_template(TEMPLATE).render(
         results=results,
         held_out=HELD_OUT[results["split"]],
@@ -137,7 +131,7 @@ def _score_table(name: str, of_name: pd.DataFrame) -> dict[str, Any]:
         "pooled": name.endswith(POOLED),
         "figure": svg(
             partial(pl.forest, by_score[main], label=words(main)),
-            title=f"{words(name)}: {words(main)} of PolyGene and of each baseline, with 95 % intervals over donors",
+            title=f"{words(name)}: {words(main)} of PolyGene and of each baseline, with 95 % intervals",
             size=(3.6, 0.5 + 0.36 * len(by_score[main])),
         ),
     }
@@ -152,14 +146,13 @@ def _class_table(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
         at = labels.index(row["label"])
         most = int(wrong[at].argmax())
         row["reference"] = theirs[row["label"]]
-        row["taken_for"] = (
-            (labels[most], int(wrong[at, most]), wrong[at, most] / row["cells"]) if wrong[at].any() else None
-        )
+        n_most = int(wrong[at, most])
+        row["taken_for"] = (labels[most], n_most, n_most / row["cells"]) if n_most else None
     side = 1.3 + 0.3 * len(labels)
     return {
         "phenotype": name,
         "rows": rows,
-        "n_answers_only": len(labels) - len(rows),
+        "n_labels": len(labels),
         "figure": svg(
             partial(pl.confusion, labels, counts),
             title=f"{words(name)}: percent of the cells of each true label (rows) that got each answer (columns)",
