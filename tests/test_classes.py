@@ -29,11 +29,11 @@ def scores_of(p_CV, truth_C, donors_C):
 def test_scores_of_a_label_are_those_of_scikit_learn(answers):
     p_CV, truth_C, donors_C = answers
     rows = scores_of(p_CV, truth_C, donors_C)
-    assert [row["label"] for row in rows] == [LABELS[v] for v in np.argsort(-np.bincount(truth_C))]
+    assert [row["label"] for row in rows] == [LABELS[v] for v in np.argsort(-np.bincount(truth_C), kind="stable")]
     for row in rows:
         v = LABELS.index(row["label"])
         for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
-            expected = score(truth_C, p_CV.argmax(1), average=None, labels=range(4))[v]
+            expected = score(truth_C, p_CV.argmax(1), average=None, labels=range(3))[v]
             assert row[name] == pytest.approx(expected), (row["label"], name)
         assert row["cells"] == (truth_C == v).sum()
         assert row["donors"] == len(set(donors_C[truth_C == v]))
