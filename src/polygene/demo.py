@@ -12,6 +12,7 @@ import scanpy as sc
 import torch
 from rich.table import Table
 
+from polygene.checkpoint import PolyGene
 from polygene.errors import DataError
 from polygene.evaluation import evaluate
 from polygene.masking import MaskingConfig
@@ -88,7 +89,8 @@ def run(out: str | Path = "polygene-demo", *, seed: int = 0, epochs: int = EPOCH
         annotate(held_out, model)
         embed(held_out, model)
         results = evaluate(model, corpus, seed=seed)
-        write_report(out / "report.html", results, model, corpus, command=f"polygene demo --seed {seed}")
+        saved = PolyGene.from_pretrained(out / "model")
+        write_report(out / "report.html", results, saved, corpus, command=f"polygene demo --seed {seed}")
     write_json(out / "metrics.json", results)
     with warnings.catch_warnings():  # umap speaks to its developers
         warnings.simplefilter("ignore")

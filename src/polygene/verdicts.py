@@ -27,7 +27,7 @@ def verdicts(results: Mapping[str, Any], scores: pd.DataFrame) -> list[dict[str,
     Returns
     -------
     For each: `phenotype`; `level`, "yes" (surely above 0.8, donors held out), "care" (surely above what needs no
-    expression), "no" or "untested"; and `says`, sentences.
+    expression, and its probabilities beat the frequencies in training), "no" or "untested"; and `says`, sentences.
     """
     found = []
     names = list(dict.fromkeys(scores.phenotype))
@@ -41,7 +41,8 @@ def verdicts(results: Mapping[str, Any], scores: pd.DataFrame) -> list[dict[str,
         trivial = theirs[theirs.index.isin(TRIVIAL)].value * sign
         surely = ours.low if sign > 0 else -ours.high
         sound = surely >= (DEPENDABLE if sign > 0 else -DEPENDABLE_YEARS) and results["split"] != "random"
-        level = "no" if pd.isna(surely) or surely <= trivial.max() else "yes" if sound else "care"
+        void = any(one["phenotype"] == name and not one["counts"] for one in results.get("calibration", ()))
+        level = "no" if void or pd.isna(surely) or surely <= trivial.max() else "yes" if sound else "care"
         says = _years_say(of_name, trivial) if sign < 0 else _labels_say(name, of_name, trivial, results)
         says += [] if sign < 0 else _sureness_says(name, results)
         found.append({"phenotype": name, "level": level, "says": says})
@@ -87,7 +88,7 @@ def _sureness_says(name: str, results: Mapping[str, Any]) -> list[str]:
     for one in results.get("sets", ()):
         if one["phenotype"] == name and "coverage" in one:
             held = f"{percent(one['coverage'])} ({percent(one['low'])} to {percent(one['high'])})"
-            asked = f"Sets meant to hold the true label of {percent(one['asked'])} of a donor's cells"
+            asked = f"Sets meant to hold the true label of {percent(one['asked'])} of cells"
             says.append(f"{asked} hold that of {held}, with {one['size']:.2f} labels a set.")
     return says
 
