@@ -149,9 +149,8 @@ def study_rows(name: str, data: Path | None, seed: int, folder: Path, unseen: tu
     cells = ad.read_h5ad(_data.locate(_train.STUDIES[name].file, data))
     cells.obs_names_make_unique()
     types_C = cells.obs["cell_type"].astype(str).to_numpy()
-    asked_C = np.ones(cells.n_obs, dtype=bool)
-    if unseen:
-        asked_C = ((cells.obs["sex"] == unseen[0]) & (types_C == unseen[1])).to_numpy()
+    missed = {"sex": unseen[0], "cell_type": unseen[1]} if unseen else {}
+    asked_C = _train.having(cells.obs, missed) if unseen else np.ones(cells.n_obs, dtype=bool)
     model, corpus = _train.trained(
         name,
         folder,
@@ -161,7 +160,7 @@ def study_rows(name: str, data: Path | None, seed: int, folder: Path, unseen: tu
         epochs=EPOCHS,
         prepared={"fractions": FRACTIONS},
         loss=LossConfig(phenotype_weight=0.3),
-        without=set(cells.obs_names[asked_C]) if unseen else (),
+        without=missed,
     )
     donors = {split: set(corpus.split(split).donors_C) for split in ("train", "test")}
     in_train_C, in_test_C = (cells.obs["donor_id"].isin(donors[split]).to_numpy() for split in ("train", "test"))

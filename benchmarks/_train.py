@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import numpy as np
+import pandas as pd
 
 import _data
 from polygene.checkpoint import PolyGene
@@ -52,7 +54,8 @@ def trained(
     tag: str = "",
     epochs: int | None = None,
     prepared: Mapping[str, Any] | None = None,
-    without: Collection[str] = (),
+    without: Mapping[str, str] | None = None,
+    genes: Collection[str] = (),
     **recipe: Any,
 ) -> tuple[PolyGene, Corpus]:
     """Give the model of a study and its corpus.
@@ -70,20 +73,34 @@ def trained(
     prepared
         More fields of `PrepareConfig`.
     without
-        Names of cells that are taken out of the file.
+        Labels by column: cells that have all of them are taken out of the file before anything is learned of it.
+    genes
+        The only genes of the file that are read, if any are named.
     recipe
         Other parts of the recipe: `masking`, `loss`, …
     """
     study = STUDIES[name]
-    other = f"-{tag}" if prepared or without else ""
+    other = f"-{tag}" if prepared or without or genes else ""
     corpus = folder / f"{name}-{seed}{other}-corpus"
     if not corpus.exists():
         source: Any = _data.locate(study.file, data)
-        if without:
+        settings = {"seed": seed, **study.prepared, **(prepared or {})}
+        if without or genes:
             cells = ad.read_h5ad(source)
-            source = cells[~cells.obs_names.isin(without)].copy()
-        prepare(source, corpus, config=PrepareConfig(seed=seed, **{**study.prepared, **(prepared or {})}))
+            columns = cells.var_names.isin(genes) if genes else np.ones(cells.n_vars, dtype=bool)
+            source = {name: cells[~having(cells.obs, without or {}), columns].copy()}
+            wanted = settings.get("include_genes", ())
+            settings["include_genes"] = tuple(gene for gene in wanted if gene in source[name].var_names)
+        prepare(source, corpus, config=PrepareConfig(**settings))
     training = TrainingConfig(epochs=epochs or study.epochs, evaluations=6, learning_rate=2e-3, seed=seed)
-    settings = {"training": training, "network": NETWORK} | recipe
+    parts = {"training": training, "network": NETWORK} | recipe
     out = folder / f"{name}-{seed}{f'-{tag}' if tag else ''}"
-    return train(Recipe(corpus=str(corpus), out=str(out), **settings)), Corpus(corpus)
+    return train(Recipe(corpus=str(corpus), out=str(out), **parts)), Corpus(corpus)
+
+
+def having(obs: pd.DataFrame, labels: Mapping[str, str]) -> np.ndarray:
+    """Say which cells have all of these labels; none if none is named."""
+    mask_C = np.full(len(obs), bool(labels))
+    for column, label in labels.items():
+        mask_C &= (obs[column].astype(str) == label).to_numpy()
+    return mask_C

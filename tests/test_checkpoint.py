@@ -12,8 +12,9 @@ import torch
 
 from polygene import checkpoint
 from polygene.calibration import Calibration, calibrate
-from polygene.checkpoint import CALIBRATION, DECISIVE, SUMS, PolyGene
+from polygene.checkpoint import CALIBRATION, DECISIVE, FAMILIARITY, SUMS, PolyGene
 from polygene.errors import CheckpointError
+from polygene.familiarity import Familiarity
 from polygene.inference import bin_probabilities, cell_states, label_probabilities
 from polygene.tokenizer import CellTokenizer
 
@@ -248,3 +249,29 @@ def test_loading_shows_nothing(saved, capfd):
 def test_whoever_may_read_one_file_of_a_checkpoint_may_read_all(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path / "model")
     assert len({file.stat().st_mode for file in (tmp_path / "model").iterdir()}) == 1
+
+
+@pytest.fixture
+def discerning(tiny_model):
+    """A model that knows what it was trained on."""
+    states_CD = np.random.default_rng(0).normal(size=(60, 32)).astype(np.float32)
+    return replace(tiny_model, familiarity=Familiarity.learn(states_CD, states_CD, None, asked="cell_type"))
+
+
+def test_what_is_familiar_travels_with_the_checkpoint_and_is_hashed(discerning, tmp_path):
+    discerning.save_pretrained(tmp_path / "saved")
+    loaded = PolyGene.from_pretrained(tmp_path / "saved", device="cpu")
+    np.testing.assert_array_equal(loaded.familiarity.centres_KD, discerning.familiarity.centres_KD)
+    path = tmp_path / "saved" / FAMILIARITY
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(CheckpointError, match=FAMILIARITY):
+        PolyGene.from_pretrained(tmp_path / "saved")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"{FAMILIARITY} missing"):
+        PolyGene.from_pretrained(tmp_path / "saved")
+
+
+def test_what_an_earlier_model_of_the_folder_knew_is_not_taken_for_this_one(tiny_model, discerning, tmp_path):
+    for model in (discerning, tiny_model):
+        model.save_pretrained(tmp_path / "saved")
+    assert PolyGene.from_pretrained(tmp_path / "saved", device="cpu").familiarity is None

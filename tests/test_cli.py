@@ -18,7 +18,9 @@ from typer.testing import CliRunner, Result
 from polygene.checkpoint import PolyGene
 from polygene.cli import app, main
 from polygene.corpus import Corpus
+from polygene.tl import denoise, impute
 from polygene.tl.annotate import annotation
+from polygene.tl.counterfactual import counterfactual
 
 MakeAnnData = Callable[..., ad.AnnData]
 
@@ -81,7 +83,10 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_every_command_helps_and_has_eight_options_at_most() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert names == ["prepare", "train", "annotate", "embed", "classify", "perturb", "evaluate", "demo", "info"]
+    assert names == [
+        *("prepare", "train", "annotate", "embed", "denoise", "impute", "classify"),
+        *("generate", "balance", "perturb", "counterfactual", "evaluate", "demo", "info"),
+    ]
     for name in names:
         said = polygene(name, "--help")
         assert said.exit_code == 0
@@ -137,6 +142,42 @@ def test_annotate_and_embed_write_only_the_answers(suffix: str, made: Path, tmp_
         assert len(table) == 150
 
 
+def test_denoise_and_impute_write_what_the_library_finds(made: Path, tmp_path: Path) -> None:
+    cells, model = ad.read_h5ad(made / "cells.h5ad"), PolyGene.from_pretrained(made / "model")
+    for verb in ("denoise", "impute"):
+        out = tmp_path / f"{verb}.h5ad"
+        asked = ("--out", out, "--model", made / "model", "--given", "cell_type", "--output", "expressed")
+        result = polygene(verb, made / "cells.h5ad", *asked)
+        assert result.exit_code == 0, result.output
+    denoise(cells, model, given="cell_type", output="expressed")
+    new = impute(cells, model, given="cell_type", output="expressed")
+    assert new is not None
+    layer, expected = ad.read_h5ad(tmp_path / "denoise.h5ad").layers["polygene_expressed"], cells.layers
+    np.testing.assert_allclose(layer.toarray(), expected["polygene_expressed"].toarray(), atol=1e-6)
+    np.testing.assert_allclose(ad.read_h5ad(tmp_path / "impute.h5ad").X, new.X, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "says"),
+    [
+        ("denoise", ["--out", "out.csv"], "must end with .h5ad"),
+        ("impute", ["--out", "out.parquet"], "must end with .h5ad"),
+        ("denoise", ["--out", "out.h5ad", "--layer", "raw"], "pass adata.raw.to_adata()"),
+        ("impute", ["--out", "out.h5ad", "--given", "cell_typ"], "Did you mean 'cell_type'"),
+        ("denoise", ["--out", "out.h5ad", "--layer", "counts"], "counts"),
+    ],
+)
+def test_what_cannot_be_denoised(
+    verb: str, options: list[str], says: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    cells.raw = cells.copy()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.chdir(tmp_path)
+    assert says in refusal(polygene(verb, "cells.h5ad", "--model", made / "model", *options))
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+
+
 def test_cells_may_be_annotated_in_place(made: Path, tmp_path: Path) -> None:
     cells = shutil.copy(made / "cells.h5ad", tmp_path / "cells.h5ad")
     assert polygene("annotate", cells, "--out", cells, "--model", made / "model", "--predict", "sex").exit_code == 0
@@ -172,6 +213,48 @@ def test_perturb_writes_a_table_that_says_what_it_is(made: Path, tmp_path: Path)
     for wrong, says in (("GENE", "Did you mean"), ("", "No gene is named")):
         assert says in refusal(polygene("perturb", made / "cells.h5ad", *options, "--knock-out", wrong))
         assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_counterfactual_writes_the_table_of_the_library(suffix: str, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / f"genes{suffix}"
+    result = polygene(
+        "counterfactual", made / "cells.h5ad", "--out", out, "--model", made / "model", "--set", "sex=female -> male",
+        "--set", "cell_type=B cell", "--given", "tissue", "--groupby", "disease",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "association in the training data, not the effect of an intervention" in " ".join(result.stderr.split())
+    table = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    expected = counterfactual(
+        made / "cells.h5ad",
+        PolyGene.from_pretrained(made / "model"),
+        {"sex": ("female", "male"), "cell_type": "B cell"},
+        given=["tissue"],
+        groupby="disease",
+    )
+    pd.testing.assert_frame_equal(table, expected, rtol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--set", "sex"], "--set has a name and a value"),
+        (["--set", "sex=female->"], "does not know the label ''"),
+        (["--set", "sex=male", "--set", "sex=female"], "names sex twice"),
+        (["--set", "sex=males"], "the nearest is 'male'"),
+        (["--set", "sxe=male"], "Did you mean 'sex'"),
+        (["--set", "sex=male", "--given", "sex"], "given and changed at once"),
+        (["--set", "disease=normal"], "knows one label only"),
+        (["--set", "cell_type=B cell", "--donor", "patient"], "no column 'patient'"),
+        (["--set", "sex=male", "--out", "genes.h5ad"], "must end with .csv or .parquet"),
+    ],
+)
+def test_changes_that_cannot_be_made(options: list[str], says: str, made: Path, tmp_path: Path) -> None:
+    options = options if "--out" in options else [*options, "--out", str(tmp_path / "genes.csv")]
+    result = polygene("counterfactual", made / "cells.h5ad", "--model", made / "model", *options)
+    assert says in refusal(result)
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluate_prints_the_table_and_keeps_the_scores_with_the_model(made: Path, tmp_path: Path) -> None:
@@ -268,6 +351,7 @@ def test_cells_that_cannot_be_read(
         (["--given", "age"], "no column 'development_stage'"),
         (["--layer", "counts"], "no layer 'counts'"),
         (["--totals", "n_counts"], "no column 'n_counts'"),
+        (["--back-off", "0.5"], "above 0.5 and at most 1"),
         (["--out", "answers.txt"], "must end with"),
         (["--out", "nowhere/answers.csv"], "there is no folder"),
         (["--model", "nowhere"], "no checkpoint 'nowhere'"),
@@ -335,7 +419,7 @@ def test_recipes_that_cannot_be_followed(text: str, says: str, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--column", "sex"], "NAME=COLUMN"),
+        (["--column", "sex"], "--column has a name and a value"),
         (["--column", "sex=gender"], "no source has a column 'gender'"),
         (["--split", "donors"], "'donor' or 'study' or 'random'"),
         (["--column", "donor_id=patient"], "no column 'patient'"),

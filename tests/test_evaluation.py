@@ -19,10 +19,12 @@ from polygene.errors import CorpusError
 from polygene.evaluation import MODEL, evaluate, score_genes, summarise, tally, validation_scores
 from polygene.inference import label_probabilities
 from polygene.losses import LossConfig
+from polygene.ontology import SURE, LabelTree
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import Recipe, TrainingConfig
 from polygene.results import tables
 from polygene.shards import SPLITS
+from polygene.unknown_cells import asked_states, learn_familiarity, score_familiarity
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 SEX, TISSUE, CELL_TYPE, AGE, DISEASE = range(5)
@@ -410,3 +412,42 @@ def test_cells_set_aside_are_scored_by_the_same_model_and_every_test_donor_has_i
     donors = pd.DataFrame(results["ages"]["age"]["donors"])
     assert set(donors.donor) == set(test.donors_C)
     assert {row["phenotype"] for row in results["conditions"]} >= {"sex", "cell_type"}
+
+
+# --- cells unlike any in training ---
+
+
+def test_false_alarms_are_the_mean_over_donors_of_the_share_that_is_flagged(model, corpus):
+    test = corpus.split("test")
+    assert score_familiarity(model, test) is None
+    known = replace(model, familiarity=learn_familiarity(model, corpus.split("train"), corpus.split("validation")))
+    found = score_familiarity(known, test)
+    flagged_C = known.familiarity.unfamiliarity(asked_states(known, test, "cell_type")) > 1
+    by_donor = [flagged_C[test.donors_C == donor].mean() for donor in set(test.donors_C)]
+    assert found["false_alarms"] == pytest.approx(np.mean(by_donor))
+    assert found["low"] <= found["false_alarms"] <= found["high"]
+    assert (found["cells"], found["donors"]) == (len(test), len(by_donor))
+    assert found["set_on_donors"] == len(set(corpus.split("validation").donors_C))
+
+
+def test_the_rate_of_false_alarms_has_a_table_where_the_model_can_flag(results):
+    assert results["unknown"] is None
+    scored = {"stated": 0.05, "set_on_donors": 3, "false_alarms": 0.061, "low": 0.04, "high": 0.08}
+    laid_out = tables({**results, "unknown": scored | {"cells": 1200, "donors": 7}})
+    assert "0.061 [0.040, 0.080]" in printed(laid_out[-1:])
+
+
+# --- the hierarchy of cell types ---
+
+
+def test_cell_types_are_also_scored_by_the_ontology(results, model, corpus, answers):
+    test = corpus.split("test")
+    labels = model.tokenizer.schema.labels[CELL_TYPE]
+    tree = LabelTree(labels)
+    assert results["hierarchy"]["level"] == SURE
+    assert results["hierarchy"]["terms"] == [3, 3]
+    assert results["hierarchy"]["backed_off"] == pytest.approx(
+        tree.scores(answers[CELL_TYPE], test.labels_CP[:, CELL_TYPE], test.donors_C)["backed_off"]
+    )
+    by_donor = pd.Series(answers[CELL_TYPE].argmax(1) == test.labels_CP[:, CELL_TYPE]).groupby(test.donors_C).mean()
+    assert results["hierarchy"]["label"]["correct"] == pytest.approx(by_donor.mean())

@@ -161,6 +161,16 @@ def test_a_column_that_was_asked_and_is_missing_is_an_error_that_names_the_neare
         schema.encode(obs, use=["cell_type"])
 
 
+def test_a_label_has_its_place_and_one_that_is_unknown_or_never_seen_is_an_error(schema):
+    assert [schema.label_index("tissue", label) for label in schema.labels[1]] == [0, 1]
+    with pytest.raises(PhenotypeError, match=r"tissue: the model does not know .* 'lungs'; the nearest is 'lung'"):
+        schema.label_index("tissue", "lungs")
+    with pytest.raises(PhenotypeError, match="label 'xyz'; it knows 'blood', 'lung'"):
+        schema.label_index("tissue", "xyz")
+    with pytest.raises(PhenotypeError, match=r"never saw a label of cell_type.*it knows labels of sex, tissue, age"):
+        schema.label_index("cell_type", "B cell")
+
+
 def test_an_unknown_phenotype_is_an_error_that_names_the_nearest(schema):
     with pytest.raises(
         PhenotypeError, match=r"no phenotype 'celltype'; the model knows sex, .*Did you mean 'cell_type'"

@@ -22,7 +22,7 @@ from transformers import TrainingArguments
 
 from polygene import training
 from polygene.calibration import Calibration
-from polygene.checkpoint import CALIBRATION, DECISIVE, PolyGene
+from polygene.checkpoint import CALIBRATION, DECISIVE, FAMILIARITY, PolyGene
 from polygene.corpus import Corpus
 from polygene.errors import CheckpointError, PhenotypeError, RecipeError
 from polygene.evaluation import validation_scores
@@ -36,7 +36,7 @@ from polygene.training import balancing_odds, class_weights, new_model, train
 NETWORK = NetworkConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 TRAINING = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-2, evaluations=4)
 """With the 121 training cells of the toy corpus 16 steps, the last one of 4 cells; states are saved every 4 steps."""
-CHECKPOINT = {*DECISIVE, CALIBRATION, "SHA256SUMS", "recipe.toml", "metrics.json", "README.md"}
+CHECKPOINT = {*DECISIVE, CALIBRATION, FAMILIARITY, "SHA256SUMS", "recipe.toml", "metrics.json", "README.md"}
 
 
 @pytest.fixture(scope="module")

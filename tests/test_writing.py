@@ -38,9 +38,17 @@ def answers(source: Path | ad.AnnData, verb: str = "annotate") -> Answers:
             some = np.arange(first, min(first + 3, rows.stop))
             columns = {"polygene_sex": pd.Categorical.from_codes(some % 2, LABELS), "polygene_p": some / np.float32(7)}
             obsm = {"polygene_sex": np.stack([some, -some], axis=1).astype(np.float32)}
-            yield Block(pd.DataFrame(columns if verb == "annotate" else {}, index=names[some]), obsm)
+            layers = {"polygene": np.stack([some, some], axis=1).astype(np.float32)} if verb == "denoise" else {}
+            yield Block(pd.DataFrame(columns if verb == "annotate" else {}, index=names[some]), obsm, layers)
 
-    return Answers(verb=verb, cells=cells, blocks=blocks, uns={"model": "m", "given": np.array([], dtype=str)})
+    of_layers = {"columns_M": np.array([1, 3]), "var": {"polygene_panel": np.arange(5) % 2 == 1}}
+    return Answers(
+        verb=verb,
+        cells=cells,
+        blocks=blocks,
+        uns={"model": "m", "given": np.array([], dtype=str)},
+        **(of_layers if verb == "denoise" else {}),
+    )
 
 
 def write(source: Path, out: Path, verb: str = "annotate") -> None:
@@ -75,6 +83,22 @@ def test_a_copy_of_the_file_holds_what_the_object_would(
     answers(adata).add_to(adata)
     adata.write_h5ad(tmp_path / "expected.h5ad")
     assert_equal(ad.read_h5ad(source), ad.read_h5ad(tmp_path / "expected.h5ad"))
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "again over the first"])
+def test_a_layer_is_filled_in_some_columns_and_lengthened_block_by_block(
+    times: int, adata: ad.AnnData, source: Path, tmp_path: Path
+) -> None:
+    for _ in range(times):
+        write(source, tmp_path / "out.h5ad", "denoise")
+        source = tmp_path / "out.h5ad"
+    out = ad.read_h5ad(source)
+    rows = np.arange(20, dtype=np.float32)
+    expected_CG = np.stack([0 * rows, rows, 0 * rows, rows, 0 * rows], axis=1)
+    np.testing.assert_array_equal(out.layers["polygene"].toarray(), expected_CG)
+    assert out.layers["polygene"].nnz == 40  # a zero that is an answer is stored
+    assert out.var["polygene_panel"].tolist() == [False, True, False, True, False]
+    np.testing.assert_array_equal(out.layers["counts"].toarray(), adata.layers["counts"].toarray())
 
 
 def test_cells_may_be_answered_in_place(source: Path) -> None:
@@ -139,12 +163,14 @@ def test_a_file_with_answers_of_another_verb_keeps_them(source: Path, tmp_path: 
     assert set(out.uns["polygene"]) == {"annotate", "embed"}
 
 
-@pytest.mark.parametrize("suffix", [".h5ad", ".csv", ".parquet"])
-def test_a_disk_that_is_full_at_any_moment_leaves_nothing(suffix: str, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "verb"), [(".h5ad", "annotate"), (".h5ad", "denoise"), (".csv", "annotate"), (".parquet", "annotate")]
+)
+def test_a_disk_that_is_full_at_any_moment_leaves_nothing(suffix: str, verb: str, source: Path, tmp_path: Path) -> None:
     """A limit on the size of files, which the system enforces as it does a full disk, is moved through the writing."""
     resource = pytest.importorskip("resource")
     out = tmp_path / f"out{suffix}"
-    write(source, out)
+    write(source, out, verb)
     most = max(out.stat().st_size, 5_000) + (6 << 20 if suffix == ".h5ad" else 0)
     out.unlink()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -153,7 +179,7 @@ def test_a_disk_that_is_full_at_any_moment_leaves_nothing(suffix: str, source: P
         said = None
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), before[1]))
         try:
-            write(source, out)
+            write(source, out, verb)
         except DataError as error:
             said = str(error)
         finally:

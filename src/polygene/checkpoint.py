@@ -7,6 +7,7 @@
     recipe.toml  metrics.json        how it was made, what it scored
     README.md                        model card
     calibration.json                 temperatures, and what sets of labels ask for (older ones lack it)
+    familiarity.safetensors          what its training cells look like to it; old checkpoints have none
     SHA256SUMS                       of the files that decide an answer
 """
 
@@ -30,11 +31,14 @@ from transformers.utils import logging as transformers_logging
 from polygene.calibration import Calibration
 from polygene.distributed import own_device
 from polygene.errors import CheckpointError
+from polygene.familiarity import Familiarity
 from polygene.modeling import PolyGeneConfig, PolyGeneModel
 from polygene.tokenizer import CellTokenizer
 
 DECISIVE = ("config.json", "model.safetensors", "tokenizer.json", "genes.tsv")
-CALIBRATION, SUMS = "calibration.json", "SHA256SUMS"
+CALIBRATION, FAMILIARITY, SUMS = "calibration.json", "familiarity.safetensors", "SHA256SUMS"
+LATER = (CALIBRATION, FAMILIARITY)
+"""Files that older checkpoints lack."""
 
 logger = logging.getLogger("polygene")
 
@@ -55,6 +59,8 @@ class PolyGene:
         What it scored, as `polygene train` and `polygene evaluate` wrote it.
     calibration
         How sure its answers may be, learned from donors that did not train.
+    familiarity
+        Tells cells unlike any that trained it; None if it was not trained, or was trained without validation cells.
     """
 
     tokenizer: CellTokenizer
@@ -62,6 +68,7 @@ class PolyGene:
     recipe: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration = field(default_factory=Calibration)
+    familiarity: Familiarity | None = None
 
     @classmethod
     def new(cls, tokenizer: CellTokenizer, *, seed: int = 0, **network: Any) -> PolyGene:
@@ -97,7 +104,7 @@ class PolyGene:
         folder = Path(name_or_path)
         if not folder.is_dir():
             folder = _download(str(name_or_path))
-        _verify(folder)
+        saved = _verify(folder)
         with without_bars():
             network = PolyGeneModel.from_pretrained(folder)
         recipe, metrics, calibration = (folder / name for name in ("recipe.toml", "metrics.json", CALIBRATION))
@@ -114,6 +121,7 @@ class PolyGene:
             recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
             metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
             calibration=calibrated,
+            familiarity=Familiarity.load(folder / FAMILIARITY) if FAMILIARITY in saved else None,
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -130,11 +138,14 @@ class PolyGene:
                 self.network.save_pretrained(new)
             self.tokenizer.save(new)
             self.calibration.save(new / CALIBRATION)
+            if self.familiarity is not None:
+                self.familiarity.save(new / FAMILIARITY)
+            decisive = [*DECISIVE, *(name for name in LATER if (new / name).exists())]
             texts = {
                 "recipe.toml": self.recipe,
                 "metrics.json": json.dumps(self.metrics, indent=2) + "\n",
                 "README.md": model_card(self),
-                SUMS: "".join(f"{_sha256(new / name)}  {name}\n" for name in (*DECISIVE, CALIBRATION)),
+                SUMS: "".join(f"{_sha256(new / name)}  {name}\n" for name in decisive),
             }
             for name, text in texts.items():
                 (new / name).write_text(text, encoding="utf-8")
@@ -184,19 +195,22 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _verify(folder: Path) -> None:
-    """Refuse a folder that lacks a file or holds another than the one saved."""
-    missing = [name for name in (*DECISIVE, SUMS) if not (folder / name).is_file()]
+def _verify(folder: Path) -> frozenset[str]:
+    """Refuse a folder that lacks a file or holds another than the one saved; names of the files that were saved."""
+    sums = folder / SUMS
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
+    saved = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    decisive = [*DECISIVE, *(name for name in LATER if name in saved)]
+    if (folder / CALIBRATION).exists() and CALIBRATION not in saved:
+        decisive.append(CALIBRATION)  # put there by hand: refused below
+    missing = [name for name in (*decisive, SUMS) if not (folder / name).is_file()]
     if missing:
         msg = (
             f"{folder} is not a complete PolyGene checkpoint: {', '.join(missing)} missing. "
             "Copy the whole folder again, or give the folder that `polygene train` wrote."
         )
         raise CheckpointError(msg)
-    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    saved = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    later = [CALIBRATION] if CALIBRATION in saved or (folder / CALIBRATION).exists() else []
-    for name in [*DECISIVE, *later]:
+    for name in decisive:
         if name not in saved:
             msg = f"{folder / SUMS} was cut off or altered: it does not say what {name} was. Get the checkpoint again."
             raise CheckpointError(msg)
@@ -206,6 +220,7 @@ def _verify(folder: Path) -> None:
                 "It was altered or copied incompletely; get the checkpoint again."
             )
             raise CheckpointError(msg)
+    return frozenset(saved)
 
 
 def model_card(model: PolyGene) -> str:

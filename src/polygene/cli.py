@@ -12,13 +12,13 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from polygene.distributed import rank
-from polygene.errors import PolyGeneError, RecipeError
+from polygene.errors import PhenotypeError, PolyGeneError, RecipeError
 
 if TYPE_CHECKING:
     from polygene.checkpoint import PolyGene
@@ -74,6 +74,12 @@ CellsFile = Annotated[str, typer.Argument(metavar="CELLS.h5ad", help="Cells with
 Model = Annotated[str, typer.Option(help="Checkpoint folder, or a repository of the Hugging Face Hub.")]
 Out = Annotated[
     Path, typer.Option(help="A copy of the cells with the answers (.h5ad), or only the answers (.csv, .parquet).")
+]
+Copy = Annotated[Path, typer.Option(help="Where the cells go with the answers (.h5ad).")]
+Given = Annotated[str, typer.Option(help="Phenotypes whose labels are known, such as tissue,sex.")]
+Output = Annotated[
+    Literal["expression", "expressed"],
+    typer.Option(help="Expected log1p counts per 10,000, or the probability of being expressed."),
 ]
 Layer = Annotated[str | None, typer.Option(help="Read this layer, or 'raw', in place of X.")]
 Totals = Annotated[
@@ -170,13 +176,16 @@ def annotate(
     cells: CellsFile,
     out: Out,
     model: Model,
-    given: Annotated[str, typer.Option(help="Phenotypes whose labels are known, such as tissue,sex.")] = "",
+    given: Given = "",
     predict: Annotated[str, typer.Option(help="Phenotypes to ask; all that are not given by default.")] = "",
     coverage: Annotated[
         float | None, typer.Option(help="Also write sets of labels that hold the true one so often, such as 0.9.")
     ] = None,
     layer: Layer = None,
     totals: Totals = None,
+    back_off: Annotated[
+        float | None, typer.Option(metavar="0.9", help="Name a broader cell type where none is as probable as this.")
+    ] = None,
 ) -> None:
     """Predict phenotypes of cells.
 
@@ -189,7 +198,14 @@ def annotate(
 
         asked = _names(predict) if predict else None
         return annotation(
-            cells, network, given=_names(given), predict=asked, coverage=coverage, layer=layer, totals=totals
+            cells,
+            network,
+            given=_names(given),
+            predict=asked,
+            coverage=coverage,
+            layer=layer,
+            totals=totals,
+            back_off=back_off,
         )
 
     _answer(verb, cells, out, model, layer)
@@ -209,6 +225,54 @@ def embed(cells: CellsFile, out: Out, model: Model, layer: Layer = None, totals:
         return embedding(cells, network, layer=layer, totals=totals)
 
     _answer(verb, cells, out, model, layer)
+
+
+@app.command()
+def denoise(
+    cells: CellsFile,
+    out: Copy,
+    model: Model,
+    output: Output = "expression",
+    given: Given = "",
+    layer: Layer = None,
+    totals: Totals = None,
+) -> None:
+    """Answer each panel gene from the rest of its cell: a layer in a copy of the cells.
+
+    With several GPUs: torchrun --nproc-per-node=gpu -m polygene denoise. The processes share the cells out, and must
+    see the same folder of OUT.
+    """
+
+    def verb(network: "PolyGene") -> "Answers":
+        from polygene.tl.denoise import denoising
+
+        return denoising(cells, network, output=output, given=_names(given), layer=layer, totals=totals)
+
+    _answer(verb, cells, out, model, layer, (".h5ad",))
+
+
+@app.command()
+def impute(
+    cells: CellsFile,
+    out: Copy,
+    model: Model,
+    output: Output = "expression",
+    given: Given = "",
+    layer: Layer = None,
+    totals: Totals = None,
+) -> None:
+    """Answer the whole panel, also genes that were never measured: a new file.
+
+    With several GPUs: torchrun --nproc-per-node=gpu -m polygene impute. The processes share the cells out, and must see
+    the same folder of OUT.
+    """
+
+    def verb(network: "PolyGene") -> "Answers":
+        from polygene.tl.impute import imputation
+
+        return imputation(cells, network, output=output, given=_names(given), layer=layer, totals=totals)
+
+    _answer(verb, cells, out, model, layer, (".h5ad",))
 
 
 @app.command()
@@ -346,6 +410,57 @@ def perturb(
 
 
 @app.command()
+def counterfactual(
+    cells: CellsFile,
+    out: Annotated[Path, typer.Option(help="Where the table of genes goes (.csv, .parquet).")],
+    model: Model,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="NAME=LABEL",
+            help="The new label of a phenotype, such as sex=male, or both, 'sex=female->male'; repeatable.",
+        ),
+    ],
+    given: Annotated[
+        str | None,
+        typer.Option(help="Phenotypes whose labels stay as control tokens.", show_default="all others in obs"),
+    ] = None,
+    groupby: Annotated[
+        str | None, typer.Option(help="Column of obs of which each label gets rows of its own, such as cell_type.")
+    ] = None,
+    donor: Donor = "donor_id",
+    layer: Layer = None,
+    totals: Totals = None,
+) -> None:
+    """Read what would be expected of each gene, were a phenotype another: association, not intervention."""
+    from polygene.reading import open_cells
+    from polygene.writing import written_beside
+
+    changes = _changes(set_)
+    with written_beside(out, (".csv", ".parquet")) as part:
+        open_cells(cells, layer=layer)
+        from polygene.checkpoint import PolyGene
+        from polygene.tl.counterfactual import counterfactual as ask
+
+        table = ask(
+            cells,
+            PolyGene.from_pretrained(model),
+            changes,
+            given=None if given is None else _names(given),
+            groupby=groupby,
+            donor=donor,
+            layer=layer,
+            totals=totals,
+        )
+        if part.suffix == ".csv":
+            table.to_csv(part, index=False)
+        else:
+            table.to_parquet(part)
+    _print([f"written to {out}"])
+
+
+@app.command()
 def evaluate(
     corpus: Annotated[
         Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus, whose test cells are scored.")
@@ -405,12 +520,19 @@ def info(
     _describe(folder)
 
 
-def _answer(verb: Callable[["PolyGene"], "Answers"], cells: str, out: Path, model: str, layer: str | None) -> None:
+def _answer(
+    verb: Callable[["PolyGene"], "Answers"],
+    cells: str,
+    out: Path,
+    model: str,
+    layer: str | None,
+    suffixes: tuple[str, ...] = (".h5ad", ".csv", ".parquet"),
+) -> None:
     """Load what is needed, cheapest first, so that a mistake is told before anybody has to wait for torch."""
     from polygene.reading import open_cells
     from polygene.writing import answers_to
 
-    with answers_to(out) as write:
+    with answers_to(out, suffixes) as write:
         open_cells(cells, layer=layer)
         from polygene.checkpoint import PolyGene
 
@@ -441,6 +563,18 @@ def _console(**options: Any) -> Any:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _changes(texts: Iterable[str]) -> dict[str, str | tuple[str, str]]:
+    changes: dict[str, str | tuple[str, str]] = {}
+    for text in texts:
+        name, labels = _name_and_value(text, "--set", "sex=male")
+        before, arrow, after = (word.strip() for word in labels.partition("->"))
+        if name in changes:
+            msg = f"--set names {name} twice, in {text!r} too: a cell has one label of it."
+            raise PhenotypeError(msg)
+        changes[name] = (before, after) if arrow else before
+    return changes
 
 
 def _name_and_value(text: str, option: str, example: str) -> tuple[str, str]:

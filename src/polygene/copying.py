@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata.io import read_elem, write_elem
+from scipy import sparse
 
 BLOCK = 4_000_000  # numbers copied at once
 RESERVE = 32_000_000  # bytes that stay free: what HDF5 holds back until it closes
@@ -58,20 +59,41 @@ def write_cells(chunks: Iterator[ad.AnnData], obs: pd.DataFrame, var: pd.DataFra
         write_elem(file, "/", ad.AnnData(obs=obs, var=var))
         if "X" in file:
             del file["X"]
-        group = file.create_group("X")
-        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": (len(obs), len(var))})
-        indptr, n_entries = [np.zeros(1, np.int64)], 0
         for chunk in chunks:
-            parts = {"data": chunk.X.data, "indices": chunk.X.indices}
-            indptr.append(chunk.X.indptr[1:].astype(np.int64) + n_entries)
-            n_entries += chunk.X.nnz
-            _check_room(file, sum(values.nbytes for values in parts.values()))
-            for name, values in parts.items():
-                if name not in group:
-                    group.create_dataset(name, (0,), values.dtype, chunks=(1 << 16,), maxshape=(None,))
-                group[name].resize((n_entries,))
-                group[name][n_entries - len(values) :] = values
-        group["indptr"] = np.concatenate(indptr)
+            append_rows(file, "X", chunk.X)
+
+
+def write_tables(path: str | Path, obs: pd.DataFrame | Path, var: pd.DataFrame) -> None:
+    """Write an .h5ad without a matrix, its `obs` given or taken over from another .h5ad."""
+    with h5py.File(path, "w") as file:
+        empty = pd.DataFrame(index=pd.Index([], dtype=str))
+        write_elem(file, "/", ad.AnnData(obs=empty if isinstance(obs, Path) else obs, var=var))
+        if isinstance(obs, Path):
+            del file["obs"]
+            with h5py.File(obs) as source:
+                source.copy("obs", file)
+
+
+def append_rows(parent: h5py.Group, name: str, x_CG: sparse.csr_matrix) -> None:
+    """Lengthen a sparse matrix of an .h5ad by some cells; where there is none it begins with them."""
+    parts = {"data": x_CG.data, "indices": x_CG.indices}
+    if name not in parent:
+        group = parent.create_group(name)
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
+        for part, values in {**parts, "indptr": np.zeros(0, np.int64)}.items():
+            group.create_dataset(part, (0,), values.dtype, chunks=(1 << 16,), maxshape=(None,))
+        _append(group["indptr"], np.zeros(1, np.int64))
+    group = parent[name]
+    _append(group["indptr"], x_CG.indptr[1:].astype(np.int64) + len(group["data"]))
+    _check_room(parent.file, sum(values.nbytes for values in parts.values()))
+    for part, values in parts.items():
+        _append(group[part], values)
+    group.attrs["shape"] = (len(group["indptr"]) - 1, x_CG.shape[1])
+
+
+def _append(stored: h5py.Dataset, values: np.ndarray) -> None:
+    stored.resize((len(stored) + len(values),))
+    stored[len(stored) - len(values) :] = values
 
 
 def _check_room(file: h5py.File, n_bytes: int) -> None:

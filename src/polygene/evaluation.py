@@ -51,9 +51,11 @@ from polygene.metrics import (
     stack_splits,
     years_tally,
 )
+from polygene.ontology import SURE, LabelTree
 from polygene.reliability import reliability
 from polygene.shards import SPLITS
 from polygene.tokenizer import EncodedCells
+from polygene.unknown_cells import score_familiarity
 
 log = logging.getLogger("polygene")
 
@@ -337,8 +339,8 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     `classes.confusion`), `not_scored` (phenotypes that vary in no source), `conditions` (rows of
     `conditions.conditions`: what knowing other phenotypes helps),
     `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`), `calibration` and `sets` (see
-    `reliability.reliability`) and `genes` (see `score_genes`). What the cells do not allow to compute is None, since
-    JSON has no NaN.
+    `reliability.reliability`), `hierarchy` (see `score_hierarchy`), `genes` (see `score_genes`) and `unknown` (see
+    `unknown_cells.score_familiarity`). What the cells do not allow to compute is None, since JSON has no NaN.
 
     Raises
     ------
@@ -366,9 +368,31 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
             "leakage": leakage_gaps([found.pairs], seed=seed).to_dict("records"),
             "ages": found.ages,
             **reliability(model, corpus.split("train"), test, seed=seed),
+            "hierarchy": score_hierarchy(model, test),
             "genes": score_genes(model, test, seed=seed),
+            "unknown": score_familiarity(model, test, seed=seed),
         }
     )
+
+
+def score_hierarchy(model: PolyGene, split: CorpusSplit) -> dict[str, Any] | None:
+    """Score cell types by the Cell Ontology, see `LabelTree.scores`, on at most MOST_VALIDATION_CELLS cells of a split.
+
+    Returns
+    -------
+    `level` (from which an answer is sure), `terms` (how many labels are in the ontology, of how many), and the scores
+    of the answers that are `backed_off` and of the most probable `label`; None without cell types in model and split.
+    """
+    schema = model.tokenizer.schema
+    if "cell_type" not in schema.names or not schema.labels[p := schema.index("cell_type")]:
+        return None
+    rows = spread(len(split), MOST_VALIDATION_CELLS)
+    truth_C, tree = split.labels_CP[rows, p], LabelTree(schema.labels[p])
+    if not (truth_C >= 0).any():
+        return None
+    (p_CV,) = label_probabilities(model, split.cells(rows), predict=["cell_type"])
+    terms = [len(schema.labels[p]) - len(tree.unknown), len(schema.labels[p])]
+    return {"level": SURE, "terms": terms, **tree.scores(p_CV, truth_C, named(split, rows))}
 
 
 def _without_nan(value: Any) -> Any:

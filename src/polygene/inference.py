@@ -52,7 +52,6 @@ def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Te
     return network.encode(**{name: x.to(network.device) for name, x in inputs.items()})
 
 
-@torch.inference_mode()
 def label_probabilities(
     model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
 ) -> list[np.ndarray]:
@@ -63,12 +62,22 @@ def label_probabilities(
     For each name in `predict` the probabilities of its labels, float32 (C, V), whatever else is asked. They are
     calibrated if the model is; its temperatures were learned with nothing given, and serve what is given too.
     """
+    return label_answers(model, cells, predict=predict, given=given, shown=shown)[0]
+
+
+@torch.inference_mode()
+def label_answers(
+    model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Answer as `label_probabilities` does, and return the states of the questions too, float32 (C, D) for each."""
     phenotypes = [model.tokenizer.schema.index(name) for name in predict]
     temperatures = [model.calibration.temperature(name) for name in predict]
     labels_CP = key_labels(model, cells, given)
-    answers: list[list[Tensor]] = [[] for _ in phenotypes]
     network = model.network
-    for rows in batches(cells, model.network.config.first_gene_slot + 1 + len(phenotypes), network.device):
+    sizes = [network.config.hidden_size, *network.config.phenotype_sizes]
+    states_of = [[np.zeros((0, sizes[0]), np.float32)] for _ in phenotypes]
+    answers = [[np.zeros((0, sizes[p + 1]), np.float32)] for p in phenotypes]
+    for rows in batches(cells, network.config.first_gene_slot + 1 + len(phenotypes), network.device):
         part = cells.rows(rows)
         asked_cells_Q = np.repeat(np.arange(len(part)), len(phenotypes))
         asked_slots_Q = np.tile(np.asarray(phenotypes, dtype=np.int64) + 1, len(part))
@@ -77,12 +86,11 @@ def label_probabilities(
         )
         hidden_QD = states(network, packed, torch.from_numpy(query_at_Q))
         for i, p in enumerate(phenotypes):
-            logits_CV = network.decode_labels(hidden_QD[i :: len(phenotypes)], p)
-            answers[i].append(torch.softmax(logits_CV.float() / temperatures[i], dim=-1).cpu())
-    return [
-        torch.cat(parts).numpy() if parts else np.zeros((0, len(model.tokenizer.schema.labels[p])), np.float32)
-        for parts, p in zip(answers, phenotypes, strict=True)
-    ]
+            hidden_CD = hidden_QD[i :: len(phenotypes)]
+            logits_CV = network.decode_labels(hidden_CD, p).float() / temperatures[i]
+            answers[i].append(torch.softmax(logits_CV, dim=-1).cpu().numpy())
+            states_of[i].append(hidden_CD.float().cpu().numpy())
+    return [np.concatenate(parts) for parts in answers], [np.concatenate(parts) for parts in states_of]
 
 
 @torch.inference_mode()

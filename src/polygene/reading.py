@@ -19,7 +19,7 @@ import pandas as pd
 from anndata.io import read_elem
 from scipy import sparse
 
-from polygene.copying import copy_store, write_cells
+from polygene.copying import copy_store, write_cells, write_tables
 from polygene.errors import DataError
 from polygene.formats import Format, InMemory, Stored, explained, open_format
 from polygene.places import expand_paths, name_of
@@ -222,10 +222,15 @@ class CellSource:
                 )
                 yield _cells(sparse.csr_matrix(self._in_rows(matrix)[window])[within], table.iloc[within], self.var)
 
-    def write_h5ad(self, path: str | Path) -> None:
+    def write_h5ad(self, path: str | Path, *, var: pd.DataFrame | None = None) -> None:
         """Write all that the source holds as an .h5ad, block by block: X, layers and raw, whichever of them is read.
 
         Nothing is left of a file that could not be written whole.
+
+        Parameters
+        ----------
+        var
+            Other genes: then only `obs` is taken over, and there is no matrix yet.
 
         Raises
         ------
@@ -233,7 +238,10 @@ class CellSource:
             There is no room, or no right to write.
         """
         try:
-            if isinstance(self._format, InMemory):
+            if var is not None:
+                stored = self._format.h5ad if isinstance(self._format, Stored) else None
+                write_tables(path, stored or self.obs, var)
+            elif isinstance(self._format, InMemory):
                 self._format.adata.write_h5ad(path)
             elif isinstance(self._format, Stored) and self._format.h5ad:
                 shutil.copyfile(self._format.h5ad, path)

@@ -46,7 +46,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     )
     for predictor, scores in results["genes"].items():
         table.add_row(predictor, *(_number(scores[name]) for name in names))
-    return [*laid_out, table]
+    return [*laid_out, table, *_unknown_table(results.get("unknown"), held_out)]
 
 
 def conditions_table(rows: Sequence[Mapping[str, Any]], held_out: str) -> Table:
@@ -116,3 +116,14 @@ def _interval(row: pd.Series, name: str = "", *, sign: str = "") -> str:
 
 def _number(value: float | None, sign: str = "") -> str:
     return "–" if value is None or np.isnan(value) else f"{value:{sign}.3f}"
+
+
+def _unknown_table(unknown: Mapping[str, Any] | None, held_out: str) -> list[Table]:
+    """Lay out what `unknown_cells.score_familiarity` returned."""
+    if unknown is None:
+        return []
+    title = f"known cells flagged as unknown, every donor counting the same: {held_out}"
+    table = _table(title, "stated", "found", "donors", "cells")
+    found = f"{_number(unknown['false_alarms'])} [{_number(unknown['low'])}, {_number(unknown['high'])}]"
+    table.add_row(_number(unknown["stated"]), found, str(unknown["donors"] or "–"), f"{unknown['cells']:,}")
+    return [table]

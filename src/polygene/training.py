@@ -39,6 +39,7 @@ from polygene.losses import PolyGeneLoss
 from polygene.masking import MaskingCollator
 from polygene.modeling import PolyGeneModel
 from polygene.recipe import Recipe
+from polygene.unknown_cells import learn_familiarity
 
 log = logging.getLogger("polygene")
 MOST_CALIBRATION_CELLS = 20_000
@@ -314,7 +315,10 @@ def train(recipe: Recipe) -> PolyGene:
     if engine.is_world_process_zero():
         _write_down(states, run)
     if not len(validation):
-        log.warning("the corpus has no validation cells: nothing is scored, and the last state is kept")
+        log.warning(
+            "the corpus has no validation cells: nothing is scored, the last state is kept, "
+            "and the model will not tell cells unlike its training cells"
+        )
     say(
         "training on %s (%s): %s weights, %s cells x %d epochs",
         arguments.device,
@@ -345,6 +349,9 @@ def train(recipe: Recipe) -> PolyGene:
             "%s: temperature %.2f from %s cells of %d %ss; log loss %.3f, was %.3f",
             name, one.temperature, f"{one.cells:,}", one.units, one.unit, one.log_loss, one.log_loss_before,
         )  # fmt: skip
+    if len(validation):
+        familiarity = learn_familiarity(trained, cells.split, validation, seed=recipe.training.seed)
+        trained = replace(trained, familiarity=familiarity)
     if engine.is_world_process_zero():
         trained.save_pretrained(out)
         (states / FINISHED).touch()

@@ -3,7 +3,7 @@
 Answers on their way to a file go at once to a part beside it, one for each process (Arrow), and from there into the
 file, so that memory does not grow with the cells.
 
-Legend: C cells.
+Legend: C cells, M columns of the file that are answered.
 """
 
 import json
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import anndata as ad
@@ -22,23 +23,31 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from anndata.io import read_elem, write_elem
+from scipy import sparse
 
+from polygene.copying import append_rows
 from polygene.distributed import own_rows, rank, together, world_size
 from polygene.errors import DataError
 from polygene.reading import CellSource
 
 ROOT = "polygene"
 SUFFIXES = (".h5ad", ".csv", ".parquet")
+MATRICES = (".h5ad",)
+"""Where a matrix of genes can go: not into a table."""
 MEGABYTE = 1 << 20
 BLOCKS_AT_ONCE = 10
 """Blocks of a part that go into the file together: some 10,000 cells, a row group of Parquet."""
 
 
 class Block(NamedTuple):
-    """Answers for some cells: new columns of `obs`, a row for each cell, by its name; new arrays of `obsm`."""
+    """Answers for some cells: new columns of `obs`, a row for each cell, by its name; new arrays of `obsm`; new layers.
+
+    A layer comes as what stands in the columns that `Answers` names, (C, M). Of a new AnnData it is "X", and whole.
+    """
 
     obs: pd.DataFrame
     obsm: Mapping[str, np.ndarray]
+    layers: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,31 +64,60 @@ class Answers:
         Gives the answers for a range of rows, in order.
     uns
         How they are made; goes to `uns["polygene"][verb]`.
+    columns_M, var
+        The columns of the file that layers fill, ascending, and new columns of `var`.
+    genes
+        For a new AnnData, which has the `obs` of the cells and "X" of the blocks: its `var`.
     """
 
     verb: str
     cells: CellSource
     blocks: Callable[[range], Iterable[Block]]
     uns: Mapping[str, Any] = field(default_factory=dict)
+    columns_M: np.ndarray | None = None
+    var: Mapping[str, np.ndarray] = field(default_factory=dict)
+    genes: pd.DataFrame | None = None
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What the name of a file for them can end with."""
+        return SUFFIXES if self.columns_M is None and self.genes is None else MATRICES
 
     def collect(self) -> Block:
         """Answer for all cells, in memory."""
         blocks = list(self.blocks(range(self.cells.n_obs)))
         obsm = {name: np.concatenate([block.obsm[name] for block in blocks]) for name in blocks[0].obsm}
-        return Block(pd.concat([block.obs for block in blocks]), obsm)
+        layers = {name: np.concatenate([block.layers[name] for block in blocks]) for name in blocks[0].layers}
+        return Block(pd.concat([block.obs for block in blocks]), obsm, layers)
 
     def add_to(self, adata: ad.AnnData) -> None:
         """Write them into an AnnData; what has the same name is replaced."""
-        obs, obsm = self.collect()
+        obs, obsm, layers = self.collect()
         for name, column in obs.items():
             adata.obs[name] = column.array
         for name, array in obsm.items():
             adata.obsm[name] = array
+        for name, x_CM in layers.items():
+            adata.layers[name] = self.spread(x_CM)
+        for name, values in self.var.items():
+            adata.var[name] = values
         adata.uns[ROOT] = {**adata.uns.get(ROOT, {}), self.verb: dict(self.uns)}
+
+    def to_adata(self) -> ad.AnnData:
+        """Make the new AnnData."""
+        x_CG = self.collect().layers["X"]
+        return ad.AnnData(x_CG, obs=self.cells.obs.copy(), var=self.genes, uns={ROOT: {self.verb: dict(self.uns)}})
+
+    def spread(self, x_CM: np.ndarray) -> sparse.csr_matrix:
+        """Place answers in the columns of the file; the others hold nothing."""
+        assert self.columns_M is not None
+        n_cells, n_columns = x_CM.shape
+        entries = (x_CM.reshape(-1), np.tile(self.columns_M, n_cells), np.arange(n_cells + 1) * n_columns)
+        return sparse.csr_matrix(entries, shape=(n_cells, len(self.cells.var)))
 
 
 @contextmanager
-def answers_to(out: str | Path) -> Iterator[Callable[[Answers], None]]:
+def answers_to(out: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Callable[[Answers], None]]:
     """Give what writes answers to a file: a copy of the cells (.h5ad), or only the answers (.csv, .parquet).
 
     Entered before the work begins, it finds out at once whether the file can be written. All processes of a run enter
@@ -91,7 +129,7 @@ def answers_to(out: str | Path) -> Iterator[Callable[[Answers], None]]:
     DataError
         The file cannot be written, or a process of the run failed.
     """
-    out = _place(out, SUFFIXES)
+    out = _place(out, suffixes)
     made: list[Path] = []
     try:
         with together() as gather, ExitStack() as stack:
@@ -127,9 +165,10 @@ def deliver(answers: Answers, adata: ad.AnnData | str | Path, out: str | Path | 
         answers.add_to(adata)
         return
     if out is None:
-        msg = f"the answers for {answers.cells.label} need a place: out='annotated.h5ad', or a .parquet or .csv"
+        table = ", or a .parquet or .csv" if answers.suffixes == SUFFIXES else ""
+        msg = f"the answers for {answers.cells.label} need a place: out='annotated.h5ad'{table}"
         raise DataError(msg)
-    with answers_to(out) as write:
+    with answers_to(out, answers.suffixes) as write:
         write(answers)
 
 
@@ -151,12 +190,13 @@ def _write_part(part: Path, blocks: Iterable[Block]) -> int:
 def _to_arrow(block: Block) -> pa.RecordBatch:
     columns = {"cell": pa.array(block.obs.index, pa.string())}
     columns |= {f"obs/{name}": pa.array(column) for name, column in block.obs.items()}
-    for name, array in block.obsm.items():
-        columns[f"obsm/{name}"] = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
+    for kind, arrays in (("obsm", block.obsm), ("layers", block.layers)):
+        for name, array in arrays.items():
+            columns[f"{kind}/{name}"] = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
     return pa.record_batch(columns)
 
 
-def _read_parts(parts: Iterable[Path]) -> Iterator[Block]:
+def _read_parts(parts: Iterable[Path], at_once: int) -> Iterator[Block]:
     """Read what was written, a few blocks at a time, never the whole."""
     for part in parts:
         if not part.exists():
@@ -164,27 +204,31 @@ def _read_parts(parts: Iterable[Path]) -> Iterator[Block]:
             raise DataError(msg)
         with pa.OSFile(str(part)) as file:  # a mapped file would count as memory of this process
             reader = pa.ipc.open_file(file)
-            for first in range(0, reader.num_record_batches, BLOCKS_AT_ONCE):
-                some = range(first, min(first + BLOCKS_AT_ONCE, reader.num_record_batches))
+            for first in range(0, reader.num_record_batches, at_once):
+                some = range(first, min(first + at_once, reader.num_record_batches))
                 table = pa.Table.from_batches([reader.get_batch(i) for i in some]).combine_chunks()
                 names = pd.Index(table["cell"].to_pandas(), name=None)
                 obs = {name[4:]: table[name].to_pandas().array for name in table.column_names if name[:4] == "obs/"}
-                obsm = {
-                    name[5:]: column.combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-                    for name, column in zip(table.column_names, table.columns, strict=True)
-                    if name[:5] == "obsm/"
-                }
-                yield Block(pd.DataFrame(obs, index=names), obsm)
+                obsm, layers = (
+                    {
+                        name.removeprefix(kind): column.combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+                        for name, column in zip(table.column_names, table.columns, strict=True)
+                        if name.startswith(kind)
+                    }
+                    for kind in ("obsm/", "layers/")
+                )
+                yield Block(pd.DataFrame(obs, index=names), obsm, layers)
 
 
 def _put_together(parts: list[Path], answers: Answers, whole: Path) -> None:
     """Make the file of the parts."""
-    blocks = _read_parts(parts)
+    blocks = _read_parts(parts, BLOCKS_AT_ONCE if answers.suffixes == SUFFIXES else 1)
     if whole.suffix == ".h5ad":
-        answers.cells.write_h5ad(whole)
-        _reserve(whole, sum(part.stat().st_size for part in parts))
+        answers.cells.write_h5ad(whole, var=answers.genes)
+        sparse_takes = 3 if answers.columns_M is not None else 1  # a column's number, of up to 8 bytes, beside 4
+        _reserve(whole, sparse_takes * sum(part.stat().st_size for part in parts))
         with h5py.File(whole, "r+") as file:
-            _append_to_h5ad(file, blocks)
+            _append_to_h5ad(file, blocks, answers)
             write_elem(_group(_group(file, "uns"), ROOT), answers.verb, dict(answers.uns))
     elif whole.suffix == ".parquet":
         with ExitStack() as stack:
@@ -216,14 +260,24 @@ def _table(block: Block) -> pd.DataFrame:
     return pd.DataFrame(columns, index=block.obs.index)
 
 
-def _append_to_h5ad(file: h5py.File, blocks: Iterable[Block]) -> None:
+def _append_to_h5ad(file: h5py.File, blocks: Iterable[Block], answers: Answers) -> None:
     """Write the columns and arrays of the first block as anndata does, and lengthen them with every other."""
-    if file["obs"].attrs.get("encoding-version") != "0.2.0":  # anndata 0.7 kept categories elsewhere
-        write_elem(file, "obs", read_elem(file["obs"]))
-    obs, obsm = file["obs"], _group(file, "obsm")
+    obs, obsm = _columns(file, "obs", ()), _group(file, "obsm")
+    if answers.var:
+        var = _columns(file, "var", answers.var)
+        for name, values in answers.var.items():
+            write_elem(var, name, values)
     for number, block in enumerate(blocks):
         new = {(obs, name): column for name, column in block.obs.items()}
         new |= {(obsm, name): array for name, array in block.obsm.items()}
+        if answers.genes is not None:
+            new[file, "X"] = block.layers["X"]
+        else:
+            for name, x_CM in block.layers.items():
+                layers = _group(file, "layers")
+                if number == 0 and name in layers:
+                    del layers[name]
+                append_rows(layers, name, answers.spread(x_CM))
         for (group, name), values in new.items():
             categorical = isinstance(values, pd.Series) and values.dtype == "category"
             array = values.cat.codes.to_numpy() if categorical else np.asarray(values)
@@ -235,8 +289,16 @@ def _append_to_h5ad(file: h5py.File, blocks: Iterable[Block]) -> None:
             stored.resize(len(stored) + len(array), axis=0)
             stored[-len(array) :] = array
         if number == 0:
-            order = dict.fromkeys([*map(str, obs.attrs["column-order"]), *block.obs.columns])
-            obs.attrs["column-order"] = np.array(list(order), dtype=h5py.string_dtype())
+            _columns(file, "obs", block.obs.columns)
+
+
+def _columns(file: h5py.File, name: str, new: Iterable[str]) -> h5py.Group:
+    """Return a table of the file, and name these columns in it."""
+    if file[name].attrs.get("encoding-version") != "0.2.0":  # anndata 0.7 kept categories elsewhere
+        write_elem(file, name, read_elem(file[name]))
+    order = dict.fromkeys([*map(str, file[name].attrs["column-order"]), *new])
+    file[name].attrs["column-order"] = np.array(list(order), dtype=h5py.string_dtype())
+    return file[name]
 
 
 def _group(parent: h5py.Group, name: str) -> h5py.Group:

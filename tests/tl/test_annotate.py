@@ -16,6 +16,9 @@ from polygene.ages import age_in_years
 from polygene.calibration import Calibration, calibrate
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, GeneError, PhenotypeError, ScaleError
+from polygene.familiarity import Familiarity
+from polygene.inference import label_answers
+from polygene.ontology import LabelTree
 from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import CHUNK
 from polygene.tl import annotate, embed
@@ -353,3 +356,70 @@ def test_sets_of_too_few_donors_and_of_none_are_told(
         annotate(adata, tiny_model, predict="sex", coverage=0.9)
     with pytest.raises(PhenotypeError, match=r"0\.5 to 0\.99; got 90"):
         annotate(adata, calibrated, coverage=90)
+
+
+@pytest.fixture
+def discerning(adata: ad.AnnData, tiny_model: PolyGene) -> PolyGene:
+    """A model to which half of the cells are familiar."""
+    encoded = tiny_model.tokenizer.encode(adata, use_labels=False)
+    states_CD = label_answers(tiny_model, encoded, predict=["cell_type"])[1][0]
+    return replace(tiny_model, familiarity=Familiarity.learn(states_CD[:30], states_CD[30:], None, asked="cell_type"))
+
+
+@pytest.mark.parametrize("asking", [{}, {"predict": "sex"}, {"given": ["cell_type", "sex"]}])
+def test_an_unknown_cell_is_told_whatever_is_given_and_asked(
+    asking: dict[str, Any], adata: ad.AnnData, discerning: PolyGene
+) -> None:
+    encoded = discerning.tokenizer.encode(adata, use_labels=False)
+    states_CD = label_answers(discerning, encoded, predict=["cell_type"])[1][0]
+    annotate(adata, discerning, **asking)
+    expected_C = discerning.familiarity.unfamiliarity(states_CD)
+    np.testing.assert_allclose(adata.obs["polygene_unfamiliarity"], expected_C, rtol=1e-2, atol=1e-2)
+    np.testing.assert_array_equal(adata.obs["polygene_unknown"], adata.obs["polygene_unfamiliarity"] > 1)
+    assert 0 < adata.obs["polygene_unknown"].sum() < 60
+    assert adata.uns["polygene"]["annotate"]["false_alarms"] == 0.05
+
+
+def test_a_model_without_a_record_of_its_training_flags_nothing_and_says_so(
+    adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="polygene"):
+        annotate(adata, tiny_model)
+    assert "cells unlike any of them are not told" in caplog.text
+    assert "polygene_unknown" not in adata.obs
+    assert "false_alarms" not in adata.uns["polygene"]["annotate"]
+
+
+# --- back_off ---
+
+
+def test_backed_off_types_are_written_with_id_and_probability(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    annotate(adata, tiny_model, predict="cell_type", back_off=0.9)
+    tree = LabelTree(tiny_model.tokenizer.schema.labels[2])
+    term_C, probability_C = tree.back_off(adata.obsm["polygene_cell_type"], 0.9)
+    assert adata.obs["polygene_cell_type_term"].tolist() == tree.names_N[term_C].tolist()
+    assert adata.obs["polygene_cell_type_term_id"].tolist() == tree.ids_N[term_C].tolist()
+    np.testing.assert_array_equal(adata.obs["polygene_cell_type_term_probability"], probability_C)
+    assert (probability_C >= 0.9 - 1e-5).all()
+    assert adata.uns["polygene"]["annotate"]["back_off"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [({"back_off": 0.4}, "above 0.5"), ({"back_off": 0.9, "predict": "sex"}, "not asked")]
+)
+def test_backing_off_needs_a_level_and_cell_types(
+    adata: ad.AnnData, tiny_model: PolyGene, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(PhenotypeError, match=says):
+        annotate(adata, tiny_model, **options)
+
+
+def test_types_that_are_not_in_the_ontology_are_named(
+    adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema = tiny_model.tokenizer.schema
+    labels = (*schema.labels[:2], ("B cell", "cluster 7", "monocyte"), *schema.labels[3:])
+    tokenizer = replace(tiny_model.tokenizer, schema=replace(schema, labels=labels))
+    annotation(adata, replace(tiny_model, tokenizer=tokenizer), back_off=0.9).collect()
+    assert "1 of 3 cell types of the model are not in the Cell Ontology" in caplog.text
+    assert "'cluster 7'" in caplog.text

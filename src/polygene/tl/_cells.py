@@ -13,6 +13,8 @@ import pandas as pd
 from polygene import __version__
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError
+from polygene.genes import GenePanel
+from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import CellSource, Source, open_cells
 from polygene.scale import TOTALS, counts_share, log1p_values, say_totals
 from polygene.tokenizer import CellTokenizer, EncodedCells
@@ -31,6 +33,8 @@ class CellReader:
         The source.
     genes
         How much of the panel was measured, in numbers, for `uns`; see `polygene.matching.GeneMatch.report`.
+    match
+        Where the genes of the panel are in it.
     """
 
     def __init__(
@@ -50,10 +54,10 @@ class CellReader:
             msg = f"{cells.label} has no column {totals!r} in obs; it has {', '.join(cells.columns[:10])}."
             raise DataError(msg)
         self._scale = cells.scale
-        self._match = tokenizer.panel.match(cells.var)
+        self.match = tokenizer.panel.match(cells.var)
         sample = cells.sample(columns=TOTALS)
         say_totals(sample, totals=totals, scale=self._scale)
-        self.genes: dict[str, Any] = self._match.report(counts_share(sample.X, self._match, self._scale))
+        self.genes: dict[str, Any] = self.match.report(counts_share(sample.X, self.match, self._scale))
 
     def chunks(self, rows: range | np.ndarray | None = None) -> Iterator[tuple[pd.Index, EncodedCells]]:
         """Read the names and the tokens of cells, all or some `rows`; say how many express no gene of the panel."""
@@ -63,9 +67,9 @@ class CellReader:
             labels_CP = labels_CP if rows is None else labels_CP[rows]
         first = n_blank = 0
         for chunk in self.cells.chunks(rows, columns=[self._totals] if self._totals else ()):
-            values_CM = log1p_values(chunk, self._match, totals=self._totals, scale=self._scale)
+            values_CM = log1p_values(chunk, self.match, totals=self._totals, scale=self._scale)
             part_CP = labels_CP[first : first + chunk.n_obs]
-            cells = self._tokenizer.encode_values(values_CM, self._match.measured_G, part_CP)
+            cells = self._tokenizer.encode_values(values_CM, self.match.measured_G, part_CP)
             n_blank += int(blank(cells).sum())
             first += chunk.n_obs
             yield chunk.obs_names, cells
@@ -90,6 +94,18 @@ def _labels(cells: CellSource, tokenizer: CellTokenizer, given: Sequence[str]) -
     return schema.encode(cells.frame(columns) if complete else cells.obs, use=given)  # all of obs for a helpful error
 
 
+def phenotypes_named(schema: PhenotypeSchema, names: str | Sequence[str]) -> list[str]:
+    """Name phenotypes in the order of the schema, whether one was named or several.
+
+    Raises
+    ------
+    PhenotypeError
+        The model has no such phenotype.
+    """
+    chosen = {schema.index(name) for name in ([names] if isinstance(names, str) else names)}
+    return [schema.names[p] for p in sorted(chosen)]
+
+
 def check_model(model: object) -> None:
     """Refuse what is no model, such as the name of one.
 
@@ -110,6 +126,14 @@ def best_labels(name: str, labels: Sequence[str], probabilities_CV: np.ndarray) 
         f"polygene_{name}": pd.Categorical.from_codes(best_C, list(labels)),
         f"polygene_{name}_probability": probabilities_CV[np.arange(len(best_C)), best_C],
     }
+
+
+def panel_var(panel: GenePanel) -> pd.DataFrame:
+    """Lay out a panel as the `var` of a new AnnData: by symbol, by Ensembl id where that is missing or repeated."""
+    symbols = pd.Series(panel.symbols)
+    ids = pd.Series(panel.ensembl_ids)
+    unclear = (symbols == "") | (symbols.duplicated(keep=False) & (ids != ""))
+    return pd.DataFrame({"gene_id": list(panel.ensembl_ids)}, index=symbols.where(~unclear, ids).tolist())
 
 
 def made_by(model: PolyGene) -> dict[str, str]:

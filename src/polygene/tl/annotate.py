@@ -15,11 +15,12 @@ from polygene.age_gaps import LEVEL, years_interval
 from polygene.calibration import LabelCalibration, check_coverage, units_needed
 from polygene.checkpoint import PolyGene
 from polygene.errors import PhenotypeError
-from polygene.inference import label_probabilities
+from polygene.inference import label_answers
 from polygene.metrics import expected_years
+from polygene.ontology import LabelTree, check_level
 from polygene.phenotypes import PhenotypeSchema
 from polygene.reading import Source
-from polygene.tl._cells import CellReader, best_labels, blank, check_model, made_by
+from polygene.tl._cells import CellReader, best_labels, blank, check_model, made_by, phenotypes_named
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
@@ -36,6 +37,7 @@ def annotate(
     coverage: float | None = None,
     layer: str | None = None,
     totals: str | None = None,
+    back_off: float | None = None,
     out: str | Path | None = None,
 ) -> None:
     """Predict phenotypes of cells from their expression, and from what is already known of them.
@@ -60,6 +62,9 @@ def annotate(
         Where the expression is: None for `X`, the name of a layer, or "raw" for `adata.raw`.
     totals
         The column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
+    back_off
+        Where the most probable cell type is less probable than this, such as 0.9, answer with a type of the Cell
+        Ontology above it that is not.
     out
         Of a file, where the answers go: a copy of it with them (.h5ad), or the columns of `obs` alone (.parquet, .csv).
         Only some rows are in memory at a time. An AnnData holds its answers itself.
@@ -85,8 +90,15 @@ def annotate(
         Only of ages: the expected years, over the labels that can be read as years, and the ages between which the
         middle 90 % of their probability lies (`uns["polygene"]["annotate"]["years_level"]`); float32. `tl.age_gap`
         compares them with the actual ages, by donor.
+    `obs["polygene_cell_type_term"]`, `..._term_id`, `..._term_probability`
+        Only with `back_off`: of the types that are as probable as that, each with all labels below it, the one that
+        says most; its id in the Cell Ontology ("" for a label that is not in it), and its probability, float32.
     `obs["polygene_no_panel_genes"]`
         True for a cell that expresses no gene of the panel, so that its answers say nothing of it.
+    `obs["polygene_unfamiliarity"]`, `obs["polygene_unknown"]`
+        How far the cell is from every kind of cell that trained the model, whatever is given and asked: above 1 it is
+        flagged as unknown, and its answers are not to be trusted. Of known cells a share of
+        `uns["polygene"]["annotate"]["false_alarms"]` is flagged too. Left out if the model has no `familiarity`.
     `uns["polygene"]["annotate"]`
         The model, what was given and asked, the version of PolyGene, and under `genes` how much of the panel the file
         measured: counts and shares, how genes were found, and which are missing.
@@ -95,15 +107,22 @@ def annotate(
     ------
     PhenotypeError
         A name is no phenotype of the model, is both given and asked, or its column or one of its labels is unknown; or
-        sets are wanted of a model that was not calibrated.
+        sets are wanted of a model that was not calibrated, `back_off` is no level above a half, or cell_type is not
+        asked.
     DataError, GeneError, ScaleError
         The expression cannot be read; the message says what to do.
     """
-    deliver(
-        annotation(adata, model, given=given, predict=predict, coverage=coverage, layer=layer, totals=totals),
+    answers = annotation(
         adata,
-        out,
+        model,
+        given=given,
+        predict=predict,
+        coverage=coverage,
+        layer=layer,
+        totals=totals,
+        back_off=back_off,
     )
+    deliver(answers, adata, out)
 
 
 def annotation(
@@ -115,35 +134,52 @@ def annotation(
     coverage: float | None = None,
     layer: str | None = None,
     totals: str | None = None,
+    back_off: float | None = None,
 ) -> Answers:
     """Return what `annotate` writes, found out when it is asked for."""
     check_model(model)
     schema = model.tokenizer.schema
     given, asked = questions(schema, given, predict)
     calibrations = {} if coverage is None else _calibrations(model, asked, coverage)
+    tree = _tree(schema, asked, back_off)
     reader = CellReader(source, model.tokenizer, given=given, layer=layer, totals=totals)
+    known = model.familiarity
+    if known is None:
+        logger.info("the model has no record of its training cells: cells unlike any of them are not told")
 
     def blocks(rows: range) -> Iterator[Block]:
         for names_C, encoded in reader.chunks(rows):
-            answers = label_probabilities(model, encoded, predict=asked, given=given)
+            answers, states = label_answers(model, encoded, predict=asked, given=given)
             block = _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
             if coverage is not None:
                 _add_sets(block, calibrations, coverage, schema)
+            if tree and back_off:
+                _add_terms(block.obs, tree, *tree.back_off(block.obsm["polygene_cell_type"], back_off))
+            if known is not None:
+                if given or known.asked not in asked:  # familiarity is learned with nothing given
+                    states_CD = label_answers(model, encoded, predict=[known.asked])[1][0]
+                else:
+                    states_CD = states[asked.index(known.asked)]
+                block.obs["polygene_unfamiliarity"] = known.unfamiliarity(states_CD)
+                block.obs["polygene_unknown"] = block.obs["polygene_unfamiliarity"] > 1
             yield block
 
     done, device = f"annotated ({', '.join(asked)})", model.network.device
-    uns = {
+    uns: dict[str, Any] = {
         **made_by(model),
         "given": np.array(given, dtype=str),
         "predict": np.array(asked, dtype=str),
         "genes": reader.genes,
         "years_level": LEVEL,
+        **({"false_alarms": known.false_alarms} if known is not None else {}),
         "labels": {name: np.array(schema.labels[schema.index(name)], dtype=str) for name in asked},
     }
     if coverage is not None:
         uns["sets"] = {
             name: _rests_on(one, coverage, schema.labels[schema.index(name)]) for name, one in calibrations.items()
         }
+    if back_off is not None:
+        uns["back_off"] = back_off
     return Answers(
         verb="annotate",
         cells=reader.cells,
@@ -225,6 +261,31 @@ def _rests_on(calibration: LabelCalibration, coverage: float, labels: Sequence[s
     }
 
 
+def _tree(schema: PhenotypeSchema, asked: Sequence[str], back_off: float | None) -> LabelTree | None:
+    """Find the cell types of the model in the ontology, where answers are to be backed off."""
+    if back_off is None:
+        return None
+    check_level(back_off)
+    if "cell_type" not in asked:
+        msg = f"back_off is about cell_type, which is not asked; asked are {', '.join(asked)}"
+        raise PhenotypeError(msg)
+    tree = LabelTree(schema.labels[schema.index("cell_type")])
+    if tree.unknown:
+        few = ", ".join(map(repr, tree.unknown[:3])) + (", …" if len(tree.unknown) > 3 else "")
+        logger.warning(
+            "%s of %s cell types of the model are not in the Cell Ontology and have nothing above them: %s",
+            len(tree.unknown), len(tree.of_label_V), few,
+        )  # fmt: skip
+    return tree
+
+
+def _add_terms(obs: pd.DataFrame, tree: LabelTree, term_C: np.ndarray, probability_C: np.ndarray) -> None:
+    ids, id_N = np.unique(tree.ids_N.astype(str), return_inverse=True)
+    obs["polygene_cell_type_term"] = pd.Categorical.from_codes(term_C, tree.names_N)
+    obs["polygene_cell_type_term_id"] = pd.Categorical.from_codes(np.where(term_C < 0, -1, id_N[term_C]), ids)
+    obs["polygene_cell_type_term_probability"] = probability_C
+
+
 def questions(
     schema: PhenotypeSchema, given: str | Sequence[str], predict: str | Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
@@ -236,10 +297,10 @@ def questions(
         There is no such phenotype, one is both, none is left to ask, or the model learned no label of one.
     """
     known = {name: list(labels) for name, labels in zip(schema.names, schema.labels, strict=True)}
-    given = _names(schema, given)
+    given = phenotypes_named(schema, given)
     asked = [name for name in schema.names if name not in given and known[name]]
     if predict is not None:
-        asked = _names(schema, predict)
+        asked = phenotypes_named(schema, predict)
     if both := [name for name in asked if name in given]:
         msg = f"{', '.join(both)}: given and asked at once. Leave it out of `given` or out of `predict`."
         raise PhenotypeError(msg)
@@ -254,8 +315,3 @@ def questions(
         if len(known[name]) == 1:
             logger.warning("%s: the model knows one label only, %r, and answers nothing else", name, known[name][0])
     return given, asked
-
-
-def _names(schema: PhenotypeSchema, names: str | Sequence[str]) -> list[str]:
-    chosen = {schema.index(name) for name in ([names] if isinstance(names, str) else names)}
-    return [schema.names[p] for p in sorted(chosen)]

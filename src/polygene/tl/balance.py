@@ -15,8 +15,8 @@ from polygene.checkpoint import PolyGene
 from polygene.errors import DataError
 from polygene.generation import SamplingConfig
 from polygene.reading import Source
-from polygene.tl._cells import CellReader, check_model, made_by
-from polygene.tl.generate import GENERATED, drawn, panel_var
+from polygene.tl._cells import CellReader, check_model, made_by, panel_var
+from polygene.tl.generate import GENERATED, drawn
 
 logger = logging.getLogger("polygene")
 

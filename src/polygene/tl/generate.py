@@ -5,6 +5,7 @@ Legend: C cells, G panel genes, N expressed entries, P phenotypes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 
 import anndata as ad
 import numpy as np
@@ -14,10 +15,9 @@ from scipy import sparse
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, GeneError, PhenotypeError
 from polygene.generation import VALUES, SamplingConfig, draw_cells, draw_labels, draw_values
-from polygene.genes import GenePanel
 from polygene.masking import uniform
 from polygene.phenotypes import PhenotypeSchema
-from polygene.tl._cells import check_model, made_by
+from polygene.tl._cells import check_model, made_by, panel_var
 from polygene.tl._progress import progress
 
 GENERATED = "polygene_generated"
@@ -55,7 +55,7 @@ def generate(
     genes
         Genes whose bin is fixed: symbol or Ensembl id to bin, 0 for "not expressed".
     counts
-        Whether to add whole counts, which suppose that low values of a cell stand for one.
+        Whether to add whole counts; most genes of a cell are supposed to be counted once, as in shallow sequencing.
     seed
         Decides everything that is drawn; the first cells are the same whatever `n_cells`.
     sampling
@@ -95,7 +95,7 @@ def generate(
     given_G = _given_genes(model, genes or {})
     adata = drawn(model, np.tile(label_P, (n_cells, 1)), given_G, predict=predict, seed=seed, sampling=sampling)
     if counts:
-        adata.layers["counts"] = as_counts(adata.X)
+        adata.layers["counts"] = as_counts(adata.X, adata.layers["polygene_bins"])
     adata.uns["polygene"] = {
         "generate": {
             **made_by(model),
@@ -140,11 +140,6 @@ def drawn(
     return ad.AnnData(X=x_CG, obs=obs, var=panel_var(tokenizer.panel), layers={"polygene_bins": bins_CG})
 
 
-def panel_var(panel: GenePanel) -> pd.DataFrame:
-    """Give `var` of an AnnData over the panel: symbols, and Ensembl ids where known."""
-    return pd.DataFrame({"gene_id": list(panel.ensembl_ids)}, index=pd.Index(panel.symbols))
-
-
 def control_labels(schema: PhenotypeSchema, labels: Mapping[str, str]) -> np.ndarray:
     """Give label_P int16 of control tokens, -1 where none is ordered.
 
@@ -171,16 +166,17 @@ def _given_genes(model: PolyGene, genes: Mapping[str, int]) -> np.ndarray:
     return given_G
 
 
-UNIT = 0.1
-"""The quantile of a cell's values that stands for one count: the smallest value alone would be an outlier."""
+def as_counts(x_CG: sparse.csr_matrix, bins_CG: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Turn log1p counts per 10,000 into whole counts, at least 1 each.
 
-
-def as_counts(x_CG: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Turn log1p counts per 10,000 into whole counts, at least 1 each, in units of the cell's low values."""
+    The genes that were counted once have one value, so they share a bin, the fullest one of most cells: it and the bins
+    below stand for one count, its mean value for the unit of the others.
+    """
     counts_CG = sparse.csr_matrix((np.expm1(x_CG.data), x_CG.indices, x_CG.indptr), x_CG.shape)
-    for c in range(counts_CG.shape[0]):
-        of_cell = slice(*counts_CG.indptr[c : c + 2])
-        if of_cell.stop > of_cell.start:
-            unit = np.quantile(counts_CG.data[of_cell], UNIT, method="lower")
-            counts_CG.data[of_cell] = np.maximum(np.rint(counts_CG.data[of_cell] / unit), 1)
+    for first, last in pairwise(counts_CG.indptr):
+        if last > first:
+            values_N, bins_N = counts_CG.data[first:last], bins_CG.data[first:last]
+            ones = np.bincount(bins_N).argmax()
+            unit = values_N[bins_N == ones].mean()
+            counts_CG.data[first:last] = np.where(bins_N <= ones, 1, np.maximum(np.rint(values_N / unit), 1))
     return counts_CG

@@ -1,0 +1,154 @@
+"""What the design bought: PolyGene beside PolyGene with one thing undone, equal data and epochs, donors held out.
+
+    python benchmarks/ablation.py --data DIR --models DIR      # about 35 minutes of one thread; stopped runs go on
+
+Undone are, one at a time:
+
+* own softmax: one softmax over all bins and labels together, smoothed by 0.1 over all of them;
+* smoothing: by 0.5 over everything in one softmax, as the first implementation of the method did;
+* own means: one mean over all hidden tokens, genes and phenotypes alike;
+* hidden genes are no keys: an expressed gene that is hidden stays a key, as a [MASK], in training;
+* ordinal smoothing: uniform over the bins of a gene and over ages.
+
+Answers of a joint softmax are read within their slot group, which helps it. Missing genes as zeros cannot be undone
+with one file: to the network both are genes that stand nowhere in the row. Scores are those that
+`evaluation.validation_scores` gives the test donors; the last line is one JSON object.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import _data
+import _train
+from polygene import masking, training
+from polygene.evaluation import validation_scores
+from polygene.losses import LossConfig
+
+STUDIES = ("onek1k", "velmeshev")
+SHOWN = {
+    "cell_type_macro_f1": "cell type macro-F1",
+    "cell_type_log_loss": "cell type log loss",
+    "age_mae_years": "age, years off",
+    "sex_macro_f1": "sex macro-F1",
+    "gene_cross_entropy": "gene cross-entropy",
+    "gene_spearman_gene": "gene Spearman",
+    "gene_average_precision_expressed": "gene average precision",
+    "train_s": "training, CPU s",
+}
+ENGINE, PACK = training._Engine, masking.pack_cells
+
+
+def joint(smoothing: float) -> type:
+    """Make an engine whose softmax runs over all bins and labels together."""
+
+    class Joint(ENGINE):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            read_at_Q, order_Q = torch.cat([inputs["gene_at"], inputs["label_at"]]).sort()
+            keys = ("input_ids", "position_ids", "token_type_ids", "n_keys", "n_queries")
+            hidden_QD = model.encode(*(inputs[key] for key in keys), read_at_Q)[order_Q.argsort()]
+            logits_QA, n_bins, n_asked = model.decoder(hidden_QD), model.config.gene_logits, len(inputs["gene_at"])
+            genes_Q = inputs["position_ids"][0, inputs["gene_at"]] - model.config.first_gene_slot
+            of_genes_QA = torch.nn.functional.pad(model.gene_bias(genes_Q), (0, logits_QA.shape[1] - n_bins))
+            logits_QA = logits_QA + torch.cat([of_genes_QA, torch.zeros_like(logits_QA[n_asked:])])
+            first_P = torch.tensor(np.cumsum([n_bins, *model.config.phenotype_sizes])[:-1])
+            truth_Q = torch.cat([inputs["bins"], inputs["labels"] + first_P[inputs["label_phenotype"]]])
+            weights_Q = torch.cat([inputs["bin_weights"], inputs["label_weights"]])
+            loss_Q = torch.nn.functional.cross_entropy(logits_QA, truth_Q, reduction="none", label_smoothing=smoothing)
+            return (weights_Q * loss_Q).sum() / len(inputs["n_keys"]) * inputs["share"]
+
+    return Joint
+
+
+class OneMean(ENGINE):
+    """The engine with one mean over all hidden tokens; the asked zeros stand for those that are not asked."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Weigh every hidden token alike."""
+        counts_Q = inputs["bin_weights"] / inputs["bin_weights"].min()  # with one file an expressed gene counts once
+        n_hidden = counts_Q.sum() + len(inputs["labels"])
+        share = len(inputs["n_keys"]) / n_hidden
+        counted = {"bin_weights": counts_Q * share, "label_weights": torch.ones_like(inputs["label_weights"]) * share}
+        return super().compute_loss(model, inputs | counted)
+
+
+def leaking(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, visible_N=None, shown=1.0):
+    """Pack cells so that a hidden gene that is expressed stays a key, as a [MASK]."""
+    if visible_N is not None:
+        cells = replace(cells, bins_N=np.where(visible_N, cells.bins_N, tokenizer.mask_id))
+    return PACK(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, shown=shown)
+
+
+@contextmanager
+def undone(engine: type = ENGINE, pack=PACK) -> Iterator[None]:
+    with patch.object(training, "_Engine", engine), patch.object(masking, "pack_cells", pack):
+        yield
+
+
+VARIANTS = {
+    "PolyGene": ({}, {}),
+    "own softmax": ({"engine": joint(0.1)}, {}),
+    "smoothing, and own softmax": ({"engine": joint(0.5)}, {}),
+    "own means": ({"engine": OneMean}, {}),
+    "hidden genes are no keys": ({"pack": leaking}, {}),
+    "ordinal smoothing": ({}, {"loss": LossConfig(smoothing_kind="uniform")}),
+}
+
+
+def run(data: Path | None, seeds: list[int], folder: Path) -> pd.DataFrame:
+    """Train every variant on every study and seed; scores on the test donors."""
+    rows = []
+    for study in STUDIES:
+        for undo, (patches, recipe) in VARIANTS.items():
+            for seed in seeds:
+                started = time.process_time()
+                tag = "" if undo == "PolyGene" else f"-undone-{undo.replace(' ', '-').replace(',', '')}"
+                try:
+                    with undone(**patches):
+                        model, corpus = _train.trained(study, folder, data=data, seed=seed, tag=tag, **recipe)
+                except _data.MissingDataError as reason:
+                    print(f"skipped: {reason}")
+                    continue
+                seconds = time.process_time() - started
+                scores = validation_scores(model, corpus.split("train"), corpus.split("test"), LossConfig())
+                rows.append({"study": study, "undone": undo, "seed": seed, "train_s": seconds, **scores})
+                print({key: round(value, 3) if isinstance(value, float) else value for key, value in rows[-1].items()})
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _data.add_data_option(parser)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--models", type=Path, help="keep corpora and models here")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = run(arguments.data, list(range(arguments.seeds)), arguments.models or Path(scratch))
+    for study, of_study in rows.groupby("study", sort=False) if len(rows) else ():
+        means = of_study.groupby("undone", sort=False).mean(numeric_only=True)
+        table = Table(title=f"{study}: test donors, mean of {arguments.seeds} seeds; each row with this undone")
+        shown = {name: title for name, title in SHOWN.items() if name in means}
+        for column in ("undone", *shown.values()):
+            table.add_column(column)
+        for undo, row in means.iterrows():
+            table.add_row(str(undo), *(f"{row[name]:.3f}" for name in shown))
+        Console(width=200).print(table)
+    print(json.dumps(rows.to_dict("records")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Denoise: a layer of what panel genes are expected to be, the same in memory and in a copy of the file."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from polygene.binning import ExpressionBinner
+from polygene.checkpoint import PolyGene
+from polygene.denoising import expected_expression
+from polygene.errors import DataError, PhenotypeError, RecipeError
+from polygene.tl import denoise, embed
+from polygene.tl.denoise import denoising
+from polygene.tokenizer import CellTokenizer
+
+
+@pytest.fixture
+def adata(make_adata: Callable[..., ad.AnnData]) -> ad.AnnData:
+    """60 cells; 36 of the model's 40 genes stand in other order among two that it does not know."""
+    adata = make_adata(60, 38)
+    adata.var_names = ["OTHER0", *(f"GENE{g}" for g in range(36)), "OTHER1"]
+    return adata[:, np.random.default_rng(0).permutation(38)].copy()
+
+
+def test_panel_columns_hold_the_expectations_and_others_nothing(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    before = adata.copy()
+    denoise(adata, tiny_model)
+    layer, is_panel_G = adata.layers["polygene"], adata.var["polygene_panel"].to_numpy()
+    assert isinstance(layer, sparse.csr_matrix)
+    assert (layer.dtype, layer.shape, layer.nnz) == (np.float32, (60, 38), 60 * 36)
+    assert adata.var_names[~is_panel_G].sort_values().tolist() == ["OTHER0", "OTHER1"]
+    cells = tiny_model.tokenizer.encode(adata, use_labels=False)
+    expected_CG = expected_expression(tiny_model, cells, np.arange(40))
+    for gene in (0, 7, 35):
+        at = adata.var_names.get_loc(f"GENE{gene}")
+        np.testing.assert_allclose(layer[:, at].toarray().ravel(), expected_CG[:, gene], atol=1e-5)
+    assert (layer[:, np.flatnonzero(is_panel_G)].toarray() > 0).all()
+    assert layer.has_canonical_format
+    np.testing.assert_array_equal(adata.X.toarray(), before.X.toarray())
+    assert adata.uns["polygene"]["denoise"]["output"] == "expression"
+
+
+def test_probabilities_stand_beside_values(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    denoise(adata, tiny_model)
+    denoise(adata, tiny_model, output="expressed")
+    assert set(adata.layers) == {"polygene", "polygene_expressed"}
+    p = adata.layers["polygene_expressed"].data
+    assert ((p > 0) & (p < 1)).all()
+
+
+def test_a_copy_of_the_file_holds_what_the_object_would(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polygene.reading.CellSource.chunks.__defaults__", (None, 17))
+    adata.layers["counts"] = adata.X.copy()
+    adata.raw = adata.copy()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    denoise(tmp_path / "cells.h5ad", tiny_model, out=tmp_path / "once.h5ad")
+    denoise(tmp_path / "once.h5ad", tiny_model, out=tmp_path / "twice.h5ad")  # in place of the first layer
+    denoise(adata, tiny_model)
+    for name in ("once", "twice"):
+        written = ad.read_h5ad(tmp_path / f"{name}.h5ad")
+        np.testing.assert_allclose(written.layers["polygene"].toarray(), adata.layers["polygene"].toarray(), atol=1e-5)
+        assert written.layers["polygene"].nnz == 60 * 36
+        pd.testing.assert_frame_equal(written.var, adata.var)
+        pd.testing.assert_frame_equal(written.obs, adata.obs)
+        assert set(written.layers) == {"counts", "polygene"}
+        np.testing.assert_array_equal(written.raw.X.toarray(), adata.raw.X.toarray())
+        assert written.uns["polygene"]["denoise"]["genes"]["measured"] == 36
+    with h5py.File(tmp_path / "twice.h5ad") as file:
+        assert list(file["var"].attrs["column-order"]).count("polygene_panel") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "once.h5ad", "twice.h5ad"]
+
+
+def test_columns_of_one_gene_are_answered_once(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    twice = adata.copy()
+    twice.var_names = ["GENE3" if name == "OTHER0" else name for name in twice.var_names]
+    columns = np.flatnonzero(twice.var_names == "GENE3")
+    denoise(twice, tiny_model)
+    assert twice.var["polygene_panel"].to_numpy()[columns].tolist() == [True, False]
+    assert twice.layers["polygene"][:, columns[1]].nnz == 0
+    assert twice.layers["polygene"].nnz == 60 * 36
+
+
+def test_what_other_verbs_wrote_stays(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    embed(adata, tiny_model)
+    denoise(adata, tiny_model)
+    assert set(adata.uns["polygene"]) == {"denoise", "embed"}
+
+
+def binary(model: PolyGene, make_tokenizer: Callable[..., CellTokenizer]) -> PolyGene:
+    tokenizer = make_tokenizer(len(model.tokenizer.panel), ExpressionBinner.binary())
+    return PolyGene.new(tokenizer, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+
+
+def test_a_binary_model_knows_whether_and_not_how_much(
+    adata: ad.AnnData, tiny_model: PolyGene, make_tokenizer: Callable[..., CellTokenizer]
+) -> None:
+    model = binary(tiny_model, make_tokenizer)
+    with pytest.raises(DataError, match=r"The model is binary.*output='expressed'"):
+        denoise(adata, model)
+    denoise(adata, model, output="expressed")
+    assert (adata.layers["polygene_expressed"].data < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "says"),
+    [
+        ({"output": "values"}, RecipeError, "output is one of expression, expressed; got 'values'"),
+        ({"given": "cell_typ"}, PhenotypeError, "Did you mean 'cell_type'"),
+        ({"given": "age"}, PhenotypeError, "does not know the label '30-year-old stage'"),
+        ({"layer": "raw"}, DataError, r"pass adata\.raw\.to_adata\(\)"),
+        ({"out": "x.h5ad"}, DataError, "writes into an AnnData"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_and_nothing_is_written(
+    asked: dict[str, Any], error: type, says: str, adata: ad.AnnData, tiny_model: PolyGene
+) -> None:
+    adata.raw = adata.copy()
+    with pytest.raises(error, match=says):
+        denoise(adata, tiny_model, **asked)
+    assert not adata.layers
+    assert "polygene_panel" not in adata.var
+
+
+def test_a_matrix_does_not_go_into_a_table(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(DataError, match=r"must end with \.h5ad"):
+        denoise(tmp_path / "cells.h5ad", tiny_model, out=tmp_path / "out.csv")
+    with pytest.raises(DataError, match=r"need a place: out='annotated\.h5ad'$"):
+        denoise(tmp_path / "cells.h5ad", tiny_model)
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+
+
+def test_a_cell_without_counts_is_answered(
+    adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    adata.X = sparse.diags((np.arange(60) > 0).astype(np.float32)).tocsr() @ adata.X
+    caplog.set_level("WARNING", logger="polygene")
+    assert np.isfinite(denoising(adata, tiny_model).collect().layers["polygene"]).all()
+    assert any("1 of 60 cells express no gene of the panel" in message for message in caplog.messages)
+
+
+def test_a_given_label_is_heard_and_written_down(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    alone = denoising(adata, tiny_model).collect().layers["polygene"]
+    answers = denoising(adata, tiny_model, given="cell_type")
+    assert list(answers.uns["given"]) == ["cell_type"]
+    assert (np.abs(answers.collect().layers["polygene"] - alone).max(1) > 1e-4).all()
+
+
+def test_genes_are_found_by_every_name(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    tokenizer = tiny_model.tokenizer
+    ids = tuple(f"ENSG{g:011d}" for g in range(40))
+    model = replace(tiny_model, tokenizer=replace(tokenizer, panel=replace(tokenizer.panel, ensembl_ids=ids)))
+    by_symbol = denoising(adata, model).collect().layers["polygene"]
+    adata.var_names = [ids[int(n[4:])] if n.startswith("GENE") else n for n in adata.var_names]
+    np.testing.assert_array_equal(denoising(adata, model).collect().layers["polygene"], by_symbol)
