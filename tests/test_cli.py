@@ -265,9 +265,19 @@ def test_evaluate_prints_the_table_and_keeps_the_scores_with_the_model(made: Pat
     metrics = json.loads((model / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert set(metrics) == {"validation", "test"}
     assert PolyGene.from_pretrained(model).metrics == metrics
-    elsewhere = polygene("evaluate", made / "corpus", "--model", model, "--out", tmp_path / "scores.json")
+    options = ("--out", tmp_path / "scores.json", "--report", tmp_path / "report.html")
+    elsewhere = polygene("evaluate", made / "corpus", "--model", model, *options)
     assert elsewhere.exit_code == 0
     assert json.loads((tmp_path / "scores.json").read_text())["test"] == metrics["test"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert " ".join(["polygene evaluate", str(made / "corpus"), "--model", str(model), *map(str, options)]) in page
+
+
+def test_evaluate_refuses_a_report_that_cannot_be_written_and_leaves_nothing(made: Path, tmp_path: Path) -> None:
+    options = ("--model", made / "model", "--out", tmp_path / "scores.json")
+    for report in (tmp_path / "report.pdf", tmp_path / "nowhere" / "report.html"):
+        assert report.name in refusal(polygene("evaluate", made / "corpus", *options, "--report", report))
+    assert content(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def test_it_leaves_what_it_says(made: tuple[Path, list[Table]]) -> None:
     folder, _ = made
     assert sorted(path.name for path in folder.iterdir()) == sorted(demo.MADE)
     assert (folder / "umap.png").read_bytes().startswith(b"\x89PNG")
+    assert "Cells, not donors, were held out" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -6,9 +6,11 @@ wrong is told in one message, with exit code 2.
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -468,6 +470,9 @@ def evaluate(
         Path | None,
         typer.Option(metavar="METRICS.json", help="Where scores go.", show_default="metrics.json of the checkpoint"),
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="REPORT.html", help="Also write one page that shows all, for reading.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides what is hidden, and the resamples of donors.")] = 0,
 ) -> None:
     """Score a model on held-out cells, beside honest baselines."""
@@ -476,7 +481,8 @@ def evaluate(
 
     opened = Corpus(corpus)
     file = out or (Path(model) if Path(model).is_dir() else Path()) / "metrics.json"
-    with written_beside(file, (".json",)) as part:
+    with written_beside(file, (".json",)) as part, ExitStack() as stack:
+        page = stack.enter_context(written_beside(report, (".html",))) if report else None
         from polygene.checkpoint import PolyGene
         from polygene.evaluation import evaluate as score
         from polygene.results import tables
@@ -484,7 +490,15 @@ def evaluate(
         network = PolyGene.from_pretrained(model)
         results = score(network, opened, seed=seed)
         write_json(part, {**network.metrics, "test": results})
-    _print([*tables(results), f"written to {file}"])
+        if page:
+            from polygene.report import write_report
+
+            options = {"--model": model, "--out": out, "--report": report, "--seed": seed}
+            said = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+            write_report(
+                page, results, network, opened, command=shlex.join(["polygene", "evaluate", str(corpus), *said])
+            )
+    _print([*tables(results), f"written to {file}{f' and {report}' if report else ''}"])
 
 
 @app.command()

@@ -12,12 +12,14 @@ import scanpy as sc
 import torch
 from rich.table import Table
 
+from polygene.checkpoint import PolyGene
 from polygene.errors import DataError
 from polygene.evaluation import evaluate
 from polygene.masking import MaskingConfig
 from polygene.pl.umap import umap
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.report import write_report
 from polygene.results import tables
 from polygene.tl.annotate import annotate
 from polygene.tl.embed import embed
@@ -26,7 +28,7 @@ from polygene.writing import write_json
 
 logger = logging.getLogger("polygene")
 
-MADE = ("corpus", "model", "annotated.h5ad", "umap.png", "metrics.json")
+MADE = ("corpus", "model", "annotated.h5ad", "umap.png", "metrics.json", "report.html")
 """What the demo leaves in its folder."""
 
 LABELS = "bulk_labels"
@@ -64,8 +66,8 @@ def run(out: str | Path = "polygene-demo", *, seed: int = 0, epochs: int = EPOCH
     Parameters
     ----------
     out
-        Folder for the corpus, the model, `annotated.h5ad`, `umap.png` and `metrics.json`; what an earlier demo left
-        there is replaced.
+        Folder for the corpus, the model, `annotated.h5ad`, `umap.png`, `metrics.json` and `report.html`; what an
+        earlier demo left there is replaced.
     seed
         Decides the held-out cells and the training.
 
@@ -87,6 +89,8 @@ def run(out: str | Path = "polygene-demo", *, seed: int = 0, epochs: int = EPOCH
         annotate(held_out, model)
         embed(held_out, model)
         results = evaluate(model, corpus, seed=seed)
+        saved = PolyGene.from_pretrained(out / "model")
+        write_report(out / "report.html", results, saved, corpus, command=f"polygene demo --seed {seed}")
     write_json(out / "metrics.json", results)
     with warnings.catch_warnings():  # umap speaks to its developers
         warnings.simplefilter("ignore")

@@ -17,6 +17,7 @@ import pandas as pd
 from polygene.age_gaps import age_report
 from polygene.baselines import YEARS_BASELINES, baseline_years
 from polygene.checkpoint import PolyGene
+from polygene.classes import class_scores, confusion
 from polygene.conditions import conditions
 from polygene.corpus import Corpus, CorpusSplit
 from polygene.errors import CorpusError
@@ -169,11 +170,14 @@ class Answered:
         have, each donor counting the same; empty where the corpus set no cells of training donors aside.
     ages
         Age phenotype → the test donors' ages, as `age_gaps.age_report` gives them.
+    confusions
+        Phenotype → which labels the model took for which, as `classes.confusion` gives it.
     """
 
     tallies: Tallies
     pairs: dict[str, dict[str, tuple[Tally, Tally]]]
     ages: dict[str, dict[str, Any]]
+    confusions: dict[str, dict[str, Any]]
 
 
 def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
@@ -211,7 +215,7 @@ def answer(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Answered:
     blocks = [label_probabilities(model, split.cells(rows), predict=schema.names) for split, rows in asked.rows()]
     answers = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
     del blocks
-    found = Answered(tallies={}, pairs={}, ages={})
+    found = Answered(tallies={}, pairs={}, ages={}, confusions={})
     for p, name in enumerate(schema.names):
         learned_C = train.labels_CP[learned, p]
 
@@ -260,6 +264,10 @@ def _sum_labels(
         if within_SV.any():
             tallies = found.tallies.setdefault(name, {})
             tallies[predictor] = of_test(scorable_SV=within_SV, sources_C=test.sources_C)
+            if predictor == MODEL:
+                found.confusions[name] = confusion(
+                    p_CV, truth_C, scorable_SV=within_SV, sources_C=test.sources_C, labels=labels
+                )
         if pooled_1V.any() and len(corpus.sources) > 1:
             found.tallies.setdefault(f"{name}{POOLED}", {})[predictor] = of_test(scorable_SV=pooled_1V)
         if both_SV.any():
@@ -326,8 +334,10 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     Returns
     -------
     What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`,
-    `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `not_scored` (phenotypes
-    that vary in no source), `conditions` (rows of `conditions.conditions`: what knowing other phenotypes helps),
+    `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `classes` (phenotype →
+    PolyGene and logistic regression → rows of `classes.class_scores`), `confusion` (phenotype → see
+    `classes.confusion`), `not_scored` (phenotypes that vary in no source), `conditions` (rows of
+    `conditions.conditions`: what knowing other phenotypes helps),
     `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`), `calibration` and `sets` (see
     `reliability.reliability`), `hierarchy` (see `score_hierarchy`), `genes` (see `score_genes`) and `unknown` (see
     `unknown_cells.score_familiarity`). What the cells do not allow to compute is None, since JSON has no NaN.
@@ -348,6 +358,11 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
             "baseline_cells": min(len(corpus.split("train")), MOST_BASELINE_CELLS),
             "seed": seed,
             "scores": summarise([found.tallies], seed=seed).to_dict("records"),
+            "classes": {
+                name: {who: class_scores(found.tallies[name][who], seed=seed) for who in (MODEL, REFERENCE)}
+                for name in found.confusions
+            },
+            "confusion": found.confusions,
             "not_scored": [name for name in corpus.tokenizer.schema.names if name not in found.tallies],
             "conditions": conditions(model, corpus.split("train"), test, seed=seed).to_dict("records"),
             "leakage": leakage_gaps([found.pairs], seed=seed).to_dict("records"),

@@ -76,7 +76,7 @@ def expected_years(probabilities_CV: np.ndarray, years_V: np.ndarray) -> np.ndar
     """
     readable_V = np.isfinite(years_V)
     p_CV = probabilities_CV[:, readable_V].astype(float)
-    return _ratio(p_CV @ years_V[readable_V], p_CV.sum(axis=1))
+    return ratio(p_CV @ years_V[readable_V], p_CV.sum(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +278,7 @@ def compare(
         if not np.array_equal(tally.donors_U, donors_U):
             msg = f"{name!r} and {reference!r} were scored on other cells; compare needs the same cells for all"
             raise ValueError(msg)
-    draws = _resample(tallies, n_resamples, seed)
+    draws = resample(tallies, n_resamples, seed)
     values = {name: tally.scores() for name, tally in tallies.items()}
     tails = (0.5 - level / 2, 0.5 + level / 2)
     table = []
@@ -379,22 +379,22 @@ def _label_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
     hits_RV, truths_RV, answers_RV = np.split(sums_RK[:, :-1], 3, axis=1)
     cells_R = truths_RV.sum(axis=1)
     absent_RV = truths_RV == 0
-    f1_RV = np.where(absent_RV, np.nan, _ratio(2 * hits_RV, truths_RV + answers_RV))
+    f1_RV = np.where(absent_RV, np.nan, ratio(2 * hits_RV, truths_RV + answers_RV))
     return {
-        "accuracy": _ratio(hits_RV.sum(axis=1), cells_R),
+        "accuracy": ratio(hits_RV.sum(axis=1), cells_R),
         "macro_f1": _mean_of_known(f1_RV),
-        "balanced_accuracy": _mean_of_known(_ratio(hits_RV, truths_RV)),
-        "log_loss": _ratio(sums_RK[:, -1], cells_R),
+        "balanced_accuracy": _mean_of_known(ratio(hits_RV, truths_RV)),
+        "log_loss": ratio(sums_RK[:, -1], cells_R),
     }
 
 
 def _years_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
     """Give the age scores from summed errors, cells, errors of donors, donors."""
     total_R, size_R, donor_error_R, donors_R = sums_RK.T
-    return {"mae_years": _ratio(total_R, size_R), "mae_years_by_donor": _ratio(donor_error_R, donors_R)}
+    return {"mae_years": ratio(total_R, size_R), "mae_years_by_donor": ratio(donor_error_R, donors_R)}
 
 
-def _resample(tallies: Mapping[str, Tally], n_resamples: int, seed: int) -> dict[str, dict[str, np.ndarray]]:
+def resample(tallies: Mapping[str, Tally], n_resamples: int, seed: int) -> dict[str, dict[str, np.ndarray]]:
     """Score every tally, all of the same donors, under the same draws of them, in blocks that bound the memory."""
     parts: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in tallies}
     for weights_RU in donor_draws(next(iter(tallies.values())).donors_U, n_resamples, seed):
@@ -461,7 +461,7 @@ def _one_source(cells_C: np.ndarray) -> np.ndarray:
     return np.zeros(len(cells_C), dtype=int)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Divide; NaN where there is nothing to divide by."""
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)
 
@@ -469,7 +469,7 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def _mean_of_known(values_RV: np.ndarray) -> np.ndarray:
     """Average over the last axis without the NaNs; NaN where there is nothing else."""
     known_RV = ~np.isnan(values_RV)
-    return _ratio(np.where(known_RV, values_RV, 0.0).sum(axis=1), known_RV.sum(axis=1))
+    return ratio(np.where(known_RV, values_RV, 0.0).sum(axis=1), known_RV.sum(axis=1))
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:

@@ -60,9 +60,9 @@ def reliability(model: PolyGene, train: CorpusSplit, test: CorpusSplit, *, seed:
         learned_C, truth_C = train.labels_CP[:, p], test.labels_CP[rows, p]
         donors = donors_of(train, test, rows)
         within_SV = scorable(learned_C, truth_C, len(labels), test_sources_C=sources_C, **donors)
-        kept_C = (truth_C >= 0) & within_SV[sources_C, truth_C]
-        if not kept_C.any():
+        if not within_SV.any():  # also where the vocabulary has no label
             continue
+        kept_C = (truth_C >= 0) & within_SV[sources_C, truth_C]
         counts_V = np.bincount(learned_C[learned_C >= 0], minlength=len(labels))
         p_CV, one = answers[p], model.calibration.labels.get(name)
         of_test = partial(confidence_tally, truth_C=truth_C, kept_C=kept_C, sources_C=sources_C, donors_C=donors_C)
