@@ -5,8 +5,8 @@
 In OneK1K one cell type is made rare: training donors keep 5, 10 or 20 of its cells. A network learns these cells and
 nothing else. Then a classifier learns the cell types from the rare file as it is, with class weights, with the rare
 cells repeated, or with generated ones, until the type has as many cells as the most frequent one. Classifiers: logistic
-regression on log1p values, and a head on the network's own states (that of `tl.classify`). Scored is F1 of the rare type
-in the cells of test donors, mean over the types that are made rare.
+regression on log1p values, and a head on the network's own states (that of `tl.classify`). Scored is F1 of the rare
+type in the cells of test donors, mean over the types that are made rare.
 """
 
 from pathlib import Path

@@ -16,7 +16,7 @@ from polygene.evaluation import answer
 from polygene.leakage import leakage_gaps
 from polygene.results import leakage_table
 
-STUDIES, N_SPLITS = ("onek1k", "velmeshev"), 3
+STUDIES, N_SPLITS = ("onek1k", "velmeshev"), 1
 
 
 def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
@@ -26,7 +26,7 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
         splits = [trained(study, folder, data=data, seed=split) for split in range(seed, seed + N_SPLITS)]
         pairs = [answer(model, corpus, seed=seed).pairs for model, corpus in splits]
         found[study] = leakage_gaps(pairs, seed=seed)
-        words = f"{study}, {N_SPLITS} donor splits, donors held out"
+        words = f"{study}, {N_SPLITS} donor split, donors held out"
         Console(width=160).print(leakage_table(found[study].to_dict("records"), words))
     return {"leakage_gap": summary(found)}
 
