@@ -58,7 +58,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.
 @pytest.fixture(scope="module")
 def corpus(make_adata, tmp_path_factory):
     """Make a corpus with 75 training cells: three epochs are 225 cells, an odd number."""
-    config = PrepareConfig(n_genes=24, binning="linear", fractions=(0.5, 0.25, 0.25))
+    config = PrepareConfig(n_genes=24, binning="linear", fractions=(0.5, 0.25, 0.25), seen=0)
     corpus = prepare(make_adata(150, 30, seed=4), tmp_path_factory.mktemp("corpus") / "corpus", config=config)
     assert len(corpus.split("train")) == 75
     assert len(corpus.split("validation")) > 0
