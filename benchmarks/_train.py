@@ -110,8 +110,9 @@ def trained(
 def learned_long(name: str, folder: Path, *, data: Path | None, seed: int = 0) -> tuple[PolyGene, Corpus]:
     """Give the model of a study that what it does with control tokens is measured on, and its corpus.
 
-    It learns longer than annotation needs, with less weight on phenotypes, whose overconfidence would end it early, and
-    three tenths of the donors are test donors, so that there are cells enough to compare with.
+    It learns longer than annotation needs, and the last state is kept: validation would keep one from before genes
+    are learned, as phenotypes grow overconfident earlier. Three tenths of the donors are test donors: there must be
+    cells enough to compare with.
     """
     return trained(
         name,
@@ -119,8 +120,8 @@ def learned_long(name: str, folder: Path, *, data: Path | None, seed: int = 0) -
         data=data,
         seed=seed,
         tag="long",
-        epochs=LONG,
         prepared={"fractions": (0.6, 0.1, 0.3)},
+        training=TrainingConfig(epochs=LONG, evaluations=1, learning_rate=2e-3, seed=seed),
         loss=LossConfig(phenotype_weight=0.3),
     )
 

@@ -45,6 +45,9 @@ SETTINGS: Mapping[str, tuple[Mapping[str, float], Mapping[str, float], str]] = {
     "a tenth of the zeros": (DROPOUT, {"zero_rate": 0.1}, "float32"),
     "no dropout, a tenth of the zeros": (PLAIN, {"zero_rate": 0.1}, "float32"),
     "no dropout, a tenth of the zeros, bfloat16": (PLAIN, {"zero_rate": 0.1}, "bfloat16"),
+    "15 % hidden": (DROPOUT, {"varied_rate": 0.0}, "float32"),
+    "15 % to all hidden in half of the cells": (DROPOUT, {"varied_rate": 0.5}, "float32"),
+    "15 % to all hidden": (DROPOUT, {"varied_rate": 1.0}, "float32"),
 }
 """Changes to the network and to the masking, and the precision."""
 SHOWN = ("cell_type_macro_f1", "cell_type_log_loss", "sex_macro_f1", "gene_cross_entropy", "gene_spearman_gene")
