@@ -104,7 +104,7 @@ import polygene.tl.annotate
 from polygene.cli import main
 
 tl = sys.modules["polygene.tl.annotate"]
-answer = tl.label_probabilities
+answer = tl.label_answers
 
 def answer_or_die(*arguments, **options):
     if os.environ["RANK"] == "1":
@@ -113,7 +113,7 @@ def answer_or_die(*arguments, **options):
         raise OSError(28, "No space left on device")
     return answer(*arguments, **options)
 
-tl.label_probabilities = answer_or_die
+tl.label_answers = answer_or_die
 main()
 """
 
