@@ -65,7 +65,7 @@ def generated(
         ylim=(-0.02, 1.02),
         xlabel=f"share of {real.n_obs:,} real cells",
         ylabel=f"share of {made.n_obs:,} generated cells",
-        title=f"cells that express a gene ({len(genes):,} genes, {off:.3f} off on average)",
+        title=f"cells that express a gene\n{len(genes):,} genes, {off:.3f} off on average",
     )
     ax.title.set_fontsize("medium")
     ax.set_box_aspect(1)
