@@ -4,7 +4,7 @@
 
 In OneK1K one cell type is made rare: training donors keep 5, 10 or 20 of its cells. A network learns the cells of these
 donors and nothing else. Then a classifier learns the cell types from the rare file as it is, with class weights, with
-the rare cells repeated, or with generated ones, until the type has as many cells as the most frequent one. Classifiers:
+the rare cells repeated, or with generated ones, until the type has 1,000 cells. Classifiers:
 logistic regression on log1p values, and a head on the network's own states (that of `tl.classify`). Scored is F1 of the
 rare type in the cells of test donors.
 """
@@ -34,7 +34,9 @@ from polygene.tokenizer import EncodedCells
 STUDY = "onek1k"
 RARE = ("memory B cell",)
 SIZES = (5, 10, 20)
-EPOCHS = 12
+EPOCHS = 10
+CELLS = 1_000
+"""Cells that the rare type has afterwards."""
 TEST_SHARE = 0.3
 
 
@@ -83,7 +85,7 @@ def one_case(label: str, size: int, data: Path | None, seed: int, folder: Path) 
     )
     file = cells[learned].copy()
     tokenizer = model.tokenizer
-    balanced = balance(file, model, key="cell_type", seed=seed)
+    balanced = balance(file, model, key="cell_type", n_cells=CELLS, seed=seed)
     added = balanced[balanced.obs["polygene_generated"].to_numpy() & (balanced.obs["cell_type"] == label).to_numpy()]
     train, test = (tokenizer.encode(part, use_labels=False) for part in (file, cells[of_test].copy()))
     made = EncodedCells(

@@ -36,4 +36,4 @@ def run(description: str, parts: Mapping[str, Part]) -> None:
         for name in arguments.only or parts:
             said |= parts[name](arguments.data, arguments.seed, arguments.models or Path(scratch))
             print(f"part {name} done", flush=True)
-    print(json.dumps(said))
+    print(json.dumps(said, default=float))  # numpy numbers are numbers too
