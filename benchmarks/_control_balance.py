@@ -9,6 +9,7 @@ logistic regression on log1p values, and a head on the network's own states (tha
 rare type in the cells of test donors.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from polygene.inference import cell_states
 from polygene.losses import LossConfig
 from polygene.recipe import TrainingConfig
 from polygene.tl import balance
-from polygene.tokenizer import EncodedCells
 
 STUDY = "onek1k"
 RARE = ("memory B cell",)
@@ -88,14 +88,9 @@ def one_case(label: str, size: int, data: Path | None, seed: int, folder: Path) 
     balanced = balance(file, model, key="cell_type", n_cells=CELLS, seed=seed)
     added = balanced[balanced.obs["polygene_generated"].to_numpy() & (balanced.obs["cell_type"] == label).to_numpy()]
     train, test = (tokenizer.encode(part, use_labels=False) for part in (file, cells[of_test].copy()))
-    made = EncodedCells(
-        offsets_C1=added.X.indptr.astype(np.int64),
-        genes_N=added.X.indices.astype(np.uint16),
-        bins_N=added.layers["polygene_bins"].data.astype(np.uint8),
-        values_N=added.X.data,
-        labels_CP=np.full((added.n_obs, len(tokenizer.schema.names)), -1, np.int16),
-        measured_G=train.measured_G,
-    )
+    bins_CG = added.layers["polygene_bins"].toarray()
+    unlabelled_CP = np.full((added.n_obs, len(tokenizer.schema.names)), -1, dtype=np.int16)
+    made = replace(tokenizer.from_bins(bins_CG, unlabelled_CP, train.measured_G), values_N=added.X.data)
     types_C, truth_C = (cells.obs["cell_type"].to_numpy()[part] == label for part in (learned, of_test))
     n_genes = len(tokenizer.panel)
     features = {

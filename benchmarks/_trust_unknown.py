@@ -162,7 +162,7 @@ def _shuffled(cells: EncodedCells, seed: int) -> EncodedCells:
     """Give the values of each cell to measured genes drawn at random."""
     rng, measured = np.random.default_rng(seed), np.flatnonzero(cells.measured_G)
     drawn = [rng.permutation(measured)[:n] for n in np.diff(cells.offsets_C1)]
-    order_N = np.lexsort((np.concatenate(drawn), np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))))
+    order_N = np.lexsort((np.concatenate(drawn), cells.cells_N))
     return replace(
         cells,
         genes_N=np.concatenate(drawn)[order_N].astype(np.uint16),

@@ -168,7 +168,7 @@ class Padded:
         ids_CS[:, 0], ids_CS[:, -1] = self.tokenizer.cls_id, self.tokenizer.end_id
         ids_CS[:, 1 : self.first_gene - 1] = self.tokenizer.phenotype_token_ids(labels_CP)
         ids_CS[:, self.first_gene - 1] = self.tokenizer.start_id
-        cells_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
+        cells_N = cells.cells_N
         ids_CS[cells_N, cells.genes_N.astype(np.int64) + self.first_gene] = cells.bins_N
         return ids_CS, ids_CS > 0
 

@@ -7,11 +7,12 @@ import pytest
 
 from polygene.binning import LEVELS
 from polygene.errors import RecipeError
-from polygene.generation import SamplingConfig, cells_of, draw, draw_cells, draw_labels, draw_values
+from polygene.generation import SamplingConfig, draw, draw_cells, draw_labels, draw_values
 from polygene.inference import bin_probabilities, label_probabilities
 
 N_GENES, N_PHENOTYPES = 40, 5
 NOTHING = np.full(N_GENES, -1, dtype=np.int16)
+ALL = np.ones(N_GENES, dtype=bool)
 
 
 def drawn(model, ids, *, seed=0, given_G=NOTHING, **sampling):
@@ -38,7 +39,9 @@ def test_a_low_temperature_sharpens_and_a_high_one_flattens():
 def test_one_step_draws_every_gene_from_what_the_tokens_alone_say(tiny_model):
     """2,000 cells: the share of cells that express a gene is the model's probability, to five standard errors."""
     bins_CG = drawn(tiny_model, range(2000), steps=1)
-    empty = cells_of(tiny_model.tokenizer, np.zeros((1, N_GENES), np.uint8), np.full((1, N_PHENOTYPES), -1, np.int16))
+    empty = tiny_model.tokenizer.from_bins(
+        np.zeros((1, N_GENES), np.uint8), np.full((1, N_PHENOTYPES), -1, np.int16), ALL
+    )
     answers_GB = bin_probabilities(
         tiny_model, empty, np.zeros(N_GENES, np.int64), np.arange(N_GENES), np.zeros(0, bool), shown=0.0
     )
@@ -62,7 +65,7 @@ def test_later_genes_are_drawn_knowing_earlier_ones(tiny_model):
     bins_CG = drawn(tiny_model, range(3000), given_G=given_G, steps=1)
     assert (bins_CG[:, np.arange(N_GENES) != 17] == given_G[np.arange(N_GENES) != 17]).all()
     shown = np.maximum(given_G, 0).astype(np.uint8)[None]
-    cell = cells_of(tiny_model.tokenizer, shown, np.full((1, N_PHENOTYPES), -1, np.int16))
+    cell = tiny_model.tokenizer.from_bins(shown, np.full((1, N_PHENOTYPES), -1, np.int16), ALL)
     everything = np.ones(len(cell.genes_N), bool)
     (answer_B,) = bin_probabilities(tiny_model, cell, np.array([0]), np.array([17]), everything, shown=39 / 40)
     shares_B = np.bincount(bins_CG[:, 17], minlength=len(answer_B)) / 3000
@@ -75,7 +78,7 @@ def test_labels_are_drawn_one_after_the_other_from_those_that_are_given(tiny_mod
     given_CP[:, 0] = 1
     labels_CP = draw_labels(tiny_model, given_CP, ["cell_type"], np.arange(2000), 0, 1.0)
     assert (np.delete(labels_CP, 2, axis=1) == np.delete(given_CP, 2, axis=1)).all()
-    empty = cells_of(tiny_model.tokenizer, np.zeros((1, N_GENES), np.uint8), given_CP[:1])
+    empty = tiny_model.tokenizer.from_bins(np.zeros((1, N_GENES), np.uint8), given_CP[:1], ALL)
     ((answer_V,),) = label_probabilities(tiny_model, empty, predict=["cell_type"], given=["sex"], shown=0.0)
     shares_V = np.bincount(labels_CP[:, 2], minlength=len(schema.labels[2])) / 2000
     assert np.abs(shares_V - answer_V).max() < 5 * np.sqrt(0.25 / 2000)

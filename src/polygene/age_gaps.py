@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from polygene.metrics import expected_years
+from polygene.metrics import expected_years, mean_of_donors
 
 LEVEL = 0.9
 """How much of the probability lies within an interval of years; what it covers in truth, `evaluate` measures."""
@@ -96,16 +96,7 @@ def age_report(
     return {
         "level": LEVEL,
         "donors": table.to_dict("records"),
-        "coverage_cells": _mean_by_donor(by_donor.to_numpy(dtype=float), seed),
-        "coverage_donors": _mean_by_donor(((table.gap_low <= 0) & (table.gap_high >= 0)).to_numpy(dtype=float), seed),
-        "years_wide": _mean_by_donor((table.high - table.low).to_numpy(dtype=float), seed),
+        "coverage_cells": mean_of_donors(by_donor.to_numpy(dtype=float), seed),
+        "coverage_donors": mean_of_donors(((table.gap_low <= 0) & (table.gap_high >= 0)).to_numpy(dtype=float), seed),
+        "years_wide": mean_of_donors((table.high - table.low).to_numpy(dtype=float), seed),
     }
-
-
-def _mean_by_donor(values_D: np.ndarray, seed: int) -> dict[str, float]:
-    """Average over donors, with the interval of resampled donors."""
-    if not len(values_D):
-        return dict.fromkeys(("value", "low", "high"), float("nan"))
-    drawn_RD = np.random.default_rng(seed).choice(values_D, (1000, len(values_D)))
-    low, high = np.quantile(drawn_RD.mean(axis=1), (0.025, 0.975))
-    return {"value": float(values_D.mean()), "low": float(low), "high": float(high)}

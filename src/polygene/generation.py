@@ -22,7 +22,6 @@ from polygene.binning import LEVELS, BinInverse
 from polygene.checkpoint import PolyGene
 from polygene.inference import bin_probabilities, label_probabilities
 from polygene.masking import uniform
-from polygene.tokenizer import CellTokenizer, EncodedCells
 from polygene.toml import check_bounds
 
 ORDER, BINS, LABELS, VALUES = range(4)
@@ -55,30 +54,17 @@ def draw(probabilities_QV: np.ndarray, random_Q: np.ndarray, temperature: float)
     return (cumulative_QV < (random_Q * cumulative_QV[:, -1])[:, None]).sum(axis=1)
 
 
-def cells_of(tokenizer: CellTokenizer, bins_CG: np.ndarray, labels_CP: np.ndarray) -> EncodedCells:
-    """Give cells with these bins as the network reads them."""
-    cells_N, genes_N = np.nonzero(bins_CG)
-    bins_N = bins_CG[cells_N, genes_N]
-    return EncodedCells(
-        offsets_C1=np.concatenate([[0], np.cumsum(np.bincount(cells_N, minlength=len(bins_CG)))]).astype(np.int64),
-        genes_N=genes_N.astype(np.uint16),
-        bins_N=bins_N,
-        values_N=tokenizer.inverse.mean_GB[genes_N, bins_N],
-        labels_CP=labels_CP,
-        measured_G=np.ones(bins_CG.shape[1], dtype=bool),
-    )
-
-
 def draw_labels(
     model: PolyGene, labels_CP: np.ndarray, predict: Sequence[str], ids_C: np.ndarray, seed: int, temperature: float
 ) -> np.ndarray:
     """Draw the labels of some phenotypes from those that are given, one phenotype after the other; (C, P)."""
     schema, labels_CP = model.tokenizer.schema, labels_CP.copy()
-    nothing_CG = np.zeros((len(labels_CP), len(model.tokenizer.panel)), dtype=np.uint8)
+    all_G = np.ones(len(model.tokenizer.panel), dtype=bool)
+    nothing_CG = np.zeros((len(labels_CP), len(all_G)), dtype=np.uint8)
     random_CP = uniform(seed, np.full(len(ids_C), LABELS), ids_C, np.arange(len(schema.names)))
     for name in predict:
         p = schema.index(name)
-        cells = cells_of(model.tokenizer, nothing_CG, labels_CP)
+        cells = model.tokenizer.from_bins(nothing_CG, labels_CP, all_G)
         (answer_CV,) = label_probabilities(
             model, cells, predict=[name], given=[other for other in schema.names if other != name], shown=0.0
         )
@@ -118,7 +104,7 @@ def draw_cells(
     for step in range(config.steps):
         first, last = step / config.steps, (step + 1) / config.steps
         cells_Q, genes_Q = np.nonzero((order_CG >= first) & (order_CG < last))
-        cells = cells_of(model.tokenizer, bins_CG, labels_CP)
+        cells = model.tokenizer.from_bins(bins_CG, labels_CP, np.ones(len(ids_G), dtype=bool))
         all_N, shown = np.ones(len(cells.genes_N), dtype=bool), given + (1 - given) * first
         answers_QB = bin_probabilities(model, cells, cells_Q, genes_Q, all_N, given=schema.names, shown=shown)
         bins_CG[cells_Q, genes_Q] = draw(answers_QB, random_CG[cells_Q, genes_Q], config.temperature)

@@ -116,7 +116,7 @@ def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = 
 
 def cells_and_ranks(cells: EncodedCells) -> tuple[Tensor, Tensor]:
     """Cell of every expressed gene, and its place among the genes of its cell, (N,) each."""
-    cell_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
+    cell_N = cells.cells_N
     return torch.from_numpy(cell_N), torch.from_numpy(rank_within(cell_N, len(cells))[1])
 
 

@@ -118,7 +118,7 @@ def pack_cells(
     The packed cells, and where in the row each question stands.
     """
     n_cells, n_phenotypes = key_labels_CP.shape
-    cells_N = np.repeat(np.arange(n_cells), np.diff(cells.offsets_C1))
+    cells_N = cells.cells_N
     genes_N, bins_N = cells.genes_N, cells.bins_N
     if visible_N is not None:
         cells_N, genes_N, bins_N = cells_N[visible_N], genes_N[visible_N], bins_N[visible_N]
@@ -155,7 +155,7 @@ def hide_genes(
     """
     rate, zero_rate = config.gene_rate, config.zero_rate
     rate_C = rate + (1 - rate) * np.broadcast_to(more_C, len(cells))
-    cells_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
+    cells_N = cells.cells_N
     hidden_N = random_CG[cells_N, cells.genes_N] < rate_C[cells_N]
     asked_CG = (random_CG < rate * zero_rate) & measured_CG
     asked_CG[cells_N, cells.genes_N] = False

@@ -475,3 +475,12 @@ def _mean_of_known(values_RV: np.ndarray) -> np.ndarray:
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:
     """Give the weighted mean; NaN of nothing."""
     return float(np.average(values, weights=weights)) if weights.sum() > 0 else float("nan")
+
+
+def mean_of_donors(values_D: np.ndarray, seed: int) -> dict[str, float]:
+    """Average over donors, with the interval of resampled donors."""
+    if not len(values_D):
+        return dict.fromkeys(("value", "low", "high"), float("nan"))
+    drawn_RD = np.random.default_rng(seed).choice(values_D, (1000, len(values_D)))
+    low, high = np.quantile(drawn_RD.mean(axis=1), (0.025, 0.975))
+    return {"value": float(values_D.mean()), "low": float(low), "high": float(high)}

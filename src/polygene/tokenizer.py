@@ -82,6 +82,11 @@ class EncodedCells:
             measured_G=self.measured_G,
         )
 
+    @property
+    def cells_N(self) -> np.ndarray:
+        """The cell of every expressed gene, int64, ascending."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets_C1))
+
     def as_csr(self, entries_N: np.ndarray, n_genes: int) -> sparse.csr_matrix:
         """Lay something of every expressed gene (values, bins) out as a matrix of cells x genes of the panel."""
         return sparse.csr_matrix((entries_N, self.genes_N.astype(np.int32), self.offsets_C1), (len(self), n_genes))
@@ -246,6 +251,19 @@ class CellTokenizer:
             genes_N=np.flatnonzero(measured_G).astype(np.uint16)[values_CM.indices[expressed]],
             bins_N=bins_N[expressed],
             values_N=values_CM.data[expressed],
+            labels_CP=labels_CP,
+            measured_G=measured_G,
+        )
+
+    def from_bins(self, bins_CG: np.ndarray, labels_CP: np.ndarray, measured_G: np.ndarray) -> EncodedCells:
+        """Give cells with these bins (uint8, zeros included); a value is the training mean of the gene's bin."""
+        cells_N, genes_N = np.nonzero(bins_CG)
+        bins_N = bins_CG[cells_N, genes_N]
+        return EncodedCells(
+            offsets_C1=np.concatenate([[0], np.cumsum(np.count_nonzero(bins_CG, axis=1))]).astype(np.int64),
+            genes_N=genes_N.astype(np.uint16),
+            bins_N=bins_N,
+            values_N=self.inverse.mean_GB[genes_N, bins_N],
             labels_CP=labels_CP,
             measured_G=measured_G,
         )

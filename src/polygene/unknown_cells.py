@@ -13,6 +13,7 @@ from polygene.corpus import CorpusSplit
 from polygene.familiarity import Familiarity
 from polygene.held_out import named, spread
 from polygene.inference import label_answers
+from polygene.metrics import mean_of_donors
 
 MOST_FAMILIAR_CELLS = 5_000
 """What is familiar is learned from at most so many training cells, set on as many validation and judged on as many test
@@ -52,14 +53,13 @@ def score_familiarity(model: PolyGene, split: CorpusSplit, *, seed: int = 0) -> 
     donors_C = named(split, spread(len(split), MOST_FAMILIAR_CELLS))
     flagged_C = known.unfamiliarity(asked_states(model, split, known.asked)) > 1
     by_donor_U = pd.Series(flagged_C).groupby(np.arange(len(flagged_C)) if donors_C is None else donors_C).mean()
-    drawn_RU = np.random.default_rng(seed).choice(by_donor_U.to_numpy(), (1000, len(by_donor_U)))
-    low, high = np.quantile(drawn_RU.mean(axis=1), (0.025, 0.975))
+    found = mean_of_donors(by_donor_U.to_numpy(dtype=float), seed)
     return {
         "stated": known.false_alarms,
         "set_on_donors": known.donors,
-        "false_alarms": float(by_donor_U.mean()),
-        "low": float(low),
-        "high": float(high),
+        "false_alarms": found["value"],
+        "low": found["low"],
+        "high": found["high"],
         "cells": len(flagged_C),
         "donors": 0 if donors_C is None else len(by_donor_U),
     }

@@ -11,6 +11,7 @@ import numpy as np
 
 from polygene.binning import MIN_CELLS, BinInverse
 from polygene.checkpoint import PolyGene
+from polygene.denoising import FOLDS
 from polygene.inference import bin_probabilities, cell_states, label_probabilities
 from polygene.metrics import expected_years
 from polygene.tokenizer import CellTokenizer, EncodedCells
@@ -18,9 +19,6 @@ from polygene.tokenizer import CellTokenizer, EncodedCells
 LEAVE = -1
 STACK = 1_000
 """Perturbed copies of cells that are answered together, at least; a chunk has no more cells."""
-
-FOLDS = 7
-"""A gene is asked with every seventh gene of the panel hidden, about the share that is hidden in training."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def wanted_bins(perturbations: Sequence[Perturbation], raised_G: np.ndarray) -> 
 def bins_of(cells: EncodedCells) -> np.ndarray:
     """bins_CG uint8 of a chunk of cells, zeros included."""
     bins_CG = np.zeros((len(cells), len(cells.measured_G)), dtype=np.uint8)
-    bins_CG[_cells(cells), cells.genes_N] = cells.bins_N
+    bins_CG[cells.cells_N, cells.genes_N] = cells.bins_N
     return bins_CG
 
 
@@ -70,17 +68,7 @@ def bins_after(bins_CG: np.ndarray, wanted_CG: np.ndarray) -> np.ndarray:
 
 def perturbed(cells: EncodedCells, wanted_CG: np.ndarray, tokenizer: CellTokenizer) -> EncodedCells:
     """Give cells with other bins of some genes: a removed gene is unexpressed, as if it had never been read."""
-    bins_CG = bins_after(bins_of(cells), wanted_CG)
-    cells_N, genes_N = np.nonzero(bins_CG)
-    bins_N = bins_CG[cells_N, genes_N]
-    return EncodedCells(
-        offsets_C1=np.concatenate([[0], np.cumsum(np.count_nonzero(bins_CG, axis=1))]).astype(np.int64),
-        genes_N=genes_N.astype(np.uint16),
-        bins_N=bins_N,
-        values_N=tokenizer.inverse.mean_GB[genes_N, bins_N],
-        labels_CP=cells.labels_CP,
-        measured_G=cells.measured_G,
-    )
+    return tokenizer.from_bins(bins_after(bins_of(cells), wanted_CG), cells.labels_CP, cells.measured_G)
 
 
 def stacks(bins_CG: np.ndarray, wanted_PG: np.ndarray, first: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -175,7 +163,7 @@ class Asker:
         """Expected expression of the asked genes of a fold, in their order, NaN where a gene is told."""
         hidden_CG = np.zeros((len(cells), len(cells.measured_G)), dtype=bool)
         hidden_CG[:, fold_F] = ~told_CF
-        visible_N = ~hidden_CG[_cells(cells), cells.genes_N]
+        visible_N = ~hidden_CG[cells.cells_N, cells.genes_N]
         asked = np.isin(fold_F, self._asked)
         cells_Q, asked_Q = np.nonzero(~told_CF[:, asked])
         genes_Q = fold_F[asked][asked_Q]
@@ -183,7 +171,3 @@ class Asker:
         expected_CA = np.full((len(cells), int(asked.sum())), np.nan)
         expected_CA[cells_Q, asked_Q] = self.model.tokenizer.inverse.expectation(p_QB, genes_Q)
         return expected_CA
-
-
-def _cells(cells: EncodedCells) -> np.ndarray:
-    return np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))

@@ -180,8 +180,7 @@ def _ask(
 ) -> np.ndarray:
     """x_XCG of the asked genes, which are hidden, and 0 of the others; `shown` is the share of genes that are not."""
     cells_Q, genes_Q = np.nonzero(asked_CG)
-    cells_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
-    visible_N, given = ~asked_CG[cells_N, cells.genes_N], model.tokenizer.schema.names
+    visible_N, given = ~asked_CG[cells.cells_N, cells.genes_N], model.tokenizer.schema.names
     answers = []
     for labels_CP in (cells.labels_CP, changed_CP):
         told = replace(cells, labels_CP=labels_CP)
@@ -205,14 +204,8 @@ def _ask_tokens(model: PolyGene, labels_CP: np.ndarray, places: Places, units_UC
     sums_XUG = np.zeros((4, units_UC.shape[0], n_genes))
     for first in range(0, n_combinations, COMBINATIONS_AT_ONCE):
         some_KP = labels_KP[first : first + COMBINATIONS_AT_ONCE]
-        nothing = EncodedCells(
-            offsets_C1=np.zeros(len(some_KP) + 1, dtype=np.int64),
-            genes_N=np.zeros(0, dtype=np.uint16),
-            bins_N=np.zeros(0, dtype=np.uint8),
-            values_N=np.zeros(0, dtype=np.float32),
-            labels_CP=some_KP,
-            measured_G=np.ones(n_genes, dtype=bool),
-        )
+        nothing_KG = np.zeros((len(some_KP), n_genes), dtype=np.uint8)
+        nothing = model.tokenizer.from_bins(nothing_KG, some_KP, np.ones(n_genes, dtype=bool))
         x_XKG = _ask(model, nothing, changed(some_KP, places), np.ones((len(some_KP), n_genes), dtype=bool), 0.0)
         sums_XUG += _sums(n_UK[:, first : first + len(some_KP)], x_XKG)
     return sums_XUG
