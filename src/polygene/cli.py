@@ -435,7 +435,7 @@ def counterfactual(
 ) -> None:
     """Read what would be expected of each gene, were a phenotype another: association, not intervention."""
     from polygene.reading import open_cells
-    from polygene.writing import written_beside
+    from polygene.writing import write_table, written_beside
 
     changes = _changes(set_)
     with written_beside(out, (".csv", ".parquet")) as part:
@@ -453,10 +453,7 @@ def counterfactual(
             layer=layer,
             totals=totals,
         )
-        if part.suffix == ".csv":
-            table.to_csv(part, index=False)
-        else:
-            table.to_parquet(part)
+        write_table(part, table)
     _print([f"written to {out}"])
 
 

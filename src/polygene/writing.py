@@ -101,7 +101,7 @@ class Answers:
             adata.layers[name] = self.spread(x_CM)
         for name, values in self.var.items():
             adata.var[name] = values
-        adata.uns[ROOT] = {**adata.uns.get(ROOT, {}), self.verb: dict(self.uns)}
+        note_in(adata, self.verb, self.uns)
 
     def to_adata(self) -> ad.AnnData:
         """Make the new AnnData."""
@@ -110,9 +110,8 @@ class Answers:
 
     def spread(self, x_CM: np.ndarray) -> sparse.csr_matrix:
         """Place answers in the columns of the file; the others hold nothing."""
-        assert self.columns_M is not None
         n_cells, n_columns = x_CM.shape
-        entries = (x_CM.reshape(-1), np.tile(self.columns_M, n_cells), np.arange(n_cells + 1) * n_columns)
+        entries = (x_CM.reshape(-1), np.tile(np.asarray(self.columns_M), n_cells), np.arange(n_cells + 1) * n_columns)
         return sparse.csr_matrix(entries, shape=(n_cells, len(self.cells.var)))
 
 
@@ -306,6 +305,16 @@ def _group(parent: h5py.Group, name: str) -> h5py.Group:
     if not isinstance(parent.get(name), h5py.Group):
         write_elem(parent, name, {})
     return parent[name]
+
+
+def note_in(adata: ad.AnnData, verb: str, facts: Mapping[str, Any]) -> None:
+    """Write down in `uns` what a verb did; what other verbs wrote stays."""
+    adata.uns[ROOT] = {**adata.uns.get(ROOT, {}), verb: dict(facts)}
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write rows as .csv or .parquet, as the ending says, without their numbers."""
+    table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
 
 
 def write_json(path: Path, value: Any) -> None:

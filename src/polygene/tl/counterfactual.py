@@ -24,7 +24,7 @@ from polygene.tl._cells import CellReader, check_model, made_by
 from polygene.tl._changes import Changes, Places, changed, find_changes, read_controls, rows_to_change
 from polygene.tl._progress import progress
 from polygene.tokenizer import CellTokenizer, EncodedCells
-from polygene.writing import ROOT
+from polygene.writing import note_in
 
 logger = logging.getLogger("polygene")
 
@@ -151,7 +151,7 @@ def counterfactual(
             "meaning": MEANING,
             "genes": reader.genes,
         }
-        adata.uns[ROOT] = {**adata.uns.get(ROOT, {}), "counterfactual": how}
+        note_in(adata, "counterfactual", how)
         adata.uns[KEY] = table
     return table
 

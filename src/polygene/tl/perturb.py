@@ -24,7 +24,7 @@ from polygene.tl._matched import FEWEST, Sums, against_matched
 from polygene.tl._perturbed import Asker, Perturbation
 from polygene.tl._study import ALL, Study
 from polygene.tl.annotate import questions
-from polygene.writing import ROOT, written_beside
+from polygene.writing import note_in, write_table, written_beside
 
 logger = logging.getLogger("polygene")
 
@@ -135,7 +135,7 @@ def perturb(
         sums = study.run(everything, asker, None if out is None else Path(f"{out}.part"))
         table = _table(sums, everything, controls, asker, panel, by_donor=study.by_donor)
         if whole is not None:
-            table.to_csv(whole, index=False) if whole.suffix == ".csv" else table.to_parquet(whole, index=False)
+            write_table(whole, table)
     if out is not None:
         Path(f"{out}.part").unlink(missing_ok=True)
     logger.info("%s", NOTE)
@@ -143,7 +143,7 @@ def perturb(
         said = {"knock_out": off, "over_express": up}
         names = {key: np.array(ALL if some is None else [panel.symbols[g] for g in some]) for key, some in said.items()}
         made = {**made_by(model), **names, "donor": donor, "genes": study.reader.genes, "note": NOTE}
-        adata.uns[ROOT] = {**adata.uns.get(ROOT, {}), "perturb": {**made, "effects": table}}
+        note_in(adata, "perturb", {**made, "effects": table})
     return table
 
 
