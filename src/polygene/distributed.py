@@ -113,8 +113,12 @@ def _stopped_in_order() -> Iterator[None]:
         msg = "ended from outside (SIGTERM): another process of this run failed, or its time was over"
         raise RunEndedError(msg)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    after: Any = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except BaseException:
+        if world_size() > 1:  # the launcher ends this process too, which must live to say why
+            after = signal.SIG_IGN
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, after)
