@@ -28,6 +28,7 @@ def make_network(n_bins=N_BINS, **shape):
     network = PolyGeneModel(config).eval()
     torch.nn.init.normal_(network.gene_bias.weight)
     torch.nn.init.normal_(network.decoder.bias)
+    torch.nn.init.normal_(network.shortcut.genes.weight, std=0.05)
     return network
 
 
@@ -200,6 +201,24 @@ def test_logits_are_the_decoder_on_the_state_of_the_question_plus_the_bias_of_th
         assert torch.allclose(out.gene_logits[i], expected, atol=1e-6)
     of_last = batch["label_at"][batch["label_phenotype"] == 3]
     assert torch.allclose(out.label_logits[3], network.decoder(hidden_TD[of_last])[:, -4:], atol=1e-6)
+
+
+def test_the_shortcut_adds_the_visible_genes_of_a_cell_to_its_questions_for_labels_and_to_nothing_else(network):
+    cells = [make_cell(0), make_cell(1, genes=(5,))]
+    batch = {name: tensor for name, tensor in make_batch(cells).items() if name in PACKED_CELLS}
+    with_it_TD = network.encode(**batch)
+    vectors, values = network.shortcut.genes.weight.clone(), network.shortcut.bins.detach()
+    torch.nn.init.zeros_(network.shortcut.genes.weight)
+    added_TD = with_it_TD - network.encode(**batch)
+    at = 0
+    for keys, genes, labels in cells:
+        shown = [(token, slot - FIRST_GENE) for token, slot in keys if FIRST_GENE <= slot < FIRST_GENE + N_GENES]
+        expected_D = sum(values[token] * vectors[gene] for token, gene in shown)
+        ends = at + len(keys) + len(genes)
+        assert torch.allclose(added_TD[at:ends], torch.zeros(32), atol=1e-5)
+        assert torch.allclose(added_TD[ends : ends + len(labels)], expected_D.expand(len(labels), -1), atol=1e-5)
+        at = ends + len(labels)
+    assert at == len(with_it_TD)
 
 
 def test_a_batch_without_questions_is_answered_with_nothing(network):

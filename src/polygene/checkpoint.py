@@ -106,7 +106,13 @@ class PolyGene:
             folder = _download(str(name_or_path))
         saved = _verify(folder)
         with without_bars():
-            network = PolyGeneModel.from_pretrained(folder)
+            network, found = PolyGeneModel.from_pretrained(folder, output_loading_info=True)
+        if unlike := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
+            msg = (
+                f"{folder} holds weights of another PolyGene: {', '.join(unlike[:3])} differ. "
+                "Load it with the version that made it, or train it again."
+            )
+            raise CheckpointError(msg)
         recipe, metrics, calibration = (folder / name for name in ("recipe.toml", "metrics.json", CALIBRATION))
         tokenizer = CellTokenizer.load(folder)
         sizes = {

@@ -1,4 +1,4 @@
-"""The network: Hugging Face BertModel on packed rows, and one linear decoder read in slot groups.
+"""The network: Hugging Face BertModel on packed rows, a shortcut, and one linear decoder read in slot groups.
 
 Legend: C cells, T packed tokens, R those that are read, Q queries, H heads, E width of a head, D width, G genes,
 B logits of a gene (bins; 1 if binary), V labels of one phenotype, P phenotypes.
@@ -104,6 +104,33 @@ class LastLayer(BertLayer):
         return self.feed_forward_chunk(self.attention.output(o_1RHE.flatten(2), read_1RD))
 
 
+class Shortcut(nn.Module):
+    """What each visible gene says of the phenotypes by itself: a vector a gene times a value a bin, summed over a cell.
+
+    It stands beside the encoder as a linear model does beside a deep one (wide and deep, Cheng et al. 2016), and learns
+    in few passes what a linear model can tell; the encoder learns the rest (docs/decisions.md).
+    """
+
+    def __init__(self, config: PolyGeneConfig) -> None:
+        super().__init__()
+        self.genes = nn.Embedding(config.n_genes, config.hidden_size)
+        self.bins = nn.Parameter(torch.linspace(0.5, 1.5, config.n_bins))
+        self.first_slot = config.first_gene_slot
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, cells: CellOffsets) -> Tensor:
+        """Give what is added to the state of each packed token, (T, D): the sum of its cell, 0 if it asks no label."""
+        ids_T, genes_T = input_ids[0], position_ids[0] - self.first_slot
+        lengths_C = cells.n_keys_C + cells.n_queries_C
+        cell_T = torch.arange(len(lengths_C), device=ids_T.device).repeat_interleave(lengths_C, output_size=len(ids_T))
+        is_gene_T = (genes_T >= 0) & (genes_T < self.genes.num_embeddings)
+        visible_N = (is_gene_T & (ids_T < len(self.bins))).nonzero()[:, 0]  # a question has the id of [MASK]
+        said_ND = self.bins[ids_T[visible_N], None] * self.genes(genes_T[visible_N])
+        sums_CD = said_ND.new_zeros(len(lengths_C), said_ND.shape[1]).index_add(0, cell_T[visible_N], said_ND)
+        behind_T = torch.arange(len(ids_T), device=ids_T.device) - cells.starts_C[cell_T]
+        asks_label_T = (behind_T >= cells.n_keys_C[cell_T]) & (genes_T < 0)
+        return sums_CD[cell_T] * asks_label_T[:, None]
+
+
 class PolyGeneModel(PreTrainedModel):
     """BertModel on packed cells with a decoder whose softmax never leaves a slot's own group.
 
@@ -123,8 +150,10 @@ class PolyGeneModel(PreTrainedModel):
         self.bert.encoder.layer[-1] = LastLayer(config, layer_idx=config.num_hidden_layers - 1)
         self.decoder = nn.Linear(config.hidden_size, n_logits)
         self.gene_bias = nn.Embedding(config.n_genes, config.gene_logits)
+        self.shortcut = Shortcut(config)
         self.post_init()
         nn.init.zeros_(self.gene_bias.weight)
+        nn.init.zeros_(self.shortcut.genes.weight)
 
     @torch.no_grad()
     def start_from_frequencies(self, bins_GB: Tensor, labels: Sequence[Tensor]) -> None:
@@ -166,7 +195,7 @@ class PolyGeneModel(PreTrainedModel):
 
         Returns
         -------
-        (R, D): last hidden state of each of these tokens.
+        (R, D): last hidden state of each of these tokens; to the questions for labels the shortcut is added.
         """
         if self.config._attn_implementation != PACKED:
             msg = (
@@ -175,13 +204,16 @@ class PolyGeneModel(PreTrainedModel):
                 f"Call model.set_attn_implementation({PACKED!r})."
             )
             raise ValueError(msg)
-        return self.bert(
+        cells = CellOffsets(n_keys, n_queries)
+        hidden_RD = self.bert(
             input_ids=input_ids,
             position_ids=position_ids,
             token_type_ids=token_type_ids,
-            cells=CellOffsets(n_keys, n_queries),
+            cells=cells,
             reading=None if read_at is None else CellOffsets(n_keys, n_queries, read_at),
         ).last_hidden_state[0]
+        added_TD = self.shortcut(input_ids, position_ids, cells)
+        return hidden_RD + (added_TD if read_at is None else added_TD[read_at])
 
     def encode_before_last(
         self, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor, n_keys: Tensor, n_queries: Tensor
