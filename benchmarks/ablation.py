@@ -9,6 +9,7 @@ Undone are, one at a time:
 * own means: one mean over all hidden tokens, genes and phenotypes alike;
 * hidden genes are no keys: an expressed gene that is hidden stays a key, as a [MASK], in training;
 * ordinal smoothing: uniform over the bins of a gene and over ages;
+* shortcut: nothing is added to the states of the questions for labels;
 * missing is not zero: in a study of its own, where every other donor comes in a file that lacks half of the genes. It
   is given as such a file is, or with zeros for the genes that it lacks. Scored are test donors who have all genes.
 
@@ -44,6 +45,7 @@ from polygene.evaluation import MODEL, score_hidden_genes, validation_scores
 from polygene.inference import label_probabilities
 from polygene.losses import LossConfig
 from polygene.metrics import label_scores, label_tally
+from polygene.modeling import Shortcut
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import Recipe, TrainingConfig
 
@@ -58,7 +60,7 @@ SHOWN = {
     "gene_average_precision_expressed": "gene average precision",
     "train_s": "training, CPU s",
 }
-ENGINE, PACK = training._Engine, masking.pack_cells
+ENGINE, PACK, SHORTCUT = training._Engine, masking.pack_cells, Shortcut.forward
 
 
 def joint(smoothing: float) -> type:
@@ -101,9 +103,19 @@ def leaking(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, visib
     return PACK(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, shown=shown)
 
 
+def no_shortcut(shortcut, input_ids, position_ids, cells):  # noqa: ARG001
+    """Add nothing; the weights, which start at zero, stay there."""
+    return torch.zeros(input_ids.shape[1], 1)
+
+
 @contextmanager
-def undone(engine: type = ENGINE, pack=PACK) -> Iterator[None]:
-    with patch.object(training, "_Engine", engine), patch.object(masking, "pack_cells", pack):
+def undone(engine: type = ENGINE, pack=PACK, shortcut=SHORTCUT) -> Iterator[None]:
+    """Train with these in place of what PolyGene has."""
+    with (
+        patch.object(training, "_Engine", engine),
+        patch.object(masking, "pack_cells", pack),
+        patch.object(Shortcut, "forward", shortcut),
+    ):
         yield
 
 
@@ -114,6 +126,7 @@ VARIANTS = {
     "own means": ({"engine": OneMean}, {}),
     "hidden genes are no keys": ({"pack": leaking}, {}),
     "ordinal smoothing": ({}, {"loss": LossConfig(smoothing_kind="uniform")}),
+    "shortcut": ({"shortcut": no_shortcut}, {}),
 }
 
 
