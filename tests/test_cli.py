@@ -86,7 +86,7 @@ def test_every_command_helps_and_has_eight_options_at_most() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     assert names == [
         *("prepare", "train", "annotate", "embed", "denoise", "impute", "classify"),
-        *("generate", "balance", "perturb", "counterfactual", "evaluate", "demo", "info"),
+        *("generate", "balance", "perturb", "counterfactual", "evaluate", "demo", "info", "models"),
     ]
     for name in names:
         said = polygene(name, "--help")
@@ -286,11 +286,12 @@ def test_evaluate_refuses_a_report_that_cannot_be_written_and_leaves_nothing(mad
     ("folder", "says"),
     [
         ("corpus", ["20 genes", "donors", "cell_type", "monocyte", "validation"]),
-        ("model", ["16 wide", "B cell", "loss"]),
+        ("model", ["16 wide", "B cell", "loss", "temperature", "corpus it learned from", "donors"]),
+        ("polygene-512", ["512 genes", "F16"]),
     ],
 )
 def test_info_describes(folder: str, says: list[str], made: Path) -> None:
-    result = polygene("info", made / folder)
+    result = polygene("info", folder if folder.startswith("polygene") else made / folder)
     assert result.exit_code == 0, result.output
     for word in says:
         assert word in result.stdout
