@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from polygene.checkpoint import PolyGene
 from polygene.cli import app, main
 from polygene.corpus import Corpus
+from polygene.shipped import NAMES
 from polygene.tl import denoise, impute
 from polygene.tl.annotate import annotation
 from polygene.tl.counterfactual import counterfactual
@@ -265,7 +266,7 @@ def test_evaluate_prints_the_table_and_keeps_the_scores_with_the_model(made: Pat
     assert result.exit_code == 0, result.output
     assert "logistic regression" in result.stdout
     metrics = json.loads((model / "metrics.json").read_text(), parse_constant=pytest.fail)
-    assert set(metrics) == {"validation", "test"}
+    assert set(metrics) == {"corpus", "validation", "test"}
     assert PolyGene.from_pretrained(model).metrics == metrics
     options = ("--out", tmp_path / "scores.json", "--report", tmp_path / "report.html")
     elsewhere = polygene("evaluate", made / "corpus", "--model", model, *options)
@@ -294,6 +295,13 @@ def test_info_describes(folder: str, says: list[str], made: Path) -> None:
     result = polygene("info", folder if folder.startswith("polygene") else made / folder)
     assert result.exit_code == 0, result.output
     for word in says:
+        assert word in result.stdout
+
+
+def test_models_lists_those_that_ship() -> None:
+    result = polygene("models")
+    assert result.exit_code == 0, result.output
+    for word in (*NAMES, "cell types", "B cell", "README.md"):
         assert word in result.stdout
 
 
