@@ -40,6 +40,7 @@ from scipy import sparse
 import _data
 import _train
 from polygene import masking, training
+from polygene.attention import CellOffsets
 from polygene.corpus import Corpus
 from polygene.evaluation import MODEL, score_hidden_genes, validation_scores
 from polygene.inference import label_probabilities
@@ -71,7 +72,10 @@ def joint(smoothing: float) -> type:
             read_at_Q, order_Q = torch.cat([inputs["gene_at"], inputs["label_at"]]).sort()
             keys = ("input_ids", "position_ids", "token_type_ids", "n_keys", "n_queries")
             hidden_QD = model.encode(*(inputs[key] for key in keys), read_at_Q)[order_Q.argsort()]
-            logits_QA, n_bins, n_asked = model.decoder(hidden_QD), model.config.gene_logits, len(inputs["gene_at"])
+            n_bins, n_asked = model.config.gene_logits, len(inputs["gene_at"])
+            cells = CellOffsets(inputs["n_keys"], inputs["n_queries"])
+            added_QD = model.shortcut(inputs["input_ids"], inputs["position_ids"], cells, inputs["label_at"])
+            logits_QA = model.decoder(torch.cat([hidden_QD[:n_asked], hidden_QD[n_asked:] + added_QD]))
             genes_Q = inputs["position_ids"][0, inputs["gene_at"]] - model.config.first_gene_slot
             of_genes_QA = torch.nn.functional.pad(model.gene_bias(genes_Q), (0, logits_QA.shape[1] - n_bins))
             logits_QA = logits_QA + torch.cat([of_genes_QA, torch.zeros_like(logits_QA[n_asked:])])
@@ -103,9 +107,9 @@ def leaking(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, visib
     return PACK(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, shown=shown)
 
 
-def no_shortcut(shortcut, input_ids, position_ids, cells):  # noqa: ARG001
+def no_shortcut(shortcut, input_ids, position_ids, cells, label_at):  # noqa: ARG001
     """Add nothing; the weights, which start at zero, stay there."""
-    return torch.zeros(input_ids.shape[1], 1)
+    return torch.zeros(len(label_at), 1)
 
 
 @contextmanager

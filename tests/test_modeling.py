@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from polygene.attention import PACKED
+from polygene.attention import PACKED, CellOffsets
 from polygene.modeling import PolyGeneConfig, PolyGeneModel
 from polygene.packing import SHOWN_LEVELS
 
@@ -168,6 +168,7 @@ def test_questions_may_stand_anywhere_and_be_asked_in_any_order(network):
     cls_at = torch.tensor([len(batch["input_ids"][0]) // 2, 0, 0])
     asked = batch | {"label_at": cls_at, "label_phenotype": torch.tensor([1, 1, 3])}
     hidden_TD = network.encode(**{name: batch[name] for name in PACKED_CELLS})
+    torch.nn.init.zeros_(network.shortcut.genes.weight)
     answers = network(**asked).label_logits
     assert torch.allclose(answers[1], network.decode_labels(hidden_TD[cls_at[:2]], 1), atol=1e-6)
     assert torch.allclose(answers[3], network.decode_labels(hidden_TD[:1], 3), atol=1e-6)
@@ -196,6 +197,7 @@ def test_a_group_of_logits_depends_on_its_own_rows_of_the_decoder_alone(n_bins):
 
 def test_logits_are_the_decoder_on_the_state_of_the_question_plus_the_bias_of_the_gene(network):
     batch = make_batch([make_cell(0), make_cell(1, genes=(5,))])
+    torch.nn.init.zeros_(network.shortcut.genes.weight)
     out = network(**batch)
     hidden_TD = network.encode(**{name: batch[name] for name in PACKED_CELLS})
     for i, (at, gene) in enumerate(zip(batch["gene_at"], (3, 17, 5), strict=True)):
@@ -206,21 +208,40 @@ def test_logits_are_the_decoder_on_the_state_of_the_question_plus_the_bias_of_th
 
 
 def test_the_shortcut_adds_the_visible_genes_of_a_cell_to_its_questions_for_labels_and_to_nothing_else(network):
-    cells = [make_cell(0), make_cell(1, genes=(5,))]
-    batch = {name: tensor for name, tensor in make_batch(cells).items() if name in PACKED_CELLS}
-    with_it_TD = network.encode(**batch)
+    cells = [make_cell(0), make_cell(1, genes=(5,), phenotypes=(3,))]
+    batch = make_batch(cells)
+    with_it = network(**batch)
     vectors, values = network.shortcut.genes.weight.clone(), network.shortcut.bins.detach()
     torch.nn.init.zeros_(network.shortcut.genes.weight)
-    added_TD = with_it_TD - network.encode(**batch)
-    at = 0
-    for keys, genes, labels in cells:
+    without = network(**batch)
+    assert torch.equal(with_it.gene_logits, without.gene_logits)
+    groups = network.decoder.weight.split([N_BINS, *SIZES])[1:]
+    asked = [0] * len(SIZES)
+    for keys, _, labels in cells:
         shown = [(token, slot - FIRST_GENE) for token, slot in keys if FIRST_GENE <= slot < FIRST_GENE + N_GENES]
-        expected_D = sum(values[token] * vectors[gene] for token, gene in shown)
-        ends = at + len(keys) + len(genes)
-        assert torch.allclose(added_TD[at:ends], torch.zeros(32), atol=1e-5)
-        assert torch.allclose(added_TD[ends : ends + len(labels)], expected_D.expand(len(labels), -1), atol=1e-5)
-        at = ends + len(labels)
-    assert at == len(with_it_TD)
+        sum_D = sum(values[token] * vectors[gene] for token, gene in shown)
+        for p in (slot - 1 for slot in labels):
+            added_V = with_it.label_logits[p][asked[p]] - without.label_logits[p][asked[p]]
+            assert torch.allclose(added_V, groups[p] @ sum_D, atol=1e-5)
+            asked[p] += 1
+    assert [len(logits) for logits in with_it.label_logits] == asked
+
+
+def test_in_training_half_of_the_cells_do_without_the_shortcut(network):
+    cells = [make_cell(seed, phenotypes=(1, 3)) for seed in range(200)]
+    batch = make_batch(cells)
+    row = [
+        batch["input_ids"],
+        batch["position_ids"],
+        CellOffsets(batch["n_keys"], batch["n_queries"]),
+        batch["label_at"],
+    ]
+    whole_QD = network.shortcut(*row)
+    kept_QD = network.shortcut.train()(*row)
+    dropped_C2 = (kept_QD == 0).all(dim=1).reshape(200, 2)
+    assert torch.equal(dropped_C2[:, 0], dropped_C2[:, 1]), "a cell is asked all its labels with it or without"
+    assert 70 < dropped_C2[:, 0].sum() < 130
+    assert torch.equal(kept_QD[~dropped_C2.flatten()], whole_QD[~dropped_C2.flatten()])
 
 
 def test_a_batch_without_questions_is_answered_with_nothing(network):

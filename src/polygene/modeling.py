@@ -108,7 +108,8 @@ class Shortcut(nn.Module):
     """What each visible gene says of the phenotypes by itself: a vector a gene times a value a bin, summed over a cell.
 
     It stands beside the encoder as a linear model does beside a deep one (wide and deep, Cheng et al. 2016), and learns
-    in few passes what a linear model can tell; the encoder learns the rest (docs/decisions.md).
+    in few passes what a linear model can tell. In training half of the cells do without it, so that the encoder learns
+    to answer alone, and its states tell what cells are (docs/decisions.md).
     """
 
     def __init__(self, config: PolyGeneConfig) -> None:
@@ -117,8 +118,8 @@ class Shortcut(nn.Module):
         self.bins = nn.Parameter(torch.linspace(0.5, 1.5, config.n_bins))
         self.first_slot = config.first_gene_slot
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, cells: CellOffsets) -> Tensor:
-        """Give what is added to the state of each packed token, (T, D): the sum of its cell, 0 if it asks no label."""
+    def forward(self, input_ids: Tensor, position_ids: Tensor, cells: CellOffsets, label_at: Tensor) -> Tensor:
+        """Give what is added to the states of the questions for labels that stand at these places, (Q, D)."""
         ids_T, genes_T = input_ids[0], position_ids[0] - self.first_slot
         lengths_C = cells.n_keys_C + cells.n_queries_C
         cell_T = torch.arange(len(lengths_C), device=ids_T.device).repeat_interleave(lengths_C, output_size=len(ids_T))
@@ -126,9 +127,9 @@ class Shortcut(nn.Module):
         visible_N = (is_gene_T & (ids_T < len(self.bins))).nonzero()[:, 0]  # a question has the id of [MASK]
         said_ND = self.bins[ids_T[visible_N], None] * self.genes(genes_T[visible_N])
         sums_CD = said_ND.new_zeros(len(lengths_C), said_ND.shape[1]).index_add(0, cell_T[visible_N], said_ND)
-        behind_T = torch.arange(len(ids_T), device=ids_T.device) - cells.starts_C[cell_T]
-        asks_label_T = (behind_T >= cells.n_keys_C[cell_T]) & (genes_T < 0)
-        return sums_CD[cell_T] * asks_label_T[:, None]
+        if self.training:
+            sums_CD = sums_CD * (torch.rand(len(sums_CD), 1, device=sums_CD.device) < 0.5)
+        return sums_CD[cell_T[label_at]]
 
 
 class PolyGeneModel(PreTrainedModel):
@@ -195,7 +196,7 @@ class PolyGeneModel(PreTrainedModel):
 
         Returns
         -------
-        (R, D): last hidden state of each of these tokens; to the questions for labels the shortcut is added.
+        (R, D): last hidden state of each of these tokens.
         """
         if self.config._attn_implementation != PACKED:
             msg = (
@@ -204,16 +205,13 @@ class PolyGeneModel(PreTrainedModel):
                 f"Call model.set_attn_implementation({PACKED!r})."
             )
             raise ValueError(msg)
-        cells = CellOffsets(n_keys, n_queries)
-        hidden_RD = self.bert(
+        return self.bert(
             input_ids=input_ids,
             position_ids=position_ids,
             token_type_ids=token_type_ids,
-            cells=cells,
+            cells=CellOffsets(n_keys, n_queries),
             reading=None if read_at is None else CellOffsets(n_keys, n_queries, read_at),
         ).last_hidden_state[0]
-        added_TD = self.shortcut(input_ids, position_ids, cells)
-        return hidden_RD + (added_TD if read_at is None else added_TD[read_at])
 
     def encode_before_last(
         self, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor, n_keys: Tensor, n_queries: Tensor
@@ -238,7 +236,7 @@ class PolyGeneModel(PreTrainedModel):
         return logits_QB + self.gene_bias(genes_Q)
 
     def decode_labels(self, hidden_QD: Tensor, phenotype: int) -> Tensor:
-        """Logits of the labels of one phenotype, (Q, V)."""
+        """Logits of the labels of one phenotype from states with the shortcut added, (Q, V)."""
         first = self.config.gene_logits + sum(self.config.phenotype_sizes[:phenotype])
         last = first + self.config.phenotype_sizes[phenotype]
         return nn.functional.linear(hidden_QD, self.decoder.weight[first:last], self.decoder.bias[first:last])
@@ -270,6 +268,7 @@ class PolyGeneModel(PreTrainedModel):
             order_Q.argsort()
         ]
         of_genes_QD, of_labels_QD = hidden_QD.split([len(gene_at), len(label_at)])
+        of_labels_QD = of_labels_QD + self.shortcut(input_ids, position_ids, CellOffsets(n_keys, n_queries), label_at)
         genes_Q = position_ids[0, gene_at] - self.config.first_gene_slot
         label_logits = tuple(
             self.decode_labels(of_labels_QD[label_phenotype == p], p) for p in range(len(self.config.phenotype_sizes))
