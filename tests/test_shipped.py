@@ -106,6 +106,15 @@ def test_half_precision_takes_half_the_bytes_and_changes_no_probability_by_a_hun
     assert np.abs(cell_states(loaded, toy_cells) - cell_states(tiny_model, toy_cells)).max() < 0.02
 
 
+def test_info_says_that_a_model_was_not_calibrated(tiny_model: PolyGene, tmp_path: Path) -> None:
+    tiny_model.save_pretrained(tmp_path / "model")
+    console = Console(width=80, file=StringIO())
+    for table in describe.describe(tmp_path / "model"):
+        console.print(table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert ["calibration", "none"] in [line.split() for line in lines]
+
+
 @pytest.fixture
 def run(tiny_model: PolyGene, toy_corpus: Corpus, tmp_path: Path) -> Path:
     """A checkpoint as `polygene train` writes it."""

@@ -101,7 +101,8 @@ def describe_shipped() -> list[Table]:
     facts = [_shipped_facts(folder) for folder in folders.values()]
     table = _table("models that ship with PolyGene", "", *folders)
     for key in facts[0]:
-        table.add_row(key, *(Text(fact[key]) for fact in facts))
+        if any(fact[key] for fact in facts):
+            table.add_row(key, *(Text(fact[key]) for fact in facts))
     marks = [_metrics(folder).get("marks", {}) for folder in folders.values()]
     rows = dict.fromkeys((source, one) for mark in marks for source, phenotypes in mark.items() for one in phenotypes)
     if not rows:
@@ -125,7 +126,7 @@ def _shipped_facts(folder: Path) -> dict[str, str]:
         **_network_facts(folder),
         "on disk": f"{n_bytes / 1e6:.1f} MB",
         "SHA-256": f"{hashes['model.safetensors'][:12]} (weights)",
-        **{f"{split} cells": _cells_of(corpus, split) for split in SPLITS if _cells_of(corpus, split)},
+        **{f"{split} cells": _cells_of(corpus, split) for split in SPLITS},
         "tissues": _all(labels["tissue"]),
         "cell types": _all(labels["cell_type"]),
         "ages": _from_to(labels["age"], schema.years("age")),
