@@ -1,4 +1,4 @@
-"""The cells that `benchmarks/models.py` scores, and what baselines answer for them: trained once, kept beside the corpora.
+"""The cells that `benchmarks/models.py` scores, and what baselines answer for them, kept beside the corpora.
 
     python benchmarks/_models_baselines.py --corpora DIR --genes 512
 
@@ -12,7 +12,6 @@ Legend: C cells, G panel genes, S sources, V labels of a phenotype, P phenotypes
 import argparse
 import hashlib
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -178,7 +177,7 @@ class Baselines:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
                 np.save(file, found)
-            os.replace(file.name, path)
+            Path(file.name).replace(path)
         return np.load(path)
 
 

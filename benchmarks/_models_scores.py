@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from _models_baselines import CELLTYPIST, Asked
 from polygene.held_out import MODEL, REFERENCE, YEARS_REFERENCE
@@ -29,8 +28,8 @@ def scored_labels(
 ) -> dict[int, np.ndarray]:
     """Decide which labels are scored in which source, bool (V,) each; a source that is not scored is left out.
 
-    Within a source of the corpus those of `metrics.scorable`: two training donors have the label, as `evaluate` asks. In
-    a study never seen, two training cells do. A source is scored where the phenotype varies, that is with two such
+    Within a source of the corpus those of `metrics.scorable`: two training donors have the label, as `evaluate` asks.
+    In a study never seen, two training cells do. A source is scored where the phenotype varies, that is with two such
     labels, and a study never seen also with one cell type: whether an answer is below it is a question.
 
     Parameters
@@ -173,13 +172,19 @@ def of(row: Mapping[str, Any], predictor: str, score: str, table: str = "scores"
 
 
 def marks(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Give the main score by source and phenotype: macro-F1, or years off, of the model and under their names of all."""
+    """Give the main score by source and phenotype: the model's under the name of the score, the others' under theirs.
+
+    The score is macro-F1, years off, or where one label is scored the accuracy by the ontology.
+    """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
-        score = YEARS_SCORE if row["phenotype"].endswith(" in years") else "macro_f1"
-        values = {one["predictor"]: round(one["value"], 4) for one in row["scores"] if one["score"] == score}
-        main = {score: values.pop(MODEL)}
-        found.setdefault(row["source"], {})[row["phenotype"]] = main | values
+        table, score, name = "scores", "macro_f1", "macro_f1"
+        if row["phenotype"].endswith(" in years"):
+            score = name = YEARS_SCORE
+        elif row["labels"] == 1:
+            table, score, name = "by_ontology", "accuracy", "accuracy_by_ontology"
+        values = {one["predictor"]: round(float(one["value"]), 4) for one in row[table] if one["score"] == score}
+        found.setdefault(row["source"], {})[row["phenotype"]] = {name: values.pop(MODEL)} | values
     return found
 
 

@@ -20,7 +20,6 @@ import platform
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ import _data
 import _models_card as cards
 import _models_scores as scoring
 import _models_speed as speed
+import _models_tables as laid
 import corpus as making
 from _models_baselines import Asked, Baselines, asked_cells
 from polygene.checkpoint import PolyGene
@@ -101,15 +101,15 @@ def tables(name: str, results: Mapping[str, Any]) -> list[Table]:
     """Lay out the scores: a table a phenotype and source, then targets, calibration and unknown cells."""
     laid_out = []
     for row in results["rows"]:
-        title = f"{name}: {row['phenotype']} in {row['source']}, {cards.support(row)}"
-        head, *body = cards.score_table(row)
+        title = f"{name}: {row['phenotype']} in {row['source']}, {laid.support(row)}"
+        head, *body = laid.score_table(row)
         laid_out.append(table(title, head, body))
-    head, *body = cards.target_table(results["targets"])
+    head, *body = laid.target_table(results["targets"])
     laid_out.append(table(f"{name}: targets", head, body))
-    head, *body = cards.calibration_table(results["calibration"])
+    head, *body = laid.calibration_table(results["calibration"])
     laid_out.append(table(f"{name}: calibration on test donors, the mean over sources", head, body))
     if results["unknown"]:
-        head, *body = cards.unknown_table(results["unknown"])
+        head, *body = laid.unknown_table(results["unknown"])
         laid_out.append(table(f"{name}: cells flagged as unknown", head, body))
     return laid_out
 
@@ -161,7 +161,8 @@ def write(folder: Path, results: Mapping[str, Any], card: str) -> None:
     """Write the card and the marks into the checkpoint's folder; neither file is hashed."""
     path = folder / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    metrics |= {"marks": plain(results["marks"]), "models.py": {**said(results), "marks": None}}
+    judged = said(results)
+    metrics |= {"marks": judged.pop("marks"), "judged": judged}
     path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -204,7 +205,7 @@ def main() -> None:
                 found[name] = results
                 for laid_out in tables(name, results):
                     Console(width=200).print(laid_out)
-                print(f"{name}: {cards.speed_line(results['speed'])}\n", flush=True)
+                print(f"{name}: {laid.speed_line(results['speed'])}\n", flush=True)
                 if arguments.write:
                     write(folder, results, cards.card(name, model, corpus, results))
         except (_data.MissingDataError, making.MappingError, PolyGeneError) as error:

@@ -155,8 +155,9 @@ def tuned_probabilities(
     class_weight
         "balanced": every label weighs the same in both regressions and among the neighbours.
     tune_for
-        The scores that tuning improves on held-out donors, whose settings are tried together. They can disagree: where labels belong to donors, as sex
-        and age do, the best log loss (and error in years) is near the constant answer's, whose macro-F1 is the worst.
+        The scores that tuning improves on held-out donors, whose settings are tried together. They can disagree: where
+        labels belong to donors, as sex and age do, the best log loss (and error in years) is near the constant
+        answer's, whose macro-F1 is the worst.
 
     Returns
     -------
