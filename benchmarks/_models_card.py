@@ -1,5 +1,6 @@
 """The card of a shipped model, model_card.md filled in, and docs/models.md."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Template
@@ -15,6 +16,7 @@ from polygene.corpus import Corpus
 from polygene.shards import SPLITS
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
+RECIPES = Path(__file__).parent.parent / "recipes"
 DOCS = Path(__file__).parent.parent / "docs" / "models.md"
 
 
@@ -79,17 +81,27 @@ def few_line(rows: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
-def reproduce(name: str, model: PolyGene, results: Mapping[str, Any]) -> str:
-    """Give the commands, and time and hardware as far as the checkpoint says."""
-    said = model.metrics.get("training", {})
-    wall, hardware = said.get("wall_time", "not recorded"), said.get("hardware", "not recorded")
+def recipe_head(path: Path) -> str:
+    """Give what the first comment of a recipe says: wall time and hardware among it."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    head = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return "\n".join(f"> {line.lstrip('#').strip()}".rstrip() for line in head)
+
+
+def reproduce(name: str, results: Mapping[str, Any]) -> str:
+    """Give the commands, and what the recipe says of time and hardware."""
+    said = recipe_head(RECIPES / f"{name}.toml")
     return f"""```bash
 python benchmarks/corpus.py --data DIR --out corpora     # the data: benchmarks/data.toml
 polygene train recipes/{name}.toml
 python benchmarks/models.py --corpora corpora --write    # this card
 ```
 
-Training: wall time {wall}; hardware {hardware}. This card: {results["machine"]}, seed {results["seed"]}."""
+The recipe says:
+
+{said}
+
+The scores of this card: {results["machine"]}, seed {results["seed"]}."""
 
 
 def card(name: str, model: PolyGene, corpus: Corpus, results: Mapping[str, Any]) -> str:
@@ -113,6 +125,7 @@ def card(name: str, model: PolyGene, corpus: Corpus, results: Mapping[str, Any])
         targets=markdown(tables.target_table(results["targets"])),
         summary=markdown(tables.summary_table(results["rows"])),
         zero_shot=markdown(tables.zero_shot_table(results["rows"])),
+        tree=markdown(tables.tree_table(results["rows"])),
         scores=all_scores(results["rows"]),
         calibration=markdown(tables.calibration_table(results["calibration"])),
         unknown=flagged(results["unknown"]),
@@ -121,7 +134,7 @@ def card(name: str, model: PolyGene, corpus: Corpus, results: Mapping[str, Any])
         left_out="; ".join(
             f"{one.name} ({one.reason.rstrip('.')})" for one in sources.values() if one.role == "left out"
         ),
-        reproduce=reproduce(name, model, results),
+        reproduce=reproduce(name, results),
         date=results["date"],
         version=__version__,
         seed=results["seed"],
@@ -164,6 +177,7 @@ def docs(results: Mapping[str, Mapping[str, Any]]) -> str:
             f"{tables.speed_line(found['speed'])}.",
             markdown(tables.summary_table(found["rows"])),
             markdown(tables.zero_shot_table(found["rows"])),
+            markdown(tables.tree_table(found["rows"])),
             markdown(tables.target_table(found["targets"])),
             markdown(tables.calibration_table(found["calibration"])),
             all_scores(found["rows"], "###"),

@@ -70,7 +70,7 @@ def label_rows(
     For each source `source`, `phenotype`, `external`, `cells`, `not_scored` (cells whose label is not), `labels`,
     `donors`, `unit`, and `scores`: rows of `metrics.compare` with the gain over logistic regression. Of cell types also
     `by_ontology`, where an answer below the true label counts as right, and both again with the gain over CellTypist:
-    `over_celltypist`, `over_celltypist_by_ontology`.
+    `over_celltypist`, `over_celltypist_by_ontology`; and `tree`, what `LabelTree.scores` says of the labels.
     """
     truth_C, found = asked.truth(phenotype, labels), []
     for s, scored_V in scored.items():
@@ -94,6 +94,7 @@ def label_rows(
             tree = LabelTree(labels)
             credit = {who: credited(p_CV, truths[0], tree) for who, p_CV in of_kept.items()}
             row["by_ontology"] = compared(credit, *truths, reference=REFERENCE, scores=CREDITED, seed=seed)
+            row["tree"] = {who: tree.scores(p_CV, truths[0], truths[2])["label"] for who, p_CV in of_kept.items()}
             row["over_celltypist"] = compared(of_kept, *truths, reference=CELLTYPIST, seed=seed)
             row["over_celltypist_by_ontology"] = compared(
                 credit, *truths, reference=CELLTYPIST, scores=CREDITED, seed=seed

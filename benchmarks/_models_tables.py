@@ -92,6 +92,16 @@ def zero_shot_table(rows: Iterable[Mapping[str, Any]]) -> TextTable:
     return found
 
 
+def tree_table(rows: Iterable[Mapping[str, Any]]) -> TextTable:
+    """Lay out how the answers in studies never seen stand to the true labels in the ontology, means over donors."""
+    found = [["study never seen", "predictor", "the true label or above it", "below it", "wrong"]]
+    for row in rows:
+        for who, of_tree in row.get("tree", {}).items() if row["external"] else ():
+            shares = [number(of_tree[kind]) for kind in ("correct", "finer", "wrong")]
+            found.append([row["source"], WORDS.get(who, who), *shares])
+    return found
+
+
 def summary_table(rows: Iterable[Mapping[str, Any]]) -> TextTable:
     """Lay out the main score, a row for each source and phenotype; studies with one label are left to others."""
     shown = ("k-nearest neighbours", CELLTYPIST, "source majority", "measured genes + library size")

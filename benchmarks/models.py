@@ -104,6 +104,8 @@ def tables(name: str, results: Mapping[str, Any]) -> list[Table]:
         title = f"{name}: {row['phenotype']} in {row['source']}, {laid.support(row)}"
         head, *body = laid.score_table(row)
         laid_out.append(table(title, head, body))
+    head, *body = laid.zero_shot_table(results["rows"])
+    laid_out.append(table(f"{name}: studies never seen", head, body))
     head, *body = laid.target_table(results["targets"])
     laid_out.append(table(f"{name}: targets", head, body))
     head, *body = laid.calibration_table(results["calibration"])
