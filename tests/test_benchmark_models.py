@@ -14,6 +14,7 @@ from sklearn.multiclass import OneVsRestClassifier
 import _models_baselines as baselines
 import _models_card as cards
 import _models_scores as scoring
+import _models_speed as speed
 import _models_tables as laid
 import models
 from polygene.baselines import CellTable, baseline_probabilities, tuned_probabilities
@@ -196,6 +197,15 @@ def test_the_card_quotes_the_first_comment_of_the_recipe(tmp_path):
     assert cards.recipe_head(tmp_path / "none.toml") == ""
 
 
+@pytest.mark.parametrize(
+    ("took", "load", "said"), [(59, 9.0, "met"), (61, 0.1, "missed"), (61, 9.0, "not told, the machine was busy")]
+)
+def test_a_long_time_on_a_busy_machine_says_nothing(took, load, said):
+    found = speed.verdict("polygene-512", {"annotate_s": took, "load_average": load})
+    assert found == f"at most 60 s were wanted: {said}"
+    assert speed.verdict("polygene-2432", {"annotate_s": took, "load_average": load}) == ""
+
+
 @pytest.fixture
 def results(asked):
     rows = rows_of(asked)
@@ -203,7 +213,7 @@ def results(asked):
     scores = [
         {"predictor": who, "score": score, **one} for who in ("PolyGene", "marginal") for score in ("ece", "log_loss")
     ]
-    speed = {"import_s": 4, "load_s": 0.2, "annotate_s": 20, "cells_per_s": 500, "peak_mb": 800, "cells": 10_000}
+    took = {"import_s": 4, "load_s": 0.2, "annotate_s": 20, "cells_per_s": 500, "peak_mb": 800, "cells": 10_000}
     return {
         "rows": rows,
         "marks": scoring.marks(rows),
@@ -212,7 +222,7 @@ def results(asked):
             {"phenotype": "sex", "temperature": None, "calibration_donors": 0, "counts": True, "scores": scores}
         ],
         "unknown": {"stated": 0.05, "test donors": {"varied": 0.04}, "studies never seen": {"new": 0.5}},
-        "speed": speed | {"threads": 2, "load_average": 0.0, "cores": 2, "met": True},
+        "speed": took | {"threads": 2, "cpu_s": 39, "load_average": 0.0, "cores": 2, "verdict": "met"},
         "seed": 0,
         "date": "2026-01-01",
         "machine": "a machine",
@@ -243,6 +253,6 @@ def test_the_card_and_the_marks_are_written_into_the_folder_and_training_s_numbe
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["validation"] == {"loss": 1.0}
     assert metrics["marks"] == results["marks"]
-    assert metrics["judged"]["speed"]["met"] is True
+    assert metrics["judged"]["speed"]["verdict"] == "met"
     assert (tmp_path / "README.md").read_text() == "a card"
     assert cards.docs({"polygene-512": results}).count("## polygene-512") == 1
