@@ -30,7 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from polygene.ages import age_in_years
 from polygene.baselines import YEARS_BASELINES, CellTable, TuningScore, baseline_years, tuned_probabilities
 from polygene.corpus import Corpus
-from polygene.held_out import ROWS, actual_years, cell_table
+from polygene.held_out import BLOCK, ROWS, actual_years, cell_table
 from polygene.tl._cells import CellReader
 from polygene.tokenizer import EncodedCells
 
@@ -200,11 +200,11 @@ class OneAgainstRest(LogisticRegression):
 
 
 def celltypist(train: CellTable, labels_C: np.ndarray, asked: CellTable, n_labels: int) -> np.ndarray:
-    """Train CellTypist with its defaults on labelled cells and answer for others, file by file.
+    """Train CellTypist with its defaults on labelled cells and answer for others.
 
-    An unmeasured gene is 0 in training, and missing in a file that is asked about, as CellTypist reads files. Majority
-    voting, off by default, would answer for clusters and not for cells. Its probabilities, one for each label against
-    the rest, are divided by their sum.
+    An unmeasured gene is 0, as for the other baselines. CellTypist itself leaves out genes that a file lacks, which makes
+    them average: for cells of sources that trained as 0 that is far worse. Majority voting, off by default, would answer
+    for clusters and not for cells. Its probabilities, one for each label against the rest, are divided by their sum.
     """
     import celltypist as package
 
@@ -216,15 +216,12 @@ def celltypist(train: CellTable, labels_C: np.ndarray, asked: CellTable, n_label
     with mock.patch("celltypist.train.LogisticRegression", OneAgainstRest):
         model = package.train(x_CG, labels_C[given_C].astype(str), genes, check_expression=False, n_jobs=1)
     found_CV = np.zeros((len(asked), n_labels), dtype=np.float32)
-    for source in np.unique(asked.sources_C):
-        here_C, measured_G = asked.sources_C == source, asked.measured_SG[source]
-        cells = ad.AnnData(
-            asked.x_CG[here_C][:, measured_G].toarray().astype(np.float32), var=pd.DataFrame(index=genes[measured_G])
-        )
+    for block in np.array_split(np.arange(len(asked)), max(1, len(asked) // BLOCK)):
+        cells = ad.AnnData(asked.x_CG[block].astype(np.float32).toarray(), var=pd.DataFrame(index=genes))
         scores = package.annotate(cells, model=model).decision_matrix
         log_p = -np.logaddexp(0, -scores.to_numpy(dtype=float))
         p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
-        found_CV[np.ix_(here_C, scores.columns.astype(int))] = p / p.sum(axis=1, keepdims=True)
+        found_CV[np.ix_(block, scores.columns.astype(int))] = p / p.sum(axis=1, keepdims=True)
     return found_CV
 
 
