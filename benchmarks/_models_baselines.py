@@ -202,9 +202,10 @@ class OneAgainstRest(LogisticRegression):
 def celltypist(train: CellTable, labels_C: np.ndarray, asked: CellTable, n_labels: int) -> np.ndarray:
     """Train CellTypist with its defaults on labelled cells and answer for others.
 
-    An unmeasured gene is 0, as for the other baselines. CellTypist itself leaves out genes that a file lacks, which makes
-    them average: for cells of sources that trained as 0 that is far worse. Majority voting, off by default, would answer
-    for clusters and not for cells. Its probabilities, one for each label against the rest, are divided by their sum.
+    An unmeasured gene is 0, as for the other baselines. CellTypist itself leaves out genes that a file lacks, which
+    makes them average: for cells of sources that trained as 0 that is far worse. Majority voting, off by default, would
+    answer for clusters and not for cells. Its probabilities, one for each label against the rest, are divided by their
+    sum.
     """
     import celltypist as package
 
