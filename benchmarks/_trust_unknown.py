@@ -243,7 +243,7 @@ def candidates(model: PolyGene, train: Looked) -> dict[str, Callable[[Looked], n
         "50 principal components, no network": lambda cells: pca.transform(cells.x_CG),
     }
     scores: dict[str, Callable[[Looked], np.ndarray]] = {
-        "energy of cell types": lambda cells: -logsumexp(cells.logits_CV, axis=1),
+        "energy of cell types, without the shortcut": lambda cells: -logsumexp(cells.logits_CV, axis=1),
         "1 - probability of the best cell type": lambda cells: 1 - cells.type_CV.max(axis=1),
         "entropy of cell types": lambda cells: entropy(cells.type_CV),
         "entropy of all phenotypes": lambda cells: sum(entropy(p_CV) for p_CV in cells.probabilities),

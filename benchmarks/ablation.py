@@ -1,6 +1,6 @@
 """What the design bought: PolyGene beside PolyGene with one thing undone, equal data and epochs, donors held out.
 
-    python benchmarks/ablation.py --data DIR --models DIR      # about 35 minutes of one thread; stopped runs go on
+    python benchmarks/ablation.py --data DIR --models DIR      # about 80 minutes of one thread; stopped runs go on
 
 Undone are, one at a time:
 
@@ -8,10 +8,12 @@ Undone are, one at a time:
 * smoothing: by 0.5 over everything in one softmax, as the first implementation of the method did;
 * own means: one mean over all hidden tokens, genes and phenotypes alike;
 * hidden genes are no keys: an expressed gene that is hidden stays a key, as a [MASK], in training;
-* ordinal smoothing: uniform over the bins of a gene and over ages.
+* ordinal smoothing: uniform over the bins of a gene and over ages;
+* shortcut: nothing is added to the states of the questions for labels;
+* missing is not zero: in a study of its own, where every other donor comes in a file that lacks half of the genes. It
+  is given as such a file is, or with zeros for the genes that it lacks. Scored are test donors who have all genes.
 
-Answers of a joint softmax are read within their slot group, which helps it. Missing genes as zeros cannot be undone
-with one file: to the network both are genes that stand nowhere in the row. Scores are those that
+Answers of a joint softmax are read within their slot group, which helps it. Scores are those that
 `evaluation.validation_scores` gives the test donors; the last line is one JSON object.
 """
 
@@ -20,23 +22,33 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
+from scipy import sparse
 
 import _data
 import _train
 from polygene import masking, training
-from polygene.evaluation import validation_scores
+from polygene.attention import CellOffsets
+from polygene.corpus import Corpus
+from polygene.evaluation import MODEL, score_hidden_genes, validation_scores
+from polygene.inference import label_probabilities
 from polygene.losses import LossConfig
+from polygene.metrics import label_scores, label_tally
+from polygene.modeling import Shortcut
+from polygene.prepare import PrepareConfig, prepare
+from polygene.recipe import Recipe, TrainingConfig
 
 STUDIES = ("onek1k", "velmeshev")
 SHOWN = {
@@ -49,7 +61,7 @@ SHOWN = {
     "gene_average_precision_expressed": "gene average precision",
     "train_s": "training, CPU s",
 }
-ENGINE, PACK = training._Engine, masking.pack_cells
+ENGINE, PACK, SHORTCUT = training._Engine, masking.pack_cells, Shortcut.forward
 
 
 def joint(smoothing: float) -> type:
@@ -60,7 +72,10 @@ def joint(smoothing: float) -> type:
             read_at_Q, order_Q = torch.cat([inputs["gene_at"], inputs["label_at"]]).sort()
             keys = ("input_ids", "position_ids", "token_type_ids", "n_keys", "n_queries")
             hidden_QD = model.encode(*(inputs[key] for key in keys), read_at_Q)[order_Q.argsort()]
-            logits_QA, n_bins, n_asked = model.decoder(hidden_QD), model.config.gene_logits, len(inputs["gene_at"])
+            n_bins, n_asked = model.config.gene_logits, len(inputs["gene_at"])
+            cells = CellOffsets(inputs["n_keys"], inputs["n_queries"])
+            added_QD = model.shortcut(inputs["input_ids"], inputs["position_ids"], cells, inputs["label_at"])
+            logits_QA = model.decoder(torch.cat([hidden_QD[:n_asked], hidden_QD[n_asked:] + added_QD]))
             genes_Q = inputs["position_ids"][0, inputs["gene_at"]] - model.config.first_gene_slot
             of_genes_QA = torch.nn.functional.pad(model.gene_bias(genes_Q), (0, logits_QA.shape[1] - n_bins))
             logits_QA = logits_QA + torch.cat([of_genes_QA, torch.zeros_like(logits_QA[n_asked:])])
@@ -92,9 +107,19 @@ def leaking(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, visib
     return PACK(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, shown=shown)
 
 
+def no_shortcut(shortcut, input_ids, position_ids, cells, label_at):  # noqa: ARG001
+    """Add nothing; the weights, which start at zero, stay there."""
+    return torch.zeros(len(label_at), 1)
+
+
 @contextmanager
-def undone(engine: type = ENGINE, pack=PACK) -> Iterator[None]:
-    with patch.object(training, "_Engine", engine), patch.object(masking, "pack_cells", pack):
+def undone(engine: type = ENGINE, pack=PACK, shortcut=SHORTCUT) -> Iterator[None]:
+    """Train with these in place of what PolyGene has."""
+    with (
+        patch.object(training, "_Engine", engine),
+        patch.object(masking, "pack_cells", pack),
+        patch.object(Shortcut, "forward", shortcut),
+    ):
         yield
 
 
@@ -105,12 +130,52 @@ VARIANTS = {
     "own means": ({"engine": OneMean}, {}),
     "hidden genes are no keys": ({"pack": leaking}, {}),
     "ordinal smoothing": ({}, {"loss": LossConfig(smoothing_kind="uniform")}),
+    "shortcut": ({"shortcut": no_shortcut}, {}),
 }
+
+
+def halves(data: Path | None, genes: Collection[str], zeros: bool) -> dict[str, ad.AnnData]:
+    """Give OneK1K as two files: half of the donors, and the other half without every other one of these genes."""
+    cells = ad.read_h5ad(_data.locate(_train.STUDIES["onek1k"].file, data))
+    cells.obs["total_counts"] = np.asarray(cells.X.sum(axis=1)).ravel()  # of all genes, whichever are left
+    donors = sorted(cells.obs["donor_id"].unique())
+    second_C = cells.obs["donor_id"].isin(donors[1::2]).to_numpy()
+    lacking_G = cells.var_names.isin(sorted(genes)[1::2])
+    first, second = cells[~second_C].copy(), cells[second_C].copy()
+    if not zeros:
+        return {"all genes": first, "half of the genes": second[:, ~lacking_G].copy()}
+    second.X = sparse.csr_matrix(second.X) @ sparse.diags((~lacking_G).astype(second.X.dtype))
+    return {"all genes": first, "half of the genes": second}
+
+
+def of_halves(data: Path | None, seed: int, folder: Path, zeros: bool) -> dict[str, float]:
+    """Train on the two files, and score the test donors of the first; both ways have the same panel."""
+    genes = Corpus(folder / f"onek1k-{seed}-corpus").tokenizer.panel.symbols
+    name = f"onek1k-{seed}-halves{'-as-zeros' if zeros else ''}"
+    if not (folder / f"{name}-corpus").exists():
+        config = PrepareConfig(seed=seed, include_genes=genes, totals="total_counts", n_genes=len(genes))
+        prepare(halves(data, genes, zeros), folder / f"{name}-corpus", config=config)
+    epochs = _train.STUDIES["onek1k"].epochs
+    schedule = TrainingConfig(epochs=epochs, evaluations=6, learning_rate=2e-3, seed=seed)
+    corpus = Corpus(folder / f"{name}-corpus")
+    model = training.train(
+        Recipe(corpus=str(corpus.folder), out=str(folder / name), network=_train.NETWORK, training=schedule)
+    )
+    test = corpus.split("test")
+    rows = np.flatnonzero(test.sources_C == 0)
+    cells, schema, scores = test.cells(rows), model.tokenizer.schema, {}
+    for phenotype, p_CV in zip(schema.names, label_probabilities(model, cells, predict=schema.names), strict=True):
+        truth_C = test.labels_CP[rows, schema.index(phenotype)]
+        if len(set(truth_C[truth_C >= 0])) > 1:
+            found = label_scores(label_tally(p_CV, truth_C, scorable_SV=np.ones((1, p_CV.shape[1]), dtype=bool)))
+            scores |= {f"{phenotype}_{score}": found[score] for score in ("macro_f1", "log_loss")}
+    of_genes = score_hidden_genes(model, cells, test.measured_SG[test.sources_C[rows]])[MODEL]
+    return scores | {f"gene_{score}": value for score, value in of_genes.items()}
 
 
 def run(data: Path | None, seeds: list[int], folder: Path) -> pd.DataFrame:
     """Train every variant on every study and seed; scores on the test donors."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for study in STUDIES:
         for undo, (patches, recipe) in VARIANTS.items():
             for seed in seeds:
@@ -124,9 +189,19 @@ def run(data: Path | None, seeds: list[int], folder: Path) -> pd.DataFrame:
                     continue
                 seconds = time.process_time() - started
                 scores = validation_scores(model, corpus.split("train"), corpus.split("test"), LossConfig())
-                rows.append({"study": study, "undone": undo, "seed": seed, "train_s": seconds, **scores})
-                print({key: round(value, 3) if isinstance(value, float) else value for key, value in rows[-1].items()})
+                add(rows, {"study": study, "undone": undo, "seed": seed, "train_s": seconds, **scores})
+    for undo, zeros in {"PolyGene": False, "missing is not zero": True}.items():
+        for seed in seeds if rows else ():
+            started = time.process_time()
+            scores = of_halves(data, seed, folder, zeros)
+            seconds = time.process_time() - started
+            add(rows, {"study": "onek1k in two files", "undone": undo, "seed": seed, "train_s": seconds, **scores})
     return pd.DataFrame(rows)
+
+
+def add(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+    rows.append(row)
+    print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
 
 
 def main() -> None:
@@ -141,7 +216,7 @@ def main() -> None:
     for study, of_study in rows.groupby("study", sort=False) if len(rows) else ():
         means = of_study.groupby("undone", sort=False).mean(numeric_only=True)
         table = Table(title=f"{study}: test donors, mean of {arguments.seeds} seeds; each row with this undone")
-        shown = {name: title for name, title in SHOWN.items() if name in means}
+        shown = {name: title for name, title in SHOWN.items() if name in means and means[name].notna().any()}
         for column in ("undone", *shown.values()):
             table.add_column(column)
         for undo, row in means.iterrows():

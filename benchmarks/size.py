@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ablation import no_shortcut, undone
 from polygene.baselines import baseline_probabilities
 from polygene.corpus import Corpus
 from polygene.evaluation import MODEL, score_genes
@@ -40,6 +42,7 @@ LOSS = LossConfig(phenotype_weight=0.3)
 TRAINING = TrainingConfig(learning_rate=2e-3, evaluations=1)
 CANDIDATES: dict[str, dict[str, Any]] = {
     "2 x 128": {"network": SMALL, "training": replace(TRAINING, epochs=4)},
+    "2 x 128 without the shortcut": {"network": SMALL, "training": replace(TRAINING, epochs=4)},
     "2 x 128, phenotypes weigh 1": {
         "network": SMALL,
         "loss": LossConfig(phenotype_weight=1.0),
@@ -94,7 +97,8 @@ def run(name: str, corpus: Corpus, runs: Path) -> dict[str, float]:
         corpus=str(corpus.folder), out=str(runs / name.replace(" ", "-")), **({"loss": LOSS} | CANDIDATES[name])
     )
     started = time.process_time()
-    model = train(recipe)
+    with undone(shortcut=no_shortcut) if "without the shortcut" in name else nullcontext():
+        model = train(recipe)
     seconds = time.process_time() - started
     held_out = corpus.split("validation")
     answers = label_probabilities(model, held_out.cells(slice(None)), predict=corpus.tokenizer.schema.names)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from polygene import checkpoint
 from polygene.calibration import Calibration, calibrate
@@ -121,6 +122,22 @@ def test_a_checkpoint_from_before_calibration_loads_and_says_so(saved, caplog):
         loaded = PolyGene.from_pretrained(saved, device="cpu")
     assert loaded.calibration == Calibration()
     assert [record.message for record in caplog.records if "was not calibrated" in record.message]
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown"])
+def test_weights_of_another_network_are_refused_and_not_made_up(saved, change):
+    weights = load_file(saved / "model.safetensors")
+    if change == "missing":
+        del weights["shortcut.bins"]
+    else:
+        weights["wider.bias"] = torch.zeros(3)
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    sums = (saved / SUMS).read_text().splitlines()
+    digest = hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
+    new = [f"{digest}  model.safetensors" if line.endswith("model.safetensors") else line for line in sums]
+    (saved / SUMS).write_text("\n".join(new) + "\n")
+    with pytest.raises(CheckpointError, match=r"of another PolyGene: (shortcut\.bins|wider\.bias)"):
+        PolyGene.from_pretrained(saved)
 
 
 def test_a_list_of_hashes_that_ends_early_is_refused(saved):

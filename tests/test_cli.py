@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from polygene.checkpoint import PolyGene
 from polygene.cli import app, main
 from polygene.corpus import Corpus
+from polygene.shipped import NAMES
 from polygene.tl import denoise, impute
 from polygene.tl.annotate import annotation
 from polygene.tl.counterfactual import counterfactual
@@ -86,7 +87,7 @@ def test_every_command_helps_and_has_eight_options_at_most() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     assert names == [
         *("prepare", "train", "annotate", "embed", "denoise", "impute", "classify"),
-        *("generate", "balance", "perturb", "counterfactual", "evaluate", "demo", "info"),
+        *("generate", "balance", "perturb", "counterfactual", "evaluate", "demo", "info", "models"),
     ]
     for name in names:
         said = polygene(name, "--help")
@@ -265,7 +266,7 @@ def test_evaluate_prints_the_table_and_keeps_the_scores_with_the_model(made: Pat
     assert result.exit_code == 0, result.output
     assert "logistic regression" in result.stdout
     metrics = json.loads((model / "metrics.json").read_text(), parse_constant=pytest.fail)
-    assert set(metrics) == {"validation", "test"}
+    assert set(metrics) == {"corpus", "validation", "test"}
     assert PolyGene.from_pretrained(model).metrics == metrics
     options = ("--out", tmp_path / "scores.json", "--report", tmp_path / "report.html")
     elsewhere = polygene("evaluate", made / "corpus", "--model", model, *options)
@@ -286,13 +287,21 @@ def test_evaluate_refuses_a_report_that_cannot_be_written_and_leaves_nothing(mad
     ("folder", "says"),
     [
         ("corpus", ["20 genes", "donors", "cell_type", "monocyte", "validation"]),
-        ("model", ["16 wide", "B cell", "loss"]),
+        ("model", ["16 wide", "B cell", "loss", "temperature", "corpus it learned from", "donors"]),
+        ("polygene-512", ["512 genes", "F16"]),
     ],
 )
 def test_info_describes(folder: str, says: list[str], made: Path) -> None:
-    result = polygene("info", made / folder)
+    result = polygene("info", folder if folder.startswith("polygene") else made / folder)
     assert result.exit_code == 0, result.output
     for word in says:
+        assert word in result.stdout
+
+
+def test_models_lists_those_that_ship() -> None:
+    result = polygene("models")
+    assert result.exit_code == 0, result.output
+    for word in (*NAMES, "cell types", "B cell", "README.md"):
         assert word in result.stdout
 
 

@@ -220,3 +220,18 @@ def test_what_the_folder_says_of_itself(corpus):
         assert described["scale"] == "counts"
         assert described["panel_genes"] == corpus.measured_SG[source].sum()
     assert info["sources"][0]["cells_without_panel_genes"] == 1
+
+
+def test_a_summary_counts_cells_and_donors_of_every_source_and_split(corpus):
+    summary = corpus.summary()
+    assert summary["split"] == "donor"
+    assert list(summary["sources"]) == ["first", "second"]
+    for s, source in enumerate(summary["sources"].values()):
+        assert source["panel_genes"] == corpus.measured_SG[s].sum()
+        for name in SPLITS:
+            split = corpus.split(name)
+            of_source_C = split.sources_C == s
+            donors = set(split.donors_C[of_source_C]) - {""}
+            assert source["cells"].get(name, 0) == of_source_C.sum()
+            assert source["donors"].get(name, 0) == len(donors)
+            assert 0 not in (source["cells"].get(name), source["donors"].get(name)), "what is 0 is left out"

@@ -312,7 +312,7 @@ def test_the_state_with_the_best_validation_loss_is_kept(recipe_for, monkeypatch
 def test_the_scores_that_are_written_are_those_of_the_state_that_is_kept(toy_corpus, uninterrupted):
     model = replace(PolyGene.from_pretrained(uninterrupted, device="cpu"), calibration=Calibration())
     scores = validation_scores(model, toy_corpus.split("train"), toy_corpus.split("validation"), LossConfig())
-    assert model.metrics == {"validation": scores}
+    assert model.metrics == {"corpus": toy_corpus.summary(), "validation": scores}
     of_labels = {
         f"{phenotype}_{score}"
         for phenotype in ("sex", "cell_type")
@@ -357,7 +357,7 @@ def test_without_validation_cells_the_last_state_is_kept(recipe_for, corpus_with
     recipe = recipe_for(corpus=corpus_without_validation, epochs=2, evaluations=2)
     model = train(recipe)
     assert "no validation cells" in caplog.text
-    assert model.metrics == {}
+    assert model.metrics.keys() == {"corpus"}
     start = new_model(recipe, corpus_without_validation).network.state_dict()
     kept = weights_of(recipe.out)
     assert all(torch.equal(last[0][name], kept[name]) for name in kept)

@@ -2,7 +2,7 @@
 
 ::
 
-    config.json  model.safetensors   the network
+    config.json  model.safetensors   the network; computes in float32 however its weights are stored
     tokenizer.json  genes.tsv        bins, slots, phenotypes; the panel
     recipe.toml  metrics.json        how it was made, what it scored
     README.md                        model card
@@ -33,6 +33,7 @@ from polygene.distributed import own_device
 from polygene.errors import CheckpointError
 from polygene.familiarity import Familiarity
 from polygene.modeling import PolyGeneConfig, PolyGeneModel
+from polygene.shipped import NAMES, folder_of
 from polygene.tokenizer import CellTokenizer
 
 DECISIVE = ("config.json", "model.safetensors", "tokenizer.json", "genes.tsv")
@@ -87,12 +88,12 @@ class PolyGene:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, device: str | torch.device | None = None) -> PolyGene:
-        """Load a checkpoint folder, or a repository of the Hugging Face Hub.
+        """Load a checkpoint folder, a model that ships with PolyGene, or a repository of the Hugging Face Hub.
 
         Parameters
         ----------
         name_or_path
-            A folder, or "owner/name" on the Hub.
+            A folder, else the name of a shipped model such as "polygene-512", else "owner/name" on the Hub.
         device
             Where the network runs; the GPU of this process if there is one, else the CPU.
 
@@ -101,12 +102,18 @@ class PolyGene:
         CheckpointError
             If the folder is incomplete or a file is not the one that was saved (SHA-256).
         """
-        folder = Path(name_or_path)
+        folder = folder_of(name_or_path)
         if not folder.is_dir():
             folder = _download(str(name_or_path))
         saved = _verify(folder)
         with without_bars():
-            network = PolyGeneModel.from_pretrained(folder)
+            network, found = PolyGeneModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        if unlike := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
+            msg = (
+                f"{folder} holds weights of another PolyGene: {', '.join(unlike[:3])} differ. "
+                "Load it with the version that made it, or train it again."
+            )
+            raise CheckpointError(msg)
         recipe, metrics, calibration = (folder / name for name in ("recipe.toml", "metrics.json", CALIBRATION))
         tokenizer = CellTokenizer.load(folder)
         sizes = {
@@ -124,8 +131,10 @@ class PolyGene:
             familiarity=Familiarity.load(folder / FAMILIARITY) if FAMILIARITY in saved else None,
         )
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Write the checkpoint folder; other files that are in it already stay.
+
+        With `half`, weights are written as float16, rounded to 11 binary digits, in half the bytes.
 
         Everything is written beside and moved into place at the end, the hashes last: a failure to write leaves the
         checkpoint that was there as it was, and a kill between two moves leaves one that `from_pretrained` refuses.
@@ -135,7 +144,8 @@ class PolyGene:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
             new = Path(beside)
             with without_bars():
-                self.network.save_pretrained(new)
+                weights = {name: one.half() for name, one in self.network.state_dict().items()} if half else None
+                self.network.save_pretrained(new, state_dict=weights)
             self.tokenizer.save(new)
             self.calibration.save(new / CALIBRATION)
             if self.familiarity is not None:
@@ -184,8 +194,9 @@ def _download(name: str) -> Path:
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         msg = (
-            f"There is no checkpoint {name!r}: it is no folder here, and the Hugging Face Hub says: "
-            f"{said}. Give the folder that `polygene train` wrote, or 'owner/name' on the Hub."
+            f"There is no checkpoint {name!r}: it is no folder here, no model that ships with PolyGene "
+            f"({', '.join(NAMES)}), and the Hugging Face Hub says: {said}. "
+            "Give the folder that `polygene train` wrote, one of these names, or 'owner/name' on the Hub."
         )
         raise CheckpointError(msg) from error
 

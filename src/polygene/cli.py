@@ -71,7 +71,9 @@ app = typer.Typer(
 )
 
 CellsFile = Annotated[str, typer.Argument(metavar="CELLS.h5ad", help="Cells with counts or log1p values.")]
-Model = Annotated[str, typer.Option(help="Checkpoint folder, or a repository of the Hugging Face Hub.")]
+Model = Annotated[
+    str, typer.Option(help="Checkpoint folder, a model that ships (polygene-512), or a repository of the Hub.")
+]
 Out = Annotated[
     Path, typer.Option(help="A copy of the cells with the answers (.h5ad), or only the answers (.csv, .parquet).")
 ]
@@ -511,10 +513,20 @@ def demo(
 
 @app.command()
 def info(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint or a corpus.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A checkpoint, the name of one that ships, or a corpus.")
+    ],
 ) -> None:
     """Describe a checkpoint or a corpus."""
     _describe(folder)
+
+
+@app.command()
+def models() -> None:
+    """List the models that ship with PolyGene, and what they know."""
+    from polygene.describe import describe_shipped
+
+    _print(describe_shipped())
 
 
 def _answer(

@@ -92,6 +92,18 @@ class Corpus:
             )
             raise CorpusError(msg)
 
+    def summary(self) -> dict[str, Any]:
+        """Say what a model should remember of it: cells and donors of each source by split, and genes of the panel."""
+        sources = {
+            source["name"]: {
+                "cells": {split: n for split, n in source["cells"].items() if n},
+                "donors": {split: n for split, n in source["donors"].items() if n},
+                "panel_genes": source["panel_genes"],
+            }
+            for source in self.info["sources"]
+        }
+        return {"split": self.split_word, "sources": sources}
+
     def _read_info(self) -> dict[str, Any]:
         path = self.folder / "corpus.json"
         if not path.is_file():

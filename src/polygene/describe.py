@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError, safe_open
 
+from polygene.calibration import Calibration
 from polygene.corpus import Corpus
 from polygene.errors import CheckpointError, DataError
+from polygene.phenotypes import PhenotypeSchema
 from polygene.shards import SPLITS
+from polygene.shipped import MODELS, NAMES, folder_of
 from polygene.tokenizer import CellTokenizer
 
 SHOWN = 8
@@ -20,7 +24,7 @@ SHOWN = 8
 
 
 def describe(folder: str | Path) -> list[Table]:
-    """Describe a folder made by `polygene prepare` or `polygene train`.
+    """Describe a folder made by `polygene prepare` or `polygene train`, or a model that ships, by its name.
 
     Raises
     ------
@@ -29,7 +33,7 @@ def describe(folder: str | Path) -> list[Table]:
     CorpusError, CheckpointError
         It is incomplete or damaged; names the file.
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
     if (folder / "corpus.json").is_file():
         return describe_corpus(Corpus(folder))
     if (folder / "config.json").is_file():
@@ -37,7 +41,7 @@ def describe(folder: str | Path) -> list[Table]:
     msg = (
         f"{folder} is neither a corpus (no corpus.json) nor a checkpoint (no config.json)."
         if folder.is_dir()
-        else f"There is no folder {str(folder)!r}."
+        else f"There is no folder {str(folder)!r}, and no model of this name ships: {', '.join(NAMES)} do."
     )
     raise DataError(msg)
 
@@ -65,29 +69,139 @@ def describe_corpus(corpus: Corpus) -> list[Table]:
 
 
 def describe_checkpoint(folder: Path) -> list[Table]:
-    """Describe the network, the panel, bins and labels, and the scores that were written down."""
+    """Describe the network, the panel, bins and labels, what it learned from, its calibration, and its scores."""
     tokenizer = CellTokenizer.load(folder)
+    calibration = _calibration(folder, tokenizer.schema)
+    facts = {
+        **_network_facts(folder),
+        **_tokenizer_facts(tokenizer),
+        "calibration": f"of {', '.join(calibration.labels)}" if calibration.labels else "none",
+    }
+    tables = [_facts(f"checkpoint {folder}", facts), _phenotypes(tokenizer)]
+    if calibration.labels:
+        table = _table("calibration", "phenotype", "temperature", "learned from cells", "of", "log loss", "was")
+        for name, one in calibration.labels.items():
+            of = f"{one.units:,} {one.unit}s"
+            losses = f"{one.log_loss:.3f}", f"{one.log_loss_before:.3f}"
+            table.add_row(name, f"{one.temperature:.2f}", f"{one.cells:,}", of, *losses)
+        tables.append(table)
+    metrics = _metrics(folder)
+    if "corpus" in metrics:
+        tables.append(_learned_from(metrics["corpus"]))
+    for kind, scores in metrics.items():
+        numbers = {name: f"{value:.3f}" for name, value in scores.items() if isinstance(value, float)}
+        if numbers:
+            tables.append(_facts(f"{kind} scores", numbers))
+    return tables
+
+
+def describe_shipped() -> list[Table]:
+    """Describe the models that ship side by side: what they are, what they know, and their marks."""
+    folders = {name: MODELS / name for name in NAMES}
+    facts = [_shipped_facts(folder) for folder in folders.values()]
+    table = _table("models that ship with PolyGene", "", *folders)
+    for key in facts[0]:
+        if any(fact[key] for fact in facts):
+            table.add_row(key, *(Text(fact[key]) for fact in facts))
+    marks = [_metrics(folder).get("marks", {}) for folder in folders.values()]
+    rows = dict.fromkeys((source, one) for mark in marks for source, phenotypes in mark.items() for one in phenotypes)
+    if not rows:
+        return [table]
+    scores = _table("macro-F1 on donors held out (of logistic regression)", "source", "phenotype", *folders)
+    for source, phenotype in rows:
+        scores.add_row(source, phenotype, *(_mark(mark.get(source, {}).get(phenotype)) for mark in marks))
+    return [table, scores]
+
+
+def _shipped_facts(folder: Path) -> dict[str, str]:
+    """Say of one shipped model what is told side by side."""
+    tokenizer = CellTokenizer.load(folder)
+    schema = tokenizer.schema
+    corpus = _metrics(folder).get("corpus", {"sources": {}})
+    n_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    hashes = {name: digest for digest, name in map(str.split, (folder / "SHA256SUMS").read_text().splitlines())}
+    labels = dict(zip(schema.names, schema.labels, strict=True))
+    return {
+        "genes": f"{len(tokenizer.panel):,}",
+        **_network_facts(folder),
+        "on disk": f"{n_bytes / 1e6:.1f} MB",
+        "SHA-256": f"{hashes['model.safetensors'][:12]} (weights)",
+        **{f"{split} cells": _cells_of(corpus, split) for split in SPLITS},
+        "tissues": _all(labels["tissue"]),
+        "cell types": _all(labels["cell_type"]),
+        "ages": _from_to(labels["age"], schema.years("age")),
+        "diseases": _all(labels["disease"]),
+        "model card": str(folder / "README.md"),
+    }
+
+
+def _network_facts(folder: Path) -> dict[str, str]:
     network = _json(folder / "config.json")
     weights = folder / "model.safetensors"
     try:
         with safe_open(weights, framework="numpy") as tensors:
-            sizes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+            slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118
+            n_weights, kinds = sum(math.prod(one.get_shape()) for one in slices), {one.get_dtype() for one in slices}
     except (OSError, SafetensorError) as error:
         msg = f"{weights} cannot be read ({error}); copy the checkpoint again, whole."
         raise CheckpointError(msg) from error
-    n_weights = sum(map(math.prod, sizes))
-    facts = {
-        "network": f"{network['num_hidden_layers']} layers x {network['hidden_size']} wide, {n_weights:,} weights",
-        "size": f"{weights.stat().st_size / 1e6:.1f} MB",
-        **_tokenizer_facts(tokenizer),
+    return {
+        "network": f"{network['num_hidden_layers']} layers x {network['hidden_size']} wide",
+        "weights": f"{n_weights:,} ({', '.join(sorted(kinds))}, {weights.stat().st_size / 1e6:.1f} MB)",
     }
-    tables = [_facts(f"checkpoint {folder}", facts), _phenotypes(tokenizer)]
-    if (folder / "metrics.json").is_file():
-        for kind, scores in _json(folder / "metrics.json").items():
-            numbers = {name: f"{value:.3f}" for name, value in scores.items() if isinstance(value, float)}
-            if numbers:
-                tables.append(_facts(f"{kind} scores", numbers))
-    return tables
+
+
+def _calibration(folder: Path, schema: PhenotypeSchema) -> Calibration:
+    sizes = {name: len(labels) for name, labels in zip(schema.names, schema.labels, strict=True)}
+    file = folder / "calibration.json"
+    return Calibration.load(file, sizes) if file.is_file() else Calibration()
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    return _json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
+
+
+def _learned_from(corpus: Mapping[str, Any]) -> Table:
+    """Lay out what `Corpus.summary` says."""
+    title = f"corpus it learned from: cells (donors), split by {corpus['split']}"
+    table = _table(title, "source", *SPLITS, "of the panel")
+    for name, source in corpus["sources"].items():
+        counts = [
+            f"{source['cells'].get(split, 0):,}" + (f" ({n:,})" if (n := source["donors"].get(split)) else "")
+            for split in SPLITS
+        ]
+        table.add_row(name, *counts, f"{source['panel_genes']:,}")
+    return table
+
+
+def _cells_of(corpus: Mapping[str, Any], split: str) -> str:
+    """Count the cells, donors and sources of a split in what `Corpus.summary` says."""
+    sources = [source for source in corpus["sources"].values() if source["cells"].get(split)]
+    cells, donors = (sum(source[kind].get(split, 0) for source in sources) for kind in ("cells", "donors"))
+    nameless = sum(not source["donors"].get(split) for source in sources)
+    without = f", {nameless} of them without donors" if nameless else ""
+    return f"{cells:,} of {donors:,} donors, {len(sources)} sources{without}" if sources else ""
+
+
+def _mark(mark: Mapping[str, float] | None) -> str:
+    if not mark:
+        return ""
+    beside = mark.get("logistic regression")
+    return f"{mark['macro_f1']:.3f}" + ("" if beside is None else f" ({beside:.3f})")
+
+
+def _all(names: tuple[str, ...]) -> str:
+    return f"{len(names)}: {'; '.join(names)}"  # there are commas in names of cell types
+
+
+def _from_to(ages: tuple[str, ...], years_V: np.ndarray) -> str:
+    """Name the youngest and the oldest age, and those that are no number of years."""
+    read_V = np.isfinite(years_V)
+    if not read_V.any():
+        return _all(ages)
+    others = [age for age, read in zip(ages, read_V, strict=True) if not read]
+    ends = f"{ages[np.nanargmin(years_V)]} to {ages[np.nanargmax(years_V)]}"
+    return f"{len(ages)}: {'; '.join([ends, *others])}"
 
 
 def _tokenizer_facts(tokenizer: CellTokenizer) -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polygene.attention import CellOffsets
 from polygene.checkpoint import PolyGene
 from polygene.masking import pack_cells
 from polygene.modeling import PolyGeneModel
@@ -52,6 +53,13 @@ def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Te
     return network.encode(**{name: x.to(network.device) for name, x in inputs.items()})
 
 
+def shortcuts(network: PolyGeneModel, packed: PackedCells, label_at_Q: Tensor) -> Tensor:
+    """What the shortcut adds to the states of the questions for labels at these places, (Q, D)."""
+    row = (packed.input_ids, packed.position_ids, packed.n_keys, packed.n_queries, label_at_Q)
+    input_ids, position_ids, n_keys, n_queries, label_at = (x.to(network.device) for x in row)
+    return network.shortcut(input_ids, position_ids, CellOffsets(n_keys, n_queries), label_at)
+
+
 def label_probabilities(
     model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
 ) -> list[np.ndarray]:
@@ -69,7 +77,7 @@ def label_probabilities(
 def label_answers(
     model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Answer as `label_probabilities` does, and return the states of the questions too, float32 (C, D) for each."""
+    """Answer as `label_probabilities` does, and return the encoder's states of the questions too, (C, D) for each."""
     phenotypes = [model.tokenizer.schema.index(name) for name in predict]
     temperatures = [model.calibration.temperature(name) for name in predict]
     labels_CP = key_labels(model, cells, given)
@@ -84,12 +92,14 @@ def label_answers(
         packed, query_at_Q = pack_cells(
             model.tokenizer, part, labels_CP[rows], asked_cells_Q, asked_slots_Q, shown=shown
         )
-        hidden_QD = states(network, packed, torch.from_numpy(query_at_Q))
+        query_at = torch.from_numpy(query_at_Q)
+        hidden_QD = states(network, packed, query_at)
+        asking_QD = hidden_QD + shortcuts(network, packed, query_at)
         for i, p in enumerate(phenotypes):
-            hidden_CD = hidden_QD[i :: len(phenotypes)]
-            logits_CV = network.decode_labels(hidden_CD, p).float() / temperatures[i]
+            of_p = slice(i, None, len(phenotypes))
+            logits_CV = network.decode_labels(asking_QD[of_p], p).float() / temperatures[i]
             answers[i].append(torch.softmax(logits_CV, dim=-1).cpu().numpy())
-            states_of[i].append(hidden_CD.float().cpu().numpy())
+            states_of[i].append(hidden_QD[of_p].float().cpu().numpy())
     return [np.concatenate(parts) for parts in answers], [np.concatenate(parts) for parts in states_of]
 
 

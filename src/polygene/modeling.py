@@ -1,4 +1,4 @@
-"""The network: Hugging Face BertModel on packed rows, and one linear decoder read in slot groups.
+"""The network: Hugging Face BertModel on packed rows, a shortcut, and one linear decoder read in slot groups.
 
 Legend: C cells, T packed tokens, R those that are read, Q queries, H heads, E width of a head, D width, G genes,
 B logits of a gene (bins; 1 if binary), V labels of one phenotype, P phenotypes.
@@ -104,6 +104,34 @@ class LastLayer(BertLayer):
         return self.feed_forward_chunk(self.attention.output(o_1RHE.flatten(2), read_1RD))
 
 
+class Shortcut(nn.Module):
+    """What each visible gene says of the phenotypes by itself: a vector a gene times a value a bin, summed over a cell.
+
+    It stands beside the encoder as a linear model does beside a deep one (wide and deep, Cheng et al. 2016), and learns
+    in few passes what a linear model can tell. In training half of the cells do without it, so that the encoder learns
+    to answer alone, and its states tell what cells are (docs/decisions.md).
+    """
+
+    def __init__(self, config: PolyGeneConfig) -> None:
+        super().__init__()
+        self.genes = nn.Embedding(config.n_genes, config.hidden_size)
+        self.bins = nn.Parameter(torch.linspace(0.5, 1.5, config.n_bins))
+        self.first_slot = config.first_gene_slot
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, cells: CellOffsets, label_at: Tensor) -> Tensor:
+        """Give what is added to the states of the questions for labels that stand at these places, (Q, D)."""
+        ids_T, genes_T = input_ids[0], position_ids[0] - self.first_slot
+        lengths_C = cells.n_keys_C + cells.n_queries_C
+        cell_T = torch.arange(len(lengths_C), device=ids_T.device).repeat_interleave(lengths_C, output_size=len(ids_T))
+        is_gene_T = (genes_T >= 0) & (genes_T < self.genes.num_embeddings)
+        visible_N = (is_gene_T & (ids_T < len(self.bins))).nonzero()[:, 0]  # a question has the id of [MASK]
+        said_ND = self.bins[ids_T[visible_N], None] * self.genes(genes_T[visible_N])
+        sums_CD = said_ND.new_zeros(len(lengths_C), said_ND.shape[1]).index_add(0, cell_T[visible_N], said_ND)
+        if self.training:
+            sums_CD = sums_CD * (torch.rand(len(sums_CD), 1, device=sums_CD.device) < 0.5)
+        return sums_CD[cell_T[label_at]]
+
+
 class PolyGeneModel(PreTrainedModel):
     """BertModel on packed cells with a decoder whose softmax never leaves a slot's own group.
 
@@ -123,8 +151,10 @@ class PolyGeneModel(PreTrainedModel):
         self.bert.encoder.layer[-1] = LastLayer(config, layer_idx=config.num_hidden_layers - 1)
         self.decoder = nn.Linear(config.hidden_size, n_logits)
         self.gene_bias = nn.Embedding(config.n_genes, config.gene_logits)
+        self.shortcut = Shortcut(config)
         self.post_init()
         nn.init.zeros_(self.gene_bias.weight)
+        nn.init.zeros_(self.shortcut.genes.weight)
 
     @torch.no_grad()
     def start_from_frequencies(self, bins_GB: Tensor, labels: Sequence[Tensor]) -> None:
@@ -206,7 +236,7 @@ class PolyGeneModel(PreTrainedModel):
         return logits_QB + self.gene_bias(genes_Q)
 
     def decode_labels(self, hidden_QD: Tensor, phenotype: int) -> Tensor:
-        """Logits of the labels of one phenotype, (Q, V)."""
+        """Logits of the labels of one phenotype from states with the shortcut added, (Q, V)."""
         first = self.config.gene_logits + sum(self.config.phenotype_sizes[:phenotype])
         last = first + self.config.phenotype_sizes[phenotype]
         return nn.functional.linear(hidden_QD, self.decoder.weight[first:last], self.decoder.bias[first:last])
@@ -238,6 +268,7 @@ class PolyGeneModel(PreTrainedModel):
             order_Q.argsort()
         ]
         of_genes_QD, of_labels_QD = hidden_QD.split([len(gene_at), len(label_at)])
+        of_labels_QD = of_labels_QD + self.shortcut(input_ids, position_ids, CellOffsets(n_keys, n_queries), label_at)
         genes_Q = position_ids[0, gene_at] - self.config.first_gene_slot
         label_logits = tuple(
             self.decode_labels(of_labels_QD[label_phenotype == p], p) for p in range(len(self.config.phenotype_sizes))

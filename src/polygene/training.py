@@ -270,7 +270,8 @@ def train(recipe: Recipe) -> PolyGene:
 
     Returns
     -------
-    The model as saved: `metrics["validation"]` holds its scores before it was calibrated.
+    The model as saved: `metrics["validation"]` holds its scores before it was calibrated, `metrics["corpus"]` what it
+    learned from (see `Corpus.summary`).
 
     Raises
     ------
@@ -341,7 +342,7 @@ def train(recipe: Recipe) -> PolyGene:
     scores = engine.scores()
     if scores:
         say("kept the state of step %s: %s", engine.state.best_global_step, _of_interest(scores))
-    metrics = {"validation": scores} if scores else {}
+    metrics = {"corpus": corpus.summary(), **({"validation": scores} if scores else {})}
     trained = replace(engine.trained(), recipe=recipe.to_toml(), metrics=metrics)
     trained = replace(trained, calibration=calibration(trained, validation))
     for name, one in trained.calibration.labels.items():
