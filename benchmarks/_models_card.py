@@ -85,7 +85,7 @@ def recipe_head(path: Path) -> str:
     """Give what the first comment of a recipe says: wall time and hardware among it."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     head = itertools.takewhile(lambda line: line.startswith("#"), lines)
-    return "\n".join(f"> {line.lstrip('#').strip()}".rstrip() for line in head)
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in head)
 
 
 def reproduce(name: str, results: Mapping[str, Any]) -> str:
@@ -93,13 +93,16 @@ def reproduce(name: str, results: Mapping[str, Any]) -> str:
     said = recipe_head(RECIPES / f"{name}.toml")
     return f"""```bash
 python benchmarks/corpus.py --data DIR --out corpora     # the data: benchmarks/data.toml
+ln -s corpora/{name.replace("polygene", "corpus")} .
 polygene train recipes/{name}.toml
 python benchmarks/models.py --corpora corpora --write    # this card
 ```
 
 The recipe says:
 
+```text
 {said}
+```
 
 The scores of this card: {results["machine"]}, seed {results["seed"]}."""
 

@@ -43,9 +43,8 @@ from polygene.held_out import MODEL, class_weight, named
 from polygene.inference import label_answers
 from polygene.metrics import expected_years
 from polygene.reliability import MARGINAL, reliability
+from polygene.shipped import MODELS, NAMES
 
-NAMES = ("polygene-512", "polygene-2432")
-MODELS = Path(__file__).parent.parent / "src" / "polygene" / "models"
 USUAL = "pbmc3k_10x"
 """The file that speed is measured on: a usual one, with nearly all genes."""
 

@@ -193,7 +193,7 @@ def test_tables_are_markdown_and_show_intervals():
 
 def test_the_card_quotes_the_first_comment_of_the_recipe(tmp_path):
     (tmp_path / "one.toml").write_text("# 40 minutes on\n# two cores\n\n# not this\nout = 1  # nor this\n")
-    assert cards.recipe_head(tmp_path / "one.toml") == "> 40 minutes on\n> two cores"
+    assert cards.recipe_head(tmp_path / "one.toml") == "40 minutes on\ntwo cores"
     assert cards.recipe_head(tmp_path / "none.toml") == ""
 
 
