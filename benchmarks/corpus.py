@@ -164,6 +164,16 @@ def write(data: Path | None, out: Path, sources: Mapping[str, Source]) -> dict[s
     return written
 
 
+def make(data: Path | None, out: Path, sizes: Sequence[int]) -> tuple[dict[str, Path], dict[int, Corpus]]:
+    """Write the files and, in the new folder `out`, a corpus for each size of panel; returns both."""
+    out.mkdir(parents=True)
+    sources = read_sources()
+    paths = write(data, out, sources)
+    learned = [paths[name] for name, one in sources.items() if one.role in ("split", "train")]
+    config = build(PrepareConfig, read_toml(MAPPING / "prepare.toml"))
+    return paths, {n: prepare(learned, out / f"corpus-{n}", config=replace(config, n_genes=n)) for n in sizes}
+
+
 def describe(source: Source, path: Path, panels: Mapping[int, GenePanel], corpus: Corpus | None) -> dict[str, Any]:
     """Say in numbers what a file holds and how much of each panel it measures."""
     cells = ad.read_h5ad(path, backed="r")
@@ -206,16 +216,10 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        arguments.out.mkdir(parents=True)
-        sources = read_sources()
-        paths = write(arguments.data, arguments.out, sources)
+        paths, corpora = make(arguments.data, arguments.out, arguments.genes)
     except (FileExistsError, _data.MissingDataError, MappingError) as error:
         parser.exit(2, f"{error}\n")
-    learned = [paths[name] for name, one in sources.items() if one.role in ("split", "train")]
-    config = build(PrepareConfig, read_toml(MAPPING / "prepare.toml"))
-    corpora = {
-        n: prepare(learned, arguments.out / f"corpus-{n}", config=replace(config, n_genes=n)) for n in arguments.genes
-    }
+    sources = read_sources()
     panels = {n: corpus.tokenizer.panel for n, corpus in corpora.items()}
     whole = {name: arguments.data / _data.catalogue()[name].file for name in sources}
     rows = {
@@ -224,7 +228,8 @@ def main() -> None:
         if whole[name].suffix == ".h5ad"
     }
     show(Console(width=220), rows)
-    print(json.dumps({"seed": config.seed, "fractions": config.fractions, "sources": rows}))
+    config = corpora[arguments.genes[0]].info["config"]
+    print(json.dumps({"seed": config["seed"], "fractions": config["fractions"], "sources": rows}))
 
 
 if __name__ == "__main__":

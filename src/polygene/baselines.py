@@ -33,6 +33,7 @@ LabelBaseline = Literal[
     "logistic regression",
 ]
 YearsBaseline = Literal["training mean", "ridge regression"]
+TuningScore = Literal["macro_f1", "log_loss"]
 LABEL_BASELINES: tuple[LabelBaseline, ...] = get_args(LabelBaseline)
 YEARS_BASELINES: tuple[YearsBaseline, ...] = get_args(YearsBaseline)
 
@@ -110,10 +111,27 @@ def baseline_probabilities(
     n_labels: int,
     *,
     class_weight: Literal["balanced"] | None = None,
-    tune_for: Literal["macro_f1", "log_loss"] = "macro_f1",
+    tune_for: TuningScore = "macro_f1",
     seed: int = 0,
 ) -> np.ndarray:
-    """Train one baseline for one phenotype and answer for the test cells.
+    """Train one baseline for one phenotype and answer for the test cells: `tuned_probabilities` for one score."""
+    return tuned_probabilities(
+        name, train, labels_C, test, n_labels, class_weight=class_weight, tune_for=[tune_for], seed=seed
+    )[0]
+
+
+def tuned_probabilities(
+    name: LabelBaseline,
+    train: CellTable,
+    labels_C: np.ndarray,
+    test: AskedCells,
+    n_labels: int,
+    *,
+    class_weight: Literal["balanced"] | None = None,
+    tune_for: Sequence[TuningScore],
+    seed: int = 0,
+) -> list[np.ndarray]:
+    """Train one baseline for one phenotype and answer for the test cells, tuned once for each of several scores.
 
     - majority: the frequencies of the labels in training, so the answer is the most frequent one and the log loss is
       the marginal's.
@@ -137,13 +155,14 @@ def baseline_probabilities(
     class_weight
         "balanced": every label weighs the same in both regressions and among the neighbours.
     tune_for
-        The score that tuning improves on held-out donors. The two can disagree: where labels belong to donors, as sex
-        and age do, the best log loss (and error in years) is near the constant answer's, whose macro-F1 is the worst.
+        The scores that tuning improves on held-out donors, whose settings are tried together. They can disagree: where
+        labels belong to donors, as sex and age do, the best log loss (and error in years) is near the constant
+        answer's, whose macro-F1 is the worst.
 
     Returns
     -------
-    probabilities_CV
-        float64, rows sum to 1.
+    probabilities_CV for each score
+        float64, rows sum to 1; the same array where there is nothing to tune.
     """
     if name not in LABEL_BASELINES:
         msg = f"there is no baseline {name!r}; choose one of {', '.join(LABEL_BASELINES)}"
@@ -152,14 +171,15 @@ def baseline_probabilities(
     train, labels_C = train[given_C], labels_C[given_C].astype(int)
     counts_V = np.bincount(labels_C, minlength=n_labels)
     if name == "majority" or np.count_nonzero(counts_V) < 2:
-        return np.tile(counts_V / max(counts_V.sum(), 1), (len(test), 1))
+        return [np.tile(counts_V / max(counts_V.sum(), 1), (len(test), 1))] * len(tune_for)
     if name == "source majority":
-        return _source_frequencies(train, labels_C, test, n_labels)
+        return [_source_frequencies(train, labels_C, test, n_labels)] * len(tune_for)
     if name == "measured genes + library size":
         train_CF = _depth_and_coverage(train, train)
         centre_F = train_CF.mean(axis=0)
         asked = (sparse.csr_matrix(_depth_and_coverage(block, train) - centre_F) for block in test.blocks())
-        return _logistic(sparse.csr_matrix(train_CF - centre_F), asked, labels_C, [1.0], n_labels, class_weight)[0]
+        one = _logistic(sparse.csr_matrix(train_CF - centre_F), asked, labels_C, [1.0], n_labels, class_weight)
+        return one * len(tune_for)
     settings: Sequence[Any] = PENALTIES_C if name == "logistic regression" else NEIGHBOURS
 
     def predict(train: CellTable, labels_C: np.ndarray, test: AskedCells, settings: Sequence[Any]) -> list[np.ndarray]:
@@ -168,14 +188,11 @@ def baseline_probabilities(
             return _logistic(train.x_CG, asked, labels_C, settings, n_labels, class_weight)
         return _neighbours(train, labels_C, test, settings, n_labels, class_weight)
 
-    def score(truth_C: np.ndarray, probabilities_CV: np.ndarray) -> float:
-        if tune_for == "macro_f1":
-            return float(f1_score(truth_C, probabilities_CV.argmax(axis=1), average="macro", labels=np.unique(truth_C)))
-        p_C = probabilities_CV[np.arange(len(truth_C)), truth_C]
-        return float(np.log(np.maximum(p_C, _SMALLEST)).mean())
-
-    best = _tune(name, predict, score, settings, train, labels_C, labels_C, seed)
-    return predict(train, labels_C, test, [best])[0]
+    scores = [_TUNING_SCORES[score] for score in tune_for]
+    best = _tune(name, predict, scores, settings, train, labels_C, labels_C, seed)
+    chosen = sorted(set(best), key=settings.index)
+    answers = predict(train, labels_C, test, chosen)
+    return [answers[chosen.index(setting)] for setting in best]
 
 
 def baseline_years(
@@ -206,21 +223,36 @@ def baseline_years(
         return np.full(len(test), years_C.mean())
     older_C = (years_C > np.median(years_C)).astype(int)
     settings = PENALTIES_ALPHA[::-1]
-    best = _tune(name, _ridge, lambda y, p: -float(np.abs(y - p).mean()), settings, train, years_C, older_C, seed)
-    return _ridge(train, years_C, test, [best])[0]
+    best = _tune(name, _ridge, [lambda y, p: -float(np.abs(y - p).mean())], settings, train, years_C, older_C, seed)
+    return _ridge(train, years_C, test, best)[0]
+
+
+def _macro_f1(truth_C: np.ndarray, probabilities_CV: np.ndarray) -> float:
+    return float(f1_score(truth_C, probabilities_CV.argmax(axis=1), average="macro", labels=np.unique(truth_C)))
+
+
+def _mean_log(truth_C: np.ndarray, probabilities_CV: np.ndarray) -> float:
+    p_C = probabilities_CV[np.arange(len(truth_C)), truth_C]
+    return float(np.log(np.maximum(p_C, _SMALLEST)).mean())
+
+
+_TUNING_SCORES: dict[TuningScore, Callable[[np.ndarray, np.ndarray], float]] = {
+    "macro_f1": _macro_f1,
+    "log_loss": _mean_log,
+}
 
 
 def _tune(
     name: str,
     predict: Predict,
-    score: Callable[[np.ndarray, np.ndarray], float],
+    scores: Sequence[Callable[[np.ndarray, np.ndarray], float]],
     settings: Sequence[Any],
     train: CellTable,
     target_C: np.ndarray,
     labels_C: np.ndarray,
     seed: int,
-) -> Any:
-    """Return the setting that predicts held-out training donors best, the first of equals.
+) -> list[Any]:
+    """Return for each score the setting that predicts held-out training donors best, the first of equals.
 
     `labels_C` balances the folds; for age in years it is the older and the younger half. Cells whose label only their
     own fold has cannot be predicted and say nothing about a setting: they are left out.
@@ -238,12 +270,14 @@ def _tune(
             answer.append(predicted)
     if not truths:
         log.info("%s: too few donors to tune, taking %s", name, settings[len(settings) // 2])
-        return settings[len(settings) // 2]
-    truth_C = np.concatenate(truths)
-    scores = [score(truth_C, np.concatenate(answer)) for answer in answers]
-    best = int(np.argmax(scores))
-    log.info("%s: chose %s of %s, held-out score %.4f", name, settings[best], list(settings), scores[best])
-    return settings[best]
+        return [settings[len(settings) // 2]] * len(scores)
+    truth_C, found = np.concatenate(truths), []
+    for score in scores:
+        reached = [score(truth_C, np.concatenate(answer)) for answer in answers]
+        best = int(np.argmax(reached))
+        log.info("%s: chose %s of %s, held-out score %.4f", name, settings[best], list(settings), reached[best])
+        found.append(settings[best])
+    return found
 
 
 def _folds(train: CellTable, labels_C: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
