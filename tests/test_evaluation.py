@@ -17,6 +17,7 @@ from polygene import evaluation, held_out
 from polygene.checkpoint import PolyGene
 from polygene.errors import CorpusError
 from polygene.evaluation import MODEL, evaluate, score_genes, summarise, tally, validation_scores
+from polygene.held_out import AskedCells, of_model
 from polygene.inference import label_probabilities
 from polygene.losses import LossConfig
 from polygene.ontology import SURE, LabelTree
@@ -419,9 +420,10 @@ def test_cells_set_aside_are_scored_by_the_same_model_and_every_test_donor_has_i
 
 def test_false_alarms_are_the_mean_over_donors_of_the_share_that_is_flagged(model, corpus):
     test = corpus.split("test")
-    assert score_familiarity(model, test) is None
+    assert of_model(model, AskedCells(corpus, test))[1] is None
+    assert score_familiarity(model, test, None) is None
     known = replace(model, familiarity=learn_familiarity(model, corpus.split("train"), corpus.split("validation")))
-    found = score_familiarity(known, test)
+    found = score_familiarity(known, test, of_model(known, AskedCells(corpus, test))[1])
     flagged_C = known.familiarity.unfamiliarity(asked_states(known, test, "cell_type")) > 1
     by_donor = [flagged_C[test.donors_C == donor].mean() for donor in set(test.donors_C)]
     assert found["false_alarms"] == pytest.approx(np.mean(by_donor))

@@ -69,6 +69,12 @@ def scorable(
     return scorable_SV
 
 
+def frequencies(labels_C: np.ndarray, n_labels: int) -> np.ndarray:
+    """Share of each label among the cells that have one, (V,)."""
+    counts_V = np.bincount(labels_C[labels_C >= 0], minlength=n_labels)
+    return counts_V / counts_V.sum()
+
+
 def expected_years(probabilities_CV: np.ndarray, years_V: np.ndarray) -> np.ndarray:
     """Give the expected age of each cell, Σ p·years / Σ p over the labels that can be read as years.
 
