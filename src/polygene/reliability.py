@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from polygene.calibration import LabelCalibration, units_needed
 from polygene.checkpoint import PolyGene
@@ -77,15 +76,16 @@ def reliability(
         tallies = {MODEL: of_test(p_CV)} | {
             who: of_test(np.broadcast_to(p_V, p_CV.shape)) for who, p_V in constant.items()
         }
-        scores, over_uniform = (compare(tallies, reference=who, n_resamples=N_RESAMPLES, seed=seed) for who in constant)
+        tables = [compare(tallies, reference=who, n_resamples=N_RESAMPLES, seed=seed) for who in constant]
+        gains = [table.set_index(["predictor", "score"]).gain_low[MODEL, "log_loss"] for table in tables]
         calibrated.append(
             {
                 "phenotype": name,
                 "temperature": one.temperature if one else None,
                 "calibration_donors": one.units if one else 0,
                 "unit": "cell" if donors_C is None else "donor",
-                "scores": scores.to_dict("records"),
-                "counts": all(_gains(table) for table in (scores, over_uniform)),
+                "scores": tables[0].to_dict("records"),
+                "counts": bool(min(gains) > 0),
                 "bins": bins_of(tallies[MODEL], seed=seed),
             }
         )
@@ -94,12 +94,6 @@ def reliability(
         held = set_scores(*of_kept, one, labels, seed=seed) if one else {"why": "the model was not calibrated"}
         sets.append({"phenotype": name, "asked": COVERAGE, **held, "risk_coverage": risk_coverage(*of_kept, seed=seed)})
     return {"calibration": calibrated, "sets": sets}
-
-
-def _gains(scores: pd.DataFrame) -> bool:
-    """Whether the log loss of the model surely beats that of the reference."""
-    (row,) = scores[(scores.predictor == MODEL) & (scores.score == "log_loss")].itertuples()
-    return bool(row.gain_low > 0)
 
 
 def confidence_tally(

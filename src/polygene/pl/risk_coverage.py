@@ -49,6 +49,5 @@ def risk_coverage(
     title = f"{phenotype}: AURC {curve['aurc']:.2g} [{curve['low']:.2g}, {curve['high']:.2g}]"
     ax.set_title(title, fontsize="medium")
     ax.set(xlim=(0, 1.02), ylim=(0, None), xlabel="share of cells answered", ylabel="share of errors among them")
-    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize="small", loc="best")
     return finish(ax, show=show, save=save)
