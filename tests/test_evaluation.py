@@ -229,7 +229,7 @@ def test_tables_show_how_sure_answers_are_and_by_how_much_sets_fail_and_why(resu
     assert f"{sets['risk_coverage']['aurc']:.3f}" in text
     for row in sets["by_label"]:
         assert row["label"] in text
-        assert f"all labels, {row['calibration_donors']}" in text, "fewer than nine donors have it"
+        assert f"all labels, {row['calibration_donors']} donors" in text, "fewer than nine donors have it"
     assert any(row["why"] for row in sets["by_label"])
     for row in (row for row in sets["by_label"] if row["why"]):
         assert f"{row['off']:+.3f}: {row['why']}".replace("-", "−") in text

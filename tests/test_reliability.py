@@ -80,7 +80,8 @@ def test_coverage_and_size_are_averaged_by_donor(answers):
 
 
 @pytest.mark.parametrize(
-    ("n_calibration", "why"), [(3, "3 calibration donors have it, 9 are needed"), (12, "answer otherwise than the 12")]
+    ("n_calibration", "why"),
+    [(3, "3 calibration donors have it, 9 are needed"), (12, "test donors differ from the 12")],
 )
 def test_where_coverage_fails_it_says_by_how_much_and_why(answers, n_calibration, why):
     p_CV, truth_C, donors_C = answers

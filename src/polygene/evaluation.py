@@ -260,7 +260,7 @@ def _sum_labels(
     for predictor, asked_CV in answers:
         p_CV, seen_CV = np.split(asked_CV, [len(test)])
         of_test = partial(label_tally, p_CV, truth_C, labels=labels, donors_C=named(test))
-        within = {"scorable_SV": within_SV, "sources_C": test.sources_C}
+        within: dict[str, Any] = {"scorable_SV": within_SV, "sources_C": test.sources_C}
         if within_SV.any():
             found.tallies.setdefault(name, {})[predictor] = of_test(**within)
             if predictor == MODEL:

@@ -222,11 +222,13 @@ def _failure(found: dict[str, Any], calibration: LabelCalibration, units: int) -
     if units < needed:
         why = f"{units} calibration {what} have it, {needed} are needed"
     elif found["low"] <= COVERAGE <= found["high"]:
-        why = f"no more than {found['donors']} test donors differ by" if calibration.unit == "donor" else "chance"
+        why = (
+            f"as far as {found['donors']} test donors can be off by chance" if calibration.unit == "donor" else "chance"
+        )
     elif calibration.unit == "cell":
         why = "calibrated on cells, not donors"
     else:
-        why = f"these donors answer otherwise than the {units} calibration donors"
+        why = f"test donors differ from the {units} calibration donors"
     return {"off": float(off), "why": why}
 
 

@@ -64,10 +64,9 @@ def conditions_table(rows: Iterable[Mapping[str, Any]], held_out: str) -> Table:
 def calibration_table(results: Mapping[str, Any], held_out: str) -> Table:
     """Lay out how right answers are beside how sure, see `reliability.reliability`."""
     table = _table(
-        f"how sure answers are; a calibration error (ECE) is void where log loss beats neither the marginal nor equal "
-        f"shares; AURC is the mean share of errors, most sure cells first: {held_out}",
-        "phenotype", "ECE", "log loss", "marginal's", "equal shares'", "Brier score", "marginal's", "AURC",
-        "temperature", "calibrated on",
+        f"how sure answers are; calibration (ECE) is void unless log loss beats both answers that look at no cell, the "
+        f"marginal and equal shares; AURC: mean share of errors, most sure cells first: {held_out}",
+        "phenotype", "ECE", "log loss", "marginal", "equal shares", "Brier score", "marginal", "AURC", "temperature",
     )  # fmt: skip
     for one, sets in zip(results["calibration"], results["sets"], strict=True):
         scores = nested(one["scores"], "predictor", "score")
@@ -80,8 +79,7 @@ def calibration_table(results: Mapping[str, Any], held_out: str) -> Table:
             interval(ours["brier"]),
             number(marginal["brier"]["value"]),
             number(sets["risk_coverage"]["aurc"]),
-            number(one["temperature"], ".2f"),
-            f"{one['calibration_donors']} {one['unit']}s" if one["temperature"] else "nothing",
+            f"{one['temperature']:.2f}, {one['calibration_donors']} {one['unit']}s" if one["temperature"] else "–",
         )
     return table
 
@@ -89,15 +87,16 @@ def calibration_table(results: Mapping[str, Any], held_out: str) -> Table:
 def sets_table(results: Mapping[str, Any], held_out: str) -> Table:
     """Lay out how often sets of labels hold the true one, see `reliability.reliability`."""
     (asked,) = {one["asked"] for one in results["sets"]}
-    columns = ("cells whose set holds it", "labels in a set", "abstained", "right if one", "threshold from", "off, why")
+    columns = ("share that holds it", "labels in it", "abstained", "right if one", "threshold from", "off, and why")
     table = _table(f"sets of labels at coverage {asked:g}, averaged by donor: {held_out}", "label", *columns)
-    for one in (one for one in results["sets"] if "coverage" in one):
-        alone = number(one["abstained"]), number(one["single_accuracy"])
-        table.add_row(
-            f"{one['phenotype']}, all", interval(one, "coverage"), number(one["size"], ".2f"), *alone, "", _off(one)
-        )
+    for one, unit in zip(results["sets"], (one["unit"] for one in results["calibration"]), strict=True):
+        if "coverage" not in one:
+            continue
+        whole = number(one["size"], ".2f"), number(one["abstained"]), number(one["single_accuracy"])
+        table.add_row(f"{one['phenotype']}, all", interval(one, "coverage"), *whole, "", _off(one))
         for row in one["by_label"][:MOST_ROWS]:
-            size, basis = number(row["size"], ".2f"), f"{row['basis']}, {row['calibration_donors']}"
+            basis = f"{row['basis']}, {row['calibration_donors']} {unit}s"
+            size = number(row["size"], ".2f")
             table.add_row(f"  {row['label']}", interval(row, "coverage"), size, "", "", basis, _off(row))
         if (more := len(one["by_label"]) - MOST_ROWS) > 0:
             table.add_row(f"  {more:,} more are in the file of the scores")
@@ -119,7 +118,8 @@ def hierarchy_table(hierarchy: Mapping[str, Any], held_out: str) -> Table:
 
 def ages_table(name: str, ages: Mapping[str, Any], held_out: str) -> Table:
     """Lay out the test donors' ages, see `age_gaps.age_report`."""
-    cells, donors, wide = (interval(ages[key]) for key in ("coverage_cells", "coverage_donors", "years_wide"))
+    cells, donors = (interval(ages[key]) for key in ("coverage_cells", "coverage_donors"))
+    wide = interval(ages["years_wide"], shown=".1f")
     table = _table(
         f"{name} in years by donor, {ages['level']:.0%} intervals: they hold the age of {donors} of the donors and "
         f"{cells} of their cells, and are {wide} years wide: {held_out}",
