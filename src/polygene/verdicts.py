@@ -82,7 +82,7 @@ def _sureness_says(name: str, results: Mapping[str, Any]) -> list[str]:
         ece = nested(one["scores"], "predictor", "score")[MODEL]["ece"]
         off = f"{percent(ece['value'])} off on average ({percent(ece['low'])} to {percent(ece['high'])})"
         word = "taken at their word" if ece["value"] <= CALIBRATED else "misleading"
-        worthless = f"Its probabilities are worth no more than an answer that looks at no cell ({off})."
+        worthless = f"Its probabilities are worth no more than an answer that looks at no cell: {off}."
         says.append(f"Its probabilities can be {word}: {off}." if one["counts"] else worthless)
     if "coverage" in (one := nested(results.get("sets", ()), "phenotype").get(name, {})):
         held = f"{percent(one['coverage'])} ({percent(one['low'])} to {percent(one['high'])})"
