@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from _train import trained
+from polygene.held_out import AskedCells, of_model
 from polygene.reliability import reliability
 
 FRACTIONS = {"onek1k": (0.5, 0.25, 0.25), "velmeshev": (0.39, 0.39, 0.22)}
@@ -29,7 +30,9 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
         for split in range(seed, seed + N_SPLITS):
             prepared = {"fractions": FRACTIONS[name]}
             model, corpus = trained(name, folder, data=data, seed=split, tag="calibration", prepared=prepared)
-            scored = reliability(model, corpus.split("train"), corpus.split("test"), seed=seed)
+            test = corpus.split("test")
+            answers, _ = of_model(model, AskedCells(corpus, test))
+            scored = reliability(model, corpus.split("train"), test, answers, seed=seed)
             found.setdefault(name, []).append(scored)
         Console(width=220).print(table(name, found[name]))
     return summary(found)

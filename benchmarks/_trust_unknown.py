@@ -36,11 +36,12 @@ import _data
 import _train
 from polygene.checkpoint import PolyGene
 from polygene.corpus import Corpus
-from polygene.evaluation import score_familiarity
 from polygene.familiarity import Familiarity
+from polygene.held_out import AskedCells, of_model
 from polygene.inference import bin_probabilities, cell_states, label_answers
 from polygene.masking import MaskingConfig, hide_genes, uniform
 from polygene.tokenizer import EncodedCells
+from polygene.unknown_cells import score_familiarity
 
 LEFT_OUT = {
     "velmeshev": ("microglial cell", "endothelial cell", "fibrous astrocyte"),
@@ -311,7 +312,8 @@ def _aurocs(model: PolyGene, corpus: Corpus, known: EncodedCells, unseen: Encode
     scores = candidates(model, of_train)
     found = {TRIVIAL: trivial(of_train, of_known, of_unseen)}
     found |= {name: auroc(score(of_known), score(of_unseen)) for name, score in scores.items()}
-    flagged = score_familiarity(model, corpus.split("test"))
+    test = corpus.split("test")
+    flagged = score_familiarity(model, test, of_model(model, AskedCells(corpus, test))[1])
     found["known cells flagged"] = flagged["false_alarms"]
     found["unseen cells flagged"] = float((scores[KEPT](of_unseen) > 1).mean())
     return found

@@ -7,6 +7,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from polygene.checkpoint import PolyGene
 from polygene.conditions import conditions
+from polygene.held_out import AskedCells, of_model
 from polygene.inference import label_probabilities
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -20,7 +21,9 @@ def model(toy_corpus):
 
 @pytest.fixture(scope="module")
 def table(model, toy_corpus):
-    return conditions(model, toy_corpus.split("train"), toy_corpus.split("test"))
+    test = toy_corpus.split("test")
+    answers, _ = of_model(model, AskedCells(toy_corpus, test))
+    return conditions(model, toy_corpus.split("train"), test, answers)
 
 
 def test_each_phenotype_that_varies_is_asked_with_nothing_each_other_and_all_others(table, toy_corpus):
@@ -63,4 +66,5 @@ def test_knowing_nothing_gains_nothing_and_intervals_hold_their_value(table, toy
 def test_a_model_whose_test_cells_vary_in_nothing_has_an_empty_table(model, toy_corpus):
     test = toy_corpus.split("test")
     test.__dict__["labels_CP"] = np.full_like(test.labels_CP, -1)
-    assert not len(conditions(model, toy_corpus.split("train"), test))
+    answers, _ = of_model(model, AskedCells(toy_corpus, test))
+    assert not len(conditions(model, toy_corpus.split("train"), test, answers))

@@ -17,13 +17,16 @@ from polygene import evaluation, held_out
 from polygene.checkpoint import PolyGene
 from polygene.errors import CorpusError
 from polygene.evaluation import MODEL, evaluate, score_genes, summarise, tally, validation_scores
+from polygene.held_out import AskedCells, of_model
 from polygene.inference import label_probabilities
 from polygene.losses import LossConfig
 from polygene.ontology import SURE, LabelTree
 from polygene.prepare import PrepareConfig, prepare
 from polygene.recipe import Recipe, TrainingConfig
+from polygene.reliability import reliability
 from polygene.results import tables
 from polygene.shards import SPLITS
+from polygene.training import calibration
 from polygene.unknown_cells import asked_states, learn_familiarity, score_familiarity
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -186,7 +189,7 @@ def test_results_say_how_cells_were_held_out_and_are_json(results, corpus):
 
 
 def printed(laid_out):
-    console = Console(width=220, record=True, quiet=False, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+    console = Console(width=400, record=True, quiet=False, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     for table in laid_out:
         console.print(table)
     console.file.close()
@@ -196,7 +199,7 @@ def printed(laid_out):
 @pytest.mark.parametrize("word", ["donor", "study", "random"])
 def test_every_table_carries_the_word_of_the_split(word, results):
     laid_out = tables({**results, "split": word})
-    assert len(laid_out) == len({row["phenotype"] for row in results["scores"]}) + 4
+    assert len(laid_out) == len({row["phenotype"] for row in results["scores"]}) + 6
     for table in laid_out:
         assert word in table.title
     if word == "random":
@@ -212,6 +215,25 @@ def test_tables_show_the_numbers_with_their_intervals(results, scores):
     assert "–" in text
     assert "nan" not in text
     assert "None" not in text
+
+
+def test_tables_show_how_sure_answers_are_and_by_how_much_sets_fail_and_why(results, model, corpus):
+    known, test = replace(model, calibration=calibration(model, corpus.split("validation"))), corpus.split("test")
+    sure = reliability(known, corpus.split("train"), test, of_model(known, AskedCells(corpus, test))[0])
+    text = printed(tables({**results, **sure}))
+    for one in sure["calibration"]:
+        (ece,) = (row for row in one["scores"] if (row["predictor"], row["score"]) == (MODEL, "ece"))
+        void = "" if one["counts"] else ", void"
+        assert f"{ece['value']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}]{void}" in text
+    (sets,) = (one for one in sure["sets"] if one["phenotype"] == "cell_type")
+    assert f"{sets['risk_coverage']['aurc']:.3f}" in text
+    for row in sets["by_label"]:
+        assert row["label"] in text
+        assert f"all labels, {row['calibration_donors']} donors" in text, "fewer than nine donors have it"
+    assert any(row["why"] for row in sets["by_label"])
+    for row in (row for row in sets["by_label"] if row["why"]):
+        assert f"{row['off']:+.3f}: {row['why']}".replace("-", "−") in text
+    assert f"{results['hierarchy']['backed_off']['information']:.3f}" in text
 
 
 def test_joining_a_run_with_itself_changes_no_value(model, corpus, scores):
@@ -419,9 +441,10 @@ def test_cells_set_aside_are_scored_by_the_same_model_and_every_test_donor_has_i
 
 def test_false_alarms_are_the_mean_over_donors_of_the_share_that_is_flagged(model, corpus):
     test = corpus.split("test")
-    assert score_familiarity(model, test) is None
+    assert of_model(model, AskedCells(corpus, test))[1] is None
+    assert score_familiarity(model, test, None) is None
     known = replace(model, familiarity=learn_familiarity(model, corpus.split("train"), corpus.split("validation")))
-    found = score_familiarity(known, test)
+    found = score_familiarity(known, test, of_model(known, AskedCells(corpus, test))[1])
     flagged_C = known.familiarity.unfamiliarity(asked_states(known, test, "cell_type")) > 1
     by_donor = [flagged_C[test.donors_C == donor].mean() for donor in set(test.donors_C)]
     assert found["false_alarms"] == pytest.approx(np.mean(by_donor))

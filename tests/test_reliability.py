@@ -2,16 +2,26 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from polygene import reliability as module
-from polygene.calibration import calibrate
+from polygene import held_out
+from polygene.calibration import Calibration, calibrate
 from polygene.checkpoint import PolyGene
+from polygene.held_out import AskedCells, of_model
 from polygene.reliability import confidence_tally, reliability, risk_coverage, set_scores
 from polygene.training import calibration
+
+
+class Cells(SimpleNamespace):
+    """Labels, donors and sources of cells, as a split of a corpus has them."""
+
+    def __len__(self):
+        return len(self.labels_CP)
+
 
 LABELS = ("a", "b", "c")
 
@@ -70,7 +80,8 @@ def test_coverage_and_size_are_averaged_by_donor(answers):
 
 
 @pytest.mark.parametrize(
-    ("n_calibration", "why"), [(3, "3 calibration donors have it, 9 are needed"), (12, "answer otherwise than the 12")]
+    ("n_calibration", "why"),
+    [(3, "3 calibration donors have it, 9 are needed"), (12, "test donors differ from the 12")],
 )
 def test_where_coverage_fails_it_says_by_how_much_and_why(answers, n_calibration, why):
     p_CV, truth_C, donors_C = answers
@@ -89,8 +100,14 @@ def model(toy_corpus):
     return replace(model, calibration=calibration(model, toy_corpus.split("validation")))
 
 
+def scored(model, corpus):
+    """What `reliability` finds for the test cells."""
+    test = corpus.split("test")
+    return reliability(model, corpus.split("train"), test, of_model(model, AskedCells(corpus, test))[0])
+
+
 def test_results_are_json_and_hold_every_phenotype_that_varies(model, toy_corpus):
-    found = reliability(model, toy_corpus.split("train"), toy_corpus.split("test"))
+    found = scored(model, toy_corpus)
     json.dumps(found, allow_nan=False)
     for part in ("calibration", "sets"):
         assert {"sex", "cell_type"} <= {one["phenotype"] for one in found[part]}
@@ -103,15 +120,44 @@ def test_results_are_json_and_hold_every_phenotype_that_varies(model, toy_corpus
 
 def test_a_model_that_was_not_calibrated_has_no_sets_and_says_so(model, toy_corpus):
     bare = replace(model, calibration=type(model.calibration)())
-    found = reliability(bare, toy_corpus.split("train"), toy_corpus.split("test"))
+    found = scored(bare, toy_corpus)
     assert {one["temperature"] for one in found["calibration"]} == {None}
     assert {one["why"] for one in found["sets"]} == {"the model was not calibrated"}
     assert all(one["risk_coverage"]["aurc"] > 0 for one in found["sets"])
 
 
 def test_blocks_change_no_number(model, toy_corpus, monkeypatch):
-    train, test = toy_corpus.split("train"), toy_corpus.split("test")
-    whole = reliability(model, train, test)
-    monkeypatch.setattr(module, "BLOCK", 7)
-    again = reliability(model, train, test)
+    whole = scored(model, toy_corpus)
+    monkeypatch.setattr(held_out, "BLOCK", 7)
+    again = scored(model, toy_corpus)
     assert json.dumps(again["sets"][0]["by_label"]) == json.dumps(whole["sets"][0]["by_label"])
+
+
+@pytest.mark.parametrize(
+    ("test_share", "knowledge", "counts"),
+    [(0.5, 0.0, False), (0.9, 0.0, False), (0.5, 0.3, True), (0.9, 0.3, True)],
+    ids=[
+        "equal shares beat the marginal",
+        "the marginal is right",
+        "knows in both",
+        "knows where the marginal is right",
+    ],
+)
+def test_what_everybody_is_told_alike_does_not_count_even_where_it_beats_the_marginal(test_share, knowledge, counts):
+    """Nine in ten training cells are female; a model that knows it learned nothing answers one half for everybody."""
+    rng = np.random.default_rng(0)
+    labels_C = (np.arange(2_000) >= 2_000 * test_share).astype(int)
+    right_C = 0.5 + knowledge + rng.normal(0, 1e-3, 2_000)
+    p_CV = np.where(labels_C[:, None] == np.arange(2), right_C[:, None], 1 - right_C[:, None])
+    donors_C = np.array([f"donor{c % 20}" for c in range(2_000)], dtype=object)
+    train = SimpleNamespace(
+        labels_CP=(np.arange(100) >= 90).astype(int)[:, None], donors_C=np.array(["a", "b"] * 50, dtype=object)
+    )
+    test = Cells(labels_CP=labels_C[:, None], donors_C=donors_C, sources_C=np.zeros(2_000, int))
+    schema = SimpleNamespace(names=("sex",), labels=(("female", "male"),))
+    model = SimpleNamespace(tokenizer=SimpleNamespace(schema=schema), calibration=Calibration())
+    ((one,), _) = reliability(model, train, test, [p_CV]).values()
+    log_loss = {row["predictor"]: row["value"] for row in one["scores"] if row["score"] == "log_loss"}
+    assert log_loss["uniform"] == pytest.approx(np.log(2))
+    assert (log_loss["uniform"] < log_loss["marginal"]) == (test_share == 0.5)
+    assert one["counts"] == counts

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-from polygene.metrics import Tally, ratio, resample
+from polygene.metrics import Tally, class_formula, resample
 
 
 def class_scores(tally: Tally, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def class_scores(tally: Tally, *, n_resamples: int = 1000, level: float = 0.95, 
     donors are not known); `precision`, `recall` and `f1`; `f1_low` and `f1_high`, percentiles over resampled donors,
     NaN where one donor has the label, which says nothing of others. A precision is NaN where no cell was answered so.
     """
-    by_label = replace(tally, formula=_class_formula)
+    by_label = replace(tally, formula=class_formula)
     values = {name: value_RV[0] for name, value_RV in by_label.scores().items()}
     f1_RV = resample({"": by_label}, n_resamples, seed)[""]["f1"]
     truths_UV = np.split(tally.sums_UK[:, :-1], 3, axis=1)[1]
@@ -43,13 +43,6 @@ def class_scores(tally: Tally, *, n_resamples: int = 1000, level: float = 0.95, 
             }
         )
     return rows
-
-
-def _class_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
-    """Give precision, recall and F1 of every label, (R, V) each; NaN where no cell has, or was given, the label."""
-    hits_RV, truths_RV, answers_RV = np.split(sums_RK[:, :-1], 3, axis=1)
-    f1_RV = np.where(truths_RV == 0, np.nan, ratio(2 * hits_RV, truths_RV + answers_RV))
-    return {"precision": ratio(hits_RV, answers_RV), "recall": ratio(hits_RV, truths_RV), "f1": f1_RV}
 
 
 def confusion(

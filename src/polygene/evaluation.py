@@ -6,9 +6,10 @@ Legend: C cells, G panel genes, P phenotypes, Q asked genes, B bins, V labels of
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,14 @@ from polygene.held_out import (
     MODEL,
     MOST_BASELINE_CELLS,
     REFERENCE,
-    ROWS,
     YEARS_REFERENCE,
     AskedCells,
     actual_years,
     cell_table,
-    donors_of,
     named,
-    of_baseline,
+    of_baselines,
+    of_model,
+    scored_labels,
     spread,
 )
 from polygene.inference import bin_probabilities, label_probabilities
@@ -44,10 +45,10 @@ from polygene.metrics import (
     compare,
     donors_alike,
     expected_years,
+    frequencies,
     gene_scores,
     label_scores,
     label_tally,
-    scorable,
     stack_splits,
     years_tally,
 )
@@ -56,10 +57,11 @@ from polygene.reliability import reliability
 from polygene.shards import SPLITS
 from polygene.tokenizer import EncodedCells
 from polygene.unknown_cells import score_familiarity
+from polygene.writing import finite
 
 log = logging.getLogger("polygene")
 
-POOLED = ", sources pooled"
+POOLED, YEARS = ", sources pooled", " in years"
 MOST_VALIDATION_CELLS = 5_000
 """Validation during training scores at most so many cells, spread evenly over the split."""
 MOST_GENE_CELLS = 2_000
@@ -91,14 +93,10 @@ def validation_scores(
     scores: dict[str, float] = {}
     label_losses = []
     for p, (name, probabilities_CV) in enumerate(zip(schema.names, answers, strict=True)):
-        truth_C = validation.labels_CP[rows, p]
-        scorable_SV = scorable(
-            train.labels_CP[:, p], truth_C, len(schema.labels[p]), **donors_of(train, validation, rows)
-        )
+        learned_C, truth_C = train.labels_CP[:, p], validation.labels_CP[rows, p]
+        scorable_SV = scored_labels(train, validation, p, len(schema.labels[p]), rows, pooled=True)
         if scorable_SV.any():
-            learned_C = train.labels_CP[:, p]
-            counts_V = np.bincount(learned_C[learned_C >= 0], minlength=len(schema.labels[p]))
-            marginal_CV = np.tile(counts_V / counts_V.sum(), (len(rows), 1))
+            marginal_CV = np.tile(frequencies(learned_C, len(schema.labels[p])), (len(rows), 1))
             of_model, of_marginal = (
                 label_scores(label_tally(p_CV, truth_C, scorable_SV=scorable_SV, donors_C=named(validation, rows)))
                 for p_CV in (probabilities_CV, marginal_CV)
@@ -159,10 +157,14 @@ def score_hidden_genes(
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """What was answered for the cells that did not train, summed up.
+    """What was answered for the cells that did not train, and its sums.
 
     Attributes
     ----------
+    test
+        The model's answers for the test cells, phenotype by phenotype, float32 (C, V), nothing but expression given.
+    unfamiliarity_C
+        How unlike training each test cell is; None where the model cannot say.
     tallies
         Of the test cells.
     pairs
@@ -174,10 +176,12 @@ class Answered:
         Phenotype → which labels the model took for which, as `classes.confusion` gives it.
     """
 
-    tallies: Tallies
-    pairs: dict[str, dict[str, tuple[Tally, Tally]]]
-    ages: dict[str, dict[str, Any]]
-    confusions: dict[str, dict[str, Any]]
+    test: list[np.ndarray]
+    unfamiliarity_C: np.ndarray | None
+    tallies: Tallies = field(default_factory=dict)
+    pairs: dict[str, dict[str, tuple[Tally, Tally]]] = field(default_factory=dict)
+    ages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    confusions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
@@ -191,8 +195,8 @@ def answer(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Answered:
     Baselines learn from the cells that trained the model, at most 100,000 of them, with class weights where its recipe
     had them. A phenotype is scored within the sources in which it varies; one that varies in none is left out. Where
     there are several sources, "<name>, sources pooled" scores their cells together, which naming the source can win: it
-    is no target. Nothing but expression is given. A block of the cells is in memory at a time, and the answers for all
-    of them to one phenotype.
+    is no target. Nothing but expression is given. A block of the cells is in memory at a time, and of all of them the
+    model's answers and those of one baseline to one phenotype.
 
     Raises
     ------
@@ -212,19 +216,15 @@ def answer(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Answered:
     if len(learned) < len(train):
         log.info("baselines learn from %s of %s training cells, evenly spread", f"{len(learned):,}", f"{len(train):,}")
     train_cells, asked = cell_table(corpus, train, learned), AskedCells(corpus, test, seen)
-    blocks = [label_probabilities(model, split.cells(rows), predict=schema.names) for split, rows in asked.rows()]
-    answers = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
-    del blocks
-    found = Answered(tallies={}, pairs={}, ages={}, confusions={})
+    answers, unfamiliarity_C = of_model(model, asked)
+    n_test = len(test)
+    found = Answered(
+        test=[p_CV[:n_test] for p_CV in answers],
+        unfamiliarity_C=None if unfamiliarity_C is None else unfamiliarity_C[:n_test],
+    )
     for p, name in enumerate(schema.names):
-        learned_C = train.labels_CP[learned, p]
-
-        def predict(row: str, p: int = p, name: str = name, labels_C: np.ndarray = learned_C) -> np.ndarray:
-            if row == MODEL:
-                return answers[p]
-            return of_baseline(row, name, model, train_cells, labels_C, asked, len(schema.labels[p]), seed)
-
-        _sum_labels(found, corpus, name, (train, test, seen), predict)
+        baselines = of_baselines(name, model, train_cells, train.labels_CP[learned, p], asked, seed=seed)
+        _sum_labels(found, corpus, p, (train, test, seen), chain([(MODEL, answers[p])], baselines))
         if schema.phenotypes[p].ordinal == "age":
             years_V = schema.years(name)
             learned_years_C = actual_years(train, years_V, train.labels_CP[:, p])[learned]
@@ -233,45 +233,41 @@ def answer(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Answered:
                     baseline: baseline_years(baseline, train_cells, learned_years_C, asked, seed=seed)
                     for baseline in YEARS_BASELINES
                 }
-                _sum_years(found, corpus, name, (test, seen), years, answers[p][: len(test)], seed)
+                _sum_years(found, corpus, p, (test, seen), years, seed)
     return found
 
 
 def _sum_labels(
     found: Answered,
     corpus: Corpus,
-    name: str,
+    p: int,
     splits: tuple[CorpusSplit, CorpusSplit, CorpusSplit],
-    predict: Callable[[str], np.ndarray],
+    answers: Iterable[tuple[str, np.ndarray]],
 ) -> None:
-    """Sum what the scores of a phenotype's labels need, of every predictor."""
+    """Sum what the scores of a phenotype's labels need, of every predictor; without any, none is asked."""
     train, test, seen = splits
-    p = corpus.tokenizer.schema.index(name)
-    labels = corpus.tokenizer.schema.labels[p]
-    learned_C, truth_C, seen_C = (split.labels_CP[:, p] for split in splits)
-    donors = donors_of(train, test, slice(None))
-    within_SV = scorable(learned_C, truth_C, len(labels), test_sources_C=test.sources_C, **donors)
-    pooled_1V = scorable(learned_C, truth_C, len(labels), **donors)
-    both_SV = np.zeros_like(within_SV)
-    if len(seen):
-        shown_SV = np.zeros((len(corpus.sources), len(labels)), dtype=bool)
-        shown_SV[seen.sources_C[seen_C >= 0], seen_C[seen_C >= 0]] = True
-        both_SV = within_SV & shown_SV[: len(within_SV)]
-        both_SV &= both_SV.sum(axis=1, keepdims=True) >= 2
-    for predictor in (MODEL, *(row for row, _, _ in ROWS)) if within_SV.any() or pooled_1V.any() else ():
-        p_CV, seen_CV = np.split(predict(predictor), [len(test)])
-        of_test = partial(label_tally, p_CV, truth_C, labels=labels, donors_C=named(test, slice(None)))
+    name, labels = corpus.tokenizer.schema.names[p], corpus.tokenizer.schema.labels[p]
+    truth_C, seen_C = test.labels_CP[:, p], seen.labels_CP[:, p]
+    within_SV = scored_labels(train, test, p, len(labels))
+    pooled_1V = scored_labels(train, test, p, len(labels), pooled=True)
+    if not within_SV.any() and not pooled_1V.any():
+        return
+    shown_SV = np.zeros((len(corpus.sources), len(labels)), dtype=bool)
+    shown_SV[seen.sources_C[seen_C >= 0], seen_C[seen_C >= 0]] = True
+    both_SV = within_SV & shown_SV[: len(within_SV)]
+    both_SV &= both_SV.sum(axis=1, keepdims=True) >= 2
+    kept_C = seen.sources_C < len(both_SV)
+    for predictor, asked_CV in answers:
+        p_CV, seen_CV = np.split(asked_CV, [len(test)])
+        of_test = partial(label_tally, p_CV, truth_C, labels=labels, donors_C=named(test))
+        within: dict[str, Any] = {"scorable_SV": within_SV, "sources_C": test.sources_C}
         if within_SV.any():
-            tallies = found.tallies.setdefault(name, {})
-            tallies[predictor] = of_test(scorable_SV=within_SV, sources_C=test.sources_C)
+            found.tallies.setdefault(name, {})[predictor] = of_test(**within)
             if predictor == MODEL:
-                found.confusions[name] = confusion(
-                    p_CV, truth_C, scorable_SV=within_SV, sources_C=test.sources_C, labels=labels
-                )
+                found.confusions[name] = confusion(p_CV, truth_C, labels=labels, **within)
         if pooled_1V.any() and len(corpus.sources) > 1:
             found.tallies.setdefault(f"{name}{POOLED}", {})[predictor] = of_test(scorable_SV=pooled_1V)
         if both_SV.any():
-            kept_C = seen.sources_C < len(both_SV)
             of_seen = label_tally(
                 seen_CV[kept_C],
                 seen_C[kept_C],
@@ -287,29 +283,26 @@ def _sum_labels(
 def _sum_years(
     found: Answered,
     corpus: Corpus,
-    name: str,
+    p: int,
     splits: tuple[CorpusSplit, CorpusSplit],
     years: dict[str, np.ndarray],
-    probabilities_CV: np.ndarray,
     seed: int,
 ) -> None:
     """Sum what the scores of ages in years need, of every predictor, and look at the test donors one by one."""
-    schema = corpus.tokenizer.schema
-    p, years_V = schema.index(name), schema.years(name)
-    test, seen = splits
-    of_test, of_seen = (actual_years(split, years_V, split.labels_CP[:, p]) for split in splits)
+    name = corpus.tokenizer.schema.names[p]
+    years_V = corpus.tokenizer.schema.years(name)
+    actual = [actual_years(split, years_V, split.labels_CP[:, p]) for split in splits]
     for predictor, years_C in years.items():
-        within = {"sources_C": test.sources_C, "donors_C": named(test, slice(None))}
-        of_predictor = years_tally(years_C[: len(test)], of_test, **within)
-        if not len(of_predictor.donors_U):
+        test, seen = (
+            years_tally(answer_C, actual_C, sources_C=split.sources_C, donors_C=named(split))
+            for split, answer_C, actual_C in zip(splits, np.split(years_C, [len(splits[0])]), actual, strict=True)
+        )
+        if not len(test.donors_U):
             return
-        found.tallies.setdefault(f"{name} in years", {})[predictor] = of_predictor
-        if np.isfinite(of_seen).any():
-            within = {"sources_C": seen.sources_C, "donors_C": named(seen, slice(None))}
-            pair = years_tally(years_C[len(test) :], of_seen, **within), of_predictor
-            if len(pair[0].donors_U):
-                found.pairs.setdefault(f"{name} in years", {})[predictor] = pair
-    found.ages[name] = age_report(probabilities_CV, years_V, of_test, test.donors_C, seed=seed)
+        found.tallies.setdefault(f"{name}{YEARS}", {})[predictor] = test
+        if len(seen.donors_U):
+            found.pairs.setdefault(f"{name}{YEARS}", {})[predictor] = seen, test
+    found.ages[name] = age_report(found.test[p], years_V, actual[0], splits[0].donors_C, seed=seed)
 
 
 def summarise(runs: Sequence[Tallies], *, seed: int = 0) -> pd.DataFrame:
@@ -321,7 +314,7 @@ def summarise(runs: Sequence[Tallies], *, seed: int = 0) -> pd.DataFrame:
     for phenotype in dict.fromkeys(name for run in runs for name in run):
         of_splits = [run[phenotype] for run in runs if phenotype in run]
         joined = {who: stack_splits([split[who] for split in of_splits]) for who in of_splits[0]}
-        reference = YEARS_REFERENCE if phenotype.endswith(" in years") else REFERENCE
+        reference = YEARS_REFERENCE if phenotype.endswith(YEARS) else REFERENCE
         table = compare(joined, reference=reference, seed=seed)
         table.insert(0, "phenotype", phenotype)
         tables.append(table)
@@ -347,15 +340,14 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     CorpusError
         If the corpus was made with another tokenizer than the model, or has no test cells.
     """
-    test = corpus.split("test")
     found = answer(model, corpus, seed=seed)
-    donors = set(test.donors_C) - {""}
-    return _without_nan(
+    train, test = corpus.split("train"), corpus.split("test")
+    return finite(
         {
             "split": corpus.split_word,
             "cells": {name: len(corpus.split(name)) for name in SPLITS},
-            "donors": len(donors),
-            "baseline_cells": min(len(corpus.split("train")), MOST_BASELINE_CELLS),
+            "donors": len(set(test.donors_C) - {""}),
+            "baseline_cells": min(len(train), MOST_BASELINE_CELLS),
             "seed": seed,
             "scores": summarise([found.tallies], seed=seed).to_dict("records"),
             "classes": {
@@ -364,18 +356,18 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
             },
             "confusion": found.confusions,
             "not_scored": [name for name in corpus.tokenizer.schema.names if name not in found.tallies],
-            "conditions": conditions(model, corpus.split("train"), test, seed=seed).to_dict("records"),
+            "conditions": conditions(model, train, test, found.test, seed=seed).to_dict("records"),
             "leakage": leakage_gaps([found.pairs], seed=seed).to_dict("records"),
             "ages": found.ages,
-            **reliability(model, corpus.split("train"), test, seed=seed),
-            "hierarchy": score_hierarchy(model, test),
+            **reliability(model, train, test, found.test, seed=seed),
+            "hierarchy": score_hierarchy(model, test, found.test),
             "genes": score_genes(model, test, seed=seed),
-            "unknown": score_familiarity(model, test, seed=seed),
+            "unknown": score_familiarity(model, test, found.unfamiliarity_C, seed=seed),
         }
     )
 
 
-def score_hierarchy(model: PolyGene, split: CorpusSplit) -> dict[str, Any] | None:
+def score_hierarchy(model: PolyGene, split: CorpusSplit, answers: Sequence[np.ndarray]) -> dict[str, Any] | None:
     """Score cell types by the Cell Ontology, see `LabelTree.scores`, on at most MOST_VALIDATION_CELLS cells of a split.
 
     Returns
@@ -383,22 +375,14 @@ def score_hierarchy(model: PolyGene, split: CorpusSplit) -> dict[str, Any] | Non
     `level` (from which an answer is sure), `terms` (how many labels are in the ontology, of how many), and the scores
     of the answers that are `backed_off` and of the most probable `label`; None without cell types in model and split.
     """
-    schema = model.tokenizer.schema
-    if "cell_type" not in schema.names or not schema.labels[p := schema.index("cell_type")]:
+    schema, rows = model.tokenizer.schema, spread(len(split), MOST_VALIDATION_CELLS)
+    p = schema.index("cell_type") if "cell_type" in schema.names else None
+    if p is None or not (split.labels_CP[rows, p] >= 0).any():
         return None
-    rows = spread(len(split), MOST_VALIDATION_CELLS)
-    truth_C, tree = split.labels_CP[rows, p], LabelTree(schema.labels[p])
-    if not (truth_C >= 0).any():
-        return None
-    (p_CV,) = label_probabilities(model, split.cells(rows), predict=["cell_type"])
+    tree = LabelTree(schema.labels[p])
     terms = [len(schema.labels[p]) - len(tree.unknown), len(schema.labels[p])]
-    return {"level": SURE, "terms": terms, **tree.scores(p_CV, truth_C, named(split, rows))}
-
-
-def _without_nan(value: Any) -> Any:
-    """Replace every NaN in nested dicts and lists by None."""
-    if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
+    return {
+        "level": SURE,
+        "terms": terms,
+        **tree.scores(answers[p][rows], split.labels_CP[rows, p], named(split, rows)),
+    }

@@ -1,4 +1,4 @@
-"""The cells of a split as predictors read them, and the baselines that answer for them.
+"""The cells of a split as predictors read them, what predictors answer for them, and which labels are scored.
 
 Legend: C cells, G panel genes, V labels of a phenotype, S sources.
 """
@@ -15,39 +15,22 @@ import numpy as np
 from polygene.baselines import LABEL_BASELINES, CellTable, LabelBaseline, baseline_probabilities
 from polygene.checkpoint import PolyGene
 from polygene.corpus import Corpus, CorpusSplit
+from polygene.inference import label_answers
+from polygene.metrics import scorable
 
 log = logging.getLogger("polygene")
 
 MODEL, YEARS_REFERENCE = "PolyGene", "ridge regression"
 REFERENCE: LabelBaseline = "logistic regression"
-ROWS: tuple[tuple[str, LabelBaseline, Literal["macro_f1", "log_loss"]], ...] = (
-    *((baseline, baseline, "macro_f1") for baseline in LABEL_BASELINES),
-    (f"{REFERENCE}, tuned for log loss", REFERENCE, "log_loss"),
-)
+ROWS: dict[str, tuple[LabelBaseline, Literal["macro_f1", "log_loss"]]] = {
+    **{baseline: (baseline, "macro_f1") for baseline in LABEL_BASELINES},
+    f"{REFERENCE}, tuned for log loss": (REFERENCE, "log_loss"),
+}
 """The baselines of a table. Tuned for macro-F1, logistic regression can be far too sure: its log loss stands apart."""
 MOST_BASELINE_CELLS = 100_000
 """Baselines learn from at most so many training cells, spread evenly: their matrices, unlike corpora, are in memory."""
 BLOCK = 10_000
 """Cells to answer for that are in memory at a time."""
-
-
-def of_baseline(
-    row: str,
-    phenotype: str,
-    model: PolyGene,
-    train: CellTable,
-    labels_C: np.ndarray,
-    test: AskedCells,
-    n_labels: int,
-    seed: int,
-) -> np.ndarray:
-    """Answer for cells as a row of the table does."""
-    log.info("%s: %s", phenotype, row)
-    baseline, tune_for = {name: (baseline, tune_for) for name, baseline, tune_for in ROWS}[row]
-    weight = class_weight(model, phenotype)
-    return baseline_probabilities(
-        baseline, train, labels_C, test, n_labels, class_weight=weight, tune_for=tune_for, seed=seed
-    )
 
 
 class AskedCells:
@@ -71,6 +54,39 @@ class AskedCells:
         return (cell_table(self._corpus, split, rows) for split, rows in self.rows())
 
 
+def of_model(model: PolyGene, asked: AskedCells) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Answer for cells with the model, nothing but expression being given; states are in memory for a block at a time.
+
+    Returns
+    -------
+    The probabilities of each phenotype's labels, float32 (C, V); and how unfamiliar each cell is, float32 (C,), or None
+    if the model cannot say.
+    """
+    names, known = model.tokenizer.schema.names, model.familiarity
+    blocks = []
+    for split, rows in asked.rows():
+        answers, states = label_answers(model, split.cells(rows), predict=names)
+        blocks.append(answers if known is None else [*answers, known.unfamiliarity(states[names.index(known.asked)])])
+    found = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
+    return found[: len(names)], None if known is None else found[-1]
+
+
+def of_baselines(
+    phenotype: str, model: PolyGene, train: CellTable, labels_C: np.ndarray, asked: AskedCells, *, seed: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Answer for cells as each row of the table does, one when the next is asked for."""
+    n_labels = len(model.tokenizer.schema.labels[model.tokenizer.schema.index(phenotype)])
+    weight = class_weight(model, phenotype)
+    for row, (baseline, tune_for) in ROWS.items():
+        log.info("%s: %s", phenotype, row)
+        yield (
+            row,
+            baseline_probabilities(
+                baseline, train, labels_C, asked, n_labels, class_weight=weight, tune_for=tune_for, seed=seed
+            ),
+        )
+
+
 def cell_table(corpus: Corpus, split: CorpusSplit, rows: np.ndarray) -> CellTable:
     """Read cells as a matrix."""
     return CellTable(
@@ -92,22 +108,32 @@ def spread(n: int, most: int) -> np.ndarray:
     return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
 
 
-def named(split: CorpusSplit, rows: np.ndarray | slice) -> np.ndarray | None:
+def named(split: CorpusSplit, rows: np.ndarray | slice = slice(None)) -> np.ndarray | None:
     """Donors of the cells; None where none has a name, and cells are the replicates."""
     donors_C = split.donors_C[rows]
     return donors_C if (donors_C != "").any() else None
 
 
-def donors_of(train: CorpusSplit, held_out: CorpusSplit, rows: np.ndarray | slice) -> dict[str, np.ndarray | None]:
-    """Donors as `metrics.scorable` takes them."""
-    return {"train_donors_C": named(train, slice(None)), "test_donors_C": named(held_out, rows)}
-
-
-def years_of(years_V: np.ndarray, labels_C: np.ndarray) -> np.ndarray:
-    """Age of each cell in years; NaN where no label is given."""
-    return np.where(labels_C >= 0, np.append(years_V, np.nan)[labels_C], np.nan)
+def scored_labels(
+    train: CorpusSplit,
+    held_out: CorpusSplit,
+    p: int,
+    n_labels: int,
+    rows: np.ndarray | slice = slice(None),
+    *,
+    pooled: bool = False,
+) -> np.ndarray:
+    """Which labels of a phenotype are scored in which source of these cells, or in all together: `metrics.scorable`."""
+    return scorable(
+        train.labels_CP[:, p],
+        held_out.labels_CP[rows, p],
+        n_labels,
+        train_donors_C=named(train),
+        test_donors_C=named(held_out, rows),
+        test_sources_C=None if pooled else held_out.sources_C[rows],
+    )
 
 
 def actual_years(split: CorpusSplit, years_V: np.ndarray, labels_C: np.ndarray) -> np.ndarray:
-    """Age of each cell in years, also of ages that no training cell has, where the corpus wrote them down."""
-    return years_of(years_V, labels_C) if split.years_C is None else split.years_C.astype(float)
+    """Age of each cell in years, also of ages that no training cell has, where the corpus wrote them down; else NaN."""
+    return np.append(years_V, np.nan)[labels_C] if split.years_C is None else split.years_C.astype(float)

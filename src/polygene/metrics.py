@@ -69,6 +69,12 @@ def scorable(
     return scorable_SV
 
 
+def frequencies(labels_C: np.ndarray, n_labels: int) -> np.ndarray:
+    """Share of each label among the cells that have one, (V,)."""
+    counts_V = np.bincount(labels_C[labels_C >= 0], minlength=n_labels)
+    return counts_V / counts_V.sum()
+
+
 def expected_years(probabilities_CV: np.ndarray, years_V: np.ndarray) -> np.ndarray:
     """Give the expected age of each cell, Σ p·years / Σ p over the labels that can be read as years.
 
@@ -374,16 +380,21 @@ def gene_scores(
     return scores
 
 
+def class_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
+    """Give precision, recall and F1 of every label, (R, V) each; NaN where no cell has, or was given, the label."""
+    hits_RV, truths_RV, answers_RV = np.split(sums_RK[:, :-1], 3, axis=1)
+    f1_RV = np.where(truths_RV == 0, np.nan, ratio(2 * hits_RV, truths_RV + answers_RV))
+    return {"precision": ratio(hits_RV, answers_RV), "recall": ratio(hits_RV, truths_RV), "f1": f1_RV}
+
+
 def _label_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
     """Give the label scores from hits, truths and answers of each label, and the summed −ln p(truth)."""
-    hits_RV, truths_RV, answers_RV = np.split(sums_RK[:, :-1], 3, axis=1)
-    cells_R = truths_RV.sum(axis=1)
-    absent_RV = truths_RV == 0
-    f1_RV = np.where(absent_RV, np.nan, ratio(2 * hits_RV, truths_RV + answers_RV))
+    hits_RV, truths_RV, _ = np.split(sums_RK[:, :-1], 3, axis=1)
+    by_label, cells_R = class_formula(sums_RK), truths_RV.sum(axis=1)
     return {
         "accuracy": ratio(hits_RV.sum(axis=1), cells_R),
-        "macro_f1": _mean_of_known(f1_RV),
-        "balanced_accuracy": _mean_of_known(ratio(hits_RV, truths_RV)),
+        "macro_f1": _mean_of_known(by_label["f1"]),
+        "balanced_accuracy": _mean_of_known(by_label["recall"]),
         "log_loss": ratio(sums_RK[:, -1], cells_R),
     }
 

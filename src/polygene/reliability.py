@@ -6,6 +6,7 @@ curve.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,22 +15,31 @@ import numpy as np
 from polygene.calibration import LabelCalibration, units_needed
 from polygene.checkpoint import PolyGene
 from polygene.corpus import CorpusSplit
-from polygene.held_out import BLOCK, MODEL, donors_of, named, spread
-from polygene.inference import label_probabilities
-from polygene.metrics import SMALLEST_PROBABILITY, Tally, compare, donor_rows, scorable
+from polygene.held_out import MODEL, named, scored_labels, spread
+from polygene.metrics import SMALLEST_PROBABILITY, Tally, compare, donor_draws, donor_rows, frequencies, ratio
 
 COVERAGE, TOLERANCE = 0.9, 0.02
 """Sets are scored at this coverage; it fails where it is off by more."""
 N_BINS, N_STEPS, N_RESAMPLES = 15, 100, 1_000
-MARGINAL = "marginal"
+MARGINAL, UNIFORM = "marginal", "uniform"
+"""Answers that look at no cell: the frequencies in training, and the same for every label."""
 MOST_CELLS = 50_000
 """Scored are at most so many test cells, spread evenly."""
 
 
-def reliability(model: PolyGene, train: CorpusSplit, test: CorpusSplit, *, seed: int = 0) -> dict[str, Any]:
+def reliability(
+    model: PolyGene, train: CorpusSplit, test: CorpusSplit, answers: Sequence[np.ndarray], *, seed: int = 0
+) -> dict[str, Any]:
     """Score calibration and sets of every phenotype that varies within a source of the test cells.
 
-    Scored are the cells that `metrics.scorable` keeps, nothing but expression being given.
+    Scored are the cells that `metrics.scorable` keeps. Probabilities count where they beat both answers that look at no
+    cell, in log loss: where test donors have the labels in other shares than training donors, the same answer for
+    everybody can beat the marginal and has learned nothing.
+
+    Parameters
+    ----------
+    answers
+        Of the model for all test cells with nothing given, phenotype by phenotype, (C, V).
 
     Returns
     -------
@@ -37,9 +47,10 @@ def reliability(model: PolyGene, train: CorpusSplit, test: CorpusSplit, *, seed:
 
     `calibration`
         `phenotype`, `temperature` (None: not calibrated), `calibration_donors`, `unit` ("donor" or "cell"), `scores`
-        (rows of `metrics.compare` for PolyGene and for the marginal, the frequencies in training: `ece`, `log_loss`,
-        `brier`), `counts` (whether the log loss beats the marginal's, by the interval of the gain), and `bins` of
-        PolyGene's answers: `confidence`, `accuracy` with `low` and `high`, `cells`.
+        (rows of `metrics.compare` for PolyGene, "marginal", the frequencies in training, and "uniform": `ece`,
+        `log_loss`, `brier`; gains are over the marginal), `counts` (whether the log loss beats both others', by the
+        intervals of the gains), and `bins` of PolyGene's answers: `confidence`, `accuracy` with `low` and `high`,
+        `cells`.
     `sets`
         `phenotype`, `asked` (0.9), `coverage` with `low` and `high` (averaged by donor), `size`, `abstained` (share of
         cells whose set is not one label), `single_accuracy` (of the others), `off` and `why` (None where the coverage
@@ -49,34 +60,32 @@ def reliability(model: PolyGene, train: CorpusSplit, test: CorpusSplit, *, seed:
     """
     schema = model.tokenizer.schema
     rows = spread(len(test), MOST_CELLS)
-    blocks = [
-        label_probabilities(model, test.cells(rows[first : first + BLOCK]), predict=schema.names)
-        for first in range(0, len(rows), BLOCK)
-    ]
     sources_C, donors_C = test.sources_C[rows], named(test, rows)
-    answers = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
     calibrated, sets = [], []
     for p, (name, labels) in enumerate(zip(schema.names, schema.labels, strict=True)):
-        learned_C, truth_C = train.labels_CP[:, p], test.labels_CP[rows, p]
-        donors = donors_of(train, test, rows)
-        within_SV = scorable(learned_C, truth_C, len(labels), test_sources_C=sources_C, **donors)
+        within_SV = scored_labels(train, test, p, len(labels), rows)
         if not within_SV.any():  # also where the vocabulary has no label
             continue
+        p_CV, truth_C, one = answers[p][rows], test.labels_CP[rows, p], model.calibration.labels.get(name)
         kept_C = (truth_C >= 0) & within_SV[sources_C, truth_C]
-        counts_V = np.bincount(learned_C[learned_C >= 0], minlength=len(labels))
-        p_CV, one = answers[p], model.calibration.labels.get(name)
         of_test = partial(confidence_tally, truth_C=truth_C, kept_C=kept_C, sources_C=sources_C, donors_C=donors_C)
-        tallies = {MODEL: of_test(p_CV), MARGINAL: of_test(np.tile(counts_V / counts_V.sum(), (len(truth_C), 1)))}
-        scores = compare(tallies, reference=MARGINAL, n_resamples=N_RESAMPLES, seed=seed)
-        of_model = scores[scores.predictor == MODEL].set_index("score")
+        constant = {
+            MARGINAL: frequencies(train.labels_CP[:, p], len(labels)),
+            UNIFORM: np.full(len(labels), 1 / len(labels)),
+        }
+        tallies = {MODEL: of_test(p_CV)} | {
+            who: of_test(np.broadcast_to(p_V, p_CV.shape)) for who, p_V in constant.items()
+        }
+        tables = [compare(tallies, reference=who, n_resamples=N_RESAMPLES, seed=seed) for who in constant]
+        gains = [table.set_index(["predictor", "score"]).gain_low[MODEL, "log_loss"] for table in tables]
         calibrated.append(
             {
                 "phenotype": name,
                 "temperature": one.temperature if one else None,
                 "calibration_donors": one.units if one else 0,
                 "unit": "cell" if donors_C is None else "donor",
-                "scores": scores.to_dict("records"),
-                "counts": bool(of_model.gain_low["log_loss"] > 0),
+                "scores": tables[0].to_dict("records"),
+                "counts": bool(min(gains) > 0),
                 "bins": bins_of(tallies[MODEL], seed=seed),
             }
         )
@@ -129,10 +138,7 @@ def _confidence_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
     cells_RB, hits_RB, confidence_RB = np.split(sums_RK[:, :-2], 3, axis=1)
     cells_R = cells_RB.sum(axis=1)
     sums = {"ece": np.abs(hits_RB - confidence_RB).sum(axis=1), "log_loss": sums_RK[:, -2], "brier": sums_RK[:, -1]}
-    return {
-        name: np.divide(sum_R, cells_R, out=np.full(len(cells_R), np.nan), where=cells_R > 0)
-        for name, sum_R in sums.items()
-    }
+    return {name: ratio(sum_R, cells_R) for name, sum_R in sums.items()}
 
 
 def bins_of(tally: Tally, *, seed: int) -> list[dict[str, float]]:
@@ -216,11 +222,13 @@ def _failure(found: dict[str, Any], calibration: LabelCalibration, units: int) -
     if units < needed:
         why = f"{units} calibration {what} have it, {needed} are needed"
     elif found["low"] <= COVERAGE <= found["high"]:
-        why = f"no more than {found['donors']} test donors differ by" if calibration.unit == "donor" else "chance"
+        why = (
+            f"as far as {found['donors']} test donors can be off by chance" if calibration.unit == "donor" else "chance"
+        )
     elif calibration.unit == "cell":
         why = "calibrated on cells, not donors"
     else:
-        why = f"these donors answer otherwise than the {units} calibration donors"
+        why = f"test donors differ from the {units} calibration donors"
     return {"off": float(off), "why": why}
 
 
@@ -254,10 +262,7 @@ def risk_coverage(p_CV: np.ndarray, truth_C: np.ndarray, units_C: np.ndarray, *,
 
 
 def resampled(sums_UK: np.ndarray, donors_U: np.ndarray, seed: int) -> np.ndarray:
-    """Sum over donors that are drawn with replacement, (R, K), in blocks that bound the memory."""
-    _, donor_U = np.unique(donors_U, return_inverse=True)
-    n, rng = donor_U.max() + 1, np.random.default_rng(seed)
-    block = max(1, 2**24 // len(donor_U))
-    sizes = [min(block, N_RESAMPLES - first) for first in range(0, N_RESAMPLES, block)]
-    drawn = (rng.multinomial(n, np.full(n, 1 / n), size=size)[:, donor_U] for size in sizes)
-    return np.concatenate([drawn_RU.astype(float) @ sums_UK for drawn_RU in drawn])
+    """Sum over donors that are drawn with replacement, (R, K); the order of the rows changes nothing."""
+    order = np.argsort(donors_U, kind="stable")
+    draws = donor_draws(donors_U[order], N_RESAMPLES, seed)
+    return np.concatenate([drawn_RU @ sums_UK[order] for drawn_RU in draws])

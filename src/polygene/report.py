@@ -9,7 +9,7 @@ import hashlib
 import platform
 import tomllib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,24 +21,25 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from polygene import __version__, pl
 from polygene.checkpoint import SUMS, PolyGene
 from polygene.corpus import Corpus
-from polygene.evaluation import POOLED
+from polygene.evaluation import POOLED, YEARS
 from polygene.held_out import MODEL, REFERENCE, YEARS_REFERENCE, spread
 from polygene.inference import cell_states
 from polygene.pl._svg import svg
-from polygene.results import HELD_OUT, SHOWN
+from polygene.results import HELD_OUT, MOST_ROWS, SHOWN, ends, nested
 from polygene.verdicts import (
     DEPENDABLE,
     DEPENDABLE_YEARS,
-    YEARS,
     number,
     percent,
     points,
     signed,
+    signed_years,
     verdicts,
     words,
     years,
@@ -49,8 +50,6 @@ PACKAGES = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "anndata"
 MOST_MAP_CELLS = 3_000
 """Cells on the map, spread evenly over the test cells."""
 FEWEST_MAP_CELLS, MOST_COLOURS = 10, 19
-MOST_ROWS = 40
-"""Donors of a table of ages, labels of a table of sets; the rest is counted."""
 GREY = "#8c8c8c"
 """Seen on light and on dark paper alike."""
 LEAKAGE = {(MODEL, "macro_f1"), (REFERENCE, "macro_f1")} | {
@@ -88,8 +87,9 @@ def report(results: Mapping[str, Any], model: PolyGene, corpus: Corpus, *, comma
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    page.filters |= {each.__name__: each for each in (number, percent, points, signed, words, years)}
-    page.globals |= {"MODEL": MODEL, "MOST_ROWS": MOST_ROWS, "SURE": DEPENDABLE, "SURE_YEARS": DEPENDABLE_YEARS}
+    said = {each.__name__: each for each in (number, percent, points, signed, signed_years, words, years)}
+    page.filters |= said | {"span": _span}
+    page.globals |= said | {"MODEL": MODEL, "MOST_ROWS": MOST_ROWS, "SURE": DEPENDABLE, "SURE_YEARS": DEPENDABLE_YEARS}
     return page.get_template(TEMPLATE).render(
         results=results,
         held_out=HELD_OUT[results["split"]],
@@ -101,7 +101,7 @@ def report(results: Mapping[str, Any], model: PolyGene, corpus: Corpus, *, comma
         tables=[_score_table(name, of_name) for name, of_name in scores.groupby("phenotype", sort=False)],
         classes=[_class_table(name, results) for name in results.get("classes", ()) if not _is_age(corpus, name)],
         sure=[_sure(one["phenotype"], results) for one in results.get("calibration", ())],
-        conditions=_by_given(results.get("conditions", ())),
+        conditions=nested(results.get("conditions", ()), "phenotype", "given", "score"),
         leakage=[row for row in results.get("leakage", ()) if (row["predictor"], row["score"]) in LEAKAGE],
         ages={name: _age(name, ages) for name, ages in results.get("ages", {}).items()},
         maps=_maps(model, corpus, rows),
@@ -113,6 +113,15 @@ def report(results: Mapping[str, Any], model: PolyGene, corpus: Corpus, *, comma
 
 
 # --- tables and pictures ---
+
+
+def _span(row: Mapping[str, Any], name: str = "value", say: Callable[[float | None], str] = number) -> Markup:
+    """A value, and below it its interval where it has one."""
+    value, low, high = (None if pd.isna(each) else each for each in ends(row, name))
+    if value is None:
+        return Markup("–")
+    ranged = Markup(" <small>{} to {}</small>").format(say(low), say(high)) if low is not None else ""
+    return Markup("<b>{}</b>{}").format(say(value), ranged)
 
 
 def _score_table(name: str, of_name: pd.DataFrame) -> dict[str, Any]:
@@ -171,21 +180,13 @@ def _sure(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "phenotype": name,
         "calibration": calibration,
-        "scores": {(row["predictor"], row["score"]): row for row in calibration["scores"]},
+        "scores": nested(calibration["scores"], "predictor", "score"),
         "sets": sets,
         "figures": [
             svg(partial(draw, results, name), title=f"{words(name)}: {what}", size=(3.8, height))
             for what, (draw, height) in figures.items()
         ],
     }
-
-
-def _by_given(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Phenotype → what is given → score → its row."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(row["phenotype"], {}).setdefault(row["given"], {})[row["score"]] = row
-    return found
 
 
 def _age(name: str, ages: Mapping[str, Any]) -> dict[str, Any]:

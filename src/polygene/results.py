@@ -1,10 +1,9 @@
 """What `evaluate` returned, laid out as tables for the eye; needs no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.table import Table
 
 HELD_OUT = {
@@ -13,87 +12,187 @@ HELD_OUT = {
     "random": "random split, cells, not donors, held out",
 }
 SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss", "mae_years", "mae_years_by_donor")
-
-
-MOST_DONORS = 40
-"""Donors whose ages are shown; metrics.json has all."""
+MOST_ROWS = 40
+"""Donors of a table of ages, labels of a table of sets; the rest is counted, metrics.json has all."""
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Lay out what `evaluate` returned: by phenotype, by what is given, by donor, by what a split by cells flatters."""
+    """Lay out what `evaluate` returned, part by part, each with the word that says how the cells were held out."""
     held_out = HELD_OUT[results["split"]]
     resampled = f"over {results['donors']} resampled donors" if results["donors"] else "over resampled cells, no donors"
-    rows = pd.DataFrame(results["scores"])
     laid_out = []
-    for phenotype, of_phenotype in rows.groupby("phenotype", sort=False) if len(rows) else ():
-        shown = [score for score in SHOWN if score in set(of_phenotype.score)]
+    for phenotype, of_phenotype in nested(results["scores"], "phenotype", "predictor", "score").items():
+        shown = [score for score in SHOWN if score in next(iter(of_phenotype.values()))]
         table = _table(f"{phenotype}: {held_out}; 95 % intervals {resampled}", "predictor", *map(_words, shown))
-        for predictor, of_predictor in of_phenotype.groupby("predictor", sort=False):
-            by_score = of_predictor.set_index("score")
-            table.add_row(str(predictor), *(_interval(by_score.loc[score]) for score in shown))
+        for predictor, by_score in of_phenotype.items():
+            table.add_row(predictor, *(interval(by_score[score]) for score in shown))
         laid_out.append(table)
     if results["conditions"]:
         laid_out.append(conditions_table(results["conditions"], held_out))
-    for name, ages in results["ages"].items():
-        laid_out.append(ages_table(name, ages, held_out))
+    if results["calibration"]:
+        laid_out.append(calibration_table(results, held_out))
+    if any("coverage" in one for one in results["sets"]):
+        laid_out.append(sets_table(results, held_out))
+    if results["hierarchy"]:
+        laid_out.append(hierarchy_table(results["hierarchy"], held_out))
+    laid_out += [ages_table(name, ages, held_out) for name, ages in results["ages"].items()]
     if results["leakage"]:
         laid_out.append(leakage_table(results["leakage"], held_out))
-    names = list(next(iter(results["genes"].values())))
-    table = _table(
-        f"hidden genes (15 %), cells of all donors together, without intervals: {held_out}",
-        "predictor",
-        *map(_words, names),
-    )
-    for predictor, scores in results["genes"].items():
-        table.add_row(predictor, *(_number(scores[name]) for name in names))
-    return [*laid_out, table, *_unknown_table(results.get("unknown"), held_out)]
+    laid_out.append(genes_table(results["genes"], held_out))
+    if results["unknown"]:
+        laid_out.append(unknown_table(results["unknown"], held_out))
+    return laid_out
 
 
-def conditions_table(rows: Sequence[Mapping[str, Any]], held_out: str) -> Table:
+def conditions_table(rows: Iterable[Mapping[str, Any]], held_out: str) -> Table:
     """Lay out what knowing other phenotypes helps, rows of `conditions.conditions`."""
-    frame = pd.DataFrame(rows)
-    scores = list(dict.fromkeys(frame.score))
-    columns = [word for score in scores for word in (_words(score), "gain")]
     table = _table(
-        f"what knowing helps, every donor counting the same: {held_out}", "phenotype", "given", "of cells", *columns
+        f"what knowing helps, every donor counting the same: {held_out}",
+        "phenotype", "given", "of cells", "accuracy", "gain", "macro f1", "gain",
+    )  # fmt: skip
+    for phenotype, by_given in nested(rows, "phenotype", "given", "score").items():
+        for given, by_score in by_given.items():
+            cells = [
+                text
+                for score in ("accuracy", "macro_f1")
+                for text in (interval(by_score[score]), interval(by_score[score], "gain", "+z.3f"))
+            ]
+            table.add_row(phenotype, given, f"{by_score['accuracy']['known']:.0%}", *cells)
+    return table
+
+
+def calibration_table(results: Mapping[str, Any], held_out: str) -> Table:
+    """Lay out how right answers are beside how sure, see `reliability.reliability`."""
+    table = _table(
+        f"how sure answers are; calibration (ECE) is void unless log loss beats both answers that look at no cell, the "
+        f"marginal and equal shares; AURC: mean share of errors, most sure cells first: {held_out}",
+        "phenotype", "ECE", "log loss", "marginal", "equal shares", "Brier score", "marginal", "AURC", "temperature",
+    )  # fmt: skip
+    for one, sets in zip(results["calibration"], results["sets"], strict=True):
+        scores = nested(one["scores"], "predictor", "score")
+        ours, marginal, uniform = scores["PolyGene"], scores["marginal"], scores["uniform"]
+        table.add_row(
+            one["phenotype"],
+            interval(ours["ece"]) + ("" if one["counts"] else ", void"),
+            interval(ours["log_loss"]),
+            *(number(constant["log_loss"]["value"]) for constant in (marginal, uniform)),
+            interval(ours["brier"]),
+            number(marginal["brier"]["value"]),
+            number(sets["risk_coverage"]["aurc"]),
+            f"{one['temperature']:.2f}, {one['calibration_donors']} {one['unit']}s" if one["temperature"] else "–",
+        )
+    return table
+
+
+def sets_table(results: Mapping[str, Any], held_out: str) -> Table:
+    """Lay out how often sets of labels hold the true one, see `reliability.reliability`."""
+    (asked,) = {one["asked"] for one in results["sets"]}
+    columns = ("share that holds it", "labels in it", "abstained", "right if one", "threshold from", "off, and why")
+    table = _table(f"sets of labels at coverage {asked:g}, averaged by donor: {held_out}", "label", *columns)
+    for one, unit in zip(results["sets"], (one["unit"] for one in results["calibration"]), strict=True):
+        if "coverage" not in one:
+            continue
+        whole = number(one["size"], ".2f"), number(one["abstained"]), number(one["single_accuracy"])
+        table.add_row(f"{one['phenotype']}, all", interval(one, "coverage"), *whole, "", _off(one))
+        for row in one["by_label"][:MOST_ROWS]:
+            basis = f"{row['basis']}, {row['calibration_donors']} {unit}s"
+            size = number(row["size"], ".2f")
+            table.add_row(f"  {row['label']}", interval(row, "coverage"), size, "", "", basis, _off(row))
+        if (more := len(one["by_label"]) - MOST_ROWS) > 0:
+            table.add_row(f"  {more:,} more are in the file of the scores")
+    return table
+
+
+def hierarchy_table(hierarchy: Mapping[str, Any], held_out: str) -> Table:
+    """Lay out what backing off in the Cell Ontology does, see `evaluation.score_hierarchy`."""
+    shares = ("at_label", "correct", "finer", "wrong", "information")
+    found, labels = hierarchy["terms"]
+    title = (
+        f"cell types, backed off to the nearest term that is {hierarchy['level']:.0%} sure, {found} of {labels} labels"
     )
-    for (phenotype, given), of_given in frame.groupby(["phenotype", "given"], sort=False):
-        by_score = of_given.set_index("score")
-        cells = [
-            text
-            for score in scores
-            for text in (_interval(by_score.loc[score]), _interval(by_score.loc[score], "gain", sign="+"))
-        ]
-        table.add_row(str(phenotype), str(given), f"{by_score.known.iloc[0]:.0%}", *cells)
+    table = _table(f"{title} in the Cell Ontology: {held_out}", "answer", *map(_words, shares))
+    for key, name in (("backed_off", "backed off"), ("label", "most probable label")):
+        table.add_row(name, *(number(hierarchy[key][share]) for share in shares))
     return table
 
 
 def ages_table(name: str, ages: Mapping[str, Any], held_out: str) -> Table:
     """Lay out the test donors' ages, see `age_gaps.age_report`."""
-    held = {key: _interval(pd.Series(ages[key])) for key in ("coverage_cells", "coverage_donors", "years_wide")}
+    cells, donors = (interval(ages[key]) for key in ("coverage_cells", "coverage_donors"))
+    wide = interval(ages["years_wide"], shown=".1f")
     table = _table(
-        f"{name} in years by donor, {ages['level']:.0%} intervals: they hold the age of {held['coverage_donors']} of "
-        f"the donors and {held['coverage_cells']} of their cells, and are {held['years_wide']} years wide: {held_out}",
+        f"{name} in years by donor, {ages['level']:.0%} intervals: they hold the age of {donors} of the donors and "
+        f"{cells} of their cells, and are {wide} years wide: {held_out}",
         "donor", "cells", "actual", "predicted", "gap", "gap, regression to the mean removed",
     )  # fmt: skip
-    for row in map(pd.Series, ages["donors"][:MOST_DONORS]):
-        predicted = f"{row.predicted:.1f} [{row.low:.1f}, {row.high:.1f}]"
-        gap = f"{row.gap:+.1f} [{row.gap_low:+.1f}, {row.gap_high:+.1f}]"
-        corrected = "–" if pd.isna(row.gap_corrected) else f"{row.gap_corrected:+.1f}"
-        table.add_row(row.donor, f"{row.cells:,}", f"{row.actual:.1f}", predicted, gap, corrected)
-    if len(ages["donors"]) > MOST_DONORS:
-        table.caption = f"{len(ages['donors']) - MOST_DONORS:,} more donors are in the file of the scores"
+    for row in ages["donors"][:MOST_ROWS]:
+        predicted = interval(row, "predicted", "z.1f")
+        corrected = number(row["gap_corrected"], "+z.1f")
+        actual, gap = number(row["actual"], "z.1f"), interval(row, "gap", "+z.1f")
+        table.add_row(row["donor"], f"{row['cells']:,}", actual, predicted, gap, corrected)
+    if (more := len(ages["donors"]) - MOST_ROWS) > 0:
+        table.caption = f"{more:,} more donors are in the file of the scores"
     return table
 
 
-def leakage_table(rows: Sequence[Mapping[str, Any]], held_out: str) -> Table:
+def leakage_table(rows: Iterable[Mapping[str, Any]], held_out: str) -> Table:
     """Lay out what a split by cells would flatter, rows of `leakage.leakage_gaps`."""
     columns = ("phenotype", "predictor", "score", "cells of training donors", "held out", "leakage gap")
     table = _table(f"leakage gap, other cells of what trained beside what did not: {held_out}", *columns)
-    for row in map(pd.Series, rows):
-        values = (_interval(row, "seen"), _interval(row, "held_out"), _interval(row, "gap", sign="+"))
-        table.add_row(row.phenotype, row.predictor, _words(row.score), *values)
+    for row in rows:
+        values = (interval(row, "seen"), interval(row, "held_out"), interval(row, "gap", "+z.3f"))
+        table.add_row(row["phenotype"], row["predictor"], _words(row["score"]), *values)
     return table
+
+
+def genes_table(genes: Mapping[str, Mapping[str, Any]], held_out: str) -> Table:
+    """Lay out how hidden genes are restored, see `evaluation.score_genes`."""
+    names = list(next(iter(genes.values())))
+    title = f"hidden genes (15 %), cells of all donors together, without intervals: {held_out}"
+    table = _table(title, "predictor", *map(_words, names))
+    for predictor, scores in genes.items():
+        table.add_row(predictor, *(number(scores[name]) for name in names))
+    return table
+
+
+def unknown_table(unknown: Mapping[str, Any], held_out: str) -> Table:
+    """Lay out what `unknown_cells.score_familiarity` returned."""
+    title = f"known cells flagged as unknown, every donor counting the same: {held_out}"
+    table = _table(title, "stated", "found", "donors", "cells")
+    found = interval(unknown, "false_alarms")
+    table.add_row(number(unknown["stated"]), found, str(unknown["donors"] or "–"), f"{unknown['cells']:,}")
+    return table
+
+
+def nested(rows: Iterable[Mapping[str, Any]], *keys: str) -> dict[str, Any]:
+    """Find rows by their keys, one within the other: phenotype → predictor → score → row."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        at = found
+        for key in keys[:-1]:
+            at = at.setdefault(row[key], {})
+        at[row[keys[-1]]] = row
+    return found
+
+
+def interval(row: Mapping[str, Any], name: str = "value", shown: str = "z.3f") -> str:
+    """Write a value and its interval."""
+    return "{} [{}, {}]".format(*(number(each, shown) for each in ends(row, name)))
+
+
+def ends(row: Mapping[str, Any], name: str = "value") -> tuple[Any, Any, Any]:
+    """Find a value and its interval: `<name>_low` and `<name>_high`, or `low` and `high` where a row has but one."""
+    low, high = (f"{name}_low", f"{name}_high") if f"{name}_low" in row else ("low", "high")
+    return row[name], row[low], row[high]
+
+
+def number(value: float | None, shown: str = "z.3f") -> str:
+    """A number in this format, with a true minus, or a dash for what could not be computed."""
+    return "–" if value is None or np.isnan(value) else f"{value:{shown}}".replace("-", "−")
+
+
+def _off(row: Mapping[str, Any]) -> str:
+    return f"{number(row['off'], '+z.3f')}: {row['why']}" if row["why"] else "as asked"
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
@@ -106,24 +205,3 @@ def _table(title: str, first: str, *columns: str) -> Table:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _interval(row: pd.Series, name: str = "", *, sign: str = "") -> str:
-    low, high = (f"{name}_low", f"{name}_high") if name else ("low", "high")
-    value, low, high = (_number(row[key], sign) for key in (name or "value", low, high))
-    return f"{value} [{low}, {high}]"
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return "–" if value is None or np.isnan(value) else f"{value:{sign}.3f}"
-
-
-def _unknown_table(unknown: Mapping[str, Any] | None, held_out: str) -> list[Table]:
-    """Lay out what `unknown_cells.score_familiarity` returned."""
-    if unknown is None:
-        return []
-    title = f"known cells flagged as unknown, every donor counting the same: {held_out}"
-    table = _table(title, "stated", "found", "donors", "cells")
-    found = f"{_number(unknown['false_alarms'])} [{_number(unknown['low'])}, {_number(unknown['high'])}]"
-    table.add_row(_number(unknown["stated"]), found, str(unknown["donors"] or "–"), f"{unknown['cells']:,}")
-    return [table]

@@ -38,8 +38,12 @@ def asked_states(model: PolyGene, split: CorpusSplit, asked: str) -> np.ndarray:
     return label_answers(model, split.cells(rows), predict=[asked])[1][0]
 
 
-def score_familiarity(model: PolyGene, split: CorpusSplit, *, seed: int = 0) -> dict[str, Any] | None:
+def score_familiarity(
+    model: PolyGene, split: CorpusSplit, unfamiliarity_C: np.ndarray | None, *, seed: int = 0
+) -> dict[str, Any] | None:
     """Say how often cells of a split, which are of known kinds, are flagged as unknown; None if the model cannot flag.
+
+    Judged are at most MOST_FAMILIAR_CELLS of them; `unfamiliarity_C` is of all, see `held_out.of_model`.
 
     Returns
     -------
@@ -48,10 +52,10 @@ def score_familiarity(model: PolyGene, split: CorpusSplit, *, seed: int = 0) -> 
     `high`); and on how many `cells` and `donors` that is.
     """
     known = model.familiarity
-    if known is None:
+    if known is None or unfamiliarity_C is None:
         return None
-    donors_C = named(split, spread(len(split), MOST_FAMILIAR_CELLS))
-    flagged_C = known.unfamiliarity(asked_states(model, split, known.asked)) > 1
+    rows = spread(len(split), MOST_FAMILIAR_CELLS)
+    donors_C, flagged_C = named(split, rows), unfamiliarity_C[rows] > 1
     by_donor_U = pd.Series(flagged_C).groupby(np.arange(len(flagged_C)) if donors_C is None else donors_C).mean()
     found = mean_of_donors(by_donor_U.to_numpy(dtype=float), seed)
     return {

@@ -5,11 +5,12 @@ from typing import Any
 
 import pandas as pd
 
-from polygene.evaluation import POOLED
+from polygene.evaluation import POOLED, YEARS
 from polygene.held_out import MODEL, REFERENCE, YEARS_REFERENCE
 from polygene.metrics import LOWER_IS_BETTER
+from polygene.results import nested
+from polygene.results import number as shown_as
 
-YEARS = " in years"
 TRIVIAL = ("majority", "source majority", "measured genes + library size", "training mean")
 """Baselines that look at no gene's expression: what they reach is no merit."""
 DEPENDABLE, DEPENDABLE_YEARS = 0.8, 5.0
@@ -77,19 +78,16 @@ def _labels_say(name: str, of_name: pd.DataFrame, trivial: pd.Series, results: M
 def _sureness_says(name: str, results: Mapping[str, Any]) -> list[str]:
     """Say what its probabilities and its sets of labels are worth."""
     says = []
-    for one in (one for one in results.get("calibration", ()) if one["phenotype"] == name):
-        ece = next(row for row in one["scores"] if (row["predictor"], row["score"]) == (MODEL, "ece"))
+    if one := nested(results.get("calibration", ()), "phenotype").get(name):
+        ece = nested(one["scores"], "predictor", "score")[MODEL]["ece"]
         off = f"{percent(ece['value'])} off on average ({percent(ece['low'])} to {percent(ece['high'])})"
-        if not one["counts"]:
-            says.append(f"Its probabilities are worth no more than the frequencies in training ({off}).")
-        else:
-            word = "taken at their word" if ece["value"] <= CALIBRATED else "misleading"
-            says.append(f"Its probabilities can be {word}: {off}.")
-    for one in results.get("sets", ()):
-        if one["phenotype"] == name and "coverage" in one:
-            held = f"{percent(one['coverage'])} ({percent(one['low'])} to {percent(one['high'])})"
-            asked = f"Sets meant to hold the true label of {percent(one['asked'])} of cells"
-            says.append(f"{asked} hold that of {held}, with {one['size']:.2f} labels a set.")
+        word = "taken at their word" if ece["value"] <= CALIBRATED else "misleading"
+        worthless = f"Its probabilities are worth no more than an answer that looks at no cell: {off}."
+        says.append(f"Its probabilities can be {word}: {off}." if one["counts"] else worthless)
+    if "coverage" in (one := nested(results.get("sets", ()), "phenotype").get(name, {})):
+        held = f"{percent(one['coverage'])} ({percent(one['low'])} to {percent(one['high'])})"
+        asked = f"Sets meant to hold the true label of {percent(one['asked'])} of cells"
+        says.append(f"{asked} hold that of {held}, with {one['size']:.2f} labels a set.")
     return says
 
 
@@ -107,19 +105,19 @@ def _beside(ours: pd.Series, reference: str, unit: str) -> str:
     if pd.isna(ours.gain_low):
         return f"It cannot be compared with {reference} on these cells."
     word = "Better than" if ours.gain_low > 0 else "Worse than" if ours.gain_high < 0 else "Level with"
-    shown = ".1f" if unit == "years" else ".3f"
-    gain, low, high = (f"{value:+{shown}}".replace("-", "−") for value in (ours.gain, ours.gain_low, ours.gain_high))
+    say = "+.1f" if unit == "years" else "+.3f"
+    gain, low, high = (shown_as(value, say) for value in (ours.gain, ours.gain_low, ours.gain_high))
     return f"{word} {reference} on the same cells: {gain} {unit} in PolyGene's favour ({low} to {high})."
 
 
 def number(value: float | None) -> str:
     """Three decimals, or a dash for what could not be computed."""
-    return "–" if value is None or pd.isna(value) else f"{value:.3f}".replace("-", "−")
+    return shown_as(value)
 
 
-def signed(value: float) -> str:
+def signed(value: float | None) -> str:
     """A difference, with its sign."""
-    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")  # + 0.0: no −0.000
+    return shown_as(value, "+z.3f")
 
 
 def percent(value: float | None) -> str:
@@ -127,20 +125,21 @@ def percent(value: float | None) -> str:
     return "–" if value is None or pd.isna(value) else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
+def points(value: float) -> str:
+    """A difference of shares, in percentage points."""
+    return f"{shown_as(100 * value, '+z.1f')} points"
+
+
+def years(value: float | None) -> str:
+    """Years."""
+    return shown_as(value, "z.1f")
+
+
+def signed_years(value: float | None) -> str:
+    """A difference of years, with its sign."""
+    return shown_as(value, "+z.1f")
+
+
 def words(name: str) -> str:
     """A name of the results as a reader says it: "macro_f1" is macro-F1."""
     return NAMES.get(name, name.replace("_", " "))
-
-
-def points(value: float) -> str:
-    """A difference of shares, in percentage points."""
-    return f"{100 * value:+.1f} points".replace("-", "−")
-
-
-def years(value: float | None, sign: bool = False) -> str:
-    """Years, with the sign of a difference."""
-    return (
-        "–"
-        if value is None or pd.isna(value)
-        else f"{round(value, 1) + 0.0:{'+' if sign else ''}.1f}".replace("-", "−")
-    )

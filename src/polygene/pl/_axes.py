@@ -18,7 +18,8 @@ def axes_for(ax: Axes | None, *, show: bool, size: tuple[float, float]) -> Axes:
 
 
 def finish(ax: Axes, *, show: bool, save: str | Path | None) -> Axes:
-    """Write the picture to `save`, in the format its ending names; show it; give its axes back."""
+    """Leave the frame open, write the picture to `save` in the format its ending names, show it, give its axes back."""
+    ax.spines[["top", "right"]].set_visible(False)
     figure = ax.get_figure(root=True)
     if save is not None and figure is not None:
         figure.savefig(save)

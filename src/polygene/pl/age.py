@@ -58,6 +58,5 @@ def age(table: pd.DataFrame, *, ax: Axes | None = None, show: bool = False, save
         )
     ax.set(xlim=ends, ylim=ends, xlabel="actual age, years", ylabel="predicted age, years")
     ax.set_box_aspect(1)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize="small", loc="upper left")
+    ax.legend(frameon=False, fontsize="small", loc="best")
     return finish(ax, show=show, save=save)

@@ -82,7 +82,6 @@ def counterfactual(
     ax.set_yticks(y_S, drawn["gene"].to_list(), fontsize="small")
     ax.invert_yaxis()
     ax.set_xlabel(UNITS[quantity])
-    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize="small", loc="lower right")
     ax.set_title(_title(adata, table, group), fontsize="medium")
     return finish(ax, show=show, save=save)

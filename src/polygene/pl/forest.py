@@ -40,5 +40,5 @@ def forest(
     ax.set_xlabel(label)
     ax.set_ylim(len(table) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
-    ax.spines[["left", "top", "right"]].set_visible(False)
+    ax.spines["left"].set_visible(False)
     return finish(ax, show=show, save=save)

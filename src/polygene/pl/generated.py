@@ -69,5 +69,4 @@ def generated(
     )
     ax.title.set_fontsize("medium")
     ax.set_box_aspect(1)
-    ax.spines[["top", "right"]].set_visible(False)
     return finish(ax, show=show, save=save)

@@ -62,7 +62,6 @@ def perturbation(
     what = "donors are the replicates" if (rows["replicates"] == "donors").all() else "cells are the replicates"
     ax.set_title(title, fontsize="medium")
     ax.set(xlabel=f"{unit}\n{what}; association, not mechanism", ylabel="−log10 p, against genes of like expression")
-    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize="small", loc="best")
     return finish(ax, show=show, save=save)
 

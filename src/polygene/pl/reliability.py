@@ -49,13 +49,15 @@ def reliability(
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="as right as sure")
     ax.vlines(confidence, low, high, color="tab:blue", linewidth=1, alpha=0.6)
     ax.plot(confidence, accuracy, "o", color="tab:blue", markersize=5, label="a fifteenth of the cells, 95 % interval")
-    void = "" if one["counts"] else "\nvoid: no better than the frequencies in training"
-    ax.set_title(f"{phenotype}: ECE {ece['value']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}]{void}", fontsize="medium")
+    void = "" if one["counts"] else "\nvoid: no better than looking at no cell"
+    ax.set_title(
+        f"{phenotype.replace('_', ' ')}: ECE {ece['value']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}]{void}",
+        fontsize="medium",
+    )
     lowest = max(0.0, min(confidence.min(), low.min()) - 0.05)
     ax.set(xlim=(lowest, 1.02), ylim=(lowest, 1.02), xlabel="confidence", ylabel="accuracy")
     ax.set_box_aspect(1)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize="small", loc="upper left")
+    ax.legend(frameon=False, fontsize="small", loc="best")
     return finish(ax, show=show, save=save)
 
 

@@ -46,9 +46,8 @@ def risk_coverage(
     if one.get("abstained") is not None and one["single_accuracy"] is not None:
         at = 1 - one["abstained"], 1 - one["single_accuracy"]
         ax.plot(*at, "o", color="tab:orange", label=f"sets of one label at coverage {one['asked']:g}")
-    title = f"{phenotype}: AURC {curve['aurc']:.2g} [{curve['low']:.2g}, {curve['high']:.2g}]"
-    ax.set_title(title, fontsize="medium")
+    aurc = f"AURC {curve['aurc']:.3f} [{curve['low']:.3f}, {curve['high']:.3f}]"
+    ax.set_title(f"{phenotype.replace('_', ' ')}: {aurc}", fontsize="medium")
     ax.set(xlim=(0, 1.02), ylim=(0, None), xlabel="share of cells answered", ylabel="share of errors among them")
-    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize="small", loc="best")
     return finish(ax, show=show, save=save)
