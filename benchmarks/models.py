@@ -68,6 +68,7 @@ def judge(model: PolyGene, corpus: Corpus, folder: Path, *, seed: int) -> dict[s
     weights = {name: class_weight(model, name) for name in schema.names}
     baselines = Baselines(corpus, asked, folder, weights, seed=seed)
     answers, flagged_C = answers_of(model, asked)
+    of_test = [answers[name][: len(test)] for name in schema.names]  # they stand before those of studies never seen
     rows = []
     for p, name in enumerate(schema.names):
         learned = train.labels_CP[:, p], named(train, slice(None))
@@ -79,7 +80,7 @@ def judge(model: PolyGene, corpus: Corpus, folder: Path, *, seed: int) -> dict[s
             rows += scoring.years_rows(asked, name, years, seed=seed)
     return {
         "rows": rows,
-        "calibration": reliability(model, train, test, seed=seed)["calibration"],
+        "calibration": reliability(model, train, test, of_test, seed=seed)["calibration"],
         "unknown": None if flagged_C is None else unknown(model, asked, flagged_C),
     }
 

@@ -227,8 +227,9 @@ def test_the_shortcut_adds_the_visible_genes_of_a_cell_to_its_questions_for_labe
     assert [len(logits) for logits in with_it.label_logits] == asked
 
 
-def test_in_training_half_of_the_cells_do_without_the_shortcut(network):
-    cells = [make_cell(seed, phenotypes=(1, 3)) for seed in range(200)]
+def test_in_training_cells_with_an_even_number_of_keys_do_without_the_shortcut(network):
+    """So the half is drawn anew with what is hidden, and is the same in every batch and process."""
+    cells = [make_cell(seed, n_genes=n, phenotypes=(1, 3)) for seed, n in enumerate((4, 5, 8, 7, 11))]
     batch = make_batch(cells)
     row = [
         batch["input_ids"],
@@ -238,10 +239,10 @@ def test_in_training_half_of_the_cells_do_without_the_shortcut(network):
     ]
     whole_QD = network.shortcut(*row)
     kept_QD = network.shortcut.train()(*row)
-    dropped_C2 = (kept_QD == 0).all(dim=1).reshape(200, 2)
-    assert torch.equal(dropped_C2[:, 0], dropped_C2[:, 1]), "a cell is asked all its labels with it or without"
-    assert 70 < dropped_C2[:, 0].sum() < 130
-    assert torch.equal(kept_QD[~dropped_C2.flatten()], whole_QD[~dropped_C2.flatten()])
+    even_Q = (batch["n_keys"] % 2 == 0).repeat_interleave(2)
+    assert 0 < even_Q.sum() < len(even_Q)
+    assert torch.equal(kept_QD, torch.where(even_Q[:, None], 0.0, whole_QD))
+    assert (whole_QD != 0).any(dim=1).all()
 
 
 def test_a_batch_without_questions_is_answered_with_nothing(network):
