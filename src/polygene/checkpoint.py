@@ -78,6 +78,7 @@ class PolyGene:
             n_genes=len(tokenizer.panel),
             n_bins=tokenizer.binner.n_bins,
             phenotype_sizes=[len(labels) for labels in tokenizer.schema.labels],
+            n_added=len(tokenizer.schema.phenotypes) - tokenizer.schema.n_leading,
             vocab_size=tokenizer.n_tokens,
             **network,
         )

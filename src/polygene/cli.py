@@ -299,6 +299,30 @@ def classify(
 
 
 @app.command()
+def finetune(
+    cells: CellsFile,
+    out: Annotated[Path, typer.Option(help="Folder of the new model; it must not exist.")],
+    model: Model,
+    label: Annotated[str, typer.Option(help="Column of obs to learn.")],
+    how: Annotated[
+        Literal["head", "lora", "all"],
+        typer.Option(help="Fit a head on the frozen network (seconds), or train it (minutes)."),
+    ] = "head",
+    donor: Donor = "donor_id",
+    layer: Layer = None,
+    totals: Totals = None,
+    seed: Seed = 0,
+) -> None:
+    """Teach a model labels of your own: a new model that is asked like any other."""
+    from polygene.checkpoint import PolyGene
+    from polygene.tl.finetune import finetune as teach
+
+    network = PolyGene.from_pretrained(model)
+    teach(cells, network, label=label, out=out, how=how, donor=donor, layer=layer, totals=totals, seed=seed)
+    _describe(out)
+
+
+@app.command()
 def generate(
     out: NewCells,
     model: Model,

@@ -53,13 +53,6 @@ def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Te
     return network.encode(**{name: x.to(network.device) for name, x in inputs.items()})
 
 
-def shortcuts(network: PolyGeneModel, packed: PackedCells, label_at_Q: Tensor) -> Tensor:
-    """What the shortcut adds to the states of the questions for labels at these places, (Q, D)."""
-    row = (packed.input_ids, packed.position_ids, packed.n_keys, packed.n_queries, label_at_Q)
-    input_ids, position_ids, n_keys, n_queries, label_at = (x.to(network.device) for x in row)
-    return network.shortcut(input_ids, position_ids, CellOffsets(n_keys, n_queries), label_at)
-
-
 def label_probabilities(
     model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
 ) -> list[np.ndarray]:
@@ -88,18 +81,20 @@ def label_answers(
     for rows in batches(cells, network.config.first_gene_slot + 1 + len(phenotypes), network.device):
         part = cells.rows(rows)
         asked_cells_Q = np.repeat(np.arange(len(part)), len(phenotypes))
-        asked_slots_Q = np.tile(np.asarray(phenotypes, dtype=np.int64) + 1, len(part))
+        asked_slots_Q = np.tile(model.tokenizer.phenotype_slots[phenotypes], len(part))
         packed, query_at_Q = pack_cells(
             model.tokenizer, part, labels_CP[rows], asked_cells_Q, asked_slots_Q, shown=shown
         )
         query_at = torch.from_numpy(query_at_Q)
         hidden_QD = states(network, packed, query_at)
-        asking_QD = hidden_QD + shortcuts(network, packed, query_at)
+        row = (packed.input_ids, packed.position_ids, packed.n_keys, packed.n_queries, query_at)
+        input_ids, position_ids, n_keys, n_queries, label_at = (x.to(network.device) for x in row)
+        asked_Q = torch.tensor(phenotypes, device=network.device).repeat(len(part))
+        cells_of_row = CellOffsets(n_keys, n_queries)
+        logits = network.answer_labels(hidden_QD, input_ids, position_ids, cells_of_row, label_at, asked_Q)
         for i, p in enumerate(phenotypes):
-            of_p = slice(i, None, len(phenotypes))
-            logits_CV = network.decode_labels(asking_QD[of_p], p).float() / temperatures[i]
-            answers[i].append(torch.softmax(logits_CV, dim=-1).cpu().numpy())
-            states_of[i].append(hidden_QD[of_p].float().cpu().numpy())
+            answers[i].append(torch.softmax(logits[p].float() / temperatures[i], dim=-1).cpu().numpy())
+            states_of[i].append(hidden_QD[i :: len(phenotypes)].float().cpu().numpy())
     return [np.concatenate(parts) for parts in answers], [np.concatenate(parts) for parts in states_of]
 
 

@@ -117,25 +117,33 @@ def pack_cells(
     -------
     The packed cells, and where in the row each question stands.
     """
-    n_cells, n_phenotypes = key_labels_CP.shape
-    cells_N = cells.cells_N
-    genes_N, bins_N = cells.genes_N, cells.bins_N
+    n_cells, n_leading = len(key_labels_CP), tokenizer.schema.n_leading
+    cells_N, slots_N = cells.cells_N, cells.genes_N.astype(np.int64) + n_leading + 2
+    ids_N: np.ndarray = cells.bins_N
     if visible_N is not None:
-        cells_N, genes_N, bins_N = cells_N[visible_N], genes_N[visible_N], bins_N[visible_N]
-    leading_ids_CS = np.empty((n_cells, n_phenotypes + 2), dtype=np.int64)
+        cells_N, slots_N, ids_N = cells_N[visible_N], slots_N[visible_N], ids_N[visible_N]
+    phenotype_ids_CP = tokenizer.phenotype_token_ids(key_labels_CP)
+    if (key_labels_CP[:, n_leading:] >= 0).any():  # labels of added phenotypes follow the genes of their cell
+        told_A, added_A = np.nonzero(key_labels_CP[:, n_leading:] >= 0)
+        cells_N = np.concatenate([cells_N, told_A])
+        slots_N = np.concatenate([slots_N, tokenizer.phenotype_slots[n_leading + added_A]])
+        ids_N = np.concatenate([ids_N, phenotype_ids_CP[told_A, n_leading + added_A]])
+        order_N = np.argsort(cells_N, kind="stable")
+        cells_N, slots_N, ids_N = cells_N[order_N], slots_N[order_N], ids_N[order_N]
+    leading_ids_CS = np.empty((n_cells, n_leading + 2), dtype=np.int64)
     leading_ids_CS[:, 0] = tokenizer.cls_id
-    leading_ids_CS[:, 1:-1] = tokenizer.phenotype_token_ids(key_labels_CP)
+    leading_ids_CS[:, 1:-1] = phenotype_ids_CP[:, :n_leading]
     leading_ids_CS[:, -1] = tokenizer.start_id
     return pack(
         leading_ids_CS=leading_ids_CS,
         start_types_C=np.broadcast_to(shown_level(shown), n_cells),
         gene_cells_N=cells_N,
-        gene_slots_N=genes_N.astype(np.int64) + n_phenotypes + 2,
-        gene_ids_N=bins_N,
+        gene_slots_N=slots_N,
+        gene_ids_N=ids_N,
         query_cells_Q=query_cells_Q,
         query_slots_Q=query_slots_Q,
         end_id=tokenizer.end_id,
-        end_slot=tokenizer.n_slots - 1,
+        end_slot=tokenizer.end_slot,
         mask_id=tokenizer.mask_id,
     )
 
@@ -202,12 +210,12 @@ class MaskingCollator:
         of a cell's genes sum to 1 in expectation, and so do those of its labels.
         """
         random_CS = uniform(self.seed, epochs_C, cell_ids_C, np.arange(self.tokenizer.n_slots))
-        n_phenotypes = cells.labels_CP.shape[1]
-        hidden_CP = self._hidden_phenotypes(random_CS[:, : n_phenotypes + 1]) & (cells.labels_CP >= 0)
-        more_C = self._more_hidden(random_CS[:, n_phenotypes + 1])
+        slots_P, first_gene = self.tokenizer.phenotype_slots, self.tokenizer.schema.n_leading + 2
+        hidden_CP = self._hidden_phenotypes(random_CS[:, [0, *slots_P]]) & (cells.labels_CP >= 0)
+        more_C = self._more_hidden(random_CS[:, first_gene - 1])
         measured_CG = self.measured_SG[sources_C]
         gene_cells_Q, genes_Q, bins_Q, gene_weights_Q, visible_N = hide_genes(
-            cells, measured_CG, random_CS[:, n_phenotypes + 2 : -1], self.config, more_C
+            cells, measured_CG, random_CS[:, first_gene : self.tokenizer.end_slot], self.config, more_C
         )
         label_cells_Q, phenotypes_Q = np.nonzero(hidden_CP)
         packed, query_at_Q = pack_cells(
@@ -215,7 +223,7 @@ class MaskingCollator:
             cells,
             np.where(hidden_CP, -1, cells.labels_CP),
             np.concatenate([gene_cells_Q, label_cells_Q]),
-            np.concatenate([genes_Q + n_phenotypes + 2, phenotypes_Q + 1]),
+            np.concatenate([genes_Q + first_gene, slots_P[phenotypes_Q]]),
             visible_N,
             (1 - self.config.gene_rate) * (1 - more_C),
         )

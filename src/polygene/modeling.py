@@ -26,11 +26,15 @@ class PolyGeneConfig(BertConfig):
     Parameters
     ----------
     n_genes
-        Genes of the panel; genes have the slots P+2 … P+1+G.
+        Genes of the panel; they have the slots from `first_gene_slot` on.
     n_bins
         Expression bins, bin 0 included. Two bins are answered by one logit ("expressed").
     phenotype_sizes
-        Number of labels V of each of the P phenotypes; phenotypes have the slots 1 … P.
+        Number of labels V of each of the P phenotypes; phenotypes have the slots from 1 on.
+    n_added
+        How many of them, the last ones, were added after training; their slots stand behind [END].
+    heads
+        Places of phenotypes whose answer is also read from the visible genes directly (see `Shortcut`).
     bin_targets
         (B, B): the distribution over bins that training took each bin for, if it smoothed (see `losses.gene_targets`).
     """
@@ -42,12 +46,16 @@ class PolyGeneConfig(BertConfig):
         n_genes: int = 512,
         n_bins: int = 10,
         phenotype_sizes: Sequence[int] = (),
+        n_added: int = 0,
+        heads: Sequence[int] = (),
         bin_targets: Sequence[Sequence[float]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.n_genes = n_genes
         self.n_bins = n_bins
         self.phenotype_sizes = list(phenotype_sizes)
+        self.n_added = n_added
+        self.heads = list(heads)
         self.bin_targets = bin_targets
         kwargs.setdefault("max_position_embeddings", len(self.phenotype_sizes) + 3 + n_genes)
         kwargs.setdefault("type_vocab_size", SHOWN_LEVELS)
@@ -63,7 +71,7 @@ class PolyGeneConfig(BertConfig):
     @property
     def first_gene_slot(self) -> int:
         """Slot of the panel's first gene."""
-        return len(self.phenotype_sizes) + 2
+        return len(self.phenotype_sizes) - self.n_added + 2
 
 
 @dataclass
@@ -109,25 +117,39 @@ class Shortcut(nn.Module):
 
     It stands beside the encoder as a linear model does beside a deep one (wide and deep, Cheng et al. 2016), and learns
     in few passes what a linear model can tell. In training half of the cells do without it, so that the encoder learns
-    to answer alone, and its states tell what cells are (docs/decisions.md).
+    to answer alone, and its states tell what cells are (docs/decisions.md). A phenotype with a head of its own, which
+    fine-tuning fits, has besides for each gene a number a label.
     """
 
     def __init__(self, config: PolyGeneConfig) -> None:
         super().__init__()
         self.genes = nn.Embedding(config.n_genes, config.hidden_size)
         self.bins = nn.Parameter(torch.linspace(0.5, 1.5, config.n_bins))
+        self.heads = nn.ModuleDict(
+            {str(p): nn.Embedding(config.n_genes, config.phenotype_sizes[p]) for p in config.heads}
+        )
         self.first_slot = config.first_gene_slot
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, cells: CellOffsets, label_at: Tensor) -> Tensor:
-        """Give what is added to the states of the questions for labels that stand at these places, (Q, D)."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        cells: CellOffsets,
+        label_at: Tensor,
+        genes: nn.Embedding | None = None,
+    ) -> Tensor:
+        """Give what is added to the states of the questions for labels that stand at these places, (Q, D).
+
+        With one of the `heads` as `genes`, what is added to the logits of its labels, (Q, V).
+        """
         ids_T, genes_T = input_ids[0], position_ids[0] - self.first_slot
         lengths_C = cells.n_keys_C + cells.n_queries_C
         cell_T = torch.arange(len(lengths_C), device=ids_T.device).repeat_interleave(lengths_C, output_size=len(ids_T))
         is_gene_T = (genes_T >= 0) & (genes_T < self.genes.num_embeddings)
         visible_N = (is_gene_T & (ids_T < len(self.bins))).nonzero()[:, 0]  # a question has the id of [MASK]
-        said_ND = self.bins[ids_T[visible_N], None] * self.genes(genes_T[visible_N])
+        said_ND = self.bins[ids_T[visible_N], None] * (self.genes if genes is None else genes)(genes_T[visible_N])
         sums_CD = said_ND.new_zeros(len(lengths_C), said_ND.shape[1]).index_add(0, cell_T[visible_N], said_ND)
-        if self.training:  # what is hidden decides which half, so that no batch and no process changes it
+        if self.training and genes is None:  # what is hidden decides which half: no batch and no process changes it
             sums_CD = sums_CD * (cells.n_keys_C % 2)[:, None]
         return sums_CD[cell_T[label_at]]
 
@@ -235,11 +257,44 @@ class PolyGeneModel(PreTrainedModel):
         logits_QB = nn.functional.linear(hidden_QD, self.decoder.weight[:n], self.decoder.bias[:n])
         return logits_QB + self.gene_bias(genes_Q)
 
+    def answer_labels(
+        self,
+        hidden_QD: Tensor,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        cells: CellOffsets,
+        label_at: Tensor,
+        label_phenotype: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Logits of the labels of every phenotype where it was asked, P tensors (Q_p, V_p).
+
+        `hidden_QD` are the encoder's states of the questions; the other parameters are those of `forward`.
+        """
+        asking_QD = hidden_QD + self.shortcut(input_ids, position_ids, cells, label_at)
+        logits = []
+        for p in range(len(self.config.phenotype_sizes)):
+            of_p = label_phenotype == p
+            logits_QV = self.decode_labels(asking_QD[of_p], p)
+            if p in self.config.heads:
+                logits_QV = logits_QV + self.shortcut(input_ids, position_ids, cells, label_at[of_p], self.head(p))
+            logits.append(logits_QV)
+        return tuple(logits)
+
     def decode_labels(self, hidden_QD: Tensor, phenotype: int) -> Tensor:
         """Logits of the labels of one phenotype from states with the shortcut added, (Q, V)."""
+        return nn.functional.linear(hidden_QD, *self.label_rows(phenotype))
+
+    def head(self, phenotype: int) -> nn.Embedding:
+        """What each gene says of the labels of a phenotype in `config.heads`, (G, V)."""
+        head = self.shortcut.heads[str(phenotype)]
+        assert isinstance(head, nn.Embedding)
+        return head
+
+    def label_rows(self, phenotype: int) -> tuple[Tensor, Tensor]:
+        """Weights (V, D) and biases (V,) of the decoder that belong to the labels of one phenotype, as views."""
         first = self.config.gene_logits + sum(self.config.phenotype_sizes[:phenotype])
         last = first + self.config.phenotype_sizes[phenotype]
-        return nn.functional.linear(hidden_QD, self.decoder.weight[first:last], self.decoder.bias[first:last])
+        return self.decoder.weight[first:last], self.decoder.bias[first:last]
 
     def forward(
         self,
@@ -268,9 +323,7 @@ class PolyGeneModel(PreTrainedModel):
             order_Q.argsort()
         ]
         of_genes_QD, of_labels_QD = hidden_QD.split([len(gene_at), len(label_at)])
-        of_labels_QD = of_labels_QD + self.shortcut(input_ids, position_ids, CellOffsets(n_keys, n_queries), label_at)
         genes_Q = position_ids[0, gene_at] - self.config.first_gene_slot
-        label_logits = tuple(
-            self.decode_labels(of_labels_QD[label_phenotype == p], p) for p in range(len(self.config.phenotype_sizes))
-        )
+        cells = CellOffsets(n_keys, n_queries)
+        label_logits = self.answer_labels(of_labels_QD, input_ids, position_ids, cells, label_at, label_phenotype)
         return PolyGeneOutput(gene_logits=self.decode_genes(of_genes_QD, genes_Q), label_logits=label_logits)

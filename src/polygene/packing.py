@@ -86,7 +86,7 @@ def pack(
     start_types_C
         Token type of each cell's [START].
     gene_cells_N, gene_slots_N, gene_ids_N
-        Cell (sorted), slot and token id of every gene that is a key.
+        Cell (sorted), slot and token id of every gene that is a key (or other key that only some cells have).
     query_cells_Q, query_slots_Q
         Cell and slot of every question, in any order.
     end_id, end_slot, mask_id

@@ -33,12 +33,14 @@ class Phenotype:
     """One thing that is known about a cell besides its expression.
 
     `name` is what PolyGene calls it, `column` the column of `obs` that holds it; labels of an `ordinal` phenotype have
-    an order, for "age" by `age_in_years`.
+    an order, for "age" by `age_in_years`. An `added` one came with fine-tuning: its slot stands behind [END], and
+    where it is not given there is no token, so that the model answers all else as it did.
     """
 
     name: str
     column: str
     ordinal: Literal["age"] | None = None
+    added: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -79,6 +81,9 @@ class PhenotypeSchema:
             if len(set(words)) < len(words):
                 msg = f"Names and labels of phenotypes are there once each, got {sorted(words)}."
                 raise PhenotypeError(msg)
+        if any(one.added for one in self.phenotypes[: self.n_leading]):
+            msg = f"Phenotypes that were added come last, got {', '.join(self.names)}."
+            raise PhenotypeError(msg)
 
     @classmethod
     def fit(
@@ -108,6 +113,11 @@ class PhenotypeSchema:
     def names(self) -> tuple[str, ...]:
         """What the phenotypes are called, in the order of their slots."""
         return tuple(phenotype.name for phenotype in self.phenotypes)
+
+    @property
+    def n_leading(self) -> int:
+        """How many phenotypes have their slots between [CLS] and [START]: all but those that were added."""
+        return sum(not one.added for one in self.phenotypes)
 
     def index(self, name: str) -> int:
         """Return the place p of a phenotype.

@@ -129,6 +129,7 @@ def prepare(
     out: str | Path,
     *,
     config: PrepareConfig | None = None,
+    tokenizer: CellTokenizer | None = None,
     num_proc: int = 1,
     overwrite: bool = False,
     progress: bool = False,
@@ -141,6 +142,9 @@ def prepare(
     ----------
     out
         The folder to write; it must not exist.
+    tokenizer
+        That of a model to be trained further: its panel, bins and labels are taken as they are, in place of what
+        `config` says of them, and other labels are not given.
     num_proc
         Processes that share the work. They are started anew, so a script that asks for several keeps what it does
         under `if __name__ == "__main__":`, and each gets a copy of the AnnData that are in memory.
@@ -166,11 +170,12 @@ def prepare(
     config = config or PrepareConfig()
     with written_whole(Path(out), overwrite=overwrite) as folder:
         opened = open_sources(sources, layer=config.layer)
-        phenotypes = config.schema()
+        phenotypes = tokenizer.schema.phenotypes if tokenizer else config.schema()
         wanted = [config.donor, *(phenotype.column for phenotype in phenotypes)]
         frames = [cells.frame(wanted) for cells in opened]
         _check_columns(config, opened)
-        _say_new(phenotypes)
+        if tokenizer is None:
+            _say_new(phenotypes)
         parts = split_cells(
             opened, frames, by=config.split, fractions=config.fractions, seen=config.seen, seed=config.seed,
             donor=config.donor, phenotypes=phenotypes,
@@ -178,9 +183,9 @@ def prepare(
         works = [_Work(*one, config) for one in zip(opened, frames, parts, strict=True)]
         del frames  # each work lets go of its own
         with Progress(disable=not progress, transient=True) as bar, Workers(works, num_proc) as workers:
-            n_rows = sum(2 * work.n_train + work.cells.n_obs for work in works)
+            n_rows = sum((0 if tokenizer else 2 * work.n_train) + work.cells.n_obs for work in works)
             task = bar.add_task("ranking genes, writing tokens", total=n_rows)
-            _Preparation(works, config, workers, lambda n: bar.advance(task, n)).write(folder)
+            _Preparation(works, config, workers, lambda n: bar.advance(task, n)).write(folder, tokenizer)
     return Corpus(out)
 
 
@@ -244,21 +249,14 @@ class _Preparation:
     ) -> None:
         self.works, self.config, self.workers, self.advance = works, config, workers, advance
 
-    def write(self, folder: Path) -> None:
-        """Rank, fit the tokenizer, write the tokens."""
-        phenotypes = self.config.schema()
-        panel = self._rank()
-        counts: dict[str, dict[str, int]] = {phenotype.name: {} for phenotype in phenotypes}
-        for work in self.works:
-            for name, some in count_labels(work.frame[work.part_C == 0], phenotypes).items():
-                counts[name].update({label: n + counts[name].get(label, 0) for label, n in some.items()})
-        binner = _binner(self.works, panel, self.config)
-        fit = InverseFit(binner, len(panel))
-        schema = PhenotypeSchema.fit(counts, phenotypes)
-        tokenizer = CellTokenizer(panel=panel, binner=binner, schema=schema, inverse=fit.finish())
-        with ShardWriter(folder, len(phenotypes)) as writer:
+    def write(self, folder: Path, given: CellTokenizer | None = None) -> None:
+        """Rank and fit the tokenizer unless one is given, write the tokens."""
+        tokenizer = given or self._tokenizer()
+        fit = InverseFit(tokenizer.binner, len(tokenizer.panel))
+        with ShardWriter(folder, len(tokenizer.schema.phenotypes)) as writer:
             described = self._write_tokens(tokenizer, fit, writer)
-        tokenizer = replace(tokenizer, inverse=fit.finish())
+        if given is None:
+            tokenizer = replace(tokenizer, inverse=fit.finish())
         tokenizer.save(folder)
         files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*.arrow"))}
         info = {
@@ -270,6 +268,18 @@ class _Preparation:
             "files": files,
         }
         (folder / "corpus.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _tokenizer(self) -> CellTokenizer:
+        """Make panel, bins and labels from training cells; what the bins stand for is not yet known."""
+        phenotypes = self.config.schema()
+        panel = self._rank()
+        counts: dict[str, dict[str, int]] = {phenotype.name: {} for phenotype in phenotypes}
+        for work in self.works:
+            for name, some in count_labels(work.frame[work.part_C == 0], phenotypes).items():
+                counts[name].update({label: n + counts[name].get(label, 0) for label, n in some.items()})
+        binner = _binner(self.works, panel, self.config)
+        schema = PhenotypeSchema.fit(counts, phenotypes)
+        return CellTokenizer(panel=panel, binner=binner, schema=schema, inverse=InverseFit(binner, len(panel)).finish())
 
     def _rank(self) -> GenePanel:
         """First and second pass: rank the genes on training cells, source by source, and choose the panel."""

@@ -2,8 +2,8 @@
 
 A cell is `[CLS] [SEX] [TISSUE] [CELL_TYPE] [AGE] [DISEASE] [START] gene1 … geneG [END]`, one slot each:
 
-    slot    0       1 … P        P+1       P+2 … P+1+G       P+2+G
-    holds   [CLS]   phenotypes   [START]   genes by panel    [END]
+    slot    0       1 … P        P+1       P+2 … P+1+G       P+2+G   P+3+G …
+    holds   [CLS]   phenotypes   [START]   genes by panel    [END]   phenotypes that fine-tuning added
 
 and the token ids are those of the bins, then of the special tokens, then of each phenotype `[NO_X]` and its labels:
 
@@ -133,6 +133,17 @@ class CellTokenizer:
     def n_slots(self) -> int:
         """How many places a sequence has."""
         return len(self.schema.phenotypes) + 3 + len(self.panel)
+
+    @property
+    def end_slot(self) -> int:
+        """The slot of [END]."""
+        return self.schema.n_leading + 2 + len(self.panel)
+
+    @property
+    def phenotype_slots(self) -> np.ndarray:
+        """The slot of each phenotype, int64 (P,)."""
+        n_leading, places_P = self.schema.n_leading, np.arange(len(self.schema.phenotypes))
+        return places_P + np.where(places_P < n_leading, 1, self.end_slot + 1 - n_leading)
 
     @property
     def n_tokens(self) -> int:
@@ -299,7 +310,7 @@ class CellTokenizer:
     def to_json(self) -> str:
         """Return the text of tokenizer.json: bins, phenotypes and the inverse, a line each; genes.tsv has the genes."""
         phenotypes = [
-            {**asdict(phenotype), "labels": labels}
+            {key: value for key, value in asdict(phenotype).items() if key != "added" or value} | {"labels": labels}
             for phenotype, labels in zip(self.schema.phenotypes, self.schema.labels, strict=True)
         ]
         parts = {

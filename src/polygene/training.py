@@ -13,6 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +44,7 @@ from polygene.unknown_cells import learn_familiarity
 
 log = logging.getLogger("polygene")
 MOST_CALIBRATION_CELLS = 20_000
+LORA_RANK = 8
 COMPLETE, FINISHED = "complete", "finished"
 """Marks: a saved state that is whole, a run whose checkpoint is written."""
 FORWARD = (
@@ -260,13 +262,21 @@ def _of_interest(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
 
 
-def train(recipe: Recipe) -> PolyGene:
+def train(recipe: Recipe, *, start: PolyGene | None = None, lora: bool = False) -> PolyGene:
     """Train a model as the recipe says and write its checkpoint to `recipe.out`.
 
     A run that was stopped, at any moment, goes on from its last saved state when started again with the same recipe,
     and ends with the weights of a run that was never stopped; one that had ended is only loaded. The state with the
     best loss on the validation cells is kept, without validation cells the last one. The same cells calibrate it: they
     chose among a few states, which flatters the calibration by less than donors differ.
+
+    Parameters
+    ----------
+    start
+        A model to go on from, whose tokenizer the corpus was made with; it is not changed.
+    lora
+        Let the encoder's layers learn by low-rank updates only (Hu et al. 2022, "LoRA", ICLR), which are added to the
+        weights in the end. Embeddings and what answers learn as ever.
 
     Returns
     -------
@@ -276,7 +286,8 @@ def train(recipe: Recipe) -> PolyGene:
     Raises
     ------
     RecipeError
-        If `recipe.out` holds a run of another recipe or corpus, or the recipe does not fit its machine.
+        If `recipe.out` holds a run of another recipe or corpus, or the recipe does not fit its machine, or peft (extra
+        `finetune`), which makes the low-rank updates, is not installed.
     RunEndedError
         If one of several processes ended.
     PhenotypeError
@@ -287,13 +298,15 @@ def train(recipe: Recipe) -> PolyGene:
     corpus = Corpus(recipe.corpus)
     out = Path(recipe.out)
     states = out / "training"
-    run = _description(recipe, corpus)
+    run = _description(recipe, corpus, start, lora)
     _refuse_another_run(states, run)
     if (states / FINISHED).exists():
         log.info("%s holds the finished run of this recipe: nothing to do", out)
         _drop_states(states)
         return PolyGene.from_pretrained(out)
-    model = new_model(recipe, corpus)
+    model = new_model(recipe, corpus) if start is None else _copy(start, corpus)
+    if lora:
+        _add_lora(model.network)
     validation = corpus.split("validation")
     n_places = recipe.training.epochs * len(corpus.split("train"))
     arguments = _arguments(recipe, states, n_places, validates=len(validation) > 0)
@@ -324,7 +337,7 @@ def train(recipe: Recipe) -> PolyGene:
         "training on %s (%s): %s weights, %s cells x %d epochs",
         arguments.device,
         recipe.training.precision,
-        f"{sum(weights.numel() for weights in model.network.parameters()):,}",
+        f"{sum(weights.numel() for weights in model.network.parameters() if weights.requires_grad):,}",
         f"{len(cells.split):,}",
         recipe.training.epochs,
     )
@@ -343,6 +356,8 @@ def train(recipe: Recipe) -> PolyGene:
     if scores:
         say("kept the state of step %s: %s", engine.state.best_global_step, _of_interest(scores))
     metrics = {"corpus": corpus.summary(), **({"validation": scores} if scores else {})}
+    if lora:
+        _merge_lora(model.network)
     trained = replace(engine.trained(), recipe=recipe.to_toml(), metrics=metrics)
     trained = replace(trained, calibration=calibration(trained, validation))
     for name, one in trained.calibration.labels.items():
@@ -386,6 +401,40 @@ def new_model(recipe: Recipe, corpus: Corpus) -> PolyGene:
     ]
     model.network.start_from_frequencies(torch.from_numpy(corpus.tokenizer.inverse.counts_GB), counts)
     return model
+
+
+def _copy(start: PolyGene, corpus: Corpus) -> PolyGene:
+    """Give a model whose weights may change, and that knows nothing of how sure the other one was."""
+    if corpus.tokenizer.fingerprint() != start.tokenizer.fingerprint():
+        msg = f"{corpus.folder} was made with another tokenizer than the model's: make it with `prepare(tokenizer=…)`."
+        raise RecipeError(msg)
+    network = deepcopy(start.network).requires_grad_(True)
+    return replace(start, network=network, calibration=Calibration(), familiarity=None)
+
+
+def _add_lora(network: PolyGeneModel) -> None:
+    """Freeze the encoder's layers but for low-rank updates beside their matrices."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        msg = 'Low-rank updates need the extra finetune: pip install "polygene[finetune]"'
+        raise RecipeError(msg) from error
+    matrices = r".*encoder\.layer\.\d+\..*(query|key|value|dense)"
+    inject_adapter_in_model(LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=matrices), network)
+    for name, weights in network.named_parameters():
+        weights.requires_grad_("lora_" in name or "encoder.layer" not in name)
+
+
+def _merge_lora(network: PolyGeneModel) -> None:
+    """Add the low-rank updates to the matrices, so that the network is one like any other."""
+    from peft.tuners.lora import LoraLayer
+
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, LoraLayer):
+                layer.merge()
+                setattr(parent, name, layer.get_base_layer())
+    network.requires_grad_(True)
 
 
 def class_weights(labels_CP: np.ndarray, model: PolyGene) -> list[np.ndarray | None]:
@@ -492,10 +541,14 @@ def _arguments(recipe: Recipe, states: Path, n_places: int, *, validates: bool) 
     return arguments
 
 
-def _description(recipe: Recipe, corpus: Corpus) -> str:
-    """Write down what decides a run: its recipe, and the corpus behind the name in it."""
+def _description(recipe: Recipe, corpus: Corpus, start: PolyGene | None, lora: bool) -> str:
+    """Write down what decides a run: its recipe, the corpus behind the name in it, and where it starts."""
     digest = hashlib.sha256((corpus.folder / "corpus.json").read_bytes()).hexdigest()
-    return f"{recipe.to_toml()}\n# SHA-256 of corpus.json: {digest}\n"
+    text = f"{recipe.to_toml()}\n# SHA-256 of corpus.json: {digest}\n"
+    if start is None:
+        return text
+    weights = hashlib.sha256(b"".join(one.cpu().numpy().tobytes() for one in start.network.state_dict().values()))
+    return f"{text}# starts from weights of SHA-256 {weights.hexdigest()}{', with LoRA' if lora else ''}\n"
 
 
 def _refuse_another_run(states: Path, run: str) -> None:

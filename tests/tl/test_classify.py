@@ -11,8 +11,8 @@ from sklearn.metrics import f1_score
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, PhenotypeError
 from polygene.tl import annotate, classify, embed
-from polygene.tl.classify import classification, fit_head
-from polygene.tl.embed import embedding
+from polygene.tl._heads import fit_head, head_features
+from polygene.tl.classify import classification
 
 MakeAnnData = Callable[..., ad.AnnData]
 
@@ -70,14 +70,14 @@ def test_a_file_gives_what_the_object_gives_and_labelled_cells_their_held_out_an
     adata.obs["mine"] = adata.obs["cell_type"].where(np.arange(1_100) % 11 == 0)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     classify(tmp_path / "cells.h5ad", tiny_model, key="mine", out=tmp_path / "out.h5ad")
-    states_CD = embedding(adata, tiny_model).collect().obsm["X_polygene"]
+    features_CF = head_features(tiny_model, tiny_model.tokenizer.encode(adata, use_labels=False), "cell_type")
     labels_C = adata.obs["mine"].astype("category").cat.codes.to_numpy()
     donors_C = adata.obs["donor_id"].cat.codes.to_numpy()
     known = labels_C >= 0
-    head = fit_head(states_CD[known], labels_C[known], donors_C[known])
+    head = fit_head(features_CF[known], labels_C[known], donors_C[known], width=32)
     written = ad.read_h5ad(tmp_path / "out.h5ad").obsm["polygene_mine"]
     np.testing.assert_allclose(written[known], head.held_out_CV, atol=1e-3)
-    np.testing.assert_allclose(written[~known], head.probabilities(states_CD[~known]), atol=1e-3)
+    np.testing.assert_allclose(written[~known], head.probabilities(features_CF[~known]), atol=1e-3)
 
 
 def test_a_head_that_knows_donors_only_is_not_praised() -> None:
@@ -86,8 +86,8 @@ def test_a_head_that_knows_donors_only_is_not_praised() -> None:
     donors_C = np.arange(240) % 12
     labels_C = (donors_C < 6).astype(np.int64)
     states_CD = np.eye(12)[donors_C] + 0.01 * rng.normal(size=(240, 12))
-    by_donor = fit_head(states_CD, labels_C, donors_C)
-    by_cell = fit_head(states_CD, labels_C, np.full(240, -1))
+    by_donor = fit_head(states_CD, labels_C, donors_C, width=1)
+    by_cell = fit_head(states_CD, labels_C, np.full(240, -1), width=1)
     assert (by_donor.held_out, by_cell.held_out) == ("donors", "cells")
     assert by_donor.macro_f1 < 0.6 < 0.99 < by_cell.macro_f1
 
@@ -96,7 +96,7 @@ def test_a_label_of_one_donor_is_learned_and_not_scored() -> None:
     donors_C = np.arange(90) % 9
     labels_C = np.where(donors_C == 0, 2, (np.arange(90) // 9) % 2)
     states_CD = np.eye(3)[labels_C] + 0.1 * np.random.default_rng(0).normal(size=(90, 3))
-    head = fit_head(states_CD, labels_C, donors_C)
+    head = fit_head(states_CD, labels_C, donors_C, width=1)
     assert head.scored.tolist() == [0, 1]
     assert head.macro_f1 == pytest.approx(1)
     assert (head.probabilities(states_CD).argmax(1) == labels_C).all()
@@ -104,9 +104,11 @@ def test_a_label_of_one_donor_is_learned_and_not_scored() -> None:
 
 def test_a_fold_whose_training_donors_share_one_label_answers_that_label() -> None:
     donors_C, labels_C = np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([0, 1, 0, 1, 0, 0, 0, 1])
-    head = fit_head(np.eye(2)[labels_C], labels_C, donors_C)
+    head = fit_head(np.eye(2)[labels_C], labels_C, donors_C, width=1)
     np.testing.assert_allclose(head.held_out_CV.sum(1), 1, rtol=1e-5)
-    one_label = fit_head(np.eye(3)[[0, 1, 2, 0, 1, 2]], np.array([0, 0, 1, 0, 0, 1]), np.array([0, 0, 0, 1, 1, 2]))
+    one_label = fit_head(
+        np.eye(3)[[0, 1, 2, 0, 1, 2]], np.array([0, 0, 1, 0, 0, 1]), np.array([0, 0, 0, 1, 1, 2]), width=1
+    )
     np.testing.assert_allclose(one_label.held_out_CV.sum(1), 1, rtol=1e-5)
 
 

@@ -7,6 +7,7 @@ from polygene.tl.classify import classify
 from polygene.tl.counterfactual import counterfactual
 from polygene.tl.denoise import denoise
 from polygene.tl.embed import embed
+from polygene.tl.finetune import finetune
 from polygene.tl.generate import generate
 from polygene.tl.impute import impute
 from polygene.tl.perturb import perturb
@@ -19,6 +20,7 @@ __all__ = [
     "counterfactual",
     "denoise",
     "embed",
+    "finetune",
     "generate",
     "impute",
     "perturb",

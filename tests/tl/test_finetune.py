@@ -1,0 +1,165 @@
+"""Fine-tuning: labels of one's own in a checkpoint like any other."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from polygene.checkpoint import PolyGene
+from polygene.corpus import Corpus
+from polygene.errors import DataError, PhenotypeError, RecipeError
+from polygene.evaluation import evaluate
+from polygene.prepare import PrepareConfig, prepare
+from polygene.tl import annotate, classify, finetune
+from polygene.tl._heads import fit_head, head_features
+
+MakeAnnData = Callable[..., ad.AnnData]
+
+
+@pytest.fixture
+def adata(make_adata: MakeAnnData) -> ad.AnnData:
+    """200 cells of three types that express other genes, told in words of their own."""
+    adata = make_adata(200, 36)
+    adata.obs["stage of mine"] = adata.obs["cell_type"].map(lambda label: f"my {label}").where(np.arange(200) % 5 > 0)
+    return adata
+
+
+def answers(adata: ad.AnnData, model: PolyGene, name: str) -> np.ndarray:
+    copy = adata.copy()
+    annotate(copy, model, predict=name)
+    return copy.obsm[f"polygene_{name}"]
+
+
+def test_a_head_answers_a_new_phenotype_and_leaves_the_others_alone(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    tuned = finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine")
+    loaded = PolyGene.from_pretrained(tmp_path / "mine")
+    asked = adata.obs["stage of mine"].isna().to_numpy()
+    annotate(adata, loaded, predict=["stage_of_mine", "sex"])
+    right = adata.obs["polygene_stage_of_mine"].astype(str) == "my " + adata.obs["cell_type"].astype(str)
+    assert right[asked].mean() > 0.9
+    np.testing.assert_allclose(adata.obsm["polygene_sex"], answers(adata, tiny_model, "sex"), atol=2e-6)
+    said = loaded.metrics["finetuned"]
+    assert (said["label"], said["how"], said["cells"], said["held_out"]) == ("stage of mine", "head", 160, "donors")
+    assert said["labels"] == ["my B cell", "my T cell", "my monocyte"]
+    assert "stage_of_mine" in loaded.calibration.labels
+    np.testing.assert_array_equal(answers(adata, tuned, "stage_of_mine"), adata.obsm["polygene_stage_of_mine"])
+    assert tiny_model.tokenizer.schema.names == ("sex", "tissue", "cell_type", "age", "disease")
+
+
+def test_the_network_answers_as_the_regression_does(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
+    tuned = finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine")
+    encoded = tiny_model.tokenizer.encode(adata, use_labels=False)
+    features_CF = head_features(tiny_model, encoded, "cell_type")
+    labels_C = adata.obs["stage of mine"].astype("category").cat.codes.to_numpy()
+    known = labels_C >= 0
+    donors_C = adata.obs["donor_id"].astype("category").cat.codes.to_numpy()
+    head = fit_head(features_CF[known], labels_C[known], donors_C[known], width=32)
+    logits_CV = features_CF @ head.weights_FV + head.bias_V
+    temperature = tuned.calibration.temperature("stage_of_mine")
+    np.testing.assert_allclose(
+        answers(adata, tuned, "stage_of_mine"), softmax(logits_CV / temperature, axis=1), atol=1e-4
+    )
+
+
+def test_classify_gives_what_a_head_gives(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
+    tuned = finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine")
+    asked = adata.obs["stage of mine"].isna().to_numpy()
+    classify(adata, tiny_model, key="stage of mine")
+    if tuned.calibration.temperature("stage_of_mine") == 1:
+        given = answers(adata, tuned, "stage_of_mine")[asked]
+        np.testing.assert_allclose(adata.obsm["polygene_stage of mine"][asked], given, atol=1e-4)
+    assert adata.uns["polygene"]["classify_stage of mine"]["macro_f1"] == tuned.metrics["finetuned"]["macro_f1"]
+
+
+def test_labels_of_a_phenotype_it_has_are_added_to_those_it_knows(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    """The labels of the cells are answered then; the others stay in the vocabulary."""
+    renamed = {"B cell": "B cell", "T cell": "memory T cell", "monocyte": "classical monocyte"}
+    adata.obs["cell_type"] = adata.obs["cell_type"].map(renamed)
+    tuned = finetune(adata, tiny_model, label="cell_type", out=tmp_path / "mine")
+    schema = tuned.tokenizer.schema
+    known = tiny_model.tokenizer.schema.labels[2]
+    assert schema.labels[2] == (*known, "classical monocyte", "memory T cell")
+    p_CV = answers(adata, tuned, "cell_type")
+    old = [v for v, label in enumerate(schema.labels[2]) if label not in renamed.values()]
+    assert p_CV[:, old].max() < 1e-6
+    best = np.array(schema.labels[2])[p_CV.argmax(axis=1)]
+    assert (best == adata.obs["cell_type"].astype(str)).mean() > 0.9
+
+
+@pytest.mark.parametrize("how", ["lora", "all"])
+def test_training_makes_a_checkpoint_like_any_other(
+    how: str, adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "lora":
+        pytest.importorskip("peft")
+    monkeypatch.setattr(import_module("polygene.tl.finetune"), "EXAMPLES", 500)
+    before = {name: weights.clone() for name, weights in tiny_model.network.state_dict().items()}
+    options = {"label": "stage of mine", "out": tmp_path / "mine", "how": how}
+    tuned = finetune(adata, tiny_model, **options)
+    loaded = PolyGene.from_pretrained(tmp_path / "mine")
+    assert not list(tmp_path.glob("mine/training/corpus"))
+    annotate(adata, loaded, predict="stage_of_mine")
+    right = adata.obs["polygene_stage_of_mine"].astype(str) == "my " + adata.obs["cell_type"].astype(str)
+    assert right.mean() > 0.9
+    assert loaded.metrics["finetuned"]["how"] == how
+    assert "stage_of_mine_macro_f1" in loaded.metrics["validation"]
+    moved = [
+        name for name, was in before.items()
+        if was.shape == (now := tuned.network.state_dict()[name]).shape and not was.equal(now)
+    ]  # fmt: skip
+    assert any("query.weight" in name for name in moved)
+    assert any("query.bias" in name for name in moved) == (how == "all")
+    assert not any("lora" in name for name in tuned.network.state_dict())
+    for name, weights in tiny_model.network.state_dict().items():
+        assert weights.equal(before[name]), name
+    again = finetune(adata, tiny_model, **options)  # the run has ended: it is only loaded
+    np.testing.assert_array_equal(answers(adata, again, "stage_of_mine"), answers(adata, tuned, "stage_of_mine"))
+
+
+def test_a_tuned_model_is_evaluated_on_cells_of_its_own(
+    adata: ad.AnnData, make_adata: MakeAnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    tuned = finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine")
+    config = PrepareConfig(fractions=(0.5, 0.0, 0.5), seen=0.0)
+    corpus = prepare(adata, tmp_path / "corpus", config=config, tokenizer=tuned.tokenizer)
+    assert isinstance(corpus, Corpus)
+    assert corpus.tokenizer.fingerprint() == tuned.tokenizer.fingerprint()
+    results = evaluate(tuned, corpus)
+    scored = {one["phenotype"] for one in results["scores"]}
+    assert {"stage_of_mine", "cell_type"} <= scored
+
+
+def test_what_is_there_is_not_replaced_and_what_cannot_be_learned_is_refused(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for how in ("head", "all"):
+        with pytest.raises(DataError, match="exists; choose another folder"):
+            finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine", how=how)
+    for wrong, error, says in (
+        ({"label": "stage"}, PhenotypeError, "no column 'stage'"),
+        ({"label": "tissue"}, PhenotypeError, "1 labels for 200 labelled cells"),
+        ({"label": "stage of mine", "how": "fully"}, DataError, "head, lora, all; got 'fully'"),
+        ({"label": "stage of mine", "donor": "patient"}, PhenotypeError, "no column 'patient'"),
+    ):
+        with pytest.raises(error, match=says):
+            finetune(adata, tiny_model, out=tmp_path / "new", **wrong)
+        assert not (tmp_path / "new").exists()
+
+
+def test_without_peft_lora_names_the_extra(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(RecipeError, match=r'pip install "polygene\[finetune\]"'):
+        finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine", how="lora")
