@@ -527,9 +527,9 @@ def evaluate(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("polygene-demo"),
-    seed: Annotated[int, typer.Option(help="Decides the held-out cells and the training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides the held-out cells.")] = 0,
 ) -> None:
-    """Train on 700 blood cells that come with scanpy, and look at the result; needs no network and no file."""
+    """Annotate 700 blood cells that come with scanpy, and learn their own labels; needs no network and no file."""
     from polygene.demo import run
 
     _print(run(out, seed=seed))

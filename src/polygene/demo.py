@@ -1,4 +1,4 @@
-"""The demo: from 700 blood cells to a trained model, annotated cells, a picture and a table, in about a minute."""
+"""The demo: a shipped model annotates 700 blood cells, then learns their own labels, in half a minute."""
 
 import logging
 import shutil
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import anndata as ad
+import pandas as pd
 import scanpy as sc
 import torch
 from rich.table import Table
@@ -15,25 +16,37 @@ from rich.table import Table
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError
 from polygene.evaluation import evaluate
-from polygene.masking import MaskingConfig
+from polygene.growing import grow
+from polygene.ontology import cell_ontology
 from polygene.pl.umap import umap
 from polygene.prepare import PrepareConfig, prepare
-from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.report import write_report
 from polygene.results import tables
 from polygene.tl.annotate import annotate
 from polygene.tl.embed import embed
-from polygene.training import train
+from polygene.tl.finetune import finetune
 from polygene.writing import write_json
 
 logger = logging.getLogger("polygene")
 
+MODEL = "polygene-512"
 MADE = ("corpus", "model", "annotated.h5ad", "umap.png", "metrics.json", "report.html")
 """What the demo leaves in its folder."""
 
 LABELS = "bulk_labels"
-EPOCHS = 45
-"""As many as take three quarters of a minute."""
+MEANT = {
+    "CD14+ Monocyte": "monocyte",
+    "CD19+ B": "B cell",
+    "CD34+": "hematopoietic precursor cell",
+    "CD4+/CD25 T Reg": "regulatory T cell",
+    "CD4+/CD45RA+/CD25- Naive T": "naive thymus-derived CD4-positive, alpha-beta T cell",
+    "CD4+/CD45RO+ Memory": "CD4-positive, alpha-beta memory T cell",
+    "CD56+ NK": "natural killer cell",
+    "CD8+ Cytotoxic T": "CD8-positive, alpha-beta cytotoxic T cell",
+    "CD8+/CD45RA+ Naive Cytotoxic": "naive thymus-derived CD8-positive, alpha-beta T cell",
+    "Dendritic": "dendritic cell",
+}
+"""What the labels of the cells are in the Cell Ontology, as recipes/corpus/labels.tsv has them."""
 
 
 def blood_cells() -> ad.AnnData:
@@ -44,36 +57,22 @@ def blood_cells() -> ad.AnnData:
     return ad.AnnData(X=reduced.raw.X, obs=reduced.obs[[LABELS]].copy(), var=reduced.raw.var.copy())
 
 
-def corpus_config(seed: int) -> PrepareConfig:
-    """Say how the corpus is made: there are no donors, so cells are held out at random, each label in proportion."""
-    return PrepareConfig(n_genes=256, split="random", phenotypes={"cell_type": LABELS}, seed=seed)
-
-
-def recipe(out: Path, *, seed: int, epochs: int) -> Recipe:
-    """Give the recipe of the demo: a small network, and cell types asked often since nothing else is known."""
-    return Recipe(
-        corpus=str(out / "corpus"),
-        out=str(out / "model"),
-        network=NetworkConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128),
-        masking=MaskingConfig(phenotype_rate=0.9, all_phenotypes_rate=0.9),
-        training=TrainingConfig(epochs=epochs, batch_size=32, learning_rate=2e-3, evaluations=8, seed=seed),
-    )
-
-
-def run(out: str | Path = "polygene-demo", *, seed: int = 0, epochs: int = EPOCHS) -> list[Table]:
-    """Prepare, train, annotate, embed, draw and evaluate; the held-out cells are those that are annotated.
+def run(out: str | Path = "polygene-demo", *, seed: int = 0) -> list[Table]:
+    """Annotate all cells with a shipped model, teach it the labels of four fifths of them, and ask for the last fifth.
 
     Parameters
     ----------
     out
-        Folder for the corpus, the model, `annotated.h5ad`, `umap.png`, `metrics.json` and `report.html`; what an
-        earlier demo left there is replaced.
+        Folder for `annotated.h5ad` (`obs["cell_type"]` is what the label means), `umap.png`, and of the fine-tuned
+        model `model`, the `corpus` that it is evaluated on, `metrics.json` and `report.html`; what an earlier demo left
+        there is replaced.
     seed
-        Decides the held-out cells and the training.
+        Decides the held-out cells.
 
     Returns
     -------
-    The scores, beside those of the baselines.
+    How the answers of the shipped model agree with the labels, then the scores of the fine-tuned one beside those of
+    baselines.
 
     Raises
     ------
@@ -83,23 +82,53 @@ def run(out: str | Path = "polygene-demo", *, seed: int = 0, epochs: int = EPOCH
     out = _cleared(Path(out))
     adata = blood_cells()
     with _one_thread():
-        corpus = prepare(adata, out / "corpus", config=corpus_config(seed))
-        model = train(recipe(out, seed=seed, epochs=epochs))
-        held_out = adata[corpus.split("test").names_C].copy()
-        annotate(held_out, model)
-        embed(held_out, model)
+        shipped = PolyGene.from_pretrained(MODEL, device="cpu")
+        annotate(adata, shipped)
+        embed(adata, shipped)
+        # There are no donors, so cells are held out at random, each label in proportion.
+        config = PrepareConfig(split="random", fractions=(0.8, 0.0, 0.2), seed=seed)
+        grown = grow(shipped, LABELS, adata.obs[LABELS].unique(), head=True)
+        corpus = prepare(adata, out / "corpus", config=config, tokenizer=grown.tokenizer)
+        labelled = adata[corpus.split("train").names_C].copy()
+        model = finetune(labelled, shipped, label=LABELS, out=out / "model", seed=seed)
         results = evaluate(model, corpus, seed=seed)
-        saved = PolyGene.from_pretrained(out / "model")
+        saved = PolyGene.from_pretrained(out / "model", device="cpu")
+        annotate(adata, saved, predict=LABELS)
         write_report(out / "report.html", results, saved, corpus, command=f"polygene demo --seed {seed}")
     write_json(out / "metrics.json", results)
+    adata.obs["cell_type"] = adata.obs[LABELS].map(MEANT)
+    adata.obs["held_out"] = adata.obs_names.isin(corpus.split("test").names_C)
     with warnings.catch_warnings():  # umap speaks to its developers
         warnings.simplefilter("ignore")
-        sc.pp.neighbors(held_out, use_rep="X_polygene", random_state=seed)
-        sc.tl.umap(held_out, random_state=seed)
-    held_out.write_h5ad(out / "annotated.h5ad")
-    umap(held_out, color=[LABELS, "polygene_cell_type"]).savefig(out / "umap.png")
+        sc.pp.neighbors(adata, use_rep="X_polygene", random_state=seed)
+        sc.tl.umap(adata, random_state=seed)
+    adata.write_h5ad(out / "annotated.h5ad")
+    umap(adata, color=["cell_type", "polygene_cell_type"]).savefig(out / "umap.png")
     logger.info("%s holds %s", out, ", ".join(MADE))
-    return tables(results)
+    return [agreement(adata.obs), *tables(results)]
+
+
+def agreement(obs: pd.DataFrame) -> Table:
+    """Compare the shipped model's cell types with the labels of the cells, by the Cell Ontology."""
+    ontology = cell_ontology()
+    table = Table(
+        title=f"{MODEL}, which never saw these cells: its cell types beside {LABELS}, share of the cells",
+        title_justify="left",
+    )
+    for column in (LABELS, "in the Cell Ontology", "cells", "the same", "finer", "broader", "most often otherwise"):
+        table.add_column(column)
+    for label, of_label in obs.groupby(LABELS, observed=True)["polygene_cell_type"]:
+        meant = MEANT[str(label)]
+        answers = of_label.astype(str)
+        truth = ontology.find(meant)
+        above = {answer: ontology.above[ontology.find(answer) or ""] for answer in answers.unique()}
+        same = answers == meant
+        finer = ~same & answers.map(lambda answer, above=above, truth=truth: truth in above[answer])
+        broader = ~same & answers.map(lambda answer, truth=truth: ontology.find(answer) in ontology.above[truth or ""])
+        other = answers[~(same | finer | broader)].value_counts()
+        shares = [f"{of_kind.mean():.0%}" for of_kind in (same, finer, broader)]
+        table.add_row(str(label), meant, f"{len(answers)}", *shares, other.index[0] if len(other) else "")
+    return table
 
 
 @contextmanager

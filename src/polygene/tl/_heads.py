@@ -28,8 +28,8 @@ logger = logging.getLogger("polygene")
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse strengths of regularisation that are tried, for features whose variances add up to 1 in each part."""
-SHARES = (1.0, 0.0)
-"""How much the state that asks counts beside the genes: as much, or not at all where the cells are foreign to it."""
+SHARES = (1.0, 0.25, 0.0)
+"""How much the state that asks counts beside the genes: as much, or less where the cells are foreign to the network."""
 CHOSEN_ON = 4_000
 """Labelled cells, at most, on which these two are chosen."""
 
@@ -133,20 +133,20 @@ def fit_head(features_CF: np.ndarray, labels_C: np.ndarray, donors_C: np.ndarray
     """Train a head for labels 0 … V-1, its regularisation chosen by cross-validation over donors (-1: not given).
 
     The first `width` features are the state that asks and the others the genes. The parts weigh alike, however many
-    features they have, unless leaving out the state does better.
+    features they have, unless the state does better with less weight.
     """
     n_labels, held_out = int(labels_C.max()) + 1, held_out_by(labels_C, donors_C)
     groups_C = donors_C if held_out == "donors" else np.arange(len(labels_C))
     scored = _scored(labels_C, groups_C, n_labels)
+    features_CF = features_CF.astype(float)  # in single precision a fit is not the same each time
     mean_F, scale_F = features_CF.mean(axis=0), features_CF.std(axis=0)
     is_state_F = np.arange(len(mean_F)) < width
     n_alike_F = np.where(is_state_F, width, len(mean_F) - width)
     factor_F = 1 / np.where(scale_F > 1e-6, scale_F, np.inf) / np.sqrt(n_alike_F)
-    scaled_CF = ((features_CF - mean_F) * factor_F).astype(np.float32)
-    del features_CF
+    scaled_CF = (features_CF - mean_F) * factor_F
 
     def held_out_answers(cells: np.ndarray, strength: float, share: float) -> tuple[dict[str, float], np.ndarray]:
-        shared_CF = scaled_CF[cells] * np.where(is_state_F, share, 1).astype(np.float32)
+        shared_CF = scaled_CF[cells] * np.where(is_state_F, share, 1)
         answers_CV = np.zeros((len(cells), n_labels), np.float32)
         for train, test in _folds(labels_C[cells], groups_C[cells], seed):
             weights_FV, bias_V = _fit(shared_CF[train], labels_C[cells[train]], n_labels, strength)
@@ -160,7 +160,7 @@ def fit_head(features_CF: np.ndarray, labels_C: np.ndarray, donors_C: np.ndarray
     strength, share = options[int(np.argmin(losses))]
     scores, held_out_CV = held_out_answers(np.arange(len(labels_C)), strength, share)
     factor_F = factor_F * np.where(is_state_F, share, 1)
-    scaled_CF *= np.where(is_state_F, share, 1).astype(np.float32)
+    scaled_CF *= np.where(is_state_F, share, 1)
     weights_FV, bias_V = _fit(scaled_CF, labels_C, n_labels, strength)
     weights_FV *= factor_F[:, None]
     return Head(
