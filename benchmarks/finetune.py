@@ -1,6 +1,7 @@
 """Fine-tuning on few cells: macro-F1 on held-out cells by how many labelled cells a class there are.
 
     python benchmarks/finetune.py --data DIR                      # the shipped polygene-512
+    python benchmarks/finetune.py --data DIR --parts              # also heads that read only a part of what it reads
     python benchmarks/finetune.py --data DIR --train lora all     # also trains the network, minutes a draw
 
 Rows are the head that `polygene finetune` fits (see `tl.finetune`), and logistic regression on the panel's genes and on
@@ -35,13 +36,22 @@ from sklearn.metrics import f1_score
 import _data
 from polygene.baselines import CellTable, baseline_probabilities
 from polygene.checkpoint import PolyGene
+from polygene.inference import cell_states
 from polygene.tl._heads import fit_head, head_features
 from polygene.tl.annotate import annotate
 from polygene.tl.finetune import finetune
 
 FEW = (5, 20, 100, 1_000)
+TRAINED_ON = (20, 100)
 OWN_GENES, MOST_ASKED = 2_000, 3_000
+PARTS = {
+    "state that asks": ("state",),
+    "values of genes": ("genes",),
+    "mean state of genes": ("mean",),
+    "mean state and values": ("mean", "genes"),
+}
 HEAD, PANEL, OWN = "head of PolyGene", "logistic regression, panel", "logistic regression, own genes"
+TRAINED = "polygene finetune --how"
 
 
 @dataclass(frozen=True)
@@ -60,9 +70,9 @@ STUDIES = {
     "Wu": Study("tcells_wu2020_200"),
     "lung cell lines": Study("lung_ca_lines_mixology", donor=None),
     "Perez": Study(
-        "perez_sle_healthy_tcells",
-        labelled=("IGTB141", "IGTB195", "IGTB498", "IGTB508"),  # train in the corpus of recipes/corpus, seed 0
-        asked=("IGTB143", "IGTB826"),  # its test donors
+        "perez_sle_healthy_tcells",  # donors that train and that test in the corpus of recipes/corpus, seed 0
+        labelled=("perez_IGTB141", "perez_IGTB195", "perez_IGTB498", "perez_IGTB508"),
+        asked=("perez_IGTB143", "perez_IGTB826"),
     ),
 }
 
@@ -124,16 +134,27 @@ def trained(adata: ad.AnnData, model: PolyGene, study: Study, split, how: str, s
         return f1(asked.obs[key].to_numpy(dtype=str), asked.obs[f"polygene_{key}"].to_numpy(dtype=str))
 
 
+def head_answers(features_CF: np.ndarray, width: int, labels_C: np.ndarray, codes_C: np.ndarray, split, seed: int):
+    """Answer the asked cells by a head."""
+    labelled, asked = split
+    known, places_C = np.unique(labels_C[labelled], return_inverse=True)
+    head = fit_head(features_CF[labelled], places_C, codes_C[labelled], width=width, seed=seed)
+    return known[head.probabilities(features_CF[asked]).argmax(axis=1)]
+
+
 def score(
-    study: Study, path: Path, model: PolyGene, few: Sequence[int], count: int, train: Sequence[str]
+    study: Study, path: Path, model: PolyGene, few: Sequence[int], count: int, train: Sequence[str], parts: bool
 ) -> list[dict]:
     """Score every row on every draw of one study."""
     adata = ad.read_h5ad(path)
     adata = adata[adata.obs[study.label].notna()].copy()
-    labels_C, names = pd.factorize(adata.obs[study.label].astype(str), sort=True)
+    labels_C = pd.factorize(adata.obs[study.label].astype(str), sort=True)[0]
     donors_C = np.zeros(len(labels_C)) if study.donor is None else adata.obs[study.donor].to_numpy(dtype=str)
     encoded = model.tokenizer.encode(adata, use_labels=False)
-    features_CF = head_features(model, encoded, "cell_type")
+    features_CF, width = head_features(model, encoded, "cell_type"), model.network.config.hidden_size
+    part_of = {"state": features_CF[:, :width], "genes": features_CF[:, width:]}
+    if parts:
+        part_of["mean"] = cell_states(model, encoded)
     panel_CG = encoded.as_csr(encoded.values_N, len(model.tokenizer.panel))
     whole_CG = sparse.csr_matrix(adata.X, dtype=np.float32)
     totals_C = np.asarray(whole_CG.sum(axis=1)).ravel()
@@ -145,20 +166,21 @@ def score(
             continue
         for seed, split in enumerate(draws(study, labels_C, donors_C, n, count if n < 1_000 else min(count, 3))):
             labelled, asked = split
-            known, places_C = np.unique(labels_C[labelled], return_inverse=True)
-            width = model.network.config.hidden_size
-            head = fit_head(features_CF[labelled], places_C, codes_C[labelled], width=width, seed=seed)
-            found = {HEAD: f1(labels_C[asked], known[head.probabilities(features_CF[asked]).argmax(axis=1)])}
+            found = {HEAD: f1(labels_C[asked], head_answers(features_CF, width, labels_C, codes_C, split, seed))}
+            for name, of_part in PARTS.items() if parts else ():
+                some_CF = np.concatenate([part_of[one] for one in of_part], axis=1)
+                first = width if len(of_part) > 1 else 0
+                found[name] = f1(labels_C[asked], head_answers(some_CF, first, labels_C, codes_C, split, seed))
             by = donors_C if study.donor else None
             found[PANEL] = f1(labels_C[asked], regression(panel_CG, labels_C, by, split, seed))
             genes = most_variable(own_CG, labelled)
             found[OWN] = f1(labels_C[asked], regression(own_CG[:, genes], labels_C, by, split, seed))
-            if n == 100 and seed == 0:
+            if seed == 0 and n in TRAINED_ON:
                 for how in train:
                     started = time.perf_counter()
-                    found[f"polygene finetune --how {how}"] = trained(adata, model, study, split, how, seed)
+                    found[f"{TRAINED} {how}"] = trained(adata, model, study, split, how, seed)
                     print(f"--how {how}: {time.perf_counter() - started:.0f} s", flush=True)
-            rows.append({"cells_a_class": n, "labels": len(known), "seed": seed, **found})
+            rows.append({"cells_a_class": n, "labels": len(np.unique(labels_C[labelled])), "seed": seed, **found})
             print(path.stem, rows[-1], flush=True)
     return rows
 
@@ -170,6 +192,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--few", type=int, nargs="+", default=FEW)
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES))
+    parser.add_argument("--parts", action="store_true")
     parser.add_argument("--train", nargs="*", default=[], choices=["lora", "all"])
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
@@ -183,16 +206,20 @@ def main() -> None:
         except _data.MissingDataError as reason:
             print(f"skipped: {reason}")
             continue
-        found[name] = score(study, path, model, arguments.few, arguments.draws, arguments.train)
+        found[name] = score(study, path, model, arguments.few, arguments.draws, arguments.train, arguments.parts)
+    others = (PANEL, OWN, *(PARTS if arguments.parts else ()), *(f"{TRAINED} {how}" for how in arguments.train))
     table = Table(title=f"macro-F1, {arguments.model}, mean of draws (draws in which the head is below)")
-    for column in ("study", "labels", "cells a class", HEAD, PANEL, OWN):
+    for column in ("study", "labels", "cells a class", "draws", HEAD, *others):
         table.add_column(column)
     for name, rows in found.items():
         for n, of_n in pd.DataFrame(rows).groupby("cells_a_class"):
-            below = {row: f"{of_n[row].mean():.3f} ({int((of_n[HEAD] < of_n[row]).sum())})" for row in (PANEL, OWN)}
             labels = f"{of_n['labels'].min()}–{of_n['labels'].max()}"
-            table.add_row(name, labels, f"{n:,}", f"{of_n[HEAD].mean():.3f}", *below.values())
-    Console(width=150).print(table)
+            below = [
+                f"{of_n[row].mean():.3f} ({int((of_n[HEAD] < of_n[row]).sum())})" if row in of_n else ""
+                for row in others
+            ]
+            table.add_row(name, labels, f"{n:,}", f"{len(of_n)}", f"{of_n[HEAD].mean():.3f}", *below)
+    Console(width=200).print(table)
     print(json.dumps(found))
 
 
