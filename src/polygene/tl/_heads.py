@@ -22,6 +22,8 @@ from polygene.metrics import label_scores, label_tally
 from polygene.phenotypes import Phenotype
 from polygene.reading import CellSource
 from polygene.splitting import given_texts
+from polygene.tl._cells import CellReader
+from polygene.tl._progress import progress
 from polygene.tokenizer import EncodedCells
 
 logger = logging.getLogger("polygene")
@@ -49,6 +51,16 @@ def head_features(model: PolyGene, cells: EncodedCells, asked: str) -> np.ndarra
     values_CG = cells.as_csr(bins_B[cells.bins_N], len(genes_GD)).toarray()
     (state_CD,) = label_answers(model, cells, predict=[asked])[1]
     return np.concatenate([state_CD + values_CG @ genes_GD, values_CG], axis=1)
+
+
+def features_of(reader: CellReader, rows: np.ndarray, model: PolyGene, asked: str) -> np.ndarray:
+    """Say what a head reads of these cells of a source, float32 (C, F), and show how far that has come."""
+    found = [np.zeros((0, model.network.config.hidden_size + len(model.tokenizer.panel)), np.float32)]
+    with progress(len(rows), done="read", device=model.network.device) as advance:
+        for _, encoded in reader.chunks(rows):
+            found.append(head_features(model, encoded, asked))
+            advance(len(encoded))
+    return np.concatenate(found)
 
 
 def question_like(model: PolyGene, column: str) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from polygene.checkpoint import PolyGene
 from polygene.reading import Source, open_cells
 from polygene.tl._cells import CellReader, best_labels, check_model, made_by
-from polygene.tl._heads import donors_of, fit_head, head_features, labels_of, question_like
+from polygene.tl._heads import donors_of, features_of, fit_head, head_features, labels_of, question_like
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
 
@@ -100,7 +100,7 @@ def classification(
     reader = CellReader(cells, model.tokenizer, totals=totals)
     learned = reader if reference is None else CellReader(labelled, model.tokenizer, totals=totals)
     asked, width = question_like(model, key), model.network.config.hidden_size
-    known_CF = np.concatenate([head_features(model, encoded, asked) for _, encoded in learned.chunks(known)])
+    known_CF = features_of(learned, known, model, asked)
     head = fit_head(known_CF, labels_C[known], donors_of(labelled, donor)[known], width=width, seed=seed)
     logger.info(
         "%s: trained on %s cells with %d labels; cross-validated macro-F1 %.3f (held-out %s, %d labels scored)",

@@ -19,12 +19,13 @@ from polygene.calibration import Calibration, calibrate
 from polygene.checkpoint import PolyGene
 from polygene.errors import DataError
 from polygene.growing import grow, phenotype_of
+from polygene.held_out import spread
 from polygene.prepare import PrepareConfig, prepare
 from polygene.reading import CellSource, Source, open_cells
 from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.splitting import SplitBy
 from polygene.tl._cells import CellReader, check_model
-from polygene.tl._heads import NEVER, Head, donors_of, fit_head, head_features, held_out_by, labels_of
+from polygene.tl._heads import NEVER, Head, donors_of, features_of, fit_head, head_features, held_out_by, labels_of
 from polygene.toml import build
 from polygene.training import train
 
@@ -35,6 +36,8 @@ RATES = {"lora": 5e-4, "all": 2e-4}
 """The highest learning rate."""
 EXAMPLES, FEWEST_EPOCHS = 5_000, 3
 """Cells that training sees at least, and how often each at least."""
+MOST_CELLS = 50_000
+"""Labelled cells, evenly spread over the file, that a head is fitted on at most."""
 ASKED = 0.9
 """Share of the cells of which all labels are hidden, since it is their answers that are wanted."""
 
@@ -59,8 +62,8 @@ def finetune(
     Parameters
     ----------
     adata
-        Labelled cells with counts or log1p values, an AnnData or a file. A head learns nothing from cells without a
-        label; training learns their genes.
+        Labelled cells with counts or log1p values, an AnnData or a file. A head learns from at most 50,000 of them and
+        nothing from cells without a label; training learns their genes.
     model
         Where to start; it is not changed.
     label
@@ -146,8 +149,8 @@ def _with_head(
     """Fit the head of a grown model, calibrate it on the donors that were held out in turn, and put it in place."""
     name = phenotype_of(grown, column)
     p, known = grown.tokenizer.schema.index(name), np.flatnonzero(labels_C >= 0)
-    chunks = CellReader(cells, grown.tokenizer, totals=totals).chunks(known)
-    features_CF = np.concatenate([head_features(grown, encoded, name) for _, encoded in chunks])
+    known = known[spread(len(known), MOST_CELLS)]
+    features_CF = features_of(CellReader(cells, grown.tokenizer, totals=totals), known, grown, name)
     width = grown.network.config.hidden_size
     head = fit_head(features_CF, labels_C[known], donors_C[known], width=width, seed=seed)
     logger.info(
@@ -188,6 +191,7 @@ def _trained(
     split, p = corpus.split("train"), schema.index(name)
     labels_C = split.labels_CP[:, p]
     known = np.flatnonzero(labels_C >= 0)
+    known = known[spread(len(known), MOST_CELLS)]
     seen, codes_C = np.unique(labels_C[known], return_inverse=True)
     features_CF = head_features(grown, split.cells(known), name)
     donors_C = np.where(split.donors_C[known] == "", -1, np.unique(split.donors_C[known], return_inverse=True)[1])
