@@ -88,11 +88,26 @@ def describe_checkpoint(folder: Path) -> list[Table]:
     metrics = _metrics(folder)
     if "corpus" in metrics:
         tables.append(_learned_from(metrics["corpus"]))
+    if "finetuned" in metrics:
+        tables.append(_finetuned(metrics.pop("finetuned")))
     for kind, scores in metrics.items():
         numbers = {name: f"{value:.3f}" for name, value in scores.items() if isinstance(value, float)}
         if numbers:
             tables.append(_facts(f"{kind} scores", numbers))
     return tables
+
+
+def _finetuned(said: Mapping[str, Any]) -> Table:
+    """Say what a model was taught, and how well that went (see `tl.finetune`)."""
+    facts = {
+        "from": said["from"],
+        "labels": f"{len(said['labels'])} of obs[{said['label']!r}]: {_some(said['labels'])}",
+        "how": said["how"],
+        "learned from": f"{said['cells']:,} cells of {said['donors']:,} donors",
+    }
+    if "macro_f1" in said:
+        facts["macro-F1"] = f"{said['macro_f1']:.3f} on {said['held_out']} held out in turn"
+    return _facts("fine-tuned", facts)
 
 
 def describe_shipped() -> list[Table]:

@@ -2,16 +2,20 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.special import softmax
 
 from polygene.checkpoint import PolyGene
 from polygene.corpus import Corpus
+from polygene.describe import describe
 from polygene.errors import DataError, PhenotypeError, RecipeError
 from polygene.evaluation import evaluate
 from polygene.prepare import PrepareConfig, prepare
@@ -163,3 +167,16 @@ def test_without_peft_lora_names_the_extra(
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(RecipeError, match=r'pip install "polygene\[finetune\]"'):
         finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine", how="lora")
+
+
+def test_info_says_what_a_model_was_taught(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
+    base = replace(tiny_model, metrics={"validation": {"loss": 1.0, "cell_type_macro_f1": 0.5}, "marks": {}})
+    tuned = finetune(adata, base, label="cell_type", out=tmp_path / "mine")
+    assert tuned.metrics["validation"] == {"loss": 1.0}, "the score was of other labels"
+    console = Console(width=120, file=StringIO())
+    for table in describe(tmp_path / "mine"):
+        console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "3 of obs['cell_type']: B cell, T cell, monocyte" in text
+    assert "200 cells of" in text
+    assert "on donors held out in turn" in text

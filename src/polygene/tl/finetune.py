@@ -116,7 +116,7 @@ def finetune(
     donors_C = donors_of(cells, donor)
     grown = grow(model, label, labels, head=True)
     said = {
-        "from": model.network.name_or_path or "a model that was not saved",
+        "from": Path(model.network.name_or_path).name or "a model that was not saved",
         "label": label,
         "how": how,
         "cells": int((labels_C >= 0).sum()),
@@ -165,6 +165,8 @@ def _with_head(
     calibrated = {key: value for key, value in grown.calibration.labels.items() if key != name}
     calibrated |= {name: one} if one else {}
     metrics = {key: value for key, value in grown.metrics.items() if key != "marks"}
+    if "validation" in metrics:  # of the labels as they were
+        metrics["validation"] = {k: v for k, v in metrics["validation"].items() if not k.startswith(f"{name}_")}
     said |= {"macro_f1": head.macro_f1, "held_out": head.held_out, "C": head.strength, "share_of_state": head.share}
     return replace(grown, calibration=Calibration(labels=calibrated), metrics=metrics | {"finetuned": said})
 
