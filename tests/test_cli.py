@@ -86,7 +86,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_every_command_helps_and_has_eight_options_at_most() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     assert names == [
-        *("prepare", "train", "annotate", "embed", "denoise", "impute", "classify"),
+        *("prepare", "train", "annotate", "embed", "denoise", "impute", "classify", "finetune"),
         *("generate", "balance", "perturb", "counterfactual", "evaluate", "demo", "info", "models"),
     ]
     for name in names:

@@ -29,7 +29,7 @@ import numpy as np
 import polygene as pg
 
 said = {"file": pg.__file__}
-for name in ("polygene-512",):
+for name in ("polygene-512", "polygene-2432"):
     model = pg.PolyGene.from_pretrained(name)
     counts_CG = np.random.default_rng(0).poisson(1.0, (5, len(model.tokenizer.panel))).astype(np.float32)
     adata = ad.AnnData(counts_CG)
@@ -64,6 +64,6 @@ def test_the_wheel_is_small_and_its_models_annotate_in_a_fresh_environment_witho
 
     said = json.loads(run(python, "-c", PROGRAM, cwd=tmp_path).splitlines()[-1])
     assert Path(said["file"]).is_relative_to(site)
-    for name in ("polygene-512",):
+    for name in ("polygene-512", "polygene-2432"):
         assert len(said[name]) == 5
         assert all(0 < probability <= 1 for probability in said[name])

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-NAMES = ("polygene-512",)
+NAMES = ("polygene-512", "polygene-2432")
 """Named by the genes of their panels."""
 MODELS = Path(__file__).parent / "models"
 MOST_BYTES = 25_000_000
