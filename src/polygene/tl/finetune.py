@@ -98,10 +98,6 @@ def finetune(
         The expression cannot be read; the message says what to do.
     RecipeError
         "lora" needs an extra that is not installed, or the folder holds a run of another fine-tuning.
-
-    Examples
-    --------
-    >>> pg.tl.finetune(adata, model, label="disease_stage", out="my-model")  # doctest: +SKIP
     """
     check_model(model)
     if how not in get_args(How):
