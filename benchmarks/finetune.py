@@ -77,7 +77,9 @@ STUDIES = {
 }
 
 
-def draws(study: Study, labels_C: np.ndarray, donors_C: np.ndarray, n: int, count: int) -> Iterator[np.ndarray]:
+def draws(
+    study: Study, labels_C: np.ndarray, donors_C: np.ndarray, n: int, count: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draw labelled cells, n a class as far as there are, and answered ones: pairs of indices."""
     for seed in range(count):
         rng = np.random.default_rng(seed)

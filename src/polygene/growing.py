@@ -37,16 +37,20 @@ def phenotype_of(model: PolyGene, column: str) -> str:
     return name
 
 
-def grow(model: PolyGene, column: str, labels: Sequence[str], *, head: bool = False) -> PolyGene:
+def question_like(model: PolyGene, column: str) -> str:
+    """Name the phenotype whose question one for this column of `obs` is like: its own, else the one for cell types."""
+    phenotypes = model.tokenizer.schema.phenotypes
+    own = [one.name for one in phenotypes if one.column == column]
+    return [*own, *(one.name for one in phenotypes if one.name == "cell_type"), phenotypes[0].name][0]
+
+
+def grow(model: PolyGene, column: str, labels: Sequence[str]) -> PolyGene:
     """Give the model those of these labels of a column of `obs` that it lacks; they are to be trained then.
 
     A column that no phenotype is read from becomes a phenotype of its own, with its slot behind [END]. What is new
     starts as something that the network knows: a label as the token of "not given", a slot as the one of cell types.
 
-    Parameters
-    ----------
-    head
-        Whether the phenotype will also be answered from the visible genes directly (see `modeling.Shortcut`).
+    The phenotype is answered from the visible genes directly too (see `modeling.Shortcut`), yet by zeros.
 
     Raises
     ------
@@ -64,13 +68,12 @@ def grow(model: PolyGene, column: str, labels: Sequence[str], *, head: bool = Fa
     config.phenotype_sizes = [len(some) for some in new.schema.labels]
     config.n_added = len(phenotypes) - new.schema.n_leading
     config.vocab_size, config.max_position_embeddings = new.n_tokens, new.n_slots
-    if head:
-        config.heads = sorted({*config.heads, new.schema.index(name)})
+    config.heads = sorted({*config.heads, new.schema.index(name)})
     with torch.random.fork_rng(devices=[]):
         network = PolyGeneModel(config)
     weights = network.state_dict()
     for key, was in model.network.state_dict().items():
-        rows = _rows(key, model, new)
+        rows = _rows(key, model, new, old.schema.index(question_like(model, column)))
         weights[key] = was if rows is None else torch.cat([was, torch.zeros_like(was[:1])])[rows]
     for q in config.heads:
         key, n_labels = f"shortcut.heads.{q}.weight", config.phenotype_sizes[q]
@@ -80,10 +83,12 @@ def grow(model: PolyGene, column: str, labels: Sequence[str], *, head: bool = Fa
     return replace(model, tokenizer=new, network=network.eval().to(model.network.device))
 
 
-def _rows(key: str, model: PolyGene, new: CellTokenizer) -> list[int] | None:
-    """Say which row of a weight each row of the grown one is (-1: zeros); None where its shape does not change."""
+def _rows(key: str, model: PolyGene, new: CellTokenizer, like: int) -> list[int] | None:
+    """Say which row of a weight each row of the grown one is (-1: zeros); None where its shape does not change.
+
+    A phenotype that is new starts `like` one that the model has.
+    """
     old, n_first = model.tokenizer, model.network.config.gene_logits
-    like = old.schema.names.index("cell_type") if "cell_type" in old.schema.names else 0
     tokens, answers = [*range(old.absent_id(0))], [*range(n_first)]
     for p, labels in enumerate(new.schema.labels):
         known, n_known = p < len(old.schema.labels), len(old.schema.labels[p]) if p < len(old.schema.labels) else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -286,9 +286,7 @@ class PolyGeneModel(PreTrainedModel):
 
     def head(self, phenotype: int) -> nn.Embedding:
         """What each gene says of the labels of a phenotype in `config.heads`, (G, V)."""
-        head = self.shortcut.heads[str(phenotype)]
-        assert isinstance(head, nn.Embedding)
-        return head
+        return cast("nn.Embedding", self.shortcut.heads[str(phenotype)])
 
     def label_rows(self, phenotype: int) -> tuple[Tensor, Tensor]:
         """Weights (V, D) and biases (V,) of the decoder that belong to the labels of one phenotype, as views."""

@@ -3,7 +3,6 @@
 Legend: C cells, D width, V labels.
 """
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +10,12 @@ import numpy as np
 import pandas as pd
 
 from polygene.checkpoint import PolyGene
+from polygene.growing import question_like
 from polygene.reading import Source, open_cells
 from polygene.tl._cells import CellReader, best_labels, check_model, made_by
-from polygene.tl._heads import donors_of, features_of, fit_head, head_features, labels_of, question_like
+from polygene.tl._heads import donors_of, head_features, labels_of, learn_head
 from polygene.tl._progress import watched
 from polygene.writing import Answers, Block, deliver
-
-logger = logging.getLogger("polygene")
 
 
 def classify(
@@ -99,13 +97,8 @@ def classification(
     known = np.flatnonzero(labels_C >= 0)
     reader = CellReader(cells, model.tokenizer, totals=totals)
     learned = reader if reference is None else CellReader(labelled, model.tokenizer, totals=totals)
-    asked, width = question_like(model, key), model.network.config.hidden_size
-    known_CF = features_of(learned, known, model, asked)
-    head = fit_head(known_CF, labels_C[known], donors_of(labelled, donor)[known], width=width, seed=seed)
-    logger.info(
-        "%s: trained on %s cells with %d labels; cross-validated macro-F1 %.3f (held-out %s, %d labels scored)",
-        key, f"{len(known):,}", len(labels), head.macro_f1, head.held_out, len(head.scored),
-    )  # fmt: skip
+    asked, donors_C = question_like(model, key), donors_of(labelled, donor)
+    head = learn_head(learned, known, model, asked, labels_C, donors_C, name=key, seed=seed)
     own = known if reference is None else known[:0]  # cells whose answer is a held-out one
 
     def blocks(rows: range) -> Iterator[Block]:

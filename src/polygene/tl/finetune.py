@@ -3,7 +3,6 @@
 Legend: C cells, D width, F features of a head, V labels.
 """
 
-import logging
 import math
 import shutil
 import tomllib
@@ -25,11 +24,9 @@ from polygene.reading import CellSource, Source, open_cells
 from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.splitting import SplitBy
 from polygene.tl._cells import CellReader, check_model
-from polygene.tl._heads import NEVER, Head, donors_of, features_of, fit_head, head_features, held_out_by, labels_of
+from polygene.tl._heads import NEVER, Head, donors_of, fit_head, head_features, held_out_by, labels_of, learn_head
 from polygene.toml import build
 from polygene.training import train
-
-logger = logging.getLogger("polygene")
 
 How = Literal["head", "lora", "all"]
 RATES = {"lora": 5e-4, "all": 2e-4}
@@ -110,7 +107,7 @@ def finetune(
     cells = open_cells(adata, layer=layer)
     labels_C, labels = labels_of(cells, label)
     donors_C = donors_of(cells, donor)
-    grown = grow(model, label, labels, head=True)
+    name, grown = phenotype_of(model, label), grow(model, label, labels)
     said = {
         "from": Path(model.network.name_or_path).name or "a model that was not saved",
         "label": label,
@@ -120,20 +117,20 @@ def finetune(
         "labels": labels,
     }
     if how == "head":
-        tuned = _with_head(cells, grown, label, labels_C, labels, donors_C, said, totals=totals, seed=seed)
+        tuned = _with_head(cells, grown, name, labels_C, labels, donors_C, said, totals=totals, seed=seed)
         tuned.save_pretrained(out)
         return tuned
     by: SplitBy = "donor" if held_out_by(labels_C, donors_C) == "donors" else "random"
     prepared = PrepareConfig(
         split=by, fractions=(0.8, 0.2, 0.0), seen=0.0, donor=donor, layer=layer, totals=totals, seed=seed
     )
-    return _trained(adata, grown, label, said, out, prepared=prepared)
+    return _trained(adata, grown, name, said, out, prepared=prepared)
 
 
 def _with_head(
     cells: CellSource,
     grown: PolyGene,
-    column: str,
+    name: str,
     labels_C: np.ndarray,
     labels: list[str],
     donors_C: np.ndarray,
@@ -143,16 +140,10 @@ def _with_head(
     seed: int,
 ) -> PolyGene:
     """Fit the head of a grown model, calibrate it on the donors that were held out in turn, and put it in place."""
-    name = phenotype_of(grown, column)
     p, known = grown.tokenizer.schema.index(name), np.flatnonzero(labels_C >= 0)
     known = known[spread(len(known), MOST_CELLS)]
-    features_CF = features_of(CellReader(cells, grown.tokenizer, totals=totals), known, grown, name)
-    width = grown.network.config.hidden_size
-    head = fit_head(features_CF, labels_C[known], donors_C[known], width=width, seed=seed)
-    logger.info(
-        "%s: trained on %s cells with %d labels; cross-validated macro-F1 %.3f (held-out %s, %d labels scored)",
-        name, f"{len(known):,}", len(labels), head.macro_f1, head.held_out, len(head.scored),
-    )  # fmt: skip
+    reader = CellReader(cells, grown.tokenizer, totals=totals)
+    head = learn_head(reader, known, grown, name, labels_C, donors_C, name=name, seed=seed)
     place_V = _put(head, grown, name, labels)
     held_out_CV = np.zeros((len(known), grown.network.config.phenotype_sizes[p]), np.float32)
     held_out_CV[:, place_V] = head.held_out_CV
@@ -170,7 +161,7 @@ def _with_head(
 def _trained(
     adata: Source,
     grown: PolyGene,
-    column: str,
+    name: str,
     said: dict[str, Any],
     out: Path,
     *,
@@ -181,7 +172,6 @@ def _trained(
     From a random start the network would bend to what the labels' first answers get wrong (Kumar et al. 2022,
     "Fine-tuning can distort pretrained features and underperform out-of-distribution", ICLR).
     """
-    name = phenotype_of(grown, column)
     schema, config = grown.tokenizer.schema, grown.network.config
     old = build(Recipe, tomllib.loads(grown.recipe)) if grown.recipe else Recipe(corpus="", out="")
     folder = out / "training" / "corpus"
