@@ -18,6 +18,7 @@ from polygene.corpus import Corpus
 from polygene.describe import describe
 from polygene.errors import DataError, PhenotypeError, RecipeError
 from polygene.evaluation import evaluate
+from polygene.held_out import spread
 from polygene.prepare import PrepareConfig, prepare
 from polygene.tl import annotate, classify, finetune
 from polygene.tl._heads import fit_head, head_features
@@ -180,3 +181,20 @@ def test_info_says_what_a_model_was_taught(adata: ad.AnnData, tiny_model: PolyGe
     assert "3 of obs['cell_type']: B cell, T cell, monocyte" in text
     assert "200 cells of" in text
     assert "on donors held out in turn" in text
+
+
+def test_a_label_that_a_large_file_hardly_has_does_not_shift_the_others(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 160 labelled cells every third or so is read, and the one of the last label is not."""
+    monkeypatch.setattr(import_module("polygene.tl.finetune"), "MOST_CELLS", 60)
+    labels = adata.obs["stage of mine"].astype(object)
+    labels.iloc[4] = "zz rare"
+    adata.obs["stage of mine"] = labels
+    known = np.flatnonzero(labels.notna())
+    assert 4 not in known[spread(len(known), 60)]
+    tuned = finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine")
+    known_labels = tuned.tokenizer.schema.labels[-1]
+    assert known_labels == ("my B cell", "my T cell", "my monocyte", "zz rare")
+    best = np.array(known_labels)[answers(adata, tuned, "stage_of_mine").argmax(axis=1)]
+    assert (best == "my " + adata.obs["cell_type"].astype(str)).mean() > 0.8

@@ -72,8 +72,8 @@ def learn_head(
         for _, encoded in reader.chunks(rows):
             found.append(head_features(model, encoded, asked))
             advance(len(encoded))
-    width = model.network.config.hidden_size
-    head = fit_head(np.concatenate(found), labels_C[rows], donors_C[rows], width=width, seed=seed)
+    sizes = {"width": model.network.config.hidden_size, "n_labels": int(labels_C.max()) + 1}
+    head = fit_head(np.concatenate(found), labels_C[rows], donors_C[rows], **sizes, seed=seed)
     logger.info(
         "%s: trained on %s cells with %d labels; cross-validated macro-F1 %.3f (held-out %s, %d labels scored)",
         name, f"{len(rows):,}", len(head.bias_V), head.macro_f1, head.held_out, len(head.scored),
@@ -152,13 +152,23 @@ class Head:
         return softmax(features_CF @ self.weights_FV + self.bias_V, axis=1).astype(np.float32)
 
 
-def fit_head(features_CF: np.ndarray, labels_C: np.ndarray, donors_C: np.ndarray, *, width: int, seed: int = 0) -> Head:
+def fit_head(
+    features_CF: np.ndarray,
+    labels_C: np.ndarray,
+    donors_C: np.ndarray,
+    *,
+    width: int,
+    n_labels: int | None = None,
+    seed: int = 0,
+) -> Head:
     """Train a head for labels 0 … V-1, its regularisation chosen by cross-validation over donors (-1: not given).
+
+    V is `n_labels`, or as many as the cells have; a label that none of them has is never the answer.
 
     The first `width` features are the state that asks and the others the genes. The parts weigh alike, however many
     features they have, unless the state does better with less weight.
     """
-    n_labels, held_out = int(labels_C.max()) + 1, held_out_by(labels_C, donors_C)
+    n_labels, held_out = n_labels or int(labels_C.max()) + 1, held_out_by(labels_C, donors_C)
     groups_C = donors_C if held_out == "donors" else np.arange(len(labels_C))
     scored = _scored(labels_C, groups_C, n_labels)
     features_CF = features_CF.astype(float)  # in single precision a fit is not the same each time
