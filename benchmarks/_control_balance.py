@@ -26,10 +26,10 @@ from sklearn.preprocessing import StandardScaler
 
 import _data
 import _train
-from polygene.inference import cell_states
-from polygene.losses import LossConfig
-from polygene.recipe import TrainingConfig
+from polygene.model.inference import cell_states
+from polygene.nn.losses import LossConfig
 from polygene.tl import balance
+from polygene.training.recipe import TrainingConfig
 
 STUDY = "onek1k"
 RARE = ("memory B cell",)

@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 import _data
 from _train import SEX_GENES, STUDIES, learned_long
-from polygene.corpus import Corpus, CorpusSplit
+from polygene.corpus.corpus import Corpus, CorpusSplit
 from polygene.tl import counterfactual
 
 LONG = ("velmeshev",)

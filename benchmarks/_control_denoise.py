@@ -39,10 +39,10 @@ from sklearn.neighbors import NearestNeighbors
 import _data
 import _scvi
 import _train
-from polygene.checkpoint import PolyGene
-from polygene.denoising import expected_expression
-from polygene.inference import label_probabilities
-from polygene.tokenizer import EncodedCells
+from polygene.model.checkpoint import PolyGene
+from polygene.model.denoising import expected_expression
+from polygene.model.inference import label_probabilities
+from polygene.vocab.tokenizer import EncodedCells
 
 log = logging.getLogger("polygene")
 

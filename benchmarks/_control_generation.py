@@ -42,11 +42,11 @@ from sklearn.preprocessing import StandardScaler
 import _data
 import _scvi
 import _train
-from polygene.binning import ExpressionBinner
-from polygene.checkpoint import PolyGene
-from polygene.genes import GenePanel
-from polygene.losses import LossConfig
+from polygene.model.checkpoint import PolyGene
+from polygene.nn.losses import LossConfig
 from polygene.tl import generate
+from polygene.vocab.binning import ExpressionBinner
+from polygene.vocab.panel import GenePanel
 
 log = logging.getLogger("benchmark")
 

@@ -24,8 +24,8 @@ from scipy import stats
 
 import _data
 from _train import SEX_GENES, STUDIES, learned_long, trained
-from polygene.checkpoint import PolyGene
-from polygene.corpus import Corpus
+from polygene.corpus.corpus import Corpus
+from polygene.model.checkpoint import PolyGene
 from polygene.tl import perturb
 
 CASES = (

@@ -27,12 +27,12 @@ from rich.logging import RichHandler
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
-from polygene.ages import age_in_years
-from polygene.baselines import YEARS_BASELINES, CellTable, TuningScore, baseline_years, tuned_probabilities
-from polygene.corpus import Corpus
-from polygene.held_out import BLOCK, ROWS, actual_years, cell_table
-from polygene.tl._cells import CellReader
-from polygene.tokenizer import EncodedCells
+from polygene.corpus.corpus import Corpus
+from polygene.evaluation.baselines import YEARS_BASELINES, CellTable, TuningScore, baseline_years, tuned_probabilities
+from polygene.evaluation.test_cells import BLOCK, ROWS, actual_years, cell_table
+from polygene.tl._reader import CellReader
+from polygene.vocab.ages import age_in_years
+from polygene.vocab.tokenizer import EncodedCells
 
 log = logging.getLogger("polygene")
 

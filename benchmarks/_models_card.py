@@ -11,9 +11,9 @@ import _models_tables as tables
 from _models_tables import TextTable, markdown
 from corpus import read_sources
 from polygene import __version__
-from polygene.checkpoint import PolyGene
-from polygene.corpus import Corpus
-from polygene.shards import SPLITS
+from polygene.corpus.arrow import SPLITS
+from polygene.corpus.corpus import Corpus
+from polygene.model.checkpoint import PolyGene
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from _models_baselines import CELLTYPIST, Asked
-from polygene.held_out import MODEL, REFERENCE, YEARS_REFERENCE
-from polygene.metrics import compare, label_tally, scorable, years_tally
-from polygene.ontology import LabelTree
+from polygene.evaluation.metrics import compare, label_tally, scorable, years_tally
+from polygene.evaluation.test_cells import MODEL, REFERENCE, YEARS_REFERENCE
+from polygene.vocab.cell_ontology import LabelTree
 
 FEW_DONORS = 3
 """With fewer test donors resampling them says nothing: intervals are over cells, which makes them too narrow."""

@@ -7,8 +7,8 @@ import pandas as pd
 
 from _models_baselines import CELLTYPIST
 from _models_scores import CREDITED, SCORES, YEARS_SCORE, of
-from polygene.held_out import MODEL, REFERENCE, YEARS_REFERENCE
-from polygene.reliability import MARGINAL
+from polygene.evaluation.reliability import MARGINAL
+from polygene.evaluation.test_cells import MODEL, REFERENCE, YEARS_REFERENCE
 
 WORDS = {
     "majority": "majority label",

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 import _data
-from polygene.checkpoint import PolyGene
-from polygene.corpus import Corpus
-from polygene.losses import LossConfig
-from polygene.prepare import PrepareConfig, prepare
-from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
-from polygene.training import train
+from polygene.corpus.corpus import Corpus
+from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.model.checkpoint import PolyGene
+from polygene.nn.losses import LossConfig
+from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.training.train import train
 
 NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
 SEX_GENES = ("XIST", "RPS4Y1", "DDX3Y", "KDM5D", "UTY", "USP9Y", "EIF1AY", "ZFY", "NLGN4Y", "PRKY", "TTTY10", "TTTY14")

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from _train import trained
-from polygene.age_gaps import age_gaps, age_report
-from polygene.baselines import YEARS_BASELINES, baseline_years
-from polygene.evaluation import summarise
-from polygene.held_out import MODEL, AskedCells, actual_years, cell_table, named
-from polygene.inference import label_probabilities
-from polygene.metrics import expected_years, years_tally
+from polygene.evaluation.ages import age_gaps, age_report
+from polygene.evaluation.baselines import YEARS_BASELINES, baseline_years
+from polygene.evaluation.evaluate import summarise
+from polygene.evaluation.metrics import expected_years, years_tally
+from polygene.evaluation.test_cells import MODEL, AskedCells, actual_years, cell_table, named
+from polygene.model.inference import label_probabilities
 
 STUDY, N_SPLITS = "onek1k", 3
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from _train import trained
-from polygene.held_out import AskedCells, of_model
-from polygene.reliability import reliability
+from polygene.evaluation.reliability import reliability
+from polygene.evaluation.test_cells import AskedCells, of_model
 
 FRACTIONS = {"onek1k": (0.5, 0.25, 0.25), "velmeshev": (0.39, 0.39, 0.22)}
 """Of 40 donors ten calibrate, of 23 nine: so many need sets at 0.9 (a tenth, the default, gives four and two)."""

@@ -16,10 +16,10 @@ from rich.table import Table
 
 import corpus as mapping
 from _train import STUDIES, trained
-from polygene.baselines import CellTable, baseline_probabilities
-from polygene.corpus import CorpusSplit
-from polygene.inference import label_probabilities
-from polygene.ontology import LabelTree
+from polygene.corpus.corpus import CorpusSplit
+from polygene.evaluation.baselines import CellTable, baseline_probabilities
+from polygene.model.inference import label_probabilities
+from polygene.vocab.cell_ontology import LabelTree
 
 NAMES, LEVELS = ("onek1k", "zheng"), (0.8, 0.9)
 

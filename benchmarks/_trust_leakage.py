@@ -12,9 +12,9 @@ import pandas as pd
 from rich.console import Console
 
 from _train import trained
-from polygene.evaluation import answer
-from polygene.leakage import leakage_gaps
-from polygene.results import leakage_table
+from polygene.evaluation.evaluate import answer
+from polygene.evaluation.leakage import leakage_gaps
+from polygene.evaluation.tables import leakage_table
 
 STUDIES, N_SPLITS = ("onek1k", "velmeshev"), 1
 

@@ -34,14 +34,15 @@ from sklearn.neighbors import NearestNeighbors
 
 import _data
 import _train
-from polygene.checkpoint import PolyGene
-from polygene.corpus import Corpus
-from polygene.familiarity import Familiarity
-from polygene.held_out import AskedCells, of_model
-from polygene.inference import bin_probabilities, cell_states, label_answers
-from polygene.masking import MaskingConfig, hide_genes, uniform
-from polygene.tokenizer import EncodedCells
-from polygene.unknown_cells import score_familiarity
+from polygene.corpus.corpus import Corpus
+from polygene.evaluation.novelty import score_familiarity
+from polygene.evaluation.test_cells import AskedCells, of_model
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import bin_probabilities, cell_states, label_answers
+from polygene.model.masking import MaskingConfig, hide_genes
+from polygene.model.novelty import Familiarity
+from polygene.runtime.hashing import uniform
+from polygene.vocab.tokenizer import EncodedCells
 
 LEFT_OUT = {
     "velmeshev": ("microglial cell", "endothelial cell", "fibrous astrocyte"),

@@ -39,16 +39,17 @@ from scipy import sparse
 
 import _data
 import _train
-from polygene import masking, training
-from polygene.attention import CellOffsets
-from polygene.corpus import Corpus
-from polygene.evaluation import MODEL, score_hidden_genes, validation_scores
-from polygene.inference import label_probabilities
-from polygene.losses import LossConfig
-from polygene.metrics import label_scores, label_tally
-from polygene.modeling import Shortcut
-from polygene.prepare import PrepareConfig, prepare
-from polygene.recipe import Recipe, TrainingConfig
+from polygene.corpus.corpus import Corpus
+from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.evaluation.evaluate import MODEL, score_hidden_genes, validation_scores
+from polygene.evaluation.metrics import label_scores, label_tally
+from polygene.model import masking
+from polygene.model.inference import label_probabilities
+from polygene.nn.attention import CellOffsets
+from polygene.nn.losses import LossConfig
+from polygene.nn.network import Shortcut
+from polygene.training import train as training
+from polygene.training.recipe import Recipe, TrainingConfig
 
 STUDIES = ("onek1k", "velmeshev")
 SHOWN = {

@@ -27,10 +27,10 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 import _data
-from polygene.evaluation import MODEL, summarise, tally
-from polygene.prepare import PrepareConfig, prepare
-from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
-from polygene.training import train
+from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.evaluation.evaluate import MODEL, summarise, tally
+from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.training.train import train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,13 +21,13 @@ from rich.table import Table
 from sklearn.metrics import f1_score
 
 import _data
-from polygene.checkpoint import PolyGene
-from polygene.corpus import Corpus, CorpusSplit
-from polygene.evaluation import MODEL, score_genes, score_hidden_genes
-from polygene.inference import label_probabilities
-from polygene.prepare import PrepareConfig, prepare
-from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
-from polygene.training import train
+from polygene.corpus.corpus import Corpus, CorpusSplit
+from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.evaluation.evaluate import MODEL, score_genes, score_hidden_genes
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import label_probabilities
+from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.training.train import train
 
 KINDS = ("linear", "quantile", "cell_quantile", "binary")
 NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)

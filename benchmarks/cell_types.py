@@ -1,4 +1,4 @@
-"""Make src/polygene/cell_types.tsv.gz again: the types of the Cell Ontology, their other names, and what stands above.
+"""Make src/polygene/vocab/cell_types.tsv.gz again: types of the Cell Ontology, their other names, what stands above.
 
     python benchmarks/cell_types.py      # needs the extra bench
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cellxgene_ontology_guide.ontology_parser import OntologyParser
 
-TABLE = Path(__file__).parents[1] / "src" / "polygene" / "cell_types.tsv.gz"
+TABLE = Path(__file__).parents[1] / "src" / "polygene" / "vocab" / "cell_types.tsv.gz"
 HEADER = """\
 # Cell types: id (CL: and 7 digits, leading zeros left out), name, ids of the types right above it, synonyms.
 # Source: Cell Ontology {version}, obofoundry.org/ontology/cl, by way of cellxgene-ontology-guide {guide}.

@@ -29,11 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 import _data
-from polygene.corpus import Corpus
-from polygene.genes import GenePanel
-from polygene.prepare import PrepareConfig, prepare
-from polygene.shards import SPLITS
-from polygene.toml import build, read_toml
+from polygene.corpus.arrow import SPLITS
+from polygene.corpus.corpus import Corpus
+from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.runtime.toml import build, read_toml
+from polygene.vocab.panel import GenePanel
 
 MAPPING = Path(__file__).parent.parent / "recipes" / "corpus"
 ONTOLOGIES = {"cell_type": "CL", "tissue": "UBERON", "disease": "MONDO", "development_stage": "HsapDv"}

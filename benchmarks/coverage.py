@@ -5,7 +5,7 @@
 First part: a small model learns cell types of one study, and reads its held-out donors with a part of its 512 genes:
 drawn at random several times, or by a whole block, the least variable genes (the harder case: the most variable ones
 are gone). Shown are accuracy and macro-F1, and the share of the macro-F1 of all genes that is left; the share of the
-random draws, averaged over studies, is the curve `polygene.matching.KEPT`.
+random draws, averaged over studies, is the curve `polygene.vocab.gene_matching.KEPT`.
 Second part: for every pair of files the panel of the one is looked for in the other, with and without HGNC's other
 names. The last line is one JSON object.
 """
@@ -31,18 +31,18 @@ from scipy import sparse
 from sklearn.metrics import accuracy_score, f1_score
 
 import _data
-from polygene.checkpoint import PolyGene
-from polygene.corpus import CorpusSplit
+from polygene.corpus.corpus import CorpusSplit
+from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.corpus.variable_genes import GeneMoments, GeneVariability, choose_panel, rank_genes, score_genes
 from polygene.errors import GeneError
-from polygene.genes import GenePanel, merged_genes
-from polygene.inference import label_probabilities
-from polygene.prepare import PrepareConfig, prepare
-from polygene.ranking import GeneMoments, GeneVariability, choose_panel, rank_genes, score_genes
-from polygene.reading import open_cells
-from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
-from polygene.scale import log1p_values
-from polygene.tokenizer import EncodedCells
-from polygene.training import train
+from polygene.io.read import open_cells
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import label_probabilities
+from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.training.train import train
+from polygene.vocab.panel import GenePanel, merged_genes
+from polygene.vocab.scale import log1p_values
+from polygene.vocab.tokenizer import EncodedCells
 
 FILES = ("onek1k_scdesignpop_multicell", "velmeshev_asd_pfc_glia")
 SHARES = (1.0, 0.75, 0.5, 0.3, 0.2, 0.1, 0.05)

@@ -30,14 +30,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import _data
-from polygene import training
-from polygene.checkpoint import PolyGene
-from polygene.corpus import Corpus
-from polygene.inference import batches
-from polygene.masking import pack_cells
-from polygene.prepare import PrepareConfig, prepare
-from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
-from polygene.tokenizer import EncodedCells
+from polygene.corpus.corpus import Corpus
+from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.model.batches import pack_cells
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import batches
+from polygene.training import train as training
+from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.vocab.tokenizer import EncodedCells
 
 FILES = {"onek1k": "onek1k_scdesignpop_multicell", "velmeshev": "velmeshev_asd_pfc_glia"}
 COLUMNS = {"onek1k": {}, "velmeshev": {"sex": "sex_inferred"}}

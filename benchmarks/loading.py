@@ -38,10 +38,10 @@ from rich.table import Table
 
 import _data
 from _resample import resample
-from polygene.corpus import Corpus
-from polygene.masking import MaskingCollator, MaskingConfig
-from polygene.prepare import PrepareConfig, prepare
-from polygene.workers import Workers
+from polygene.corpus.corpus import Corpus
+from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.model.masking import MaskingCollator, MaskingConfig
+from polygene.runtime.workers import Workers
 
 FILES = {"pbmc3k_10x": "droplets, shallow", "lung_ca_lines_mixology": "cell lines, deep"}
 BATCH = 256

@@ -81,8 +81,8 @@ def make_cells(source: Path, path: Path, n_cells: int, seed: int) -> None:
 
 def make_model(source: Path, folder: Path) -> None:
     """Save an untrained network on the genes and labels of the file."""
-    from polygene.checkpoint import PolyGene
-    from polygene.prepare import prepare
+    from polygene.corpus.prepare import prepare
+    from polygene.model.checkpoint import PolyGene
 
     corpus = prepare(source, folder / "corpus")
     PolyGene.new(corpus.tokenizer, **NETWORK).save_pretrained(folder / "model")

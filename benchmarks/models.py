@@ -36,14 +36,14 @@ import _models_speed as speed
 import _models_tables as laid
 import corpus as making
 from _models_baselines import Asked, Baselines, asked_cells
-from polygene.checkpoint import PolyGene
-from polygene.corpus import Corpus
+from polygene.corpus.corpus import Corpus
 from polygene.errors import PolyGeneError
-from polygene.held_out import MODEL, class_weight, named
-from polygene.inference import label_answers
-from polygene.metrics import expected_years
-from polygene.reliability import MARGINAL, reliability
-from polygene.shipped import MODELS, NAMES
+from polygene.evaluation.metrics import expected_years
+from polygene.evaluation.reliability import MARGINAL, reliability
+from polygene.evaluation.test_cells import MODEL, class_weight, named
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import label_answers
+from polygene.model.shipped import MODELS, NAMES
 
 USUAL = "pbmc3k_10x"
 """The file that speed is measured on: a usual one, with nearly all genes."""

@@ -24,7 +24,7 @@ from rich.table import Table
 
 import _data
 from _resample import resample
-from polygene.prepare import PrepareConfig, prepare
+from polygene.corpus.prepare import PrepareConfig, prepare
 
 FILE, COLUMNS = "velmeshev_asd_pfc_glia", {"sex": "sex_inferred"}
 

@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 import _data
-from polygene.evaluation import validation_scores
-from polygene.losses import LossConfig
-from polygene.masking import MaskingConfig
-from polygene.prepare import PrepareConfig, prepare
-from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
-from polygene.training import train
+from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.evaluation.evaluate import validation_scores
+from polygene.model.masking import MaskingConfig
+from polygene.nn.losses import LossConfig
+from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.training.train import train
 
 FILES = {
     "onek1k": ("onek1k_scdesignpop_multicell", {}, 8),
@@ -55,7 +55,7 @@ SHOWN = ("cell_type_macro_f1", "cell_type_log_loss", "sex_macro_f1", "gene_cross
 
 def score(recipe: Recipe) -> dict[str, float]:
     """Train and score the test donors."""
-    from polygene.corpus import Corpus
+    from polygene.corpus.corpus import Corpus
 
     started = time.process_time()
     model = train(recipe)

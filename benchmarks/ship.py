@@ -25,15 +25,15 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
-from polygene.checkpoint import PolyGene
-from polygene.corpus import Corpus
-from polygene.describe import describe
+from polygene.cli.describe import describe
+from polygene.corpus.corpus import Corpus
 from polygene.errors import CheckpointError
-from polygene.inference import label_probabilities
-from polygene.recipe import Recipe
-from polygene.shipped import MODELS, MOST_BYTES, NAMES
-from polygene.tl.annotate import annotate
-from polygene.toml import build
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import label_probabilities
+from polygene.model.shipped import MODELS, MOST_BYTES, NAMES
+from polygene.runtime.toml import build
+from polygene.tl._annotate import annotate
+from polygene.training.recipe import Recipe
 
 FIXTURE = Path(__file__).parent.parent / "tests" / "shipped.json"
 KEPT = ("corpus", "validation")

@@ -24,16 +24,16 @@ from rich.console import Console
 from rich.table import Table
 
 from ablation import no_shortcut, undone
-from polygene.baselines import baseline_probabilities
-from polygene.corpus import Corpus
-from polygene.evaluation import MODEL, score_genes
-from polygene.held_out import cell_table, donors_of, named
-from polygene.inference import label_probabilities
-from polygene.losses import LossConfig
-from polygene.masking import MaskingConfig
-from polygene.metrics import label_scores, label_tally, scorable
-from polygene.recipe import NetworkConfig, Recipe, TrainingConfig
-from polygene.training import train
+from polygene.corpus.corpus import Corpus
+from polygene.evaluation.baselines import baseline_probabilities
+from polygene.evaluation.evaluate import MODEL, score_genes
+from polygene.evaluation.metrics import label_scores, label_tally, scorable
+from polygene.evaluation.test_cells import cell_table, donors_of, named
+from polygene.model.inference import label_probabilities
+from polygene.model.masking import MaskingConfig
+from polygene.nn.losses import LossConfig
+from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.training.train import train
 
 SMALL = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
 WIDE = replace(SMALL, hidden_size=256, intermediate_size=1024)

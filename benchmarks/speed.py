@@ -51,14 +51,15 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import BertConfig, BertModel
 
 import _data
-from polygene.corpus import Corpus
-from polygene.inference import cell_states, label_probabilities
-from polygene.losses import LossConfig, PolyGeneLoss
-from polygene.masking import MaskingCollator, MaskingConfig, uniform
-from polygene.prepare import PrepareConfig, prepare
-from polygene.recipe import NetworkConfig, Recipe
-from polygene.tokenizer import EncodedCells
-from polygene.training import new_model
+from polygene.corpus.corpus import Corpus
+from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.model.inference import cell_states, label_probabilities
+from polygene.model.masking import MaskingCollator, MaskingConfig
+from polygene.nn.losses import LossConfig, PolyGeneLoss
+from polygene.runtime.hashing import uniform
+from polygene.training.recipe import NetworkConfig, Recipe
+from polygene.training.train import new_model
+from polygene.vocab.tokenizer import EncodedCells
 
 PINNED = {512: 0.20, 2432: 0.12}
 """Panels of the publication, and the share of their genes that a cell expresses."""

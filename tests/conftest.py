@@ -15,14 +15,14 @@ import zarr
 from scipy import sparse
 from scipy.io import mmwrite
 
-from polygene.binning import ExpressionBinner, InverseFit
-from polygene.genes import GenePanel
-from polygene.phenotypes import CELLXGENE, PhenotypeSchema
-from polygene.tokenizer import CellTokenizer, EncodedCells
+from polygene.vocab.binning import ExpressionBinner, InverseFit
+from polygene.vocab.panel import GenePanel
+from polygene.vocab.phenotypes import CELLXGENE, PhenotypeSchema
+from polygene.vocab.tokenizer import CellTokenizer, EncodedCells
 
 if TYPE_CHECKING:
-    from polygene.checkpoint import PolyGene
-    from polygene.corpus import Corpus
+    from polygene.corpus.corpus import Corpus
+    from polygene.model.checkpoint import PolyGene
 
 TOY_LABELS = (
     ("female", "male"),
@@ -167,7 +167,7 @@ def make_adata() -> Callable[..., ad.AnnData]:
 @pytest.fixture(scope="session")
 def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> "Corpus":
     """240 cells of eight donors, 24 genes, prepared; monocytes are rare."""
-    from polygene.prepare import PrepareConfig, prepare
+    from polygene.corpus.prepare import PrepareConfig, prepare
 
     adata = _make_adata(400, seed=3)
     rare_C = (adata.obs["cell_type"] != "monocyte") | (np.arange(400) % 5 == 0)
@@ -203,7 +203,7 @@ def toy_cells(toy_tokenizer: CellTokenizer) -> EncodedCells:
 @pytest.fixture
 def tiny_model(toy_tokenizer: CellTokenizer) -> "PolyGene":
     """2 layers, 32 wide; its weights are large, so that every token of a cell moves its answers."""
-    from polygene.checkpoint import PolyGene  # imports torch, which most tests do without
+    from polygene.model.checkpoint import PolyGene  # imports torch, which most tests do without
 
     return PolyGene.new(
         toy_tokenizer,
@@ -218,7 +218,7 @@ def tiny_model(toy_tokenizer: CellTokenizer) -> "PolyGene":
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Record the training loss of every batch of this process."""
-    from polygene import training
+    from polygene.training import train as training
 
     recorded: list[float] = []
     compute = training._Engine.compute_loss

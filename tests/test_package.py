@@ -26,7 +26,7 @@ HEAVY = {
 
 HELP = """
 import sys
-from polygene.cli import main
+from polygene.cli.commands import main
 
 sys.argv = ["polygene", "--help"]
 try:

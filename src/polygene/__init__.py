@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from polygene import pl, tl
-    from polygene.binning import ExpressionBinner
-    from polygene.checkpoint import PolyGene
-    from polygene.genes import GenePanel
-    from polygene.phenotypes import PhenotypeSchema
-    from polygene.recipe import Recipe
-    from polygene.tokenizer import CellTokenizer
+    from polygene.model.checkpoint import PolyGene
+    from polygene.training.recipe import Recipe
+    from polygene.vocab.binning import ExpressionBinner
+    from polygene.vocab.panel import GenePanel
+    from polygene.vocab.phenotypes import PhenotypeSchema
+    from polygene.vocab.tokenizer import CellTokenizer
 
-__version__ = "0.1.0"
+from polygene._version import __version__
 
 __all__ = [
     "CellTokenizer",
@@ -31,12 +31,12 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "CellTokenizer": "polygene.tokenizer",
-    "ExpressionBinner": "polygene.binning",
-    "GenePanel": "polygene.genes",
-    "PhenotypeSchema": "polygene.phenotypes",
-    "PolyGene": "polygene.checkpoint",
-    "Recipe": "polygene.recipe",
+    "CellTokenizer": "polygene.vocab.tokenizer",
+    "ExpressionBinner": "polygene.vocab.binning",
+    "GenePanel": "polygene.vocab.panel",
+    "PhenotypeSchema": "polygene.vocab.phenotypes",
+    "PolyGene": "polygene.model.checkpoint",
+    "Recipe": "polygene.training.recipe",
 }
 _SUBPACKAGES = frozenset({"pl", "tl"})
 

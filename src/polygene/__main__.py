@@ -1,5 +1,5 @@
 """`python -m polygene`, which torchrun and accelerate launch need."""
 
-from polygene.cli import main
+from polygene.cli.commands import main
 
 main()

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from polygene.checkpoint import PolyGene
 from polygene.errors import DataError
+from polygene.model.checkpoint import PolyGene
 from polygene.pl import counterfactual
 from polygene.tl import counterfactual as ask
 

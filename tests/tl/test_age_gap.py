@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polygene.checkpoint import PolyGene
 from polygene.errors import PhenotypeError
+from polygene.model.checkpoint import PolyGene
 from polygene.tl import age_gap, annotate
 
 

@@ -14,18 +14,18 @@ import pytest
 import torch
 from scipy import sparse
 
-from polygene.ages import age_in_years
-from polygene.calibration import Calibration, calibrate
-from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, GeneError, PhenotypeError, ScaleError
-from polygene.familiarity import Familiarity
-from polygene.inference import label_answers
-from polygene.ontology import LabelTree
-from polygene.phenotypes import PhenotypeSchema
-from polygene.reading import CHUNK
+from polygene.io.read import CHUNK
+from polygene.model.calibration import Calibration, calibrate
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import label_answers
+from polygene.model.novelty import Familiarity
 from polygene.tl import annotate, embed
-from polygene.tl.annotate import annotation
-from polygene.tl.embed import embedding
+from polygene.tl._annotate import annotation
+from polygene.tl._embed import embedding
+from polygene.vocab.ages import age_in_years
+from polygene.vocab.cell_ontology import LabelTree
+from polygene.vocab.phenotypes import PhenotypeSchema
 
 MakeAnnData = Callable[..., ad.AnnData]
 

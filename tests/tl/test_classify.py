@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, PhenotypeError
+from polygene.model.checkpoint import PolyGene
 from polygene.tl import annotate, classify, embed
-from polygene.tl._heads import fit_head, head_features
-from polygene.tl.classify import classification
+from polygene.tl._classify import classification
+from polygene.tl._head import fit_head, head_features
 
 MakeAnnData = Callable[..., ad.AnnData]
 

@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from polygene.binning import ExpressionBinner
-from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, PhenotypeError
-from polygene.inference import bin_probabilities
-from polygene.masking import uniform
-from polygene.phenotypes import PhenotypeSchema
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import bin_probabilities
+from polygene.runtime.hashing import uniform
 from polygene.tl import counterfactual
-from polygene.tokenizer import EncodedCells
+from polygene.vocab.binning import ExpressionBinner
+from polygene.vocab.phenotypes import PhenotypeSchema
+from polygene.vocab.tokenizer import EncodedCells
 
 MakeAnnData = Callable[..., ad.AnnData]
 GIVEN = ("tissue", "cell_type", "disease")

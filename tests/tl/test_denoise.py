@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from polygene.binning import ExpressionBinner
-from polygene.checkpoint import PolyGene
-from polygene.denoising import expected_expression
 from polygene.errors import DataError, PhenotypeError, RecipeError
+from polygene.model.checkpoint import PolyGene
+from polygene.model.denoising import expected_expression
 from polygene.tl import denoise, embed
-from polygene.tl.denoise import denoising
-from polygene.tokenizer import CellTokenizer
+from polygene.tl._denoise import denoising
+from polygene.vocab.binning import ExpressionBinner
+from polygene.vocab.tokenizer import CellTokenizer
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_probabilities_stand_beside_values(adata: ad.AnnData, tiny_model: PolyGe
 def test_a_copy_of_the_file_holds_what_the_object_would(
     adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polygene.reading.CellSource.chunks.__defaults__", (None, 17))
+    monkeypatch.setattr("polygene.io.read.CellSource.chunks.__defaults__", (None, 17))
     adata.layers["counts"] = adata.X.copy()
     adata.raw = adata.copy()
     adata.write_h5ad(tmp_path / "cells.h5ad")

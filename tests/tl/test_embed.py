@@ -7,10 +7,10 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from polygene.checkpoint import PolyGene
-from polygene.inference import cell_states
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import cell_states
 from polygene.tl import annotate, embed
-from polygene.tl.embed import embedding
+from polygene.tl._embed import embedding
 
 
 @pytest.fixture

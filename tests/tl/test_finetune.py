@@ -13,15 +13,15 @@ import pytest
 from rich.console import Console
 from scipy.special import softmax
 
-from polygene.checkpoint import PolyGene
-from polygene.corpus import Corpus
-from polygene.describe import describe
+from polygene.cli.describe import describe
+from polygene.corpus.corpus import Corpus
+from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import DataError, PhenotypeError, RecipeError
-from polygene.evaluation import evaluate
-from polygene.held_out import spread
-from polygene.prepare import PrepareConfig, prepare
+from polygene.evaluation.evaluate import evaluate
+from polygene.model.checkpoint import PolyGene
+from polygene.runtime.subsample import spread
 from polygene.tl import annotate, classify, finetune
-from polygene.tl._heads import fit_head, head_features
+from polygene.tl._head import fit_head, head_features
 
 MakeAnnData = Callable[..., ad.AnnData]
 
@@ -106,7 +106,7 @@ def test_training_makes_a_checkpoint_like_any_other(
 ) -> None:
     if how == "lora":
         pytest.importorskip("peft")
-    monkeypatch.setattr(import_module("polygene.tl.finetune"), "EXAMPLES", 500)
+    monkeypatch.setattr(import_module("polygene.tl._finetune"), "EXAMPLES", 500)
     before = {name: weights.clone() for name, weights in tiny_model.network.state_dict().items()}
     options = {"label": "stage of mine", "out": tmp_path / "mine", "how": how}
     tuned = finetune(adata, tiny_model, **options)
@@ -187,7 +187,7 @@ def test_a_label_that_a_large_file_hardly_has_does_not_shift_the_others(
     adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 160 labelled cells every third or so is read, and the one of the last label is not."""
-    monkeypatch.setattr(import_module("polygene.tl.finetune"), "MOST_CELLS", 60)
+    monkeypatch.setattr(import_module("polygene.tl._finetune"), "MOST_CELLS", 60)
     labels = adata.obs["stage of mine"].astype(object)
     labels.iloc[4] = "zz rare"
     adata.obs["stage of mine"] = labels

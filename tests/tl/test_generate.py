@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from polygene.binning import ExpressionBinner
-from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, GeneError, PhenotypeError
-from polygene.generation import SamplingConfig
+from polygene.model.checkpoint import PolyGene
+from polygene.model.sampling import SamplingConfig
 from polygene.tl import balance, generate
-from polygene.tl.generate import as_counts
+from polygene.tl._generate import as_counts
+from polygene.vocab.binning import ExpressionBinner
 
 FEW = SamplingConfig(steps=3)
 

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polygene.binning import ExpressionBinner
-from polygene.checkpoint import PolyGene
 from polygene.errors import DataError
-from polygene.genes import GenePanel
+from polygene.model.checkpoint import PolyGene
 from polygene.tl import denoise, impute
-from polygene.tokenizer import CellTokenizer
+from polygene.vocab.binning import ExpressionBinner
+from polygene.vocab.panel import GenePanel
+from polygene.vocab.tokenizer import CellTokenizer
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_file_gives_what_the_object_gives(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("polygene.reading.CellSource.chunks.__defaults__", (None, 17))
+    monkeypatch.setattr("polygene.io.read.CellSource.chunks.__defaults__", (None, 17))
     adata.obsm["X_pca"] = np.ones((60, 2))
     source, out = write_as(adata, tmp_path, kind), tmp_path / "out.h5ad"
     assert impute(source, tiny_model, out=out, output="expressed") is None

@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from polygene.binning import ExpressionBinner, InverseFit
-from polygene.checkpoint import PolyGene
 from polygene.errors import DataError, GeneError, PhenotypeError
-from polygene.inference import bin_probabilities, cell_states, label_probabilities
-from polygene.reading import CellSource
+from polygene.io.read import CellSource
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import bin_probabilities, cell_states, label_probabilities
 from polygene.tl import perturb
-from polygene.tl._matched import Sums, against_matched, matched, nearest_genes
-from polygene.tl._perturbed import FOLDS, Asker, Perturbation, bins_of, perturbed, raised_bins, wanted_bins
-from polygene.tokenizer import EncodedCells
+from polygene.tl._perturb_cells import FOLDS, Asker, Perturbation, bins_of, perturbed, raised_bins, wanted_bins
+from polygene.tl._perturb_null import Sums, against_matched, matched, nearest_genes
+from polygene.vocab.binning import ExpressionBinner, InverseFit
+from polygene.vocab.tokenizer import EncodedCells
 
 MakeAnnData = Callable[..., ad.AnnData]
 
@@ -198,9 +198,9 @@ def test_a_stopped_scan_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("polygene.tl._study.SAVE_EVERY", -1.0)
+    monkeypatch.setattr("polygene.tl._perturb_run.SAVE_EVERY", -1.0)
     caplog.set_level("INFO", logger="polygene")
-    monkeypatch.setattr("polygene.tl._perturbed.STACK", 60)
+    monkeypatch.setattr("polygene.tl._perturb_cells.STACK", 60)
     out, part = tmp_path / "effects.csv", tmp_path / "effects.csv.part"
     effects, calls = Asker.effects, []
 

@@ -1,16 +1,16 @@
 """Tools: what a model says about the cells of an AnnData, written into it."""
 
-from polygene.tl.age_gap import age_gap
-from polygene.tl.annotate import annotate
-from polygene.tl.balance import balance
-from polygene.tl.classify import classify
-from polygene.tl.counterfactual import counterfactual
-from polygene.tl.denoise import denoise
-from polygene.tl.embed import embed
-from polygene.tl.finetune import finetune
-from polygene.tl.generate import generate
-from polygene.tl.impute import impute
-from polygene.tl.perturb import perturb
+from polygene.tl._age_gap import age_gap
+from polygene.tl._annotate import annotate
+from polygene.tl._balance import balance
+from polygene.tl._classify import classify
+from polygene.tl._counterfactual import counterfactual
+from polygene.tl._denoise import denoise
+from polygene.tl._embed import embed
+from polygene.tl._finetune import finetune
+from polygene.tl._generate import generate
+from polygene.tl._impute import impute
+from polygene.tl._perturb import perturb
 
 __all__ = [
     "age_gap",

@@ -1,0 +1,1 @@
+"""Cells of any format and place in; results out."""

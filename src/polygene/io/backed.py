@@ -1,0 +1,123 @@
+"""Parts of an open HDF5 file or zarr store, as AnnData lays them out: sparse matrices and columns of `obs`.
+
+Legend: C cells, G genes, N entries of a block.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata.io import read_elem
+from scipy import sparse
+
+from polygene.io.transpose import Block
+
+BLOCK = 2_000_000  # entries read at once from a matrix stored by genes
+
+
+class StoredRows:
+    """A sparse matrix stored by cells (CSR), of which only the rows that are sliced are read.
+
+    Parameters
+    ----------
+    group
+        Holds `data`, `indices` and `indptr`.
+    columns
+        The genes to keep, all by default.
+    """
+
+    def __init__(self, group: Any, shape: Iterable[int], columns: np.ndarray | None = None) -> None:
+        self.group, self.columns = group, columns
+        self.n_rows, self.n_columns = map(int, shape)
+        self.shape = self.n_rows, self.n_columns if columns is None else len(columns)
+
+    def __getitem__(self, rows: slice) -> sparse.csr_matrix:
+        indptr = self.group["indptr"][rows.start : rows.stop + 1].astype(np.int64)
+        sizes = np.diff(indptr)
+        entries = slice(int(indptr[0]), int(indptr[-1]))
+        data, indices = self.group["data"][entries], self.group["indices"][entries]
+        # A chunk that is missing in a zarr store reads as zeros, and scipy trusts what it is given.
+        damaged = len(sizes) != rows.stop - rows.start or len(data) != entries.stop - entries.start
+        if damaged or (sizes < 0).any() or (sizes > self.n_columns).any() or _outside(indices, self.n_columns):
+            msg = f"the matrix in {self.group.name} contradicts itself between cells {rows.start:,} and {rows.stop:,}"
+            raise OSError(msg)
+        x_CG = sparse.csr_matrix((data, indices, indptr - indptr[0]), shape=(len(sizes), self.n_columns))
+        return x_CG if self.columns is None else x_CG[:, self.columns]
+
+
+class StoredColumns:
+    """A sparse matrix stored by genes (CSC), of which the entries are read in blocks."""
+
+    order = "by genes (CSC)"
+
+    def __init__(self, group: Any, shape: Iterable[int]) -> None:
+        self.group = group
+        n_rows, n_columns = map(int, shape)
+        self.shape = n_rows, n_columns
+        self.n_entries, self.dtype = int(group["data"].shape[0]), group["data"].dtype
+
+    def blocks(self) -> Iterator[Block]:
+        """Read (rows_N, columns_N, values_N), one block after the other."""
+        indptr = self.group["indptr"][:].astype(np.int64)
+        if len(indptr) != self.shape[1] + 1 or (np.diff(indptr) < 0).any() or indptr[-1] != self.n_entries:
+            msg = f"the matrix in {self.group.name} contradicts itself"
+            raise OSError(msg)
+        for first in range(0, self.n_entries, BLOCK):
+            last = min(first + BLOCK, self.n_entries)
+            rows_N = self.group["indices"][first:last]
+            if _outside(rows_N, self.shape[0]):
+                msg = f"the matrix in {self.group.name} names cells beyond the last"
+                raise OSError(msg)
+            columns_N = np.searchsorted(indptr, np.arange(first, last), side="right") - 1
+            yield rows_N, columns_N, self.group["data"][first:last]
+
+
+def sparse_in(group: Any) -> StoredRows | StoredColumns:
+    """Open a sparse matrix that anndata wrote, also before 0.7."""
+    kind = str(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", "csr")))[:3]
+    shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
+    return (StoredColumns if kind == "csc" else StoredRows)(group, shape)
+
+
+def is_null(element: Any) -> bool:
+    """Say whether an element is absent, or written as None."""
+    return element is None or getattr(element, "shape", ()) is None or element.attrs.get("encoding-type") == "null"
+
+
+def columns_of(obs: Any) -> tuple[str, ...]:
+    """Name the columns of a table in memory or in a file."""
+    return tuple(map(str, obs.columns if isinstance(obs, pd.DataFrame) else obs.attrs["column-order"]))
+
+
+def names_of(obs: Any, rows: slice) -> pd.Index:
+    """Name these cells."""
+    if isinstance(obs, pd.DataFrame):
+        return obs.index[rows].astype(str)
+    return pd.Index(column_of(obs, obs.attrs["_index"], rows)).astype(str)
+
+
+def column_of(obs: Any, name: str, rows: slice) -> Any:
+    """Read these rows of one column; of a file, no other rows unless the column is of a rare kind."""
+    if isinstance(obs, pd.DataFrame):
+        return obs[name].array[rows]
+    return _element(obs[name], rows)
+
+
+def _element(element: Any, rows: slice) -> Any:
+    kind = element.attrs.get("encoding-type")
+    if kind == "categorical":
+        categories, ordered = read_elem(element["categories"]), bool(element.attrs["ordered"])
+        return pd.Categorical.from_codes(element["codes"][rows], categories=categories, ordered=ordered)
+    if kind == "string-array":
+        return np.asarray(element.asstr()[rows] if hasattr(element, "asstr") else element[rows]).astype(object)
+    if kind in ("nullable-integer", "nullable-boolean", "nullable-string-array"):
+        values, absent = _element(element["values"], rows), _element(element["mask"], rows)
+        if kind == "nullable-string-array":
+            return pd.array(np.where(absent, None, values), dtype=pd.StringDtype())
+        return (pd.arrays.IntegerArray if kind == "nullable-integer" else pd.arrays.BooleanArray)(values, mask=absent)
+    return element[rows] if kind == "array" else read_elem(element)[rows]
+
+
+def _outside(indices: np.ndarray, size: int) -> bool:
+    return len(indices) > 0 and not 0 <= int(indices.min()) <= int(indices.max()) < size

@@ -1,0 +1,187 @@
+"""The formats of cells: each gives `obs`, `var` and a matrix that is sliced by rows, or turned into rows first."""
+
+import errno
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import anndata as ad
+import h5py
+import zarr
+from anndata.io import read_elem
+from scipy import sparse
+from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
+
+from polygene.errors import DataError, PolyGeneError
+from polygene.io.backed import is_null, sparse_in
+from polygene.io.paths import Place, filesystem, local_copy, name_of, url_options
+from polygene.io.tenx import PARTS, MatrixMarket, TenXFile
+
+Opened: TypeAlias = AbstractContextManager[tuple[Any, Any, Any]]
+
+KNOWN = "PolyGene reads .h5ad, .zarr, 10x .h5, and folders with matrix.mtx.gz"
+ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
+_SPARSE_PART = re.compile(r"^(X|raw/X|layers/[^/]+)/(data|indices)/(c/)?\d+$")
+
+
+class Format(Protocol):
+    """Cells in one format."""
+
+    @property
+    def path(self) -> Path | None:
+        """Their file or folder on this machine, None in memory or far away."""
+
+    def open(self) -> Opened:
+        """Give obs and var (tables, or where they stand in a file) and the matrix, while they are read."""
+
+
+def open_format(place: Place, layer: str | None) -> Format:
+    """Find out from what is in a file, folder or URL which format it is.
+
+    Raises
+    ------
+    DataError
+        It is in no format that is known, is cut off, or has no such layer.
+    """
+    label = str(place)
+    if isinstance(place, str) and name_of(place.rstrip("/")).endswith(".zarr"):
+        return Stored(place.rstrip("/"), layer, label)
+    path = local_copy(place, PARTS) if isinstance(place, str) else place
+    if not path.exists():
+        msg = f"there is no file {label!r}"
+        raise DataError(msg)
+    if any((path / name).exists() for name in ZARR_FILES) or zipfile.is_zipfile(path):
+        return Stored(path, layer, label)
+    with explained(label):
+        found: Format
+        if path.is_dir() or re.search(r"\.mtx(\.gz)?$", path.name):
+            found = MatrixMarket(path, label)
+        elif not h5py.is_hdf5(path):
+            hint = " Unpack it first, with gunzip." if path.suffix == ".gz" else ""
+            msg = f"{label} is not an .h5ad file nor other HDF5, or its beginning is cut off.{hint} {KNOWN}."
+            raise DataError(msg)
+        else:
+            with h5py.File(path) as file:
+                names = list(file)
+                is_tenx = any(isinstance(group, h5py.Group) and "barcodes" in group for group in file.values())
+            if not is_tenx and not {"obs", "var"} <= set(names):
+                msg = f"{label} is HDF5 but holds no cells: it has {', '.join(names) or 'nothing'}. {KNOWN}."
+                raise DataError(msg)
+            found = TenXFile(path, label) if is_tenx else Stored(path, layer, label)
+    if layer and not isinstance(found, Stored):
+        msg = f"{label} has no layer {layer!r}; it has no layers and no raw"
+        raise DataError(msg)
+    return found
+
+
+@contextmanager
+def explained(label: str) -> Iterator[None]:
+    """Say of whatever goes wrong while a file is read that the file is damaged; a full disk is another matter."""
+    try:
+        yield
+    except (PolyGeneError, MemoryError):
+        raise
+    except Exception as error:  # h5py, zarr, gzip, pandas and anndata each have errors of their own
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        why = f"{type(error).__name__}: {error}"
+        wrong = "out of reach, cut off or damaged" if "://" in label else "cut off or damaged"
+        msg = f"{label} cannot be read, it is {wrong} ({why}). Copy or download it again."
+        raise DataError(msg) from error
+
+
+class InMemory:
+    """An AnnData object, which may have its X in a file (backed)."""
+
+    path = None
+
+    def __init__(self, adata: ad.AnnData, layer: str | None, label: str) -> None:
+        self.adata, self.layer = adata, layer
+        matrix = _select(adata, layer, label)
+        if sparse.issparse(matrix) and matrix.format != "csr":
+            matrix = matrix.tocsr()
+        self._matrix = sparse_in(matrix.group) if hasattr(matrix, "group") else matrix
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Give obs, var and the matrix."""
+        yield self.adata.obs, self.adata.raw.var if self.layer == "raw" else self.adata.var, self._matrix
+
+
+class Stored:
+    """An AnnData in a file: .h5ad, .zarr, or a .zarr that is zipped or at a URL."""
+
+    def __init__(self, place: Place, layer: str | None, label: str) -> None:
+        self.path: Path | None = place if isinstance(place, Path) else None
+        self._place, self._layer, self._label = place, layer, label
+        self.h5ad = self.path if self.path and self.path.is_file() and h5py.is_hdf5(self.path) else None
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Give obs, var and the matrix as they stand in the file; obs as a table where it is of before anndata 0.8."""
+        with self.group() as group:
+            if any(is_null(group.get(name)) for name in ("obs", "var")):
+                msg = f"{self._label} holds no AnnData: it has no obs and var"
+                raise DataError(msg)
+            obs = group["obs"]
+            if obs.attrs.get("encoding-version") != "0.2.0":
+                obs = read_elem(obs)
+            matrix = _select(group, self._layer, self._label)
+            yield obs, group["raw/var" if self._layer == "raw" else "var"], matrix
+
+    @contextmanager
+    def group(self) -> Iterator[h5py.Group | zarr.Group]:
+        """Open the file."""
+        if self.h5ad:
+            with h5py.File(self.h5ad) as file:
+                yield file
+            return
+        if isinstance(self._place, str):
+            filesystem(self._place)  # says which driver is missing
+            store = FsspecStore.from_url(self._place, url_options(self._place), read_only=True)
+        else:
+            store = (LocalStore if self._place.is_dir() else ZipStore)(self._place, read_only=True)
+        with closing(store):
+            try:
+                opened = zarr.open_group(_Whole(store), mode="r")
+            except FileNotFoundError as error:
+                msg = f"there is no zarr store at {self._label}"
+                raise DataError(msg) from error
+            yield opened
+
+
+class _Whole(WrapperStore[Any]):
+    """A store in which a part of a sparse matrix that is missing is an error; to zarr it is a stretch of zeros."""
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        value = await self._store.get(key, *args, **kwargs)
+        if value is None and _SPARSE_PART.search(key):
+            msg = f"{key} is missing"
+            raise OSError(msg)
+        return value
+
+
+def _select(holder: Any, layer: str | None, label: str) -> Any:
+    """Find X, a layer or raw in an AnnData or an open file."""
+    in_file = not isinstance(holder, ad.AnnData)
+    layers = list(holder.get("layers", ()) if in_file else holder.layers)
+    if in_file:
+        key = {None: "X", "raw": "raw/X"}.get(layer, f"layers/{layer}")
+        element = None if is_null(holder.get(key.split("/")[0])) else holder.get(key)
+        matrix = sparse_in(element) if isinstance(element, h5py.Group | zarr.Group) else element
+        has_raw, absent = not is_null(holder.get("raw")), is_null(element)
+    else:
+        has_raw = holder.raw is not None
+        matrix = holder.X if layer is None else holder.layers.get(layer)
+        if layer == "raw":
+            matrix = holder.raw.X if has_raw else None
+        absent = matrix is None
+    if absent:
+        others = [f"layer={name!r}" for name in [*layers, *(["raw"] if has_raw else [])]]
+        wanted = "matrix X" if layer is None else f"layer {layer!r}"
+        msg = f"{label} has no {wanted}; it has {', '.join(others) or 'no layers and no raw'}"
+        raise DataError(msg)
+    return matrix

@@ -1,0 +1,277 @@
+"""Cells of any format and place as a stream of rows: only the rows at hand are ever in memory.
+
+Legend: C cells of a chunk, G genes of the file.
+"""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from anndata.io import read_elem
+from scipy import sparse
+
+from polygene.errors import DataError
+from polygene.io.backed import StoredColumns, column_of, columns_of, names_of
+from polygene.io.formats import Format, InMemory, Stored, explained, open_format
+from polygene.io.h5ad import copy_store, write_cells, write_tables
+from polygene.io.paths import expand_paths, name_of
+from polygene.io.tenx import MatrixMarket
+from polygene.io.transpose import SpilledMatrix, spill
+from polygene.vocab.scale import Scale, detect_scale
+
+logger = logging.getLogger("polygene")
+
+Source: TypeAlias = str | Path | ad.AnnData
+CHUNK = 1_000  # cells: at 3,000 expressed genes a cell, 24 MB of CSR
+SAMPLE = 1_000  # cells the scale is told from, in ten places of the file
+
+
+def open_sources(
+    sources: Source | Sequence[Source] | Mapping[str, Source], *, layer: str | None = None
+) -> list["CellSource"]:
+    """Open files, URLs, globs and AnnData objects, each under a name of its own.
+
+    A file's name is its stem, an object's is "adata", a mapping gives names itself. A name met again is numbered.
+
+    Raises
+    ------
+    DataError
+        Nothing was given, or one of them holds no cells.
+    """
+    pairs: list[tuple[str | None, Source]]
+    if isinstance(sources, Mapping):
+        pairs = list(sources.items())
+    else:
+        listed = sources if isinstance(sources, Sequence) and not isinstance(sources, str) else [sources]
+        pairs = [
+            (None, one) for item in listed for one in (expand_paths(item) if isinstance(item, str | Path) else [item])
+        ]
+    if not pairs:
+        msg = "no cells were given; give at least one file or AnnData"
+        raise DataError(msg)
+    opened: list[CellSource] = []
+    for name, source in pairs:
+        cells = open_cells(source, layer=layer, name=name)
+        taken = {other.name for other in opened}
+        names = chain([cells.name], (f"{cells.name}-{number}" for number in count(2)))
+        cells.name = next(name for name in names if name not in taken)
+        opened.append(cells)
+    return opened
+
+
+def open_cells(source: Any, *, layer: str | None = None, name: str | None = None) -> "CellSource":
+    """Open cells for reading in chunks.
+
+    Parameters
+    ----------
+    source
+        An AnnData, or the path or URL of an .h5ad, a .zarr, a 10x .h5, or a folder with matrix.mtx.gz.
+    layer
+        A layer to read in place of `X`; "raw" for `.raw`, with its own genes.
+    name
+        What the source is called in tables; by default the file's stem, or "adata".
+
+    Raises
+    ------
+    DataError
+        The source is in no format that is known, cut off, several files, without cells or genes, or has no such layer.
+    """
+    if isinstance(source, ad.AnnData):
+        label = name or "adata"
+        cells = CellSource(InMemory(source, layer, label), layer=layer, label=label, name=label)
+    elif isinstance(source, str | Path):
+        place, *others = expand_paths(source)
+        if others:
+            msg = f"{str(source)!r} names {1 + len(others):,} files; give one, so that each gets its own answers"
+            raise DataError(msg)
+        stem = Path(name_of(place.rstrip("/") if isinstance(place, str) else place)).stem
+        cells = CellSource(open_format(place, layer), layer=layer, label=str(place), name=name or stem)
+    else:
+        msg = f"cells are read from an AnnData or from the path of a file; got {type(source).__name__}"
+        raise DataError(msg)
+    if cells.n_obs == 0 or len(cells.var) == 0:
+        msg = f"{cells.label} is empty: {cells.n_obs:,} cells × {len(cells.var):,} genes"
+        raise DataError(msg)
+    return cells
+
+
+class CellSource:
+    """The cells of one file or AnnData, opened by `open_cells`; a file is only open while it is read.
+
+    Attributes
+    ----------
+    name
+        What the source is called in tables.
+    label
+        What messages call the source: its path or URL as it was given, or its name.
+    path
+        The file or folder on this machine (of a URL, the copy that was fetched); None for an AnnData in memory and for
+        a .zarr that is read over the network.
+    layer
+        The layer read in place of `X`, None for `X`, "raw" for `.raw`.
+    n_obs
+        Number of cells.
+    var
+        The genes: one row each, from `.raw` where that is read.
+    columns
+        The columns of `obs`.
+    """
+
+    def __init__(self, cells: Format, *, layer: str | None, label: str, name: str) -> None:
+        self.name, self.label, self.layer, self.path = name, label, layer, cells.path
+        self._format = cells
+        self._spilled: SpilledMatrix | None = None
+        with self._opened() as (obs, var, matrix):
+            self.var: pd.DataFrame = var.copy() if isinstance(var, pd.DataFrame) else read_elem(var)
+            self.var.index = self.var.index.astype(str)
+            self.columns: tuple[str, ...] = columns_of(obs)
+            self.n_obs: int = int(matrix.shape[0])
+            n_names = len(obs) if isinstance(obs, pd.DataFrame) else obs[obs.attrs["_index"]].shape[0]
+        if (n_names, len(self.var)) != tuple(matrix.shape):
+            msg = f"{label} is damaged: a matrix of {matrix.shape} for {n_names:,} cells × {len(self.var):,} genes"
+            raise DataError(msg)
+
+    @cached_property
+    def obs(self) -> pd.DataFrame:
+        """The whole of `obs`."""
+        with self._opened() as (obs, _, _):
+            return obs if isinstance(obs, pd.DataFrame) else read_elem(obs)
+
+    @cached_property
+    def scale(self) -> Scale:
+        """The scale of the values, told from rows in ten places of the file."""
+        return self.find_scale()
+
+    def find_scale(self, rows: np.ndarray | None = None) -> Scale:
+        """Tell the scale from some of these rows (all by default), and say it aloud.
+
+        Raises
+        ------
+        ScaleError
+            The values are neither counts nor log1p values.
+        """
+        scale = detect_scale(self.sample(rows).X)
+        logger.info("%s: %s cells × %s genes, %s", self.label, f"{self.n_obs:,}", f"{len(self.var):,}", scale)
+        return scale
+
+    def sample(self, rows: np.ndarray | None = None, *, columns: Iterable[str] = ()) -> ad.AnnData:
+        """Read up to 1,000 of these rows (of all by default), from ten places of the file."""
+        rows = np.arange(self.n_obs) if rows is None else rows
+        starts = np.unique(np.linspace(0, max(len(rows) - SAMPLE // 10, 0), 10).astype(np.int64))
+        chosen = np.unique(np.concatenate([rows[start : start + SAMPLE // 10] for start in starts]))
+        chunks = list(self.chunks(chosen, columns=[name for name in columns if name in self.columns]))
+        obs = pd.concat([chunk.obs for chunk in chunks])
+        return _cells(sparse.vstack([chunk.X for chunk in chunks], format="csr"), obs, self.var)
+
+    def frame(self, columns: Iterable[str]) -> pd.DataFrame:
+        """Those columns of `obs` that exist, without the names of the cells, text as categories: a few bytes a cell."""
+        present = [column for column in dict.fromkeys(columns) if column in self.columns]
+        with self._opened() as (obs, _, _):
+            read = {column: pd.Series(column_of(obs, column, slice(None))) for column in present}
+        return pd.DataFrame(
+            {name: column.astype("category") if column.dtype == object else column for name, column in read.items()},
+            index=pd.RangeIndex(self.n_obs),
+        )
+
+    def names(self, size: int = 100 * CHUNK) -> Iterator[np.ndarray]:
+        """Read the names of the cells, `size` at a time, as str objects."""
+        with self._opened() as (obs, _, _):
+            for first in range(0, self.n_obs, size):
+                yield names_of(obs, slice(first, min(first + size, self.n_obs))).to_numpy(dtype=object)
+
+    def chunks(
+        self, rows: np.ndarray | None = None, size: int = CHUNK, *, columns: Iterable[str] | None = None
+    ) -> Iterator[ad.AnnData]:
+        """Read the cells in order, at most `size` at a time, as AnnData in memory with CSR in `X`.
+
+        Parameters
+        ----------
+        rows
+            Increasing row numbers; all rows by default. A stretch of `size` rows without any of them is not read.
+        size
+            Cells held at once.
+        columns
+            Columns of `obs` to read; all by default.
+        """
+        if rows is not None and len(rows) and (rows[0] < 0 or rows[-1] >= self.n_obs or (np.diff(rows) <= 0).any()):
+            msg = f"rows of {self.label} must be increasing numbers from 0 to {self.n_obs - 1:,}"
+            raise ValueError(msg)
+        with self._opened() as (obs, _, matrix):
+            kept = list(self.columns if columns is None else columns)
+            wanted = range(self.n_obs) if rows is None else range(*(rows[[0, -1]] + [0, 1] if len(rows) else (0, 0)))
+            for first in range(wanted.start // size * size, wanted.stop, size):
+                window = slice(first, min(first + size, self.n_obs))
+                within: slice | np.ndarray = slice(None)
+                if rows is not None:
+                    chosen = rows[np.searchsorted(rows, window.start) : np.searchsorted(rows, window.stop)]
+                    if not len(chosen):
+                        continue
+                    window = slice(int(chosen[0]), int(chosen[-1]) + 1)
+                    within = chosen - window.start
+                table = pd.DataFrame(
+                    {column: column_of(obs, column, window) for column in kept}, index=names_of(obs, window)
+                )
+                yield _cells(sparse.csr_matrix(self._in_rows(matrix)[window])[within], table.iloc[within], self.var)
+
+    def write_h5ad(self, path: str | Path, *, var: pd.DataFrame | None = None) -> None:
+        """Write all that the source holds as an .h5ad, block by block: X, layers and raw, whichever of them is read.
+
+        Nothing is left of a file that could not be written whole.
+
+        Parameters
+        ----------
+        var
+            Other genes: then only `obs` is taken over, and there is no matrix yet.
+
+        Raises
+        ------
+        OSError
+            There is no room, or no right to write.
+        """
+        try:
+            if var is not None:
+                stored = self._format.h5ad if isinstance(self._format, Stored) else None
+                write_tables(path, stored or self.obs, var)
+            elif isinstance(self._format, InMemory):
+                self._format.adata.write_h5ad(path)
+            elif isinstance(self._format, Stored) and self._format.h5ad:
+                shutil.copyfile(self._format.h5ad, path)
+            elif isinstance(self._format, Stored):
+                with explained(self.label), self._format.group() as group:
+                    copy_store(group, path)
+            else:
+                write_cells(self.chunks(), self.obs, self.var, path)
+        except BaseException:
+            Path(path).unlink(missing_ok=True)
+            raise
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Give (obs, var, matrix): tables and an array in memory, or what stands in the open file."""
+        in_file = nullcontext() if isinstance(self._format, InMemory) else explained(self.label)
+        with in_file, self._format.open() as opened:
+            yield opened
+
+    def _in_rows(self, matrix: Any) -> Any:
+        """Give what can be sliced by rows: what is stored otherwise is turned once, on disk."""
+        if not isinstance(matrix, StoredColumns | MatrixMarket):
+            return matrix
+        if self._spilled is None:
+            self._spilled = spill(matrix, self.label)
+        return self._spilled
+
+
+def _cells(x_CG: sparse.csr_matrix, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
+    """Make an AnnData of a chunk; names that repeat are for those to judge who read them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
+        return ad.AnnData(X=x_CG, obs=obs, var=var)

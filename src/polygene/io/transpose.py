@@ -1,0 +1,121 @@
+"""Turn a matrix that is stored by genes, or in no order, into rows of cells: on disk, in bounded memory.
+
+Legend: C cells, G genes, N entries of a block.
+"""
+
+import errno
+import logging
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from scipy import sparse
+
+from polygene.errors import DataError
+from polygene.io.paths import remove
+
+logger = logging.getLogger("polygene")
+
+Block: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows_N, columns_N, values_N
+
+BUCKET = 2_000_000  # entries sorted at once: some 80 MB
+
+
+class SpilledMatrix:
+    """A matrix in temporary files, sliced by rows; the files go with it.
+
+    Raises
+    ------
+    DataError
+        The temporary folder is full.
+    """
+
+    def __init__(self, blocks: Iterator[Block], shape: tuple[int, int], n_entries: int, dtype: np.dtype) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self.folder = Path(tempfile.mkdtemp(prefix="polygene-"))
+        weakref.finalize(self, remove, self.folder, os.getpid())
+        n_buckets = min(-(-max(n_entries, 1) // BUCKET), 1 << 16, shape[0])
+        self._rows = -(-shape[0] // n_buckets)  # of a bucket
+        try:
+            self._scatter(blocks)
+            self._gather(n_buckets)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # such as a damaged source
+                raise
+            msg = (
+                f"the matrix could not be turned into rows of cells in {self.folder}: {error}. It takes "
+                f"{_megabytes(2 * n_entries * self._entry.itemsize)}: set TMPDIR to a folder with room."
+            )
+            raise DataError(msg) from error
+
+    @property
+    def _entry(self) -> np.dtype:
+        return np.dtype([("row", np.int32), ("column", np.int32), ("value", self.dtype)])
+
+    def _scatter(self, blocks: Iterator[Block]) -> None:
+        """Write each entry to the file of its bucket of rows."""
+        for rows_N, columns_N, values_N in blocks:
+            bucket_N = (rows_N // self._rows).astype(np.uint16)  # numpy sorts 16 bits in linear time
+            order_N = np.argsort(bucket_N, kind="stable")
+            entries_N = np.empty(len(rows_N), self._entry)
+            entries_N["row"] = rows_N[order_N] % self._rows
+            entries_N["column"], entries_N["value"] = columns_N[order_N], values_N[order_N]
+            buckets, first = np.unique(bucket_N[order_N], return_index=True)
+            for bucket, part in zip(buckets, np.split(entries_N, first[1:]), strict=True):
+                with (self.folder / f"bucket{bucket}").open("ab") as file:  # there may be more than can be open at once
+                    _write(file, part)
+
+    def _gather(self, n_buckets: int) -> None:
+        """Write each bucket as CSR behind the others."""
+        n_entries = 0
+        with (
+            (self.folder / "indptr").open("wb") as indptr,
+            (self.folder / "indices").open("wb") as indices,
+            (self.folder / "data").open("wb") as data,
+        ):
+            _write(indptr, np.zeros(1, np.int64))
+            for b in range(n_buckets):
+                path = self.folder / f"bucket{b}"
+                entries_N = np.fromfile(path, self._entry) if path.exists() else np.empty(0, self._entry)
+                path.unlink(missing_ok=True)
+                n_rows = max(min(self._rows, self.shape[0] - b * self._rows), 0)
+                places = entries_N["row"], entries_N["column"]
+                x_CG = sparse.csr_matrix((entries_N["value"], places), shape=(n_rows, self.shape[1]))
+                _write(indptr, x_CG.indptr[1:].astype(np.int64) + n_entries)
+                _write(indices, x_CG.indices.astype(np.int32, copy=False))
+                _write(data, x_CG.data)
+                n_entries += x_CG.nnz
+
+    def __getitem__(self, rows: slice) -> sparse.csr_matrix:
+        indptr = self._read("indptr", np.int64, rows.start, rows.stop + 1)
+        indices = self._read("indices", np.int32, indptr[0], indptr[-1])
+        data = self._read("data", self.dtype, indptr[0], indptr[-1])
+        return sparse.csr_matrix((data, indices, indptr - indptr[0]), shape=(rows.stop - rows.start, self.shape[1]))
+
+    def _read(self, name: str, dtype: Any, first: int, last: int) -> np.ndarray:
+        size = np.dtype(dtype).itemsize
+        return np.fromfile(self.folder / name, dtype, count=last - first, offset=first * size)
+
+
+def spill(matrix: Any, label: str) -> SpilledMatrix:
+    """Turn what gives its entries in `blocks()`, and say so."""
+    logger.warning(
+        "%s is stored %s; it is first turned into rows of cells, which takes %s in %s. To spare that, save it as .h5ad "
+        "with adata.X = adata.X.tocsr()",
+        label, matrix.order, _megabytes(2 * matrix.n_entries * (8 + np.dtype(matrix.dtype).itemsize)),
+        tempfile.gettempdir(),
+    )  # fmt: skip
+    return SpilledMatrix(matrix.blocks(), matrix.shape, matrix.n_entries, matrix.dtype)
+
+
+def _write(file: BinaryIO, values: np.ndarray) -> None:
+    """Append the bytes of an array; its own `tofile` does not say when the disk is full."""
+    file.write(values.view(np.uint8).data)
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{max(n_bytes / 1e6, 1):,.0f} MB"

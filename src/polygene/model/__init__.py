@@ -1,0 +1,1 @@
+"""PolyGene: a tokenizer and a network, and what they predict."""

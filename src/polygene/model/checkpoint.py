@@ -1,0 +1,268 @@
+"""A checkpoint: tokenizer and network in one folder, which is also a repository of the Hugging Face Hub.
+
+::
+
+    config.json  model.safetensors   the network; computes in float32 however its weights are stored
+    tokenizer.json  genes.tsv        bins, slots, phenotypes; the panel
+    recipe.toml  metrics.json        how it was made, what it scored
+    README.md                        model card
+    calibration.json                 temperatures, and what sets of labels ask for (older ones lack it)
+    familiarity.safetensors          what its training cells look like to it; old checkpoints have none
+    SHA256SUMS                       of the files that decide an answer
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers.utils import logging as transformers_logging
+
+from polygene.errors import CheckpointError
+from polygene.model.calibration import Calibration
+from polygene.model.novelty import Familiarity
+from polygene.model.shipped import NAMES, folder_of
+from polygene.nn.network import PolyGeneConfig, PolyGeneModel
+from polygene.runtime.distributed import own_device
+from polygene.vocab.tokenizer import CellTokenizer
+
+DECISIVE = ("config.json", "model.safetensors", "tokenizer.json", "genes.tsv")
+CALIBRATION, FAMILIARITY, SUMS = "calibration.json", "familiarity.safetensors", "SHA256SUMS"
+LATER = (CALIBRATION, FAMILIARITY)
+"""Files that older checkpoints lack."""
+
+logger = logging.getLogger("polygene")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PolyGene:
+    """Tokenizer and network: everything needed to read a new AnnData and answer.
+
+    Parameters
+    ----------
+    tokenizer
+        Turns cells into tokens.
+    network
+        Answers questions about them.
+    recipe
+        Text of the TOML that made it; empty if it was not trained.
+    metrics
+        What it scored, as `polygene train` and `polygene evaluate` wrote it.
+    calibration
+        How sure its answers may be, learned from donors that did not train.
+    familiarity
+        Tells cells unlike any that trained it; None if it was not trained, or was trained without validation cells.
+    """
+
+    tokenizer: CellTokenizer
+    network: PolyGeneModel
+    recipe: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)
+    familiarity: Familiarity | None = None
+
+    @classmethod
+    def new(cls, tokenizer: CellTokenizer, *, seed: int = 0, **network: Any) -> PolyGene:
+        """Make an untrained model for a tokenizer; `network` are fields of BertConfig such as `hidden_size`."""
+        config = PolyGeneConfig(
+            n_genes=len(tokenizer.panel),
+            n_bins=tokenizer.binner.n_bins,
+            phenotype_sizes=[len(labels) for labels in tokenizer.schema.labels],
+            n_added=len(tokenizer.schema.phenotypes) - tokenizer.schema.n_leading,
+            vocab_size=tokenizer.n_tokens,
+            **network,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = PolyGeneModel(config)
+        return cls(tokenizer=tokenizer, network=model.eval())
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, *, device: str | torch.device | None = None) -> PolyGene:
+        """Load a checkpoint folder, a model that ships with PolyGene, or a repository of the Hugging Face Hub.
+
+        Parameters
+        ----------
+        name_or_path
+            A folder, else the name of a shipped model such as "polygene-512", else "owner/name" on the Hub.
+        device
+            Where the network runs; the GPU of this process if there is one, else the CPU.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder is incomplete or a file is not the one that was saved (SHA-256).
+        """
+        folder = folder_of(name_or_path)
+        if not folder.is_dir():
+            folder = _download(str(name_or_path))
+        saved = _verify(folder)
+        with without_bars():
+            network, found = PolyGeneModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        if unlike := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
+            msg = (
+                f"{folder} holds weights of another PolyGene: {', '.join(unlike[:3])} differ. "
+                "Load it with the version that made it, or train it again."
+            )
+            raise CheckpointError(msg)
+        recipe, metrics, calibration = (folder / name for name in ("recipe.toml", "metrics.json", CALIBRATION))
+        tokenizer = CellTokenizer.load(folder)
+        sizes = {
+            name: len(labels) for name, labels in zip(tokenizer.schema.names, tokenizer.schema.labels, strict=True)
+        }
+        calibrated = Calibration.load(calibration, sizes) if calibration.exists() else Calibration()
+        if not calibrated.labels:
+            logger.info("%s was not calibrated: its probabilities are as sure as training left them", folder)
+        return cls(
+            tokenizer=tokenizer,
+            network=network.eval().to(device or own_device()),
+            recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
+            metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
+            calibration=calibrated,
+            familiarity=Familiarity.load(folder / FAMILIARITY) if FAMILIARITY in saved else None,
+        )
+
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write the checkpoint folder; other files that are in it already stay.
+
+        With `half`, weights are written as float16, rounded to 11 binary digits, in half the bytes.
+
+        Everything is written beside and moved into place at the end, the hashes last: a failure to write leaves the
+        checkpoint that was there as it was, and a kill between two moves leaves one that `from_pretrained` refuses.
+        """
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+            new = Path(beside)
+            with without_bars():
+                weights = {name: one.half() for name, one in self.network.state_dict().items()} if half else None
+                self.network.save_pretrained(new, state_dict=weights)
+            self.tokenizer.save(new)
+            self.calibration.save(new / CALIBRATION)
+            if self.familiarity is not None:
+                self.familiarity.save(new / FAMILIARITY)
+            decisive = [*DECISIVE, *(name for name in LATER if (new / name).exists())]
+            texts = {
+                "recipe.toml": self.recipe,
+                "metrics.json": json.dumps(self.metrics, indent=2) + "\n",
+                "README.md": model_card(self),
+                SUMS: "".join(f"{_sha256(new / name)}  {name}\n" for name in decisive),
+            }
+            for name, text in texts.items():
+                (new / name).write_text(text, encoding="utf-8")
+            folder.mkdir(exist_ok=True)
+            mode = (new / SUMS).stat().st_mode  # safetensors writes weights that only their owner can read
+            for file in sorted(new.iterdir(), key=lambda file: (file.name == SUMS, file.name)):
+                file.chmod(mode)
+                file.replace(folder / file.name)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Upload the checkpoint to the Hugging Face Hub and return its address; you must be logged in there."""
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder)
+        return str(url)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' progress bars for loading and writing weights, which take a moment here, off the screen."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _download(name: str) -> Path:
+    """Fetch a checkpoint from the Hub; its folder in the local cache."""
+    try:
+        return Path(snapshot_download(name))
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        msg = (
+            f"There is no checkpoint {name!r}: it is no folder here, no model that ships with PolyGene "
+            f"({', '.join(NAMES)}), and the Hugging Face Hub says: {said}. "
+            "Give the folder that `polygene train` wrote, one of these names, or 'owner/name' on the Hub."
+        )
+        raise CheckpointError(msg) from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _verify(folder: Path) -> frozenset[str]:
+    """Refuse a folder that lacks a file or holds another than the one saved; names of the files that were saved."""
+    sums = folder / SUMS
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
+    saved = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    decisive = [*DECISIVE, *(name for name in LATER if name in saved)]
+    if (folder / CALIBRATION).exists() and CALIBRATION not in saved:
+        decisive.append(CALIBRATION)  # put there by hand: refused below
+    missing = [name for name in (*decisive, SUMS) if not (folder / name).is_file()]
+    if missing:
+        msg = (
+            f"{folder} is not a complete PolyGene checkpoint: {', '.join(missing)} missing. "
+            "Copy the whole folder again, or give the folder that `polygene train` wrote."
+        )
+        raise CheckpointError(msg)
+    for name in decisive:
+        if name not in saved:
+            msg = f"{folder / SUMS} was cut off or altered: it does not say what {name} was. Get the checkpoint again."
+            raise CheckpointError(msg)
+        if not (folder / name).is_file() or _sha256(folder / name) != saved[name]:
+            msg = (
+                f"{folder / name} is not the file that was saved: its SHA-256 differs from the one in {SUMS}. "
+                "It was altered or copied incompletely; get the checkpoint again."
+            )
+            raise CheckpointError(msg)
+    return frozenset(saved)
+
+
+def model_card(model: PolyGene) -> str:
+    """Write what a reader of the folder should know, as the Hub's model card."""
+    tokenizer = model.tokenizer
+    knows = "\n".join(
+        f"| {phenotype.name} | {len(labels)} | {', '.join(labels[:8])}{' …' if len(labels) > 8 else ''} |"
+        for phenotype, labels in zip(tokenizer.schema.phenotypes, tokenizer.schema.labels, strict=True)
+    )
+    n_weights = sum(weights.numel() for weights in model.network.parameters())
+    return f"""---
+library_name: polygene
+tags: [single-cell, transcriptomics, anndata]
+---
+# PolyGene checkpoint
+
+A masked language model over single cells: {len(tokenizer.panel):,} genes, {tokenizer.binner.n_bins} expression bins
+({tokenizer.binner.kind}), {n_weights:,} weights.
+
+| phenotype | labels | known labels |
+|---|---|---|
+{knows}
+
+It knows the labels above and no others, and it answers for data like those it was trained on (`recipe.toml`); what it
+scored on held-out donors is in `metrics.json`.
+
+```python
+import polygene as pg
+
+model = pg.PolyGene.from_pretrained("this folder")
+pg.tl.annotate(adata, model)
+```
+"""

@@ -1,0 +1,1 @@
+"""The network: packed rows, attention, BertModel and its heads, losses. torch and transformers only."""

@@ -1,0 +1,1 @@
+"""Processes, progress, atomic files, TOML, hashing: nothing of biology."""

@@ -1,0 +1,250 @@
+"""A head: logistic regression from what the model says of a cell, and from its bins, to any label.
+
+Legend: C cells, D width, G panel genes, F features (D + G), V labels.
+"""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+
+from polygene.errors import PhenotypeError
+from polygene.evaluation.metrics import label_scores, label_tally
+from polygene.io.read import CellSource
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import label_answers
+from polygene.runtime.progress import progress
+from polygene.runtime.subsample import spread
+from polygene.tl._reader import CellReader
+from polygene.vocab.columns import given_texts
+from polygene.vocab.tokenizer import EncodedCells
+
+logger = logging.getLogger("polygene")
+
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)
+"""Inverse strengths of regularisation that are tried, for features whose variances add up to 1 in each part."""
+SHARES = (1.0, 0.25, 0.0)
+"""How much the state that asks counts beside the genes: as much, or less where the cells are foreign to the network."""
+CHOSEN_ON = 4_000
+"""Labelled cells, at most, on which these two are chosen."""
+
+MAX_ITERATIONS = 1_000
+NEVER = -100.0
+"""Logit of a label that no cell has."""
+
+
+def head_features(model: PolyGene, cells: EncodedCells, asked: str) -> np.ndarray:
+    """Say what a head reads, float32 (C, F): the state that asks a phenotype, nothing given, then a value a gene.
+
+    The values are those of the shortcut (see `modeling.Shortcut`), 0 where a gene is not expressed or not measured, so
+    that the network itself can answer as the head does.
+    """
+    shortcut = model.network.shortcut
+    bins_B, genes_GD = (one.detach().float().cpu().numpy() for one in (shortcut.bins, shortcut.genes.weight))
+    values_CG = cells.as_csr(bins_B[cells.bins_N], len(genes_GD)).toarray()
+    (state_CD,) = label_answers(model, cells, predict=[asked])[1]
+    return np.concatenate([state_CD + values_CG @ genes_GD, values_CG], axis=1)
+
+
+def learn_head(
+    reader: CellReader,
+    rows: np.ndarray,
+    model: PolyGene,
+    asked: str,
+    labels_C: np.ndarray,
+    donors_C: np.ndarray,
+    *,
+    name: str,
+    seed: int,
+) -> "Head":
+    """Read these cells of a source, train a head on them (see `fit_head`), and say how good it is.
+
+    `labels_C` and `donors_C` are those of all cells of the source, `asked` the phenotype whose question the head reads.
+    """
+    found = [np.zeros((0, model.network.config.hidden_size + len(model.tokenizer.panel)), np.float32)]
+    with progress(len(rows), done="read", device=model.network.device) as advance:
+        for _, encoded in reader.chunks(rows):
+            found.append(head_features(model, encoded, asked))
+            advance(len(encoded))
+    sizes = {"width": model.network.config.hidden_size, "n_labels": int(labels_C.max()) + 1}
+    head = fit_head(np.concatenate(found), labels_C[rows], donors_C[rows], **sizes, seed=seed)
+    logger.info(
+        "%s: trained on %s cells with %d labels; cross-validated macro-F1 %.3f (held-out %s, %d labels scored)",
+        name, f"{len(rows):,}", len(head.bias_V), head.macro_f1, head.held_out, len(head.scored),
+    )  # fmt: skip
+    return head
+
+
+def labels_of(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
+    """Read the labels to learn: (labels_C, -1 = not given; the labels).
+
+    Raises
+    ------
+    PhenotypeError
+        There is no such column, or it does not hold two labels at least, or no two cells share one.
+    """
+    if key not in cells.columns:
+        msg = f"{cells.label} has no column {key!r} in obs to learn; it has {', '.join(cells.columns[:10]) or 'none'}."
+        raise PhenotypeError(msg)
+    if "/" in key:
+        msg = f"{key!r} cannot be written to a file, in whose names '/' parts folders: rename the column of obs."
+        raise PhenotypeError(msg)
+    labels_C, labels = given_texts(cells.frame([key])[key])
+    n_labelled = int((labels_C >= 0).sum())
+    if len(labels) < 2 or len(labels) > n_labelled / 2:
+        msg = (
+            f"{cells.label}: obs[{key!r}] holds {len(labels):,} labels for {n_labelled:,} labelled cells. "
+            "To learn, it needs two labels or more, of two cells each on average (a number is no label: bin it first)."
+        )
+        raise PhenotypeError(msg)
+    return labels_C, labels
+
+
+def donors_of(cells: CellSource, donor: str) -> np.ndarray:
+    """Read the donor of each cell, -1 = not given; only a column that nobody named may be missing."""
+    if donor not in cells.columns:
+        if donor != "donor_id":
+            msg = (
+                f"{cells.label} has no column {donor!r} in obs with the donor; it has {', '.join(cells.columns[:10])}."
+            )
+            raise PhenotypeError(msg)
+        return np.full(cells.n_obs, -1)
+    return given_texts(cells.frame([donor])[donor])[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Head:
+    """A classifier of features, trained on all labelled cells.
+
+    Attributes
+    ----------
+    weights_FV, bias_V
+        Its logits are `features_CF @ weights_FV + bias_V`.
+    held_out_CV
+        The probabilities of each labelled cell from a head that did not see its donor, float32.
+    scored
+        The labels that more than one donor has.
+    macro_f1
+        Of the held-out answers, over the scored labels.
+    held_out
+        "donors", or "cells" where donors are not known or tell the labels apart.
+    strength, share
+        Of `STRENGTHS` and `SHARES` those with the least log loss on what was held out.
+    """
+
+    weights_FV: np.ndarray
+    bias_V: np.ndarray
+    held_out_CV: np.ndarray
+    scored: np.ndarray
+    macro_f1: float
+    held_out: Literal["donors", "cells"]
+    strength: float
+    share: float
+
+    def probabilities(self, features_CF: np.ndarray) -> np.ndarray:
+        """Answer for cells, float32 (C, V)."""
+        return softmax(features_CF @ self.weights_FV + self.bias_V, axis=1).astype(np.float32)
+
+
+def fit_head(
+    features_CF: np.ndarray,
+    labels_C: np.ndarray,
+    donors_C: np.ndarray,
+    *,
+    width: int,
+    n_labels: int | None = None,
+    seed: int = 0,
+) -> Head:
+    """Train a head for labels 0 … V-1, its regularisation chosen by cross-validation over donors (-1: not given).
+
+    V is `n_labels`, or as many as the cells have; a label that none of them has is never the answer.
+
+    The first `width` features are the state that asks and the others the genes. The parts weigh alike, however many
+    features they have, unless the state does better with less weight.
+    """
+    n_labels, held_out = n_labels or int(labels_C.max()) + 1, held_out_by(labels_C, donors_C)
+    groups_C = donors_C if held_out == "donors" else np.arange(len(labels_C))
+    scored = _scored(labels_C, groups_C, n_labels)
+    features_CF = features_CF.astype(float)  # in single precision a fit is not the same each time
+    mean_F, scale_F = features_CF.mean(axis=0), features_CF.std(axis=0)
+    is_state_F = np.arange(len(mean_F)) < width
+    n_alike_F = np.where(is_state_F, width, len(mean_F) - width)
+    factor_F = 1 / np.where(scale_F > 1e-6, scale_F, np.inf) / np.sqrt(n_alike_F)
+    scaled_CF = (features_CF - mean_F) * factor_F
+
+    def held_out_answers(cells: np.ndarray, strength: float, share: float) -> tuple[dict[str, float], np.ndarray]:
+        shared_CF = scaled_CF[cells] * np.where(is_state_F, share, 1)
+        answers_CV = np.zeros((len(cells), n_labels), np.float32)
+        for train, test in _folds(labels_C[cells], groups_C[cells], seed):
+            weights_FV, bias_V = _fit(shared_CF[train], labels_C[cells[train]], n_labels, strength)
+            answers_CV[test] = softmax(shared_CF[test] @ weights_FV + bias_V, axis=1)
+        tally = label_tally(answers_CV, labels_C[cells], scorable_SV=np.isin(np.arange(n_labels), scored)[None])
+        return label_scores(tally), answers_CV
+
+    few = spread(len(labels_C), CHOSEN_ON)
+    options = [(strength, share) for strength in STRENGTHS for share in SHARES]
+    losses = [held_out_answers(few, *one)[0]["log_loss"] for one in options]
+    strength, share = options[int(np.argmin(losses))]
+    scores, held_out_CV = held_out_answers(np.arange(len(labels_C)), strength, share)
+    factor_F = factor_F * np.where(is_state_F, share, 1)
+    scaled_CF *= np.where(is_state_F, share, 1)
+    weights_FV, bias_V = _fit(scaled_CF, labels_C, n_labels, strength)
+    weights_FV *= factor_F[:, None]
+    return Head(
+        weights_FV=weights_FV,
+        bias_V=bias_V - mean_F @ weights_FV,
+        held_out_CV=held_out_CV,
+        scored=scored,
+        macro_f1=scores["macro_f1"],
+        held_out=held_out,
+        strength=strength,
+        share=share,
+    )
+
+
+def held_out_by(labels_C: np.ndarray, donors_C: np.ndarray) -> Literal["donors", "cells"]:
+    """Say what can be held out to judge what was learned of labels (-1: not given); cells are warned of."""
+    if len(_scored(labels_C[labels_C >= 0], donors_C[labels_C >= 0], int(labels_C.max()) + 1)) >= 2:
+        return "donors"
+    logger.warning("no two labels have two known donors each, so cells are held out, which flatters the score")
+    return "cells"
+
+
+def _scored(labels_C: np.ndarray, groups_C: np.ndarray, n_labels: int) -> np.ndarray:
+    """List the labels that two groups or more have; cells whose group is not given are in none."""
+    pairs = np.unique(np.stack([labels_C, groups_C])[:, groups_C >= 0], axis=1)
+    return np.flatnonzero(np.bincount(pairs[0], minlength=n_labels) >= 2)
+
+
+def _folds(labels_C: np.ndarray, groups_C: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Hold out whole groups, the labels spread over the folds as far as groups allow."""
+    n_folds = min(5, len(np.unique(groups_C)), int(np.bincount(labels_C).max()))
+    with warnings.catch_warnings():  # labels of few groups are left out of the score, see `Head.scored`
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        return list(StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(labels_C, labels_C, groups_C))
+
+
+def _fit(scaled_CF: np.ndarray, labels_C: np.ndarray, n_labels: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Fit (weights_FV, bias_V); a label that no cell has is never the answer."""
+    weights_FV, bias_V = np.zeros((scaled_CF.shape[1], n_labels)), np.full(n_labels, NEVER)
+    seen = np.unique(labels_C)
+    if len(seen) == 1:
+        bias_V[seen] = 0
+        return weights_FV, bias_V
+    regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)
+        regression.fit(scaled_CF, labels_C)
+    if (regression.n_iter_ >= MAX_ITERATIONS).any():
+        logger.warning("the head did not settle within %d steps; its probabilities may be too sure", MAX_ITERATIONS)
+    if len(seen) == 2:  # one logit, that of the second
+        weights_FV[:, seen[1]], bias_V[seen] = regression.coef_[0], [0, regression.intercept_[0]]
+    else:
+        weights_FV[:, seen], bias_V[seen] = regression.coef_.T, regression.intercept_
+    return weights_FV, bias_V

@@ -1,0 +1,134 @@
+"""The recipe: one TOML file, one set of frozen dataclasses.
+
+A key that is unknown is an error that names the nearest one; a key that is accepted acts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Literal
+
+from polygene.errors import RecipeError
+from polygene.model.masking import MaskingConfig
+from polygene.nn.losses import LossConfig
+from polygene.runtime.toml import build, check_bounds, read_toml, write_toml
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Shape of the encoder, in the words of Hugging Face's BertConfig."""
+
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    intermediate_size: int = 512
+    hidden_dropout_prob: float = 0.1
+
+    def __post_init__(self) -> None:
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        check_bounds("network", self, **dict.fromkeys(sizes, (1, inf)), hidden_dropout_prob=(0, 1))
+        if self.hidden_size % self.num_attention_heads:
+            msg = (
+                f"network.hidden_size = {self.hidden_size} cannot be shared among num_attention_heads = "
+                f"{self.num_attention_heads}: choose a multiple."
+            )
+            raise RecipeError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long and how fast to learn.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the training cells.
+    batch_size
+        Cells a step on each process.
+    accumulation
+        Batches whose gradients are summed before a step.
+    learning_rate, warmup, weight_decay
+        AdamW with a peak rate, the share of steps that lead up to it, then a cosine to zero.
+    evaluations
+        How often within the run the validation donors are scored and a checkpoint is kept.
+    precision
+        "bfloat16" runs matrix products in half precision (GPUs, and CPUs with AMX); "float32" is exact.
+    class_weights
+        Weigh labels against their frequency in the phenotype loss (and in the baselines).
+    balance
+        Name of a phenotype whose labels are drawn equally often; empty: every cell once an epoch.
+    gradient_checkpointing
+        Trade time for memory.
+    num_workers
+        Processes that prepare batches; changes nothing but speed.
+    report_to
+        Loggers of transformers' Trainer: "none", "tensorboard", "wandb", …
+    seed
+        Decides the first weights, the order of cells, what is hidden, and dropout.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    evaluations: int = 10
+    precision: Literal["float32", "bfloat16"] = "float32"
+    class_weights: bool = False
+    balance: str = ""
+    gradient_checkpointing: bool = False
+    num_workers: int = 0
+    report_to: str = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_bounds(
+            "training",
+            self,
+            **dict.fromkeys(("epochs", "batch_size", "accumulation", "evaluations"), (1, inf)),
+            learning_rate=(1e-12, inf),
+            warmup=(0, 1),
+            weight_decay=(0, inf),
+            num_workers=(0, inf),
+            seed=(0, 2**32),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that makes a checkpoint from a corpus.
+
+    Parameters
+    ----------
+    corpus
+        Folder written by `polygene prepare`; relative to where the command runs.
+    out
+        Folder of the checkpoint.
+    network, masking, loss, training
+        See `NetworkConfig`, `MaskingConfig`, `LossConfig`, `TrainingConfig`.
+    """
+
+    corpus: str
+    out: str
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a TOML file.
+
+        Raises
+        ------
+        RecipeError
+            If the file is no TOML, a key is unknown or missing, or a value is of another type.
+        """
+        return build(cls, read_toml(path))
+
+    def to_toml(self) -> str:
+        """Write every field, so that the text alone makes the same checkpoint again."""
+        return write_toml(asdict(self))

@@ -1,0 +1,1 @@
+"""Genes, bins, phenotypes and the tokenizer. numpy and pandas only."""

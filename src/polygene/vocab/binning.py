@@ -1,0 +1,294 @@
+"""Bins of expression: value to bin, and back (per gene and bin: mean and quantiles over training cells).
+
+Shapes: C cells, G genes of the panel, M measured genes of the panel, N stored entries, B bins, R levels of quantiles.
+All values are log1p counts per 10,000.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from scipy import sparse
+
+from polygene.errors import RecipeError
+
+logger = logging.getLogger("polygene")
+
+Binning = Literal["linear", "quantile", "cell_quantile", "binary"]
+
+THRESHOLD = 0.1
+"""Below it a gene is "not expressed": the first edge of the published setting. One count in a cell of fewer than
+95,000 lies above it."""
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""The quantiles that the inverse keeps."""
+
+MAX_BINS = 256  # a bin is stored as uint8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpressionBinner:
+    """A rule that turns log1p counts per 10,000 into bins; bin 0 is "not expressed".
+
+    `edges` are the n_bins - 1 thresholds: a value of edges[i] or more is at least in bin i + 1 (compared in float32).
+    `cell_quantile` has none, because it ranks the values of each cell. Make one with `linear`, `quantile`,
+    `cell_quantile` or `binary`.
+    """
+
+    kind: Binning
+    n_bins: int
+    edges: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Binning):
+            msg = f"Unknown binning {self.kind!r}; there are {', '.join(get_args(Binning))}."
+            raise RecipeError(msg)
+        if not 2 <= self.n_bins <= MAX_BINS:
+            msg = f"A binning has 2 to {MAX_BINS} bins, bin 0 included, got {self.n_bins}."
+            raise RecipeError(msg)
+        n_edges = 0 if self.kind == "cell_quantile" else self.n_bins - 1
+        edges = np.array((0.0, *self.edges), dtype=np.float32)
+        if len(self.edges) != n_edges or not (np.diff(edges) > 0).all():
+            msg = f"{self.n_bins} {self.kind} bins need {n_edges} increasing edges above 0, got {self.edges}."
+            raise RecipeError(msg)
+
+    @classmethod
+    def linear(cls, n_bins: int = 10, first: float = THRESHOLD, last: float = 9.0) -> Self:
+        """Make equal steps from `first` to `last`; the last bin is open above (PolyGene paper, Methods: 10, 0.1, 9.0).
+
+        Examples
+        --------
+        >>> ExpressionBinner.linear(n_bins=4, first=1.0, last=4.0).edges
+        (1.0, 2.0, 3.0)
+        """
+        return cls(kind="linear", n_bins=n_bins, edges=_as_edges(np.linspace(first, last, n_bins)[:-1]))
+
+    @classmethod
+    def quantile(cls, values: np.ndarray, n_bins: int = 10, threshold: float = THRESHOLD) -> Self:
+        """Make bins that hold equally many of the expressed values of training cells.
+
+        Parameters
+        ----------
+        values
+            A sample of values over training cells and panel genes; those below `threshold` are not expressed.
+        n_bins
+            Bin 0 included. Ties can make bins coincide; such bins become one, which is said.
+        threshold
+            The first edge.
+        """
+        expressed = np.asarray(values)[np.asarray(values) >= np.float32(threshold)]
+        if expressed.size == 0:
+            msg = f"Quantile bins need expressed values, and none of {np.size(values):,} values reaches {threshold}."
+            raise RecipeError(msg)
+        inner = np.quantile(expressed, np.arange(1, n_bins - 1) / (n_bins - 1))
+        edges = np.unique(np.array([threshold, *inner], dtype=np.float32))
+        if len(edges) + 1 < n_bins:
+            logger.warning(
+                "bins: of %d quantile bins only %d differ, because many values are equal", n_bins, len(edges) + 1
+            )
+        return cls(kind="quantile", n_bins=len(edges) + 1, edges=_as_edges(edges))
+
+    @classmethod
+    def cell_quantile(cls, n_bins: int = 10) -> Self:
+        """Rank the values above 0 within each cell; bins 1, 2, … of a cell hold equally many of its genes."""
+        return cls(kind="cell_quantile", n_bins=n_bins, edges=())
+
+    @classmethod
+    def binary(cls, threshold: float = THRESHOLD) -> Self:
+        """Tell expressed (bin 1: `threshold` or more) from not expressed (bin 0)."""
+        return cls(kind="binary", n_bins=2, edges=_as_edges(np.array([threshold])))
+
+    def bins(self, x_CM: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Bins (uint8) of values; bin 0 is not stored.
+
+        Parameters
+        ----------
+        x_CM
+            The measured genes of the panel and no others: `cell_quantile` ranks among them.
+        """
+        bins_N = self.bins_of_entries(x_CM)
+        bins_CM = sparse.csr_matrix((bins_N, x_CM.indices, x_CM.indptr), shape=x_CM.shape, copy=True)
+        bins_CM.eliminate_zeros()
+        return bins_CM
+
+    def bins_of_entries(self, x_CM: sparse.csr_matrix) -> np.ndarray:
+        """bins_N uint8 of the stored entries of `x_CM`, bin 0 included, in their order."""
+        if self.kind == "cell_quantile":
+            return self._bins_by_rank(x_CM)
+        edges = np.array(self.edges, dtype=np.float32)
+        return np.searchsorted(edges, x_CM.data.astype(np.float32, copy=False), side="right").astype(np.uint8)
+
+    def _bins_by_rank(self, x_CM: sparse.csr_matrix) -> np.ndarray:
+        """Bin by mid-rank: of n values above 0, one with `a` smaller and `b` equal ones (itself too) sits at a + b/2.
+
+        Only order enters, so any increasing map of a cell's values (counts, log1p) gives the same bins.
+        """
+        bins_N = np.zeros(x_CM.nnz, dtype=np.uint8)
+        where = np.flatnonzero(x_CM.data > 0)
+        if where.size == 0:
+            return bins_N
+        cells = np.repeat(np.arange(x_CM.shape[0], dtype=np.uint64), np.diff(x_CM.indptr))[where]
+        # Floats above 0 have the order of their bits, so one integer sorts by cell, then by value.
+        bits = x_CM.data[where].astype(np.float32).view(np.uint32)
+        keys = (cells << np.uint64(32)) | bits
+        order = np.argsort(keys)
+        keys = keys[order]
+        n = keys.size
+        tie_starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+        middles = (tie_starts + np.r_[tie_starts[1:], n]) / 2
+        cell_of_sorted = keys >> np.uint64(32)
+        cell_starts = np.flatnonzero(np.r_[True, cell_of_sorted[1:] != cell_of_sorted[:-1]])
+        cell_sizes = np.diff(np.r_[cell_starts, n])
+        middle_N = np.repeat(middles, np.diff(np.r_[tie_starts, n])) - np.repeat(cell_starts, cell_sizes)
+        share_N = middle_N / np.repeat(cell_sizes, cell_sizes)  # in (0, 1)
+        bins_N[where[order]] = 1 + (share_N * (self.n_bins - 1)).astype(np.uint8)
+        return bins_N
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """(lowest_B, highest_B) float32: a value belongs to bin b just if it is from lowest_B[b] to highest_B[b]."""
+        if self.kind == "cell_quantile":
+            smallest = np.finfo(np.float32).tiny
+            lowest = np.array([0.0, *[smallest] * (self.n_bins - 1)], dtype=np.float32)
+            return lowest, np.array([0.0, *[np.inf] * (self.n_bins - 1)], dtype=np.float32)
+        edges = np.array(self.edges, dtype=np.float32)
+        return np.r_[np.float32(0), edges], np.r_[np.nextafter(edges, np.float32(0)), np.float32(np.inf)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BinInverse:
+    """What a bin stands for, per gene, in log1p counts per 10,000 over training cells.
+
+    mean_GB float32, quantiles_GBR float32 (at `LEVELS`) and counts_GB int64, the number of cells behind them. Bin 0
+    counts the cells that measured the gene and did not express it; its mean includes their zeros. Where a gene has
+    fewer than `MIN_CELLS` cells in a bin, mean and quantiles are those of the bin over all genes. Rounded to four
+    significant digits.
+    """
+
+    mean_GB: np.ndarray
+    quantiles_GBR: np.ndarray
+    counts_GB: np.ndarray
+
+    def expectation(self, probabilities_B: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        """Return the expected values, shape (...), of genes (panel indices, (...)) with bin probabilities (..., B)."""
+        return (probabilities_B * self.mean_GB[genes]).sum(axis=-1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what tokenizer.json holds: plain lists, gene by gene."""
+        return {
+            "levels": list(LEVELS),
+            "mean": _short(self.mean_GB).tolist(),
+            "quantiles": _short(self.quantiles_GBR).tolist(),
+            "counts": self.counts_GB.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, parts: dict[str, Any]) -> Self:
+        """Read what `to_dict` returned."""
+        return cls(
+            mean_GB=np.array(parts["mean"], dtype=np.float32),
+            quantiles_GBR=np.array(parts["quantiles"], dtype=np.float32),
+            counts_GB=np.array(parts["counts"], dtype=np.int64),
+        )
+
+
+MIN_CELLS = 10
+"""Fewer cells than this make no mean of their own."""
+
+GRID_TOP = 10.0
+GRID_STEPS = 500  # of 0.02 from 0 to GRID_TOP, so that quantiles are right to 0.02
+GRID = GRID_STEPS + 1  # place 0 holds the zeros alone; the last place holds everything above too
+
+
+class InverseFit:
+    """Learns a `BinInverse` from training cells chunk by chunk, in memory that does not grow with them.
+
+    Means are exact. Quantiles are read from a histogram of 0.02 wide steps from 0 to 10 (above, values count as 10):
+    G x B x 501 x 4 bytes, 49 MB for 2432 genes and 10 bins.
+    """
+
+    def __init__(self, binner: ExpressionBinner, n_genes: int) -> None:
+        self.binner = binner
+        self.n_genes = n_genes
+        shape = (n_genes, binner.n_bins)
+        self._sums_GB = np.zeros(shape)
+        self._counts_GB = np.zeros(shape, dtype=np.int64)
+        self._histogram = np.zeros((*shape, GRID), dtype=np.uint32)
+
+    def add(self, values_CM: sparse.csr_matrix, measured_G: np.ndarray) -> None:
+        """Count a chunk of cells.
+
+        Parameters
+        ----------
+        values_CM
+            Values of the measured genes of the panel, in panel order, as `vocab.tokenizer.panel_values` gives them.
+        measured_G
+            Which genes of the panel these are.
+        """
+        genes_M = np.flatnonzero(measured_G)
+        n_bins, size = self.binner.n_bins, self._counts_GB.size
+        places_N = genes_M[values_CM.indices] * n_bins + self.binner.bins_of_entries(values_CM)
+        self._sums_GB += np.bincount(places_N, values_CM.data, minlength=size).reshape(self._sums_GB.shape)
+        self._counts_GB += np.bincount(places_N, minlength=size).reshape(self._counts_GB.shape)
+        steps_N = np.ceil(values_CM.data * np.float32(GRID_STEPS / GRID_TOP)).astype(np.int64)
+        np.add.at(self._histogram.reshape(-1), places_N * GRID + np.minimum(steps_N, GRID_STEPS), np.uint32(1))
+        zeros_M = values_CM.shape[0] - np.bincount(values_CM.indices, minlength=len(genes_M))
+        self._counts_GB[genes_M, 0] += zeros_M
+        self._histogram[genes_M, 0, 0] += zeros_M.astype(np.uint32)
+
+    def merge(self, other: Self) -> None:
+        """Take in what another one counted of other cells."""
+        self._sums_GB += other._sums_GB
+        self._counts_GB += other._counts_GB
+        self._histogram += other._histogram
+
+    def finish(self) -> BinInverse:
+        """Return the inverse. A bin that no cell of any gene has stands for the middle of its interval."""
+        lowest_B, highest_B = self.binner.bounds()
+        mean_B, quantiles_BR = self._middles(), np.repeat(self._middles()[:, None], len(LEVELS), axis=1)
+        mean_GB = np.empty(self._counts_GB.shape)
+        quantiles_GBR = np.empty((*mean_GB.shape, len(LEVELS)))
+        for b in range(self.binner.n_bins):
+            counts_G = self._counts_GB[:, b]
+            if counts_G.any():
+                mean_B[b] = self._sums_GB[:, b].sum() / counts_G.sum()
+                quantiles_BR[b] = _quantiles(self._histogram[:, b].sum(axis=0, dtype=np.int64)[None])[0]
+            enough_G = counts_G >= MIN_CELLS
+            mean_GB[:, b] = np.where(enough_G, self._sums_GB[:, b] / np.maximum(counts_G, 1), mean_B[b])
+            quantiles_GR = np.where(enough_G[:, None], _quantiles(self._histogram[:, b]), quantiles_BR[b])
+            quantiles_GBR[:, b] = np.clip(quantiles_GR, lowest_B[b], highest_B[b])
+        return BinInverse(
+            mean_GB=_short(mean_GB).astype(np.float32),
+            quantiles_GBR=_short(quantiles_GBR).astype(np.float32),
+            counts_GB=self._counts_GB.copy(),
+        )
+
+    def _middles(self) -> np.ndarray:
+        """Middles of the bins, the open ones closed at GRID_TOP; ranks have no intervals and share it equally."""
+        if self.binner.kind == "cell_quantile":
+            return np.r_[0.0, (np.arange(self.binner.n_bins - 1) + 0.5) * GRID_TOP / (self.binner.n_bins - 1)]
+        edges = np.array(self.binner.edges)
+        return np.r_[0.0, (edges + np.r_[edges[1:], max(GRID_TOP, edges[-1] + 1)]) / 2]
+
+
+def _quantiles(histogram_G: np.ndarray) -> np.ndarray:
+    """quantiles_GR at LEVELS of histograms (G, GRID), linear within a step; 0 for empty ones."""
+    cumulative = np.cumsum(histogram_G, axis=1, dtype=np.int64)
+    rows = np.arange(len(histogram_G))
+    columns = []
+    for level in LEVELS:
+        target_G = level * cumulative[:, -1]
+        step_G = np.minimum((cumulative < target_G[:, None]).sum(axis=1), GRID_STEPS)
+        inside_G = histogram_G[rows, step_G]
+        share_G = 1 - (cumulative[rows, step_G] - target_G) / np.maximum(inside_G, 1)
+        columns.append(np.where((step_G == 0) | (inside_G == 0), 0.0, (step_G - 1 + share_G) * GRID_TOP / GRID_STEPS))
+    return np.stack(columns, axis=1)
+
+
+def _as_edges(edges: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(edge) for edge in edges)
+
+
+def _short(values: np.ndarray) -> np.ndarray:
+    """Round to four significant digits, as float64, so that the text of a number is short and always the same."""
+    return np.char.mod("%.4g", values).astype(np.float64)

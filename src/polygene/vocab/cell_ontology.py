@@ -1,0 +1,185 @@
+"""What cell types are called in the Cell Ontology, what stands above them, and answers no finer than they are sure.
+
+The terms are those of the table that ships with PolyGene: its head says of which day, benchmarks/cell_types.py makes it
+again.
+
+Legend: C cells, V labels of a model, N terms: those labels and everything above them.
+"""
+
+import gzip
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+
+from polygene.errors import PhenotypeError
+
+ROOT = "CL:0000000"  # cell
+SURE = 0.9
+"""The probability from which an answer counts as sure, unless another is asked for."""
+ROUNDING = 1e-5
+"""Probabilities that add up to one do so within this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellOntology:
+    """The types of cells.
+
+    Attributes
+    ----------
+    names
+        Id to name.
+    above
+        Id to the ids of all terms above it and its own.
+    ids
+        Name or synonym, in lower case, to id.
+    """
+
+    names: Mapping[str, str]
+    above: Mapping[str, frozenset[str]]
+    ids: Mapping[str, str]
+
+    def find(self, label: str) -> str | None:
+        """Give the id of a name, a synonym or an id; None where there is none.
+
+        Examples
+        --------
+        >>> cell_ontology().find("Treg"), cell_ontology().find("my favourite cluster")
+        ('CL:0000815', None)
+        """
+        return label if label in self.names else self.ids.get(label.strip().lower())
+
+    @cached_property
+    def information(self) -> dict[str, float]:
+        """Id to how much it says, from 0 (cell) to 1 (nothing below): 1 - log(terms at or below it) / log(all terms).
+
+        Seco et al. 2004, ECAI, 1089: the information content that needs no corpus.
+        """
+        n_below = Counter(term for terms in self.above.values() for term in terms)
+        return {term: max(0.0, 1 - np.log(n) / np.log(n_below[ROOT])) for term, n in n_below.items()}
+
+
+@cache
+def cell_ontology() -> CellOntology:
+    """Read the table that ships with PolyGene, once."""
+    names, parents, ids = dict[str, str](), dict[str, list[str]](), dict[str, str]()
+    text = gzip.decompress(files("polygene.vocab").joinpath("cell_types.tsv.gz").read_bytes()).decode()
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            number, name, over, others = line.split("\t")
+            term = f"CL:{number:0>7}"
+            names[term], parents[term] = name, [f"CL:{one:0>7}" for one in over.split("|") if one]
+            ids |= {one.lower(): term for one in (name, *others.split("|")) if one}
+    above = dict[str, frozenset[str]]()
+
+    def all_above(term: str) -> frozenset[str]:
+        if term not in above:
+            above[term] = frozenset({term}).union(*map(all_above, parents[term]))
+        return above[term]
+
+    for term in parents:
+        all_above(term)
+    return CellOntology(names=names, above=above, ids=ids)
+
+
+class LabelTree:
+    """The labels of a model and the terms above them, the most telling first.
+
+    Attributes
+    ----------
+    ids_N, names_N
+        Of the terms; a label that is no term of the ontology stands for itself, has the id "" and nothing above it.
+    information_N
+        How much each says, see `CellOntology.information`; 1 for a label that stands for itself.
+    under_NV
+        bool, whether a label is the term or below it.
+    of_label_V
+        The term of each label.
+    unknown
+        Labels that are no term of the ontology.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        ontology = cell_ontology()
+        found = [ontology.find(label) for label in labels]
+        self.unknown = tuple(label for label, term in zip(labels, found, strict=True) if term is None)
+        above = [{label} if term is None else ontology.above[term] for label, term in zip(labels, found, strict=True)]
+        says = {term: ontology.information.get(term, 1.0) for terms in above for term in terms}
+        terms = sorted(says, key=lambda term: (-says[term], term))
+        self.ids_N = np.array([term if term in ontology.names else "" for term in terms], dtype=object)
+        self.names_N = np.array([ontology.names.get(term, term) for term in terms], dtype=object)
+        self.information_N = np.array([says[term] for term in terms])
+        self.under_NV = np.array([[term in above_V for above_V in above] for term in terms], dtype=bool)
+        place = {term: n for n, term in enumerate(terms)}
+        self.of_label_V = np.array([place[term or label] for label, term in zip(labels, found, strict=True)])
+
+    def back_off(self, probabilities_CV: np.ndarray, level: float = SURE) -> tuple[np.ndarray, np.ndarray]:
+        """Answer each cell with the most telling term that is sure.
+
+        A term is as probable as the labels at and below it together. `level` is above a half, so that of two terms that
+        are sure both hold a common label.
+
+        Returns
+        -------
+        The term of each cell, (C,) of places in N, -1 where none is sure (labels that stand for themselves), and its
+        probability, float32 (C,).
+
+        Raises
+        ------
+        PhenotypeError
+            The level is not above 0.5 and at most 1.
+        """
+        check_level(level)
+        probabilities_CN = probabilities_CV.astype(np.float64) @ self.under_NV.T
+        sure_CN = probabilities_CN >= level - ROUNDING
+        term_C = np.where(sure_CN.any(axis=1), sure_CN.argmax(axis=1), -1)
+        probability_C = probabilities_CN[np.arange(len(term_C)), term_C]
+        return term_C, np.where(term_C < 0, np.nan, np.minimum(probability_C, 1)).astype(np.float32)
+
+    def scores(
+        self, probabilities_CV: np.ndarray, truth_C: np.ndarray, donors_C: np.ndarray | None, level: float = SURE
+    ) -> dict[str, dict[str, float]]:
+        """Score the answers at a level beside the most probable labels, by the ontology; means over donors.
+
+        Returns
+        -------
+        By kind of answer: `at_label` (share of the cells answered with a label of the model), `correct` (the true label
+        is the answer or below it), `finer` (the answer is below the true label, which cannot say whether it is right),
+        `wrong` (any other answer), `information` (of the answers; that of no answer is 0).
+        """
+        given_C = truth_C >= 0
+        p_CV, truth_C = probabilities_CV[given_C], truth_C[given_C]
+        donor_C = np.arange(len(truth_C)) if donors_C is None else np.unique(donors_C[given_C], return_inverse=True)[1]
+        found = {}
+        for name, term_C in (("backed_off", self.back_off(p_CV, level)[0]), ("label", self.of_label_V[p_CV.argmax(1)])):
+            answered_C = term_C >= 0
+            under_CV, below_truth_CV = self.under_NV[term_C], self.under_NV[self.of_label_V[truth_C]]
+            correct_C = answered_C & under_CV[np.arange(len(truth_C)), truth_C]
+            finer_C = answered_C & ~correct_C & ~(under_CV & ~below_truth_CV).any(axis=1)
+            columns = {
+                "at_label": answered_C & np.isin(term_C, self.of_label_V),
+                "correct": correct_C,
+                "finer": finer_C,
+                "wrong": answered_C & ~correct_C & ~finer_C,
+                "information": np.where(answered_C, self.information_N[term_C], 0.0),
+            }
+            by_donor = pd.DataFrame(columns).astype(float).groupby(donor_C).mean()
+            found[name] = {key: float(value) for key, value in by_donor.mean().items()}
+        return found
+
+
+def check_level(level: float) -> None:
+    """Refuse a level at which two answers that exclude each other could both be sure.
+
+    Raises
+    ------
+    PhenotypeError
+        Says which levels there are.
+    """
+    if not 0.5 < level <= 1:
+        msg = f"an answer is backed off until its probability is above 0.5 and at most 1, such as {SURE}; got {level}"
+        raise PhenotypeError(msg)

@@ -1,0 +1,141 @@
+"""The gene panel: which genes the model reads, and in which order.
+
+Shapes: G genes of the panel, F genes (rows of `var`) of a file.
+"""
+
+import difflib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import pandas as pd
+
+from polygene.errors import CheckpointError, GeneError
+from polygene.vocab.gene_matching import GeneMatch, match_genes
+from polygene.vocab.gene_names import gene_table, resolve, some, unmangled
+
+logger = logging.getLogger("polygene")
+
+HEADER = "rank\tensembl_id\tsymbol"
+MAX_GENES = 65_535  # a gene is stored as uint16
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenePanel:
+    """The ordered genes of a model, from most to least variable.
+
+    A gene has a symbol and, where known, an Ensembl id without version ("" = unknown). Its place in the panel is its
+    index everywhere else.
+    """
+
+    symbols: tuple[str, ...]
+    ensembl_ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.symbols) != len(self.ensembl_ids):
+            msg = f"A panel needs one Ensembl id ('' = unknown) a symbol, got {len(self.ensembl_ids)} for {len(self)}."
+            raise GeneError(msg)
+        if not 0 < len(self) <= MAX_GENES:
+            msg = f"A panel holds 1 to {MAX_GENES:,} genes, got {len(self):,}."
+            raise GeneError(msg)
+        identity = pd.Index([ensembl or symbol for ensembl, symbol in zip(self.ensembl_ids, self.symbols, strict=True)])
+        if identity.has_duplicates:
+            msg = f"The panel names a gene more than once: {some(identity[identity.duplicated()].unique())}."
+            raise GeneError(msg)
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def index(self, name: str) -> int:
+        """Return the place of a gene, by its symbol, its Ensembl id, or another name that HGNC knows it by.
+
+        Raises
+        ------
+        GeneError
+            The panel has no such gene; names the nearest.
+        """
+        (key,), _ = resolve([name], [name])
+        for names, asked in ((self.symbols, name), (self.ensembl_ids, name), (self.ensembl_ids, key)):
+            if asked and asked in names:
+                return names.index(asked)
+        nearest = difflib.get_close_matches(name, self.symbols, n=3)
+        hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+        msg = f"{name!r} is not among the {len(self):,} genes of the model's panel, so it says nothing of it.{hint}"
+        raise GeneError(msg)
+
+    def match(self, var: pd.DataFrame) -> GeneMatch:
+        """Find the panel in a file, and say how much of it was found, and how.
+
+        Asked are `var_names` and the columns of `var` that name genes: first for the Ensembl id (without version), then
+        for the symbol, then for any name that HGNC knows the gene by, or that a spreadsheet made of one, then for the
+        symbol in other case. A column serves one gene. Columns with the same id, or with the same name where they have
+        no id, are one gene and will be summed; where different genes compete for one of the panel it stays unmeasured.
+
+        Raises
+        ------
+        GeneError
+            The file has no gene of the panel, or is of another species.
+        """
+        return match_genes(self.symbols, self.ensembl_ids, var)
+
+    def to_tsv(self) -> str:
+        """Return the text of genes.tsv: rank (from 1), ensembl_id, symbol."""
+        pairs = zip(self.ensembl_ids, self.symbols, strict=True)
+        rows = (f"{rank}\t{ensembl_id}\t{symbol}" for rank, (ensembl_id, symbol) in enumerate(pairs, start=1))
+        return "\n".join([HEADER, *rows, ""])
+
+    def save(self, path: str | Path) -> None:
+        """Write the panel as a table with the columns rank, ensembl_id, symbol."""
+        Path(path).write_text(self.to_tsv(), encoding="utf-8", newline="\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a table written by `save`.
+
+        Raises
+        ------
+        CheckpointError
+            The file is missing, or is not such a table.
+        """
+        path = Path(path)
+        if not path.is_file():
+            msg = f"{path} is missing: it holds the genes of the panel, and nothing works without it."
+            raise CheckpointError(msg)
+        header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+        rows = [line.split("\t") for line in lines]
+        if header != HEADER or any(len(row) != 3 or row[0] != str(i) for i, row in enumerate(rows, start=1)):
+            msg = f"{path} is no gene panel, or was cut: expected ranks 1, 2, … under {HEADER.split()}."
+            raise CheckpointError(msg)
+        return cls(symbols=tuple(row[2] for row in rows), ensembl_ids=tuple(row[1] for row in rows))
+
+
+def merged_genes(var: pd.DataFrame) -> tuple[pd.DataFrame, GeneMatch]:
+    """List the genes of a file, each once, to make a panel from.
+
+    Rows of `var` with the same Ensembl id, or with the same name where they have none, are one gene. Where the file
+    gives no id, HGNC's table does if the name means one gene. A date that may stand for several is left out.
+
+    Returns
+    -------
+    genes, match
+        A row for each gene: symbol (the Ensembl id where there is none) and ensembl_id ("" = unknown); and in which
+        columns of the file it is.
+    """
+    table = gene_table(var)
+    keys, unclear = resolve(table["symbol"].tolist(), table["ensembl_id"].tolist())
+    dates = {name for names in unclear.values() for name in names if unmangled(name)}
+    columns: dict[str, list[int]] = {}
+    for f, (symbol, id_) in enumerate(zip(table["symbol"], table["ensembl_id"], strict=True)):
+        if id_ or symbol not in dates:
+            columns.setdefault(id_ or symbol, []).append(f)
+    twice = [name for name, some in columns.items() if len(some) > 1]
+    for what, names in (
+        ("in several columns, which are summed", twice),
+        ("that mean several genes, left out", dates),
+    ):
+        if names:
+            logger.info("genes: %s %s: %s", f"{len(names):,}", what, some(sorted(names)))
+    first = [there[0] for there in columns.values()]
+    genes = table.iloc[first].assign(ensembl_id=[table["ensembl_id"].iloc[f] or keys[f] for f in first])
+    return genes, GeneMatch.of(dict(enumerate(columns.values())), len(columns), found={})

@@ -1,0 +1,306 @@
+"""Phenotypes: columns of `obs` to labels and back, "not given".
+
+Shapes: C cells, P phenotypes, V labels of one phenotype.
+"""
+
+import difflib
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Self
+
+import numpy as np
+import pandas as pd
+
+from polygene.errors import PhenotypeError
+from polygene.vocab.ages import age_in_years
+
+__all__ = ["CELLXGENE", "NOT_GIVEN", "Phenotype", "PhenotypeSchema", "age_in_years", "count_labels"]
+
+logger = logging.getLogger("polygene")
+
+NOT_GIVEN = frozenset(
+    {"", "-", "?", "nan", "na", "n/a", "<na>", "none", "null", "missing", "not applicable", "not given"}
+    | {"not available", "not provided", "not reported", "not specified", "unassigned", "undefined", "unknown"}
+    | {"unlabeled", "unspecified"}
+)
+"""Labels, in any case, that say that there is no label; NaN and None do too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phenotype:
+    """One thing that is known about a cell besides its expression.
+
+    `name` is what PolyGene calls it, `column` the column of `obs` that holds it; labels of an `ordinal` phenotype have
+    an order, for "age" by `age_in_years`. An `added` one came with fine-tuning: its slot stands behind [END], and
+    where it is not given there is no token, so that the model answers all else as it did.
+    """
+
+    name: str
+    column: str
+    ordinal: Literal["age"] | None = None
+    added: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            msg = f"A phenotype's name is a word of letters, digits and _, such as cell_type, got {self.name!r}."
+            raise PhenotypeError(msg)
+        if self.ordinal not in (None, "age"):
+            msg = f"The order of {self.name} is 'age' or None, got {self.ordinal!r}."
+            raise PhenotypeError(msg)
+
+    @property
+    def absent_token(self) -> str:
+        """The token of its slot where no label is given, such as [NO_CELL_TYPE]."""
+        return f"[NO_{self.name.upper()}]"
+
+
+CELLXGENE: tuple[Phenotype, ...] = (
+    Phenotype(name="sex", column="sex"),
+    Phenotype(name="tissue", column="tissue"),
+    Phenotype(name="cell_type", column="cell_type"),
+    Phenotype(name="age", column="development_stage", ordinal="age"),
+    Phenotype(name="disease", column="disease"),
+)
+"""The five phenotypes of the method, in the columns of the CELLxGENE schema."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhenotypeSchema:
+    """The phenotypes of a model and the labels of each."""
+
+    phenotypes: tuple[Phenotype, ...]
+    labels: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.phenotypes) != len(self.labels):
+            msg = f"A schema needs labels for each phenotype, got {len(self.labels)} for {len(self.phenotypes)}."
+            raise PhenotypeError(msg)
+        for words in (self.names, *self.labels):
+            if len(set(words)) < len(words):
+                msg = f"Names and labels of phenotypes are there once each, got {sorted(words)}."
+                raise PhenotypeError(msg)
+        if any(one.added for one in self.phenotypes[: self.n_leading]):
+            msg = f"Phenotypes that were added come last, got {', '.join(self.names)}."
+            raise PhenotypeError(msg)
+
+    @classmethod
+    def fit(
+        cls, counts: Mapping[str, Mapping[str, int]], phenotypes: Sequence[Phenotype] = CELLXGENE, *, min_cells: int = 1
+    ) -> Self:
+        """Make the vocabulary from training donors.
+
+        Parameters
+        ----------
+        counts
+            How many cells have each label, as `count_labels` gives it; sum it over chunks for a large corpus.
+        phenotypes
+            In the order of their slots.
+        min_cells
+            Labels of fewer cells are left out, and said aloud.
+        """
+        kept = []
+        for phenotype in phenotypes:
+            rare = sorted(label for label, n in counts.get(phenotype.name, {}).items() if n < min_cells)
+            if rare:
+                logger.info("%s: left out %d labels of < %d cells: %s", phenotype.name, len(rare), min_cells, rare)
+            labels = counts.get(phenotype.name, {}).keys() - set(rare)
+            kept.append(tuple(sorted(labels, key=partial(_order, phenotype))))
+        return cls(phenotypes=tuple(phenotypes), labels=tuple(kept))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the phenotypes are called, in the order of their slots."""
+        return tuple(phenotype.name for phenotype in self.phenotypes)
+
+    @property
+    def n_leading(self) -> int:
+        """How many phenotypes have their slots between [CLS] and [START]: all but those that were added."""
+        return sum(not one.added for one in self.phenotypes)
+
+    def index(self, name: str) -> int:
+        """Return the place p of a phenotype.
+
+        Raises
+        ------
+        PhenotypeError
+            Names the phenotypes that there are, and the nearest.
+        """
+        if name not in self.names:
+            nearest = difflib.get_close_matches(name, self.names, n=1)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            msg = f"There is no phenotype {name!r}; the model knows {', '.join(self.names)}.{hint}"
+            raise PhenotypeError(msg)
+        return self.names.index(name)
+
+    def label_index(self, name: str, label: str) -> int:
+        """Return the place v of a label of a phenotype.
+
+        Raises
+        ------
+        PhenotypeError
+            The model never saw a label of it, or not this one; names the nearest.
+        """
+        p = self.index(name)
+        if not self.labels[p]:
+            able = ", ".join(other for other, labels in zip(self.names, self.labels, strict=True) if labels)
+            msg = f"The model never saw a label of {name}, so it cannot be told one; it knows labels of {able}."
+            raise PhenotypeError(msg)
+        if label not in self.labels[p]:
+            near = self._nearest(p, str(label))
+            hint = f"the nearest is {near!r}" if near else f"it knows {', '.join(map(repr, self.labels[p][:8]))}"
+            msg = f"{name}: the model does not know the label {label!r}; {hint}."
+            raise PhenotypeError(msg)
+        return self.labels[p].index(label)
+
+    def encode(
+        self,
+        obs: pd.DataFrame,
+        *,
+        use: Collection[str] | None = None,
+        unknown: Literal["error", "not given"] = "error",
+    ) -> np.ndarray:
+        """Turn columns of `obs` into labels.
+
+        How many cells have no label, and why, is logged.
+
+        Parameters
+        ----------
+        use
+            Names of the phenotypes to read, whose columns must exist; the others are not given. None reads all
+            columns that there are.
+        unknown
+            What a label outside the vocabulary is: an error, or not given.
+
+        Returns
+        -------
+        labels_CP
+            int16, index into `labels[p]`, -1 = not given.
+
+        Raises
+        ------
+        PhenotypeError
+            A column of `use` is missing, or a label is not in the vocabulary (names the nearest).
+        """
+        if unknown not in ("error", "not given"):
+            msg = f"unknown is 'error' or 'not given', got {unknown!r}."
+            raise PhenotypeError(msg)
+        asked = {self.index(name) for name in (self.names if use is None else use)}
+        labels_CP = np.full((len(obs), len(self.phenotypes)), -1, dtype=np.int16)
+        said = []
+        absent: dict[str | None, int]
+        for p in sorted(asked):
+            phenotype = self.phenotypes[p]
+            if phenotype.column in obs:
+                labels_CP[:, p], absent = self._encode_column(p, obs[phenotype.column], unknown)
+            elif use is None:
+                absent = {None: len(obs)}
+            else:
+                raise PhenotypeError(_missing_column(phenotype, obs))
+            if absent:
+                said.append(_say_absent(phenotype, absent, len(obs)))
+        if said:
+            logger.info("%s", "; ".join(said))
+        return labels_CP
+
+    def _encode_column(self, p: int, column: pd.Series, unknown: str) -> tuple[np.ndarray, dict[str | None, int]]:
+        """Return (labels_C, how many cells are not given for which reason)."""
+        codes_C, texts, counts = _factorize(column)
+        place = {label: v for v, label in enumerate(self.labels[p])}
+        # The last entry serves the code -1, which is NaN.
+        labels = np.array([*(place.get(text, -1) for text in texts), -1], dtype=np.int16)
+        absent: dict[str | None, int] = {"NaN": int((codes_C < 0).sum())}
+        outside = {}
+        for text, n, v in zip(texts, counts, labels[:-1], strict=True):
+            if v < 0 and _is_given(text):
+                outside[text] = n
+            elif v < 0:
+                absent[repr(text)] = absent.get(repr(text), 0) + n
+        if outside and unknown == "error":
+            raise PhenotypeError(self._outside(p, outside))
+        if outside:
+            few = ", ".join(map(repr, sorted(outside)[:3])) + (", …" if len(outside) > 3 else "")
+            absent[f"outside the vocabulary: {few}"] = sum(outside.values())
+        return labels[codes_C], {reason: n for reason, n in absent.items() if n}
+
+    def _outside(self, p: int, outside: Mapping[str, int]) -> str:
+        name, known = self.phenotypes[p].name, self.labels[p]
+        said = []
+        for text, n in sorted(outside.items())[:3]:
+            near = self._nearest(p, text)
+            said.append(f"{text!r} ({n:,} cells" + (f"; the nearest is {near!r})" if near else ")"))
+        more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
+        return (
+            f"{name}: the model does not know the label {', '.join(said)}{more}. It knows {len(known)} of {name}. "
+            "Rename the labels in obs, or set them to NaN, which gives none."
+        )
+
+    def _nearest(self, p: int, text: str) -> str | None:
+        """Return the known label that reads most like this one, if one does."""
+        lower = {label.lower(): label for label in self.labels[p]}
+        return next((lower[word] for word in difflib.get_close_matches(text.lower(), lower, n=1, cutoff=0.5)), None)
+
+    def decode(self, labels_CP: np.ndarray) -> pd.DataFrame:
+        """Return the columns of `obs` (named `Phenotype.column`, categorical) of labels, NaN where not given."""
+        columns = {
+            phenotype.column: pd.Categorical.from_codes(labels_CP[:, p], categories=list(self.labels[p]))
+            for p, phenotype in enumerate(self.phenotypes)
+        }
+        return pd.DataFrame(columns, index=pd.RangeIndex(len(labels_CP)).astype(str))
+
+    def years(self, name: str) -> np.ndarray:
+        """years_V of the labels of a phenotype; NaN where one cannot be read, and wherever it is not an age."""
+        p = self.index(name)
+        if self.phenotypes[p].ordinal != "age":
+            return np.full(len(self.labels[p]), np.nan)
+        return np.array([age_in_years(label) for label in self.labels[p]], dtype=np.float64)
+
+
+def count_labels(obs: pd.DataFrame, phenotypes: Sequence[Phenotype] = CELLXGENE) -> dict[str, dict[str, int]]:
+    """Count the given labels: {name: {label: cells}}, empty for a phenotype without column."""
+    counted: dict[str, dict[str, int]] = {phenotype.name: {} for phenotype in phenotypes}
+    for phenotype in phenotypes:
+        if phenotype.column in obs:
+            _, texts, counts = _factorize(obs[phenotype.column])
+            for text, n in zip(texts, counts, strict=True):
+                if _is_given(text):
+                    counted[phenotype.name][text] = counted[phenotype.name].get(text, 0) + n
+    return counted
+
+
+def _factorize(column: pd.Series) -> tuple[np.ndarray, list[str], list[int]]:
+    """Return (codes_C with -1 = NaN, text of each code, cells of each code); only values that occur."""
+    categories = column.astype("category").cat
+    codes_C = categories.codes.to_numpy()  # a byte a cell, where pandas.factorize takes eight
+    counts = np.bincount(codes_C[codes_C >= 0], minlength=len(categories.categories))
+    used = np.flatnonzero(counts)
+    place = np.full(len(counts) + 1, -1, dtype=codes_C.dtype)  # the last entry serves the code -1
+    place[used] = np.arange(len(used))
+    values = categories.categories[used].tolist()
+    texts = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v).strip() for v in values]
+    return place[codes_C], texts, counts[used].tolist()
+
+
+def _is_given(label: str) -> bool:
+    return label.lower() not in NOT_GIVEN
+
+
+def _say_absent(phenotype: Phenotype, absent: Mapping[str | None, int], n_cells: int) -> str:
+    """Say how many cells have no label and why; the reason None is that there is no column."""
+    why = ", ".join(f"{n:,} {why}" if why else f"no column {phenotype.column!r}" for why, n in absent.items())
+    return f"{phenotype.name}: {sum(absent.values()):,} of {n_cells:,} cells not given ({why})"
+
+
+def _order(phenotype: Phenotype, label: str) -> tuple[float, str]:
+    years = age_in_years(label) if phenotype.ordinal == "age" else None
+    return (np.inf if years is None else years, label)
+
+
+def _missing_column(phenotype: Phenotype, obs: pd.DataFrame) -> str:
+    nearest = difflib.get_close_matches(phenotype.column, [str(column) for column in obs.columns], n=1)
+    hint = f" Is it {nearest[0]!r}?" if nearest else f" It has {', '.join(map(str, obs.columns[:10]))}."
+    return (
+        f"obs has no column {phenotype.column!r}, which holds {phenotype.name}.{hint} "
+        f"Copy it to obs[{phenotype.column!r}], or leave {phenotype.name} out."
+    )

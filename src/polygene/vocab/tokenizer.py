@@ -1,0 +1,365 @@
+"""The tokenizer: a cell of an AnnData to tokens and back.
+
+A cell is `[CLS] [SEX] [TISSUE] [CELL_TYPE] [AGE] [DISEASE] [START] gene1 … geneG [END]`, one slot each:
+
+    slot    0       1 … P        P+1       P+2 … P+1+G       P+2+G   P+3+G …
+    holds   [CLS]   phenotypes   [START]   genes by panel    [END]   phenotypes that fine-tuning added
+
+and the token ids are those of the bins, then of the special tokens, then of each phenotype `[NO_X]` and its labels:
+
+    id      0 … B-1   B       B+1       B+2     B+3      B+4 …
+    token   bin_0 …   [CLS]   [START]   [END]   [MASK]   [NO_SEX] [female] [male] [NO_TISSUE] …
+
+Shapes: C cells, G genes of the panel, M of them measured, P phenotypes, N expressed entries, B bins.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from polygene.errors import CheckpointError, PhenotypeError
+from polygene.vocab.binning import BinInverse, ExpressionBinner
+from polygene.vocab.panel import GenePanel
+from polygene.vocab.phenotypes import Phenotype, PhenotypeSchema
+from polygene.vocab.scale import Scale, genes_of, log1p_values
+
+SPECIAL_TOKENS = ("[CLS]", "[START]", "[END]", "[MASK]")
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedCells:
+    """A batch of cells as tokens, numpy only.
+
+    Cell i expresses the genes genes_N[offsets_C1[i] : offsets_C1[i + 1]], with their bins and values.
+
+    Attributes
+    ----------
+    offsets_C1
+        int64, C + 1 of them.
+    genes_N
+        uint16, panel index, ascending within a cell.
+    bins_N
+        uint8, above 0.
+    values_N
+        float32, log1p counts per 10,000.
+    labels_CP
+        int16, index into the labels of the phenotype, -1 = not given.
+    measured_G
+        bool, whether the file measured the gene; the same for all cells.
+    """
+
+    offsets_C1: np.ndarray
+    genes_N: np.ndarray
+    bins_N: np.ndarray
+    values_N: np.ndarray
+    labels_CP: np.ndarray
+    measured_G: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets_C1) - 1
+
+    def rows(self, which: slice | np.ndarray) -> Self:
+        """Return these cells only (a slice, indices or a mask), in the order asked."""
+        chosen = np.arange(len(self))[which]
+        starts, lengths = self.offsets_C1[chosen], np.diff(self.offsets_C1)[chosen]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        entries = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        return type(self)(
+            offsets_C1=offsets,
+            genes_N=self.genes_N[entries],
+            bins_N=self.bins_N[entries],
+            values_N=self.values_N[entries],
+            labels_CP=self.labels_CP[chosen],
+            measured_G=self.measured_G,
+        )
+
+    @property
+    def cells_N(self) -> np.ndarray:
+        """The cell of every expressed gene, int64, ascending."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets_C1))
+
+    def as_csr(self, entries_N: np.ndarray, n_genes: int) -> sparse.csr_matrix:
+        """Lay something of every expressed gene (values, bins) out as a matrix of cells x genes of the panel."""
+        return sparse.csr_matrix((entries_N, self.genes_N.astype(np.int32), self.offsets_C1), (len(self), n_genes))
+
+
+def panel_values(
+    adata: Any, panel: GenePanel, *, layer: str | None = None, totals: str | None = None, scale: Scale | None = None
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Read the genes of a panel from an AnnData, in log1p counts per 10,000.
+
+    The parameters are those of `polygene.vocab.scale.log1p_values`. What was matched is logged.
+
+    Returns
+    -------
+    values_CM, measured_G
+        float32 csr of the measured genes in panel order, columns ascending, zeros not stored; and which genes of the
+        panel these are.
+
+    Raises
+    ------
+    DataError, GeneError, ScaleError
+        The data cannot be read so; the message says what to do.
+    """
+    match = panel.match(genes_of(adata, layer))
+    return log1p_values(adata, match, layer=layer, totals=totals, scale=scale), match.measured_G
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CellTokenizer:
+    """Everything needed to turn an AnnData into tokens and back: panel, bins, phenotypes, and what a bin stands for."""
+
+    panel: GenePanel
+    binner: ExpressionBinner
+    schema: PhenotypeSchema
+    inverse: BinInverse
+
+    def __post_init__(self) -> None:
+        shape = (len(self.panel), self.binner.n_bins)
+        if self.inverse.mean_GB.shape != shape:
+            msg = f"The inverse is for {self.inverse.mean_GB.shape} genes x bins, panel and binner have {shape}."
+            raise CheckpointError(msg)
+
+    @property
+    def n_slots(self) -> int:
+        """How many places a sequence has."""
+        return len(self.schema.phenotypes) + 3 + len(self.panel)
+
+    @property
+    def end_slot(self) -> int:
+        """The slot of [END]."""
+        return self.schema.n_leading + 2 + len(self.panel)
+
+    @property
+    def phenotype_slots(self) -> np.ndarray:
+        """The slot of each phenotype, int64 (P,)."""
+        n_leading, places_P = self.schema.n_leading, np.arange(len(self.schema.phenotypes))
+        return places_P + np.where(places_P < n_leading, 1, self.end_slot + 1 - n_leading)
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the vocabulary has."""
+        return len(self.tokens)
+
+    @property
+    def cls_id(self) -> int:
+        """The id of [CLS]."""
+        return self.binner.n_bins
+
+    @property
+    def start_id(self) -> int:
+        """The id of [START]."""
+        return self.binner.n_bins + 1
+
+    @property
+    def end_id(self) -> int:
+        """The id of [END]."""
+        return self.binner.n_bins + 2
+
+    @property
+    def mask_id(self) -> int:
+        """The id of [MASK]."""
+        return self.binner.n_bins + 3
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The whole vocabulary by id. Two phenotypes may have tokens that read the same; their ids differ."""
+        words = [f"bin_{b}" for b in range(self.binner.n_bins)] + list(SPECIAL_TOKENS)
+        for phenotype, labels in zip(self.schema.phenotypes, self.schema.labels, strict=True):
+            words += [phenotype.absent_token, *(f"[{label.replace(' ', '_')}]" for label in labels)]
+        return tuple(words)
+
+    def token_name(self, token_id: int) -> str:
+        """Return what a token reads like, such as bin_3, [CLS] or [memory_B_cell]."""
+        return self.tokens[token_id]
+
+    def token_id(self, token: str, phenotype: str | None = None) -> int:
+        """Return the id of a token; `phenotype` tells apart labels that read the same.
+
+        Raises
+        ------
+        PhenotypeError
+            There is no such token, or more than one.
+        """
+        ids: Collection[int] = range(self.n_tokens)
+        if phenotype is not None:
+            p = self.schema.index(phenotype)
+            ids = range(self.absent_id(p), self.label_range(p)[1])
+        found = [i for i in ids if self.tokens[i] == token]
+        if len(found) != 1:
+            where = "the vocabulary" if phenotype is None else f"the tokens of {phenotype}"
+            hint = " (say of which phenotype)" if found else ""
+            msg = f"{token!r} is {len(found) or 'not'}{' times' if found else ''} in {where}{hint}."
+            raise PhenotypeError(msg)
+        return found[0]
+
+    def label_range(self, p: int) -> tuple[int, int]:
+        """Return (first, last + 1) of the ids of the labels of phenotype p."""
+        first = self.absent_id(p) + 1
+        return first, first + len(self.schema.labels[p])
+
+    def absent_id(self, p: int) -> int:
+        """Return the id of [NO_X], the token of phenotype p where no label is given."""
+        return self.binner.n_bins + len(SPECIAL_TOKENS) + sum(1 + len(labels) for labels in self.schema.labels[:p])
+
+    def phenotype_token_ids(self, labels_CP: np.ndarray) -> np.ndarray:
+        """token_ids_CP int64 of labels: what the phenotype slots of the cells hold, [NO_X] where not given."""
+        first_P = [self.label_range(p)[0] for p in range(len(self.schema.phenotypes))]
+        return np.array(first_P, dtype=np.int64) + labels_CP  # [NO_X] stands before the labels, where -1 leads
+
+    def encode(
+        self,
+        adata: Any,
+        *,
+        layer: str | None = None,
+        totals: str | None = None,
+        scale: Scale | None = None,
+        use_labels: bool | Collection[str] = True,
+        unknown: Literal["error", "not given"] = "error",
+    ) -> EncodedCells:
+        """Turn the cells of an AnnData into tokens.
+
+        What was matched, and how many cells have no label, is logged. A cell without counts has bin 0 everywhere.
+
+        Parameters
+        ----------
+        layer, totals, scale
+            Where the expression is and what it is, as for `polygene.vocab.scale.log1p_values`.
+        use_labels
+            Whether to read labels from `obs`; or the names of the phenotypes to read, whose columns must exist.
+        unknown
+            What a label outside the vocabulary is: an error, or not given.
+
+        Raises
+        ------
+        DataError, GeneError, ScaleError, PhenotypeError
+            The data cannot be read so; the message says what to do.
+        """
+        values_CM, measured_G = panel_values(adata, self.panel, layer=layer, totals=totals, scale=scale)
+        if isinstance(use_labels, str):
+            use_labels = (use_labels,)
+        use = None if use_labels is True else use_labels or ()
+        return self.encode_values(values_CM, measured_G, self.schema.encode(adata.obs, use=use, unknown=unknown))
+
+    def encode_values(
+        self, values_CM: sparse.csr_matrix, measured_G: np.ndarray, labels_CP: np.ndarray
+    ) -> EncodedCells:
+        """Turn what `panel_values` and the schema's `encode` returned into tokens: the second half of `encode`."""
+        bins_N = self.binner.bins_of_entries(values_CM)
+        expressed = bins_N > 0
+        offsets_C1 = np.concatenate([[0], np.cumsum(expressed)])[values_CM.indptr].astype(np.int64)
+        return EncodedCells(
+            offsets_C1=offsets_C1,
+            genes_N=np.flatnonzero(measured_G).astype(np.uint16)[values_CM.indices[expressed]],
+            bins_N=bins_N[expressed],
+            values_N=values_CM.data[expressed],
+            labels_CP=labels_CP,
+            measured_G=measured_G,
+        )
+
+    def from_bins(self, bins_CG: np.ndarray, labels_CP: np.ndarray, measured_G: np.ndarray) -> EncodedCells:
+        """Give cells with these bins (uint8, zeros included); a value is the training mean of the gene's bin."""
+        cells_N, genes_N = np.nonzero(bins_CG)
+        bins_N = bins_CG[cells_N, genes_N]
+        return EncodedCells(
+            offsets_C1=np.concatenate([[0], np.cumsum(np.count_nonzero(bins_CG, axis=1))]).astype(np.int64),
+            genes_N=genes_N.astype(np.uint16),
+            bins_N=bins_N,
+            values_N=self.inverse.mean_GB[genes_N, bins_N],
+            labels_CP=labels_CP,
+            measured_G=measured_G,
+        )
+
+    def decode(self, cells: EncodedCells) -> tuple[sparse.csr_matrix, pd.DataFrame]:
+        """Turn tokens back into expression and labels.
+
+        Returns
+        -------
+        x_CG, obs
+            float32 csr, log1p counts per 10,000: the training mean of each gene in its bin, which lies in the bin, so
+            that encoding it again gives the same tokens (but for ranks within a cell); and the columns of `obs`.
+        """
+        lowest_B, highest_B = self.binner.bounds()
+        means_N = self.inverse.mean_GB[cells.genes_N, cells.bins_N]
+        data = np.clip(means_N, lowest_B[cells.bins_N], highest_B[cells.bins_N])
+        return cells.as_csr(data, len(self.panel)), self.schema.decode(cells.labels_CP)
+
+    def show(self, cells: EncodedCells, i: int = 0, n_genes: int = 12) -> str:
+        """Write the sequence of cell i as a person reads it: `n_genes` of its expressed genes, the others counted."""
+        here = slice(cells.offsets_C1[i], cells.offsets_C1[i + 1])
+        genes, bins = cells.genes_N[here], cells.bins_N[here]
+        said = [f"{self.panel.symbols[g]}={b}" for g, b in zip(genes[:n_genes], bins[:n_genes], strict=True)]
+        if len(genes) > n_genes:
+            said.append(f"… {len(genes) - n_genes} more expressed")
+        n_measured = int(cells.measured_G.sum())
+        said.append(f"… {n_measured - len(genes)} not expressed")
+        if n_measured < len(self.panel):
+            said.append(f"… {len(self.panel) - n_measured} not measured")
+        phenotypes = [self.tokens[t] for t in self.phenotype_token_ids(cells.labels_CP[[i]])[0]]
+        return " ".join(["[CLS]", *phenotypes, "[START]", *said, "[END]"])
+
+    def to_json(self) -> str:
+        """Return the text of tokenizer.json: bins, phenotypes and the inverse, a line each; genes.tsv has the genes."""
+        phenotypes = [
+            {key: value for key, value in asdict(phenotype).items() if key != "added" or value} | {"labels": labels}
+            for phenotype, labels in zip(self.schema.phenotypes, self.schema.labels, strict=True)
+        ]
+        parts = {
+            "format": FORMAT,
+            "binner": asdict(self.binner),
+            "phenotypes": phenotypes,
+            "inverse": self.inverse.to_dict(),
+        }
+        lines = (json.dumps(part, ensure_ascii=False, separators=(",", ":")) for part in parts.values())
+        return "{\n" + ",\n".join(f'"{key}":{line}' for key, line in zip(parts, lines, strict=True)) + "\n}\n"
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the two files' content: equal just where every cell gets equal tokens and values."""
+        return hashlib.sha256((self.to_json() + self.panel.to_tsv()).encode()).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json and genes.tsv, each beside its place and then renamed: none is ever half there."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in (("genes.tsv", self.panel.to_tsv()), ("tokenizer.json", self.to_json())):
+            beside = folder / f"{name}.part"
+            beside.write_text(text, encoding="utf-8", newline="\n")
+            beside.replace(folder / name)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            A file is missing or altered; names it.
+        """
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            msg = f"{path} is missing: it holds bins and phenotypes. Is {folder} a corpus or a checkpoint?"
+            raise CheckpointError(msg)
+        try:
+            parts = json.loads(path.read_text(encoding="utf-8"))
+            if parts["format"] != FORMAT:
+                msg = f"{path} has format {parts['format']}, this version of PolyGene reads {FORMAT}: update PolyGene."
+                raise CheckpointError(msg)
+            binner = ExpressionBinner(**{**parts["binner"], "edges": tuple(parts["binner"]["edges"])})
+            labels = tuple(tuple(phenotype.pop("labels")) for phenotype in parts["phenotypes"])
+            schema = PhenotypeSchema(phenotypes=tuple(Phenotype(**each) for each in parts["phenotypes"]), labels=labels)
+            inverse = BinInverse.from_dict(parts["inverse"])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            msg = f"{path} is broken ({type(error).__name__}: {error}): copy it again from where it was made."
+            raise CheckpointError(msg) from error
+        return cls(panel=GenePanel.load(Path(folder) / "genes.tsv"), binner=binner, schema=schema, inverse=inverse)

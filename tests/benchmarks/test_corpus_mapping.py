@@ -1,0 +1,232 @@
+"""recipes/corpus, and benchmarks/corpus.py which applies it."""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import _data
+import corpus
+from polygene.corpus.prepare import PrepareConfig
+from polygene.runtime.toml import build, read_toml
+from polygene.vocab.ages import age_in_years
+
+SOURCES = corpus.read_sources()
+LABELS = corpus.read_table("labels.tsv")
+DONORS = corpus.read_table("donors.tsv")
+PREFIXES = {"cell_type": {"CL"}, "tissue": {"UBERON"}, "disease": {"MONDO", "PATO"}, "development_stage": {"HsapDv"}}
+
+
+def sides(source: corpus.Source) -> set[str]:
+    """Where cells of a source can land."""
+    return {"split": {"train", "test"}, "train": {"train"}, "external": {"test"}, "left out": set()}[source.role]
+
+
+def texts(column: pd.Series) -> list[str]:
+    return column.astype(object).fillna("-").tolist()
+
+
+def real(name: str) -> ad.AnnData:
+    return ad.read_h5ad(_data.locate(name, Path(os.environ["POLYGENE_DATA"])))
+
+
+def test_every_file_has_a_role_and_a_reason() -> None:
+    assert list(SOURCES) == list(_data.catalogue())
+    for source in SOURCES.values():
+        assert source.role in ("split", "train", "external", "left out")
+        assert source.reason.endswith((".", "?"))
+        assert bool(source.sex_inferred) == bool(source.sex_reason)
+        facts = _data.catalogue()[source.name].facts
+        if source.role != "left out":
+            assert ("sex_inferred" in facts["labels"]) == bool(source.sex_inferred), source.name
+            assert source.unclear, "the model card has something to say of every file"
+
+
+def test_files_that_may_hold_the_same_people_are_on_one_side_or_it_is_said_why_not() -> None:
+    groups = defaultdict(list)
+    for source in SOURCES.values():
+        if source.group:
+            groups[source.group].append(source)
+    assert set(groups) == {"OneK1K", "islets of GSE84133", "10x demonstration data"}
+    for sources in groups.values():
+        assert len(sources) > 1
+        if all(source.role == "split" for source in sources):
+            continue  # donors.tsv makes one donor of what is one
+        if len(set.union(*map(sides, sources))) > 1:
+            assert all(source.apart for source in sources)
+
+
+def test_donors_of_the_two_pancreas_files_are_counted_once() -> None:
+    renamed = DONORS.loc[DONORS["source"] == "pancreas_panc8_small", "donor"]
+    assert {f"baron_human{n}" for n in (1, 2, 3, 4)} <= set(renamed)
+
+
+def test_every_row_gives_one_label_and_a_reason() -> None:
+    assert not LABELS.duplicated(["source", "column", "label", "where"]).any()
+    assert set(LABELS["column"]) <= set(corpus.ONTOLOGIES)
+    assert set(LABELS["source"]) == {"*"} | {name for name, one in SOURCES.items() if one.role != "left out"} - {
+        "velmeshev_donor_age_sex_partial"
+    }
+    for row in LABELS.itertuples():
+        assert row.reason, row
+        assert (row.id == "") == (row.name == "not given") == (row.means == ""), row
+        assert not row.id or row.id.split(":")[0] in PREFIXES[row.column], row
+    assert LABELS.groupby("id")["name"].nunique().max() == 1
+    assert LABELS[LABELS["id"] != ""].groupby("name")["id"].nunique().max() == 1
+
+
+def test_an_age_stays_the_same_number_of_years() -> None:
+    ages = LABELS[LABELS["column"] == "development_stage"]
+    assert [age_in_years(label) for label in ages["label"]] == [age_in_years(name) for name in ages["name"]]
+    assert ages["name"].map(age_in_years).notna().all()
+
+
+def test_names_ids_and_merges_are_those_of_the_ontologies() -> None:
+    """A label that is merged into another has it among its ancestors, and nothing obsolete is used."""
+    guide = pytest.importorskip(
+        "cellxgene_ontology_guide.ontology_parser", reason="needs the extra bench: pip install '.[bench]'"
+    )
+    parser = guide.OntologyParser()
+    given = LABELS[LABELS["id"] != ""]
+    assert len(given) > 200
+    for row in given.itertuples():
+        ontology = "PATO" if row.id.startswith("PATO") else corpus.ONTOLOGIES[row.column]
+        assert parser.is_valid_term_id(row.id, ontology), row
+        assert not parser.is_term_deprecated(row.id), row
+        assert parser.get_term_label(row.id) == row.name, row
+        for term in row.means.split("|"):
+            assert row.id in parser.get_term_ancestors(term, include_self=True), row
+
+
+def test_the_config_is_one_of_prepare() -> None:
+    assert build(PrepareConfig, read_toml(corpus.MAPPING / "prepare.toml")).split == "donor"
+
+
+# --- benchmarks/corpus.py ---
+
+
+def toy(**columns: Any) -> ad.AnnData:
+    obs = pd.DataFrame(columns, index=[f"cell{i}" for i in range(len(next(iter(columns.values()))))])
+    return ad.AnnData(np.ones((len(obs), 2), dtype=np.float32), obs=obs)
+
+
+def source(**facts: Any) -> corpus.Source:
+    return corpus.Source(**{"name": "toy", "role": "split", "reason": "", "unclear": "", **facts})
+
+
+ROWS = pd.DataFrame(
+    [
+        ("toy", "cell_type", "B", "", "CL:1", "B cell"),
+        ("toy", "cell_type", "doublet", "", "", "not given"),
+        ("toy", "disease", "ill", "", "", "not given"),
+        ("toy", "disease", "ill", "site=tumour", "MONDO:1", "cancer"),
+        ("other", "cell_type", "B", "", "CL:2", "something else"),
+    ],
+    columns=["source", "column", "label", "where", "id", "name"],
+)
+NOBODY = pd.DataFrame(columns=["source", "donor_id", "donor", "sex", "development_stage"])
+
+
+def test_labels_become_names_and_ids_and_the_authors_words_stay() -> None:
+    obs = corpus.harmonise(toy(cell_type=["B", "doublet", None]), source(), ROWS, NOBODY).obs
+    assert texts(obs["cell_type"]) == ["B cell", "-", "-"]
+    assert texts(obs["cell_type_ontology_term_id"]) == ["CL:1", "-", "-"]
+    assert texts(obs["author_cell_type"]) == ["B", "doublet", "-"]
+
+
+def test_a_row_with_where_goes_first_and_holds_only_there() -> None:
+    obs = corpus.harmonise(toy(disease=["ill", "ill"], site=["blood", "tumour"]), source(), ROWS, NOBODY).obs
+    assert texts(obs["disease"]) == ["-", "cancer"]
+
+
+def test_a_label_without_a_row_is_refused_by_name() -> None:
+    with pytest.raises(corpus.MappingError, match=r"toy: .* cell_type \['T'\]"):
+        corpus.harmonise(toy(cell_type=["B", "T"]), source(), ROWS, NOBODY)
+
+
+def test_only_cells_that_are_wanted_stay() -> None:
+    cells = toy(condition=["ctrl", "drug", "ctrl"], kind=["cell", "cell", "doublet"])
+    kept = corpus.harmonise(cells, source(keep={"condition": ["ctrl"]}, without={"kind": ["doublet"]}), ROWS, NOBODY)
+    assert kept.obs_names.tolist() == ["cell0"]
+
+
+def test_donors_that_may_be_in_the_other_file_go() -> None:
+    ages = [f"{n}-year-old human stage" for n in (30, 30, 40)]
+    rows = pd.DataFrame(
+        [("*", "development_stage", age, "", "HsapDv:1", age) for age in set(ages)], columns=ROWS.columns
+    )
+    cells = toy(sex=["female", "male", "female"], development_stage=ages, donor_id=["a", "b", "c"])
+    others = pd.DataFrame({"sex": ["female"], "development_stage": [ages[0]]})
+    assert corpus.harmonise(cells, source(), rows, NOBODY, others).obs["donor_id"].tolist() == ["b", "c"]
+
+
+def test_a_file_that_trains_whole_has_no_donors_to_hold_out() -> None:
+    cells = corpus.harmonise(toy(donor_id=["a", "b"]), source(role="train"), ROWS, NOBODY).obs
+    assert cells["donor_id"].isna().all()
+    assert cells["author_donor_id"].tolist() == ["a", "b"]
+
+
+def test_donors_are_joined_and_what_is_known_of_them_is_told() -> None:
+    told = pd.DataFrame([("toy", "a", "x", "female", ""), ("other", "b", "y", "male", "")], columns=NOBODY.columns)
+    obs = corpus.harmonise(toy(donor_id=["a", "b"]), source(), ROWS, told).obs
+    assert obs["donor_id"].tolist() == ["x", "b"]
+    assert texts(obs["sex"]) == ["female", "-"]
+
+
+@pytest.mark.parametrize(("use", "sexes"), [("used", ["male", "female"]), ("apart", ["male", "-"])])
+def test_inferred_sex_fills_gaps_only_where_the_mapping_says_so(use: str, sexes: list[str]) -> None:
+    cells = toy(sex=["male", None], sex_inferred=["female", "female"])
+    obs = corpus.harmonise(cells, source(sex_inferred=use, sex_reason="."), ROWS, NOBODY).obs
+    assert texts(obs["sex"]) == sexes
+
+
+# --- what the mapping says of the data ---
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", [name for name, one in SOURCES.items() if one.role != "left out"])
+def test_the_mapping_covers_every_label_of_the_real_file(name: str) -> None:
+    one = SOURCES[name]
+    others = real(one.other_people_than).obs if one.other_people_than else None
+    cells = corpus.harmonise(real(name), one, LABELS, DONORS, others)
+    assert cells.n_obs
+    rows = LABELS[LABELS["source"] == name]
+    before = real(name).obs
+    for column in set(rows["column"]):
+        assert set(rows.loc[rows["column"] == column, "label"]) >= set(cells.obs[f"author_{column}"].dropna())
+        assert set(rows.loc[rows["column"] == column, "label"]) <= set(before[column].dropna()), "a row nobody needs"
+
+
+@pytest.mark.data
+def test_the_sorted_blood_cells_are_of_no_man_and_pbmc3k_is_of_one() -> None:
+    zheng, pbmc3k = real("zheng_pbmc_facs"), real("pbmc3k_10x")
+    y_genes = {"RPS4Y1", "DDX3Y", "EIF1AY", "KDM5D", "UTY", "USP9Y"}
+    assert not y_genes & set(zheng.var_names)
+    xist_C = np.asarray(zheng[:, "XIST"].X.todense()).ravel() > 0
+    assert pd.Series(xist_C).groupby(zheng.obs["cell_type"].to_numpy()).any().all()
+    assert "XIST" not in pbmc3k.var_names
+    assert (pbmc3k[:, "RPS4Y1"].X > 0).mean() > 0.5
+
+
+@pytest.mark.data
+def test_donors_who_are_joined_agree_in_sex_and_age() -> None:
+    known = {}
+    for name in ("pancreas_panc8_small", "pancreas_baron_175"):
+        obs = corpus.harmonise(real(name), SOURCES[name], LABELS, DONORS).obs
+        known[name] = obs.groupby("donor_id", observed=True)[["sex", "development_stage"]].first()
+    joined = known["pancreas_panc8_small"].join(known["pancreas_baron_175"], rsuffix="_too", how="inner")
+    assert len(joined) == 4
+    for column in ("sex", "development_stage"):
+        assert texts(joined[column]) == texts(joined[f"{column}_too"])
+
+
+@pytest.mark.data
+def test_sex_that_is_recorded_agrees_with_sex_that_was_inferred() -> None:
+    obs = real("velmeshev_asd_pfc_glia").obs
+    told = DONORS[DONORS["source"] == "velmeshev_asd_pfc_glia"].set_index("donor_id")["sex"]
+    assert (obs["donor_id"].map(told).dropna() == obs.loc[obs["donor_id"].isin(told.index), "sex_inferred"]).all()

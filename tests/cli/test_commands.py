@@ -1,0 +1,496 @@
+"""The command line: every verb once, and every mistake told in one message with exit code 2 and nothing left behind."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from polygene.cli.commands import app, main
+from polygene.corpus.corpus import Corpus
+from polygene.model.checkpoint import PolyGene
+from polygene.model.shipped import NAMES
+from polygene.tl import denoise, impute
+from polygene.tl._annotate import annotation
+from polygene.tl._counterfactual import counterfactual
+
+MakeAnnData = Callable[..., ad.AnnData]
+
+RECIPE = """
+corpus = "{folder}/corpus"
+out = "{folder}/model"
+
+[network]
+hidden_size = 16
+num_hidden_layers = 1
+num_attention_heads = 2
+intermediate_size = 32
+
+[training]
+epochs = 1
+evaluations = 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_before() -> Iterator[None]:
+    logger = logging.getLogger("polygene")
+    before = logger.level, logger.handlers
+    yield
+    logger.level, logger.handlers = before
+
+
+@pytest.fixture(scope="module")
+def made(make_adata: MakeAnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with cells, and the corpus and the model that the commands made of them."""
+    folder = tmp_path_factory.mktemp("made")
+    make_adata(150, 30).write_h5ad(folder / "cells.h5ad")
+    (folder / "recipe.toml").write_text(RECIPE.format(folder=folder.as_posix()))
+    for command in (
+        ("prepare", folder / "cells.h5ad", "--out", folder / "corpus", "--genes", 20),
+        ("train", folder / "recipe.toml"),
+    ):
+        result = polygene(*command)
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def polygene(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refusal(result: Result) -> str:
+    """Check that a command failed as it should, and return what it said."""
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    said = [line for line in result.stderr.splitlines() if line.startswith("polygene: ")]
+    assert len(said) == 1
+    assert "Traceback" not in result.output
+    return said[0]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_every_command_helps_and_has_eight_options_at_most() -> None:
+    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert names == [
+        *("prepare", "train", "annotate", "embed", "denoise", "impute", "classify", "finetune"),
+        *("generate", "balance", "perturb", "counterfactual", "evaluate", "demo", "info", "models"),
+    ]
+    for name in names:
+        said = polygene(name, "--help")
+        assert said.exit_code == 0
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        options = [parameter.name for parameter in command.params if parameter.param_type_name == "option"]
+        assert len(options) <= 8, (name, options)
+
+
+def test_prepare_passes_its_options_on(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "genes.txt").write_text("GENE3\nGENE7\n")
+    (tmp_path / "config.toml").write_text('binning = "binary"\nseed = 3\nn_genes = 9\n')
+    result = polygene(
+        "prepare", made / "*.h5ad", "--out", tmp_path / "corpus", "--genes", 7, "--split", "random",
+        "--column", "treatment=donor_id", "--include-genes", tmp_path / "genes.txt", "--num-proc", 2,
+        "--config", tmp_path / "config.toml",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    corpus = Corpus(tmp_path / "corpus")
+    assert len(corpus.tokenizer.panel) == 7
+    assert {"GENE3", "GENE7"} <= set(corpus.tokenizer.panel.symbols)
+    assert corpus.tokenizer.binner.kind == "binary"
+    assert corpus.tokenizer.schema.names[-1] == "treatment"
+    assert (corpus.split_word, corpus.info["config"]["seed"]) == ("random", 3)
+    assert "cells, not donors" in result.stdout
+
+
+def test_annotate_writes_a_copy_with_the_answers_of_the_library(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5ad"
+    result = polygene(
+        "annotate", made / "cells.h5ad", "--out", out, "--model", made / "model",
+        "--given", "tissue, sex", "--predict", "cell_type,disease",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    before, after = ad.read_h5ad(made / "cells.h5ad"), ad.read_h5ad(out)
+    np.testing.assert_array_equal(after.X.toarray(), before.X.toarray())
+    assert [name for name in after.obs if not name.startswith("polygene_")] == list(before.obs)
+    expected = annotation(
+        before, PolyGene.from_pretrained(made / "model"), given=["sex", "tissue"], predict=["cell_type", "disease"]
+    ).collect()
+    assert set(after.obsm) == {"polygene_cell_type", "polygene_disease"}
+    np.testing.assert_allclose(after.obsm["polygene_cell_type"], expected.obsm["polygene_cell_type"], atol=1e-6)
+    assert list(after.uns["polygene"]["annotate"]["given"]) == ["sex", "tissue"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_annotate_and_embed_write_only_the_answers(suffix: str, made: Path, tmp_path: Path) -> None:
+    for verb, column in (("annotate", "polygene_cell_type"), ("embed", "X_polygene_15")):
+        out = tmp_path / f"{verb}{suffix}"
+        assert polygene(verb, made / "cells.h5ad", "--out", out, "--model", made / "model").exit_code == 0
+        table = pd.read_csv(out, index_col="cell") if suffix == ".csv" else pd.read_parquet(out)
+        assert column in table
+        assert table.index[0] == "cell0"
+        assert len(table) == 150
+
+
+def test_denoise_and_impute_write_what_the_library_finds(made: Path, tmp_path: Path) -> None:
+    cells, model = ad.read_h5ad(made / "cells.h5ad"), PolyGene.from_pretrained(made / "model")
+    for verb in ("denoise", "impute"):
+        out = tmp_path / f"{verb}.h5ad"
+        asked = ("--out", out, "--model", made / "model", "--given", "cell_type", "--output", "expressed")
+        result = polygene(verb, made / "cells.h5ad", *asked)
+        assert result.exit_code == 0, result.output
+    denoise(cells, model, given="cell_type", output="expressed")
+    new = impute(cells, model, given="cell_type", output="expressed")
+    assert new is not None
+    layer, expected = ad.read_h5ad(tmp_path / "denoise.h5ad").layers["polygene_expressed"], cells.layers
+    np.testing.assert_allclose(layer.toarray(), expected["polygene_expressed"].toarray(), atol=1e-6)
+    np.testing.assert_allclose(ad.read_h5ad(tmp_path / "impute.h5ad").X, new.X, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "says"),
+    [
+        ("denoise", ["--out", "out.csv"], "must end with .h5ad"),
+        ("impute", ["--out", "out.parquet"], "must end with .h5ad"),
+        ("denoise", ["--out", "out.h5ad", "--layer", "raw"], "pass adata.raw.to_adata()"),
+        ("impute", ["--out", "out.h5ad", "--given", "cell_typ"], "Did you mean 'cell_type'"),
+        ("denoise", ["--out", "out.h5ad", "--layer", "counts"], "counts"),
+    ],
+)
+def test_what_cannot_be_denoised(
+    verb: str, options: list[str], says: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    cells.raw = cells.copy()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.chdir(tmp_path)
+    assert says in refusal(polygene(verb, "cells.h5ad", "--model", made / "model", *options))
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+
+
+def test_cells_may_be_annotated_in_place(made: Path, tmp_path: Path) -> None:
+    cells = shutil.copy(made / "cells.h5ad", tmp_path / "cells.h5ad")
+    assert polygene("annotate", cells, "--out", cells, "--model", made / "model", "--predict", "sex").exit_code == 0
+    assert polygene("embed", cells, "--out", cells, "--model", made / "model").exit_code == 0
+    adata = ad.read_h5ad(cells)
+    assert {"X_polygene", "polygene_sex"} <= set(adata.obsm)
+
+
+def test_classify_learns_from_some_cells_and_answers_for_the_others(made: Path, tmp_path: Path) -> None:
+    adata = ad.read_h5ad(made / "cells.h5ad")
+    adata.obs["mine"] = adata.obs["cell_type"].where(np.arange(150) % 3 > 0)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    out = tmp_path / "out.h5ad"
+    result = polygene("classify", tmp_path / "cells.h5ad", "--key", "mine", "--out", out, "--model", made / "model")
+    assert result.exit_code == 0, result.output
+    assert "cross-validated macro-F1" in result.stderr
+    assert ad.read_h5ad(out).obs["polygene_mine"].notna().all()
+
+
+def test_perturb_writes_a_table_that_says_what_it_is(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "effects.csv"
+    symbols = PolyGene.from_pretrained(made / "model").tokenizer.panel.symbols
+    options = ("--out", out, "--model", made / "model", "--predict", "sex")
+    named = ("--knock-out", f"{symbols[0]},{symbols[1]}", "--over-express", symbols[2], "--genes", symbols[3])
+    result = polygene("perturb", made / "cells.h5ad", *options, *named)
+    assert result.exit_code == 0, result.output
+    assert "not mechanisms" in result.stderr
+    table = pd.read_csv(out)
+    assert set(table["perturbation"]) == {f"{symbols[0]} KO + {symbols[1]} KO + {symbols[2]} OE"}
+    assert list(table["target"]) == ["female", "male", "distance", symbols[3]]
+    assert set(table["evidence"]) == {"association"}
+    before = content(tmp_path)
+    for wrong, says in (("GENE", "Did you mean"), ("", "No gene is named")):
+        assert says in refusal(polygene("perturb", made / "cells.h5ad", *options, "--knock-out", wrong))
+        assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_counterfactual_writes_the_table_of_the_library(suffix: str, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / f"genes{suffix}"
+    result = polygene(
+        "counterfactual", made / "cells.h5ad", "--out", out, "--model", made / "model", "--set", "sex=female -> male",
+        "--set", "cell_type=B cell", "--given", "tissue", "--groupby", "disease",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "association in the training data, not the effect of an intervention" in " ".join(result.stderr.split())
+    table = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    expected = counterfactual(
+        made / "cells.h5ad",
+        PolyGene.from_pretrained(made / "model"),
+        {"sex": ("female", "male"), "cell_type": "B cell"},
+        given=["tissue"],
+        groupby="disease",
+    )
+    pd.testing.assert_frame_equal(table, expected, rtol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--set", "sex"], "--set has a name and a value"),
+        (["--set", "sex=female->"], "does not know the label ''"),
+        (["--set", "sex=male", "--set", "sex=female"], "names sex twice"),
+        (["--set", "sex=males"], "the nearest is 'male'"),
+        (["--set", "sxe=male"], "Did you mean 'sex'"),
+        (["--set", "sex=male", "--given", "sex"], "given and changed at once"),
+        (["--set", "disease=normal"], "knows one label only"),
+        (["--set", "cell_type=B cell", "--donor", "patient"], "no column 'patient'"),
+        (["--set", "sex=male", "--out", "genes.h5ad"], "must end with .csv or .parquet"),
+    ],
+)
+def test_changes_that_cannot_be_made(options: list[str], says: str, made: Path, tmp_path: Path) -> None:
+    options = options if "--out" in options else [*options, "--out", str(tmp_path / "genes.csv")]
+    result = polygene("counterfactual", made / "cells.h5ad", "--model", made / "model", *options)
+    assert says in refusal(result)
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluate_prints_the_table_and_keeps_the_scores_with_the_model(made: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(made / "model", tmp_path / "model")
+    result = polygene("evaluate", made / "corpus", "--model", model)
+    assert result.exit_code == 0, result.output
+    assert "logistic regression" in result.stdout
+    metrics = json.loads((model / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert set(metrics) == {"corpus", "validation", "test"}
+    assert PolyGene.from_pretrained(model).metrics == metrics
+    options = ("--out", tmp_path / "scores.json", "--report", tmp_path / "report.html")
+    elsewhere = polygene("evaluate", made / "corpus", "--model", model, *options)
+    assert elsewhere.exit_code == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["test"] == metrics["test"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert " ".join(["polygene evaluate", str(made / "corpus"), "--model", str(model), *map(str, options)]) in page
+
+
+def test_evaluate_refuses_a_report_that_cannot_be_written_and_leaves_nothing(made: Path, tmp_path: Path) -> None:
+    options = ("--model", made / "model", "--out", tmp_path / "scores.json")
+    for report in (tmp_path / "report.pdf", tmp_path / "nowhere" / "report.html"):
+        assert report.name in refusal(polygene("evaluate", made / "corpus", *options, "--report", report))
+    assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("corpus", ["20 genes", "donors", "cell_type", "monocyte", "validation"]),
+        ("model", ["16 wide", "B cell", "loss", "temperature", "corpus it learned from", "donors"]),
+        ("polygene-512", ["512 genes", "F16"]),
+    ],
+)
+def test_info_describes(folder: str, says: list[str], made: Path) -> None:
+    result = polygene("info", folder if folder.startswith("polygene") else made / folder)
+    assert result.exit_code == 0, result.output
+    for word in says:
+        assert word in result.stdout
+
+
+def test_models_lists_those_that_ship() -> None:
+    result = polygene("models")
+    assert result.exit_code == 0, result.output
+    for word in (*NAMES, "cell types", "B cell", "README.md"):
+        assert word in result.stdout
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def with_x(change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def rewrite(path: Path) -> None:
+        adata = ad.read_h5ad(path)
+        adata.X = change(adata.X)
+        adata.write_h5ad(path)
+
+    return rewrite
+
+
+def with_genes(names: Callable[[int], str]) -> Callable[[Path], None]:
+    def rewrite(path: Path) -> None:
+        adata = ad.read_h5ad(path)
+        adata.var.index = pd.Index([names(g) for g in range(adata.n_vars)])
+        adata.write_h5ad(path)
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda path: path.unlink(), "there is no file"),
+        (lambda path: path.write_text("cell,gene\n"), "not an .h5ad file"),
+        (cut, "cut off or damaged"),
+        (lambda path: ad.AnnData(np.zeros((0, 3), np.float32)).write_h5ad(path), "empty"),
+        (with_x(lambda x: x * np.float32("nan")), "NaN"),
+        (with_x(lambda x: x.toarray() - x.mean()), "scaled"),
+        (with_genes("OTHER{}".format), "None of the 20 genes"),
+        (with_genes("Gene{}".format), "of mouse or rat"),
+        (with_genes(str), "numbers"),
+    ],
+    ids=["missing", "text", "cut off", "empty", "NaN", "scaled", "other genes", "mouse", "numbers for genes"],
+)
+@pytest.mark.parametrize("verb", ["annotate", "embed"])
+def test_cells_that_cannot_be_read(
+    verb: str, spoil: Callable[[Path], Any], says: str, made: Path, tmp_path: Path
+) -> None:
+    cells = Path(shutil.copy(made / "cells.h5ad", tmp_path / "cells.h5ad"))
+    spoil(cells)
+    before = content(tmp_path)
+    assert says in refusal(polygene(verb, cells, "--out", tmp_path / "out.h5ad", "--model", made / "model"))
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--given", "sex", "--predict", "sex"], "given and asked at once"),
+        (["--predict", "cell_typ"], "Did you mean 'cell_type'"),
+        (["--given", "disease"], "does not know the label 'COVID'"),
+        (["--given", "age"], "no column 'development_stage'"),
+        (["--layer", "counts"], "no layer 'counts'"),
+        (["--totals", "n_counts"], "no column 'n_counts'"),
+        (["--back-off", "0.5"], "above 0.5 and at most 1"),
+        (["--out", "answers.txt"], "must end with"),
+        (["--out", "nowhere/answers.csv"], "there is no folder"),
+        (["--model", "nowhere"], "no checkpoint 'nowhere'"),
+    ],
+)
+def test_questions_that_cannot_be_asked(
+    options: list[str], says: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    adata = ad.read_h5ad(made / "cells.h5ad")
+    del adata.obs["development_stage"]
+    adata.obs["disease"] = "COVID"
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    before = content(tmp_path)
+    arguments = {"--out": str(tmp_path / "out.csv"), "--model": str(made / "model")}
+    arguments |= dict(zip(options[::2], options[1::2], strict=True))
+    result = polygene("annotate", tmp_path / "cells.h5ad", *(word for pair in arguments.items() for word in pair))
+    assert says in refusal(result)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("model/model.safetensors", "model.safetensors is not the file that was saved"),
+        ("corpus/test/data-00000-of-00001.arrow", "is cut off or altered"),
+        ("corpus/corpus.json", "corpus.json"),
+    ],
+)
+def test_folders_that_were_cut_off(file: str, says: str, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    cut(tmp_path / file)
+    before = content(tmp_path)
+    assert says in refusal(polygene("evaluate", tmp_path / "corpus", "--model", tmp_path / "model"))
+    assert content(tmp_path) == before
+
+
+def test_a_corpus_of_another_tokenizer(made: Path, tmp_path: Path) -> None:
+    assert polygene("prepare", made / "cells.h5ad", "--out", tmp_path / "corpus", "--genes", 5).exit_code == 0
+    before = content(made)
+    assert "another tokenizer" in refusal(polygene("evaluate", tmp_path / "corpus", "--model", made / "model"))
+    assert content(made) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            'corpus = "c"\nout = "o"\n[training]\nepoch = 3\n',
+            "unknown key training.epoch: did you mean training.epochs",
+        ),
+        ('corpus = "c"\nout = "o"\n[training]\nepochs = "3"\n', "training.epochs is '3'"),
+        ('corpus = "c"\n', "lacks out"),
+        ("corpus = ", "cannot be read"),
+        ('corpus = "nowhere"\nout = "o"\n', "nowhere is no corpus"),
+    ],
+)
+def test_recipes_that_cannot_be_followed(text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text(text)
+    assert says in refusal(polygene("train", "recipe.toml"))
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--column", "sex"], "--column has a name and a value"),
+        (["--column", "sex=gender"], "no source has a column 'gender'"),
+        (["--split", "donors"], "'donor' or 'study' or 'random'"),
+        (["--column", "donor_id=patient"], "no column 'patient'"),
+        (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
+    ],
+)
+def test_corpora_that_cannot_be_made(options: list[str], says: str, made: Path, tmp_path: Path) -> None:
+    result = polygene("prepare", made / "cells.h5ad", "--out", tmp_path / "corpus", *options)
+    assert says in refusal(result)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_is_not_replaced(made: Path) -> None:
+    before = content(made / "corpus")
+    assert "exists" in refusal(polygene("prepare", made / "cells.h5ad", "--out", made / "corpus"))
+    assert content(made / "corpus") == before
+
+
+@pytest.mark.parametrize(("name", "says"), [("", "neither a corpus"), ("nowhere", "no folder")])
+def test_info_says_what_a_folder_is_not(name: str, says: str, tmp_path: Path) -> None:
+    assert says in refusal(polygene("info", tmp_path / name))
+
+
+def test_an_interrupt_is_no_error_and_says_how_to_go_on(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("polygene.training.recipe.Recipe.load", interrupted)
+    result = polygene("train", made / "recipe.toml")
+    assert result.exit_code == 130
+    assert "the same command goes on" in result.stderr
+
+
+def test_the_installed_command_says_one_line_and_exits_with_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "polygene", "info", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("polygene: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+
+
+def test_a_mistake_of_our_own_is_told_in_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def broken(_: Any) -> None:
+        msg = "a bug"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("polygene.cli.describe.describe", broken)
+    monkeypatch.setattr("polygene.cli.commands.QUIET", {})  # the environment outlives the test
+    monkeypatch.setattr("sys.argv", ["polygene", "info", "somewhere"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err.startswith("polygene: RuntimeError: a bug. This is a mistake in PolyGene")
+    monkeypatch.setenv("POLYGENE_TRACEBACK", "1")
+    with pytest.raises(RuntimeError, match="a bug"):
+        main()
+
+
+def test_only_the_first_of_several_processes_speaks(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    result = polygene("info", made / "corpus")
+    assert (result.exit_code, result.output) == (0, "")

@@ -1,0 +1,163 @@
+"""Scores of calibration and sets, against the definitions cell by cell."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from polygene.evaluation import test_cells as held_out
+from polygene.evaluation.reliability import confidence_tally, reliability, risk_coverage, set_scores
+from polygene.evaluation.test_cells import AskedCells, of_model
+from polygene.model.calibration import Calibration, calibrate
+from polygene.model.checkpoint import PolyGene
+from polygene.training.train import calibration
+
+
+class Cells(SimpleNamespace):
+    """Labels, donors and sources of cells, as a split of a corpus has them."""
+
+    def __len__(self):
+        return len(self.labels_CP)
+
+
+LABELS = ("a", "b", "c")
+
+
+@pytest.fixture
+def answers():
+    """300 cells of 12 donors: truth follows the answers, more or less."""
+    rng = np.random.default_rng(0)
+    p_CV = rng.dirichlet([0.5, 0.5, 0.5], 300)
+    truth_C = (p_CV.cumsum(1) < rng.random((300, 1))).sum(1)
+    return p_CV, truth_C, (np.arange(300) % 12).astype(object)
+
+
+def test_ece_log_loss_and_brier_score_are_those_of_their_definitions(answers):
+    p_CV, truth_C, donors_C = answers
+    tally = confidence_tally(
+        p_CV, truth_C=truth_C, kept_C=np.ones(300, bool), sources_C=np.zeros(300, int), donors_C=donors_C
+    )
+    scores = {name: value[0] for name, value in tally.scores().items()}
+    order = np.argsort(p_CV.max(1))
+    gaps = [
+        abs((p_CV[some].argmax(1) == truth_C[some]).mean() - p_CV[some].max(1).mean()) for some in np.split(order, 15)
+    ]
+    assert scores["ece"] == pytest.approx(np.mean(gaps))
+    assert scores["log_loss"] == pytest.approx(log_loss(truth_C, p_CV))
+    assert scores["brier"] == pytest.approx(((p_CV - np.eye(3)[truth_C]) ** 2).sum(1).mean())
+
+
+def test_the_area_below_risk_and_coverage_is_the_mean_of_the_risks(answers):
+    p_CV, truth_C, donors_C = answers
+    found = risk_coverage(p_CV, truth_C, donors_C, seed=0)
+    wrong = (p_CV.argmax(1) != truth_C)[np.argsort(-p_CV.max(1))]
+    risks = np.cumsum(wrong) / np.arange(1, 301)
+    assert found["aurc"] == pytest.approx(risks.mean(), abs=0.01)
+    assert found["risk"][-1] == pytest.approx(wrong.mean())
+    assert found["share"][-1] == 1
+    assert found["low"] <= found["aurc"] <= found["high"]
+
+
+def test_coverage_and_size_are_averaged_by_donor(answers):
+    p_CV, truth_C, donors_C = answers
+    kept_C = (donors_C != 0) | (np.arange(300) < 30)
+    p_CV, truth_C, donors_C = p_CV[kept_C], truth_C[kept_C], donors_C[kept_C]
+    one = calibrate(p_CV, truth_C, donors_C)
+    found = set_scores(p_CV, truth_C, donors_C, one, LABELS, seed=0)
+    set_CV = one.sets(p_CV, 0.9)
+    held_C = set_CV[np.arange(len(truth_C)), truth_C]
+    donors = np.unique(donors_C)
+    assert found["coverage"] == pytest.approx(np.mean([held_C[donors_C == d].mean() for d in donors]))
+    assert found["size"] == pytest.approx(np.mean([set_CV[donors_C == d].sum(1).mean() for d in donors]))
+    assert found["abstained"] == pytest.approx((set_CV.sum(1) != 1).mean())
+    single_C = set_CV.sum(1) == 1
+    assert found["single_accuracy"] == pytest.approx((set_CV.argmax(1) == truth_C)[single_C].mean())
+    assert [row["label"] for row in found["by_label"]] == list(LABELS)
+    assert {row["basis"] for row in found["by_label"]} == {"own"}
+
+
+@pytest.mark.parametrize(
+    ("n_calibration", "why"),
+    [(3, "3 calibration donors have it, 9 are needed"), (12, "test donors differ from the 12")],
+)
+def test_where_coverage_fails_it_says_by_how_much_and_why(answers, n_calibration, why):
+    p_CV, truth_C, donors_C = answers
+    few_C = np.isin(donors_C, range(n_calibration))
+    one = calibrate(p_CV[few_C], truth_C[few_C], donors_C[few_C])
+    found = set_scores(p_CV, (truth_C + 1) % 3, donors_C, one, LABELS, seed=0)
+    assert found["off"] == pytest.approx(found["coverage"] - 0.9)
+    assert found["off"] < -0.02
+    assert why in found["why"]
+
+
+@pytest.fixture(scope="module")
+def model(toy_corpus):
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = PolyGene.new(toy_corpus.tokenizer, initializer_range=0.4, **shape)
+    return replace(model, calibration=calibration(model, toy_corpus.split("validation")))
+
+
+def scored(model, corpus):
+    """What `reliability` finds for the test cells."""
+    test = corpus.split("test")
+    return reliability(model, corpus.split("train"), test, of_model(model, AskedCells(corpus, test))[0])
+
+
+def test_results_are_json_and_hold_every_phenotype_that_varies(model, toy_corpus):
+    found = scored(model, toy_corpus)
+    json.dumps(found, allow_nan=False)
+    for part in ("calibration", "sets"):
+        assert {"sex", "cell_type"} <= {one["phenotype"] for one in found[part]}
+        assert "tissue" not in {one["phenotype"] for one in found[part]}
+    cell_type = next(one for one in found["calibration"] if one["phenotype"] == "cell_type")
+    assert cell_type["temperature"] == model.calibration.temperature("cell_type") != 1
+    assert sum(one["cells"] for one in cell_type["bins"]) == len(toy_corpus.split("test"))
+    assert not cell_type["counts"], "an untrained network does not beat the frequencies in training"
+
+
+def test_a_model_that_was_not_calibrated_has_no_sets_and_says_so(model, toy_corpus):
+    bare = replace(model, calibration=type(model.calibration)())
+    found = scored(bare, toy_corpus)
+    assert {one["temperature"] for one in found["calibration"]} == {None}
+    assert {one["why"] for one in found["sets"]} == {"the model was not calibrated"}
+    assert all(one["risk_coverage"]["aurc"] > 0 for one in found["sets"])
+
+
+def test_blocks_change_no_number(model, toy_corpus, monkeypatch):
+    whole = scored(model, toy_corpus)
+    monkeypatch.setattr(held_out, "BLOCK", 7)
+    again = scored(model, toy_corpus)
+    assert json.dumps(again["sets"][0]["by_label"]) == json.dumps(whole["sets"][0]["by_label"])
+
+
+@pytest.mark.parametrize(
+    ("test_share", "knowledge", "counts"),
+    [(0.5, 0.0, False), (0.9, 0.0, False), (0.5, 0.3, True), (0.9, 0.3, True)],
+    ids=[
+        "equal shares beat the marginal",
+        "the marginal is right",
+        "knows in both",
+        "knows where the marginal is right",
+    ],
+)
+def test_what_everybody_is_told_alike_does_not_count_even_where_it_beats_the_marginal(test_share, knowledge, counts):
+    """Nine in ten training cells are female; a model that knows it learned nothing answers one half for everybody."""
+    rng = np.random.default_rng(0)
+    labels_C = (np.arange(2_000) >= 2_000 * test_share).astype(int)
+    right_C = 0.5 + knowledge + rng.normal(0, 1e-3, 2_000)
+    p_CV = np.where(labels_C[:, None] == np.arange(2), right_C[:, None], 1 - right_C[:, None])
+    donors_C = np.array([f"donor{c % 20}" for c in range(2_000)], dtype=object)
+    train = SimpleNamespace(
+        labels_CP=(np.arange(100) >= 90).astype(int)[:, None], donors_C=np.array(["a", "b"] * 50, dtype=object)
+    )
+    test = Cells(labels_CP=labels_C[:, None], donors_C=donors_C, sources_C=np.zeros(2_000, int))
+    schema = SimpleNamespace(names=("sex",), labels=(("female", "male"),))
+    model = SimpleNamespace(tokenizer=SimpleNamespace(schema=schema), calibration=Calibration())
+    ((one,), _) = reliability(model, train, test, [p_CV]).values()
+    log_loss = {row["predictor"]: row["value"] for row in one["scores"] if row["score"] == "log_loss"}
+    assert log_loss["uniform"] == pytest.approx(np.log(2))
+    assert (log_loss["uniform"] < log_loss["marginal"]) == (test_share == 0.5)
+    assert one["counts"] == counts

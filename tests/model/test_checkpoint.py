@@ -1,0 +1,294 @@
+"""The checkpoint folder: what is in it, what is refused, and that it answers as the model that was saved."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from polygene.errors import CheckpointError
+from polygene.model import checkpoint
+from polygene.model.calibration import Calibration, calibrate
+from polygene.model.checkpoint import CALIBRATION, DECISIVE, FAMILIARITY, SUMS, PolyGene
+from polygene.model.inference import bin_probabilities, cell_states, label_probabilities
+from polygene.model.novelty import Familiarity
+from polygene.vocab.tokenizer import CellTokenizer
+
+FILES = {*DECISIVE, CALIBRATION, SUMS, "recipe.toml", "metrics.json", "README.md"}
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path) -> Path:
+    """A checkpoint folder."""
+    model = replace(tiny_model, recipe='out = "ü"\n', metrics={"validation": {"loss": 1.5}})
+    model.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def answers_of(model, cells):
+    """Answer labels, states and genes: everything a model can be asked."""
+    asked_cells_Q, asked_genes_Q = np.repeat(np.arange(len(cells)), 3), np.tile([1, 5, 30], len(cells))
+    visible_N = ~np.isin(cells.genes_N, [1, 5, 30])
+    return [
+        *label_probabilities(model, cells, predict=model.tokenizer.schema.names),
+        cell_states(model, cells, given=["sex"]),
+        bin_probabilities(model, cells, asked_cells_Q, asked_genes_Q, visible_N),
+    ]
+
+
+def bytes_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_checkpoint_that_is_loaded_again_gives_identical_answers(tiny_model, toy_cells, saved):
+    loaded = PolyGene.from_pretrained(saved, device="cpu")
+    for answer, expected in zip(answers_of(loaded, toy_cells), answers_of(tiny_model, toy_cells), strict=True):
+        assert expected.std() > 0
+        np.testing.assert_array_equal(answer, expected)
+    assert loaded.tokenizer.fingerprint() == tiny_model.tokenizer.fingerprint()
+    assert loaded.recipe == 'out = "ü"\n'
+    assert loaded.metrics == {"validation": {"loss": 1.5}}
+    assert not loaded.network.training
+
+
+def test_a_checkpoint_may_be_saved_over_and_over(saved):
+    before = bytes_of(saved)
+    PolyGene.from_pretrained(saved, device="cpu").save_pretrained(saved)
+    assert bytes_of(saved) == before
+
+
+def test_the_folder_holds_the_nine_files_and_nothing_pickled(saved):
+    assert {path.name for path in saved.iterdir()} == FILES
+    assert [path.name for path in saved.parent.iterdir()] == ["saved"], "nothing is left beside it"
+    for name in FILES - {"model.safetensors"}:
+        (saved / name).read_text(encoding="utf-8")
+    header_size = int.from_bytes((saved / "model.safetensors").read_bytes()[:8], "little")
+    assert "__metadata__" in json.loads((saved / "model.safetensors").read_bytes()[8 : 8 + header_size])
+
+
+def test_the_hashes_are_those_of_the_five_files_that_decide(saved):
+    expected = {name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in (*DECISIVE, CALIBRATION)}
+    assert dict(line.split("  ")[::-1] for line in (saved / SUMS).read_text().splitlines()) == expected
+
+
+def test_the_model_card_says_what_the_model_knows(tiny_model, saved):
+    card = (saved / "README.md").read_text(encoding="utf-8")
+    n_weights = sum(weights.numel() for weights in tiny_model.network.parameters())
+    for fact in ("40 genes", "10 expression bins", f"{n_weights:,} weights", "| cell_type | 3 | B cell, T cell, monoc"):
+        assert fact in card
+
+
+def alter(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize("damage", [alter, cut_off, Path.unlink], ids=["altered", "cut off", "missing"])
+@pytest.mark.parametrize("name", [*DECISIVE, CALIBRATION, SUMS])
+def test_a_damaged_file_is_refused_by_name(saved, name, damage):
+    damage(saved / name)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")) as caught:
+        PolyGene.from_pretrained(saved)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_calibration_is_loaded_and_scales_the_logits(tiny_model, toy_cells, tmp_path):
+    p_CV, names = np.random.default_rng(0).dirichlet([1, 1, 1], 60).astype(np.float32), ["cell_type", "sex"]
+    one = replace(calibrate(p_CV, np.arange(60) % 3, None), temperature=2.0)
+    replace(tiny_model, calibration=Calibration(labels={"cell_type": one})).save_pretrained(tmp_path / "saved")
+    loaded = PolyGene.from_pretrained(tmp_path / "saved", device="cpu")
+    cell_type_CV, sex_CV = label_probabilities(loaded, toy_cells, predict=names)
+    plain_CV, plain_sex_CV = label_probabilities(tiny_model, toy_cells, predict=names)
+    expected_CV = plain_CV**0.5 / (plain_CV**0.5).sum(1, keepdims=True)
+    np.testing.assert_allclose(cell_type_CV, expected_CV, rtol=1e-4)
+    np.testing.assert_array_equal(sex_CV, plain_sex_CV)
+
+
+def test_a_checkpoint_from_before_calibration_loads_and_says_so(saved, caplog):
+    (saved / CALIBRATION).unlink()
+    sums = (saved / SUMS).read_text().splitlines(keepends=True)
+    (saved / SUMS).write_text("".join(line for line in sums if CALIBRATION not in line))
+    with caplog.at_level("INFO", logger="polygene"):
+        loaded = PolyGene.from_pretrained(saved, device="cpu")
+    assert loaded.calibration == Calibration()
+    assert [record.message for record in caplog.records if "was not calibrated" in record.message]
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown"])
+def test_weights_of_another_network_are_refused_and_not_made_up(saved, change):
+    weights = load_file(saved / "model.safetensors")
+    if change == "missing":
+        del weights["shortcut.bins"]
+    else:
+        weights["wider.bias"] = torch.zeros(3)
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    sums = (saved / SUMS).read_text().splitlines()
+    digest = hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
+    new = [f"{digest}  model.safetensors" if line.endswith("model.safetensors") else line for line in sums]
+    (saved / SUMS).write_text("\n".join(new) + "\n")
+    with pytest.raises(CheckpointError, match=r"of another PolyGene: (shortcut\.bins|wider\.bias)"):
+        PolyGene.from_pretrained(saved)
+
+
+def test_a_list_of_hashes_that_ends_early_is_refused(saved):
+    """Else what it does not name would go unchecked."""
+    (saved / SUMS).write_text((saved / SUMS).read_text().splitlines(keepends=True)[0])
+    alter(saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match="SHA256SUMS was cut off"):
+        PolyGene.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "no/such/folder", "no folder", "runs"])
+def test_a_name_that_is_neither_folder_nor_repository_is_told_in_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=f"There is no checkpoint '{name}'") as caught:
+        PolyGene.from_pretrained(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_no_folder_is_fetched_from_the_hub_and_checked(tiny_model, toy_cells, saved, monkeypatch):
+    monkeypatch.setattr(checkpoint, "snapshot_download", {"owner/name": str(saved)}.__getitem__)
+    loaded = PolyGene.from_pretrained("owner/name", device="cpu")
+    np.testing.assert_array_equal(cell_states(loaded, toy_cells), cell_states(tiny_model, toy_cells))
+    alter(saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        PolyGene.from_pretrained("owner/name")
+
+
+@pytest.fixture
+def another(tiny_model):
+    """A model with other weights."""
+    model = PolyGene.new(tiny_model.tokenizer, seed=1, **other_shape(tiny_model))
+    assert not torch.equal(model.network.decoder.weight, tiny_model.network.decoder.weight)
+    return model
+
+
+def other_shape(model):
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    return {name: getattr(model.network.config, name) for name in names}
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint_as_it_was(another, saved, monkeypatch):
+    before = bytes_of(saved)
+    monkeypatch.setattr(CellTokenizer, "save", no_space)
+    with pytest.raises(OSError, match="no space"):
+        another.save_pretrained(saved)
+    assert bytes_of(saved) == before
+    assert [path.name for path in saved.parent.iterdir()] == ["saved"]
+    PolyGene.from_pretrained(saved)
+
+
+def no_space(*args, **kwargs):
+    raise OSError(28, "no space left on the disk")
+
+
+@pytest.mark.parametrize("moved", range(1, 8))
+def test_a_save_stopped_between_two_moves_is_refused_until_it_is_done_again(
+    another, toy_cells, saved, moved, monkeypatch
+):
+    done = []
+
+    def move(self, target, move=Path.replace):
+        if len(done) == moved:
+            raise KeyboardInterrupt
+        done.append(target)
+        return move(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", move)
+        with pytest.raises(KeyboardInterrupt):
+            another.save_pretrained(saved)
+    old, new = (saved / "SHA256SUMS").read_text(), {name: bytes_of(saved)[name] for name in DECISIVE}
+    if any(hashlib.sha256(content).hexdigest() not in old for content in new.values()):
+        with pytest.raises(CheckpointError):
+            PolyGene.from_pretrained(saved)
+    else:
+        PolyGene.from_pretrained(saved)
+    another.save_pretrained(saved)
+    loaded = PolyGene.from_pretrained(saved, device="cpu")
+    np.testing.assert_array_equal(cell_states(loaded, toy_cells), cell_states(another, toy_cells))
+
+
+def test_other_files_in_the_folder_stay(tiny_model, tmp_path):
+    (tmp_path / "run" / "training").mkdir(parents=True)
+    (tmp_path / "run" / "training" / "notes").write_text("mine")
+    tiny_model.save_pretrained(tmp_path / "run")
+    assert (tmp_path / "run" / "training" / "notes").read_text() == "mine"
+
+
+def test_the_hub_is_given_a_complete_folder(tiny_model, toy_cells, tmp_path, monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, repo_id, **kwargs):
+            calls.append((repo_id, kwargs))
+            return f"https://hub/{repo_id}"
+
+        def upload_folder(self, *, repo_id, folder_path):
+            calls.append(repo_id)
+            shutil.copytree(folder_path, tmp_path / "hub")
+
+    monkeypatch.setattr(checkpoint, "HfApi", Api)
+    assert tiny_model.push_to_hub("owner/name", private=True) == "https://hub/owner/name"
+    assert calls == [("owner/name", {"private": True, "exist_ok": True}), "owner/name"]
+    assert {path.name for path in (tmp_path / "hub").iterdir()} == FILES
+    loaded = PolyGene.from_pretrained(tmp_path / "hub", device="cpu")
+    np.testing.assert_array_equal(cell_states(loaded, toy_cells), cell_states(tiny_model, toy_cells))
+
+
+def test_a_new_model_depends_on_its_seed_and_on_nothing_before(tiny_model):
+    shape = other_shape(tiny_model)
+    torch.manual_seed(5)
+    first = PolyGene.new(tiny_model.tokenizer, seed=3, **shape).network.state_dict()
+    after = torch.rand(1)
+    again, other = (PolyGene.new(tiny_model.tokenizer, seed=seed, **shape).network.state_dict() for seed in (3, 4))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["decoder.weight"], other["decoder.weight"])
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1)), "making a model draws from nobody else's numbers"
+
+
+def test_loading_shows_nothing(saved, capfd):
+    PolyGene.from_pretrained(saved).save_pretrained(saved)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_whoever_may_read_one_file_of_a_checkpoint_may_read_all(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    assert len({file.stat().st_mode for file in (tmp_path / "model").iterdir()}) == 1
+
+
+@pytest.fixture
+def discerning(tiny_model):
+    """A model that knows what it was trained on."""
+    states_CD = np.random.default_rng(0).normal(size=(60, 32)).astype(np.float32)
+    return replace(tiny_model, familiarity=Familiarity.learn(states_CD, states_CD, None, asked="cell_type"))
+
+
+def test_what_is_familiar_travels_with_the_checkpoint_and_is_hashed(discerning, tmp_path):
+    discerning.save_pretrained(tmp_path / "saved")
+    loaded = PolyGene.from_pretrained(tmp_path / "saved", device="cpu")
+    np.testing.assert_array_equal(loaded.familiarity.centres_KD, discerning.familiarity.centres_KD)
+    path = tmp_path / "saved" / FAMILIARITY
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(CheckpointError, match=FAMILIARITY):
+        PolyGene.from_pretrained(tmp_path / "saved")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"{FAMILIARITY} missing"):
+        PolyGene.from_pretrained(tmp_path / "saved")
+
+
+def test_what_an_earlier_model_of_the_folder_knew_is_not_taken_for_this_one(tiny_model, discerning, tmp_path):
+    for model in (discerning, tiny_model):
+        model.save_pretrained(tmp_path / "saved")
+    assert PolyGene.from_pretrained(tmp_path / "saved", device="cpu").familiarity is None

@@ -1,0 +1,153 @@
+"""The Cell Ontology that ships, and answers that are no finer than they are sure."""
+
+import gzip
+from importlib.resources import files
+
+import numpy as np
+import pytest
+
+from polygene.errors import PhenotypeError
+from polygene.vocab.cell_ontology import ROOT, LabelTree, cell_ontology
+
+LABELS = ("B cell", "Tregs of mine", "memory B cell", "monocyte", "naive B cell")
+B, MINE, MEMORY, MONOCYTE, NAIVE = range(5)
+
+
+def answer(*probabilities: float, level: float = 0.9) -> tuple[str, float]:
+    """Back off the answer for one cell with LABELS; give the name of the term and its probability."""
+    tree = LabelTree(LABELS)
+    term_C, probability_C = tree.back_off(np.array([probabilities], dtype=np.float32), level)
+    return (tree.names_N[term_C[0]] if term_C[0] >= 0 else "-"), float(probability_C[0])
+
+
+def test_the_table_says_its_source_its_day_and_its_licence() -> None:
+    path = files("polygene.vocab").joinpath("cell_types.tsv.gz")
+    head = gzip.decompress(path.read_bytes()).decode().splitlines()[:5]
+    assert "Cell Ontology 2026-03-26" in head[1]
+    assert "CC BY 4.0" in head[2]
+    assert len(path.read_bytes()) < 300_000
+
+
+@pytest.mark.parametrize(
+    ("label", "term"),
+    [
+        ("T cell", "CL:0000084"),
+        ("t cell", "CL:0000084"),
+        ("Treg", "CL:0000815"),
+        ("CL:0000236", "CL:0000236"),
+        ("cluster 7", None),
+    ],
+)
+def test_a_label_is_found_by_name_synonym_or_id(label: str, term: str | None) -> None:
+    assert cell_ontology().find(label) == term
+
+
+def test_what_stands_above_is_what_the_guide_says() -> None:
+    guide = pytest.importorskip(
+        "cellxgene_ontology_guide.ontology_parser", reason="needs the extra bench: pip install '.[bench]'"
+    )
+    parser, ontology = guide.OntologyParser(), cell_ontology()
+    for term in ontology.names:
+        live = {one for one in parser.get_term_ancestors(term) if not parser.is_term_deprecated(one)}
+        assert ontology.above[term] == live | {term}
+        assert ontology.names[term] == parser.get_term_label(term)
+
+
+def test_a_term_says_more_than_what_stands_above_it_and_cell_says_nothing() -> None:
+    ontology = cell_ontology()
+    assert ontology.information[ROOT] == 0
+    for term, above in ontology.above.items():
+        assert all(ontology.information[term] >= ontology.information[one] for one in above)
+    below = sum("CL:0000236" in above for above in ontology.above.values())
+    n_cells = sum(ROOT in above for above in ontology.above.values())
+    assert ontology.information["CL:0000236"] == pytest.approx(1 - np.log(below) / np.log(n_cells))
+
+
+# --- backing off ---
+
+
+def test_a_sure_label_stays() -> None:
+    assert answer(0, 0, 0.95, 0.05, 0) == ("memory B cell", pytest.approx(0.95))
+
+
+def test_labels_below_a_term_are_added_up() -> None:
+    assert answer(0.2, 0, 0.5, 0.02, 0.28) == ("B cell", pytest.approx(0.98))
+
+
+def test_a_lower_level_keeps_a_finer_answer() -> None:
+    assert answer(0.2, 0, 0.55, 0, 0.25, level=0.55)[0] == "memory B cell"
+    assert answer(0.2, 0, 0.55, 0, 0.25, level=0.56)[0] == "mature B cell"
+
+
+def test_what_is_split_between_far_types_gets_what_they_have_in_common() -> None:
+    name, probability = answer(0.25, 0, 0.25, 0.5, 0)
+    ontology = cell_ontology()
+    b_cell, monocyte = (ontology.above[ontology.find(label)] for label in ("memory B cell", "monocyte"))
+    assert ontology.find(name) in b_cell & monocyte
+    assert ontology.information[ontology.find(name)] == max(ontology.information[one] for one in b_cell & monocyte)
+    assert probability == pytest.approx(1)
+
+
+def test_a_label_outside_the_ontology_stands_alone() -> None:
+    assert answer(0, 0.95, 0.05, 0, 0) == ("Tregs of mine", pytest.approx(0.95))
+    name, probability = answer(0, 0.5, 0.5, 0, 0)
+    assert name == "-"
+    assert np.isnan(probability)
+    tree = LabelTree(LABELS)
+    assert tree.unknown == ("Tregs of mine",)
+    assert tree.ids_N[tree.of_label_V].tolist() == ["CL:0000236", "", "CL:0000787", "CL:0000576", "CL:0000788"]
+
+
+def test_every_answer_is_sure_and_none_that_says_more_is() -> None:
+    rng = np.random.default_rng(0)
+    tree, ontology = LabelTree([*LABELS[:1], *LABELS[2:], "natural killer cell", "T cell"]), cell_ontology()
+    probabilities_CV = rng.dirichlet(np.full(6, 0.3), 200)
+    terms = [ontology.find(label) for label in (*LABELS[:1], *LABELS[2:], "natural killer cell", "T cell")]
+    for p_V, n, said in zip(probabilities_CV, *tree.back_off(probabilities_CV), strict=True):
+        share = {
+            term: sum(p for p, label in zip(p_V, terms, strict=True) if term in ontology.above[label])
+            for one in terms
+            for term in ontology.above[one]
+        }
+        assert share[tree.ids_N[n]] == pytest.approx(said, rel=1e-5)
+        sure = [ontology.information[term] for term, p in share.items() if p >= 0.9]
+        assert ontology.information[tree.ids_N[n]] == max(sure)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.0, 1.01, float("nan")])
+def test_a_level_at_which_two_answers_could_both_be_sure_is_refused(level: float) -> None:
+    with pytest.raises(PhenotypeError, match=r"above 0\.5 and at most 1"):
+        answer(1, 0, 0, 0, 0, level=level)
+
+
+# --- scores ---
+
+
+def test_answers_count_as_what_they_are() -> None:
+    """One cell a row: the truth, the answer at 0.9, and what it counts as."""
+    rows = [
+        (MEMORY, (0, 0, 1, 0, 0), "correct"),
+        (MEMORY, (0.1, 0, 0.5, 0, 0.4), "correct"),  # B cell, of a memory B cell
+        (B, (0, 0, 1, 0, 0), "finer"),  # memory B cell, of a B cell
+        (NAIVE, (0, 0, 1, 0, 0), "wrong"),
+        (MONOCYTE, (0.5, 0, 0, 0.5, 0), "correct"),  # what B cells and monocytes have in common
+        (MINE, (0, 0.5, 0.5, 0, 0), "none"),
+    ]
+    tree = LabelTree(LABELS)
+    for truth, probabilities, kind in rows:
+        scores = tree.scores(np.array([probabilities]), np.array([truth]), None)["backed_off"]
+        assert {name: scores[name] for name in ("correct", "finer", "wrong")} == {
+            name: float(name == kind) for name in ("correct", "finer", "wrong")
+        }, (truth, probabilities)
+
+
+def test_scores_are_means_over_donors_and_cells_without_label_do_not_count() -> None:
+    tree = LabelTree(LABELS)
+    probabilities_CV = np.eye(5)[[MEMORY, MEMORY, MEMORY, NAIVE, B]]
+    truth_C, donors_C = np.array([MEMORY, MEMORY, NAIVE, NAIVE, -1]), np.array(["a", "a", "a", "b", "c"])
+    scores = tree.scores(probabilities_CV, truth_C, donors_C)
+    assert scores["label"]["correct"] == pytest.approx((2 / 3 + 1) / 2)
+    assert scores["label"] == scores["backed_off"]
+    memory, naive = (cell_ontology().information[f"CL:0000{n}"] for n in (787, 788))
+    assert scores["label"]["information"] == pytest.approx((memory + naive) / 2)
+    assert scores["label"]["at_label"] == 1

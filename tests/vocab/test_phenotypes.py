@@ -1,0 +1,199 @@
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from polygene.errors import PhenotypeError
+from polygene.vocab.phenotypes import CELLXGENE, NOT_GIVEN, Phenotype, PhenotypeSchema, count_labels
+
+
+def test_the_absent_token_is_named_after_the_phenotype():
+    tokens = [phenotype.absent_token for phenotype in CELLXGENE]
+    assert tokens == ["[NO_SEX]", "[NO_TISSUE]", "[NO_CELL_TYPE]", "[NO_AGE]", "[NO_DISEASE]"]
+
+
+@pytest.fixture
+def obs():
+    return pd.DataFrame(
+        {
+            "sex": pd.Categorical(
+                ["female", "male", None, "unknown", "female"], categories=["male", "female", "unknown", "x"]
+            ),
+            "tissue": ["lung", " lung ", "N/A", "blood", np.nan],
+            "development_stage": [
+                "57-year-old human stage",
+                "9-year-old human stage",
+                "adult",
+                "newborn stage",
+                "adult",
+            ],
+            "disease": ["normal"] * 5,
+        },
+        index=list("abcde"),
+    )
+
+
+@pytest.fixture
+def schema(obs):
+    return PhenotypeSchema.fit(count_labels(obs))
+
+
+def test_labels_are_counted_without_those_that_are_not_given(obs):
+    assert count_labels(obs) == {
+        "sex": {"female": 2, "male": 1},
+        "tissue": {"lung": 2, "blood": 1},
+        "cell_type": {},
+        "age": {"57-year-old human stage": 1, "9-year-old human stage": 1, "adult": 2, "newborn stage": 1},
+        "disease": {"normal": 5},
+    }
+
+
+def test_labels_stand_in_the_alphabet_and_ages_by_years_with_the_unreadable_last(schema):
+    assert schema.labels == (
+        ("female", "male"),
+        ("blood", "lung"),
+        (),
+        ("newborn stage", "9-year-old human stage", "57-year-old human stage", "adult"),
+        ("normal",),
+    )
+    np.testing.assert_equal(schema.years("age"), [0, 9, 57, np.nan])
+    np.testing.assert_equal(schema.years("sex"), [np.nan, np.nan])
+
+
+def test_the_order_of_cells_does_not_change_the_vocabulary(obs, schema):
+    assert PhenotypeSchema.fit(count_labels(obs.iloc[::-1])) == schema
+
+
+def test_rare_labels_are_left_out_aloud(obs, caplog):
+    with caplog.at_level(logging.INFO, "polygene"):
+        schema = PhenotypeSchema.fit(count_labels(obs), min_cells=2)
+    assert schema.labels[:2] == (("female",), ("lung",))
+    assert "sex: left out 1 labels of < 2 cells: ['male']" in caplog.messages
+
+
+def test_labels_become_their_places_and_absent_ones_minus_one(obs, schema):
+    labels = schema.encode(obs)
+    assert labels.dtype == np.int16
+    assert labels.T.tolist() == [[0, 1, -1, -1, 0], [1, 1, -1, 0, -1], [-1] * 5, [2, 1, 3, 0, 3], [0] * 5]
+
+
+def test_how_many_cells_have_no_label_and_why_is_said_once(obs, schema, caplog):
+    with caplog.at_level(logging.INFO, "polygene"):
+        schema.encode(obs)
+    assert caplog.messages == [
+        "sex: 2 of 5 cells not given (1 NaN, 1 'unknown'); tissue: 2 of 5 cells not given (1 NaN, 1 'N/A'); "
+        "cell_type: 5 of 5 cells not given (no column 'cell_type')"
+    ]
+
+
+def test_every_way_to_say_nothing_gives_the_same(schema):
+    ways = [*sorted(NOT_GIVEN), "Unknown", "NaN", "NA", " none "]
+    frames = [pd.DataFrame({"sex": [way]}) for way in [*ways, None, np.nan, pd.NA]]
+    frames += [pd.DataFrame({"sex": pd.Categorical([None], categories=["male"])}), pd.DataFrame(index=["a"])]
+    assert {tuple(schema.encode(frame)[0].tolist()) for frame in frames} == {(-1,) * 5}
+
+
+def test_a_phenotype_that_is_not_asked_is_not_given_whatever_its_column_holds(obs, schema):
+    obs["tissue"] = "moon"
+    labels = schema.encode(obs, use=["sex"])
+    assert (labels[:, 1:] == -1).all()
+    assert (labels[:, 0] == schema.encode(obs.drop(columns="tissue"))[:, 0]).all()
+    assert (schema.encode(obs, use=[]) == -1).all()
+
+
+def test_decoded_labels_encode_to_the_same(obs, schema):
+    labels = schema.encode(obs)
+    decoded = schema.decode(labels)
+    assert decoded["tissue"].tolist()[:2] == ["lung", "lung"]
+    assert decoded["sex"].isna().tolist() == [False, False, True, True, False]
+    assert list(decoded.columns) == ["sex", "tissue", "cell_type", "development_stage", "disease"]
+    assert (schema.encode(decoded) == labels).all()
+
+
+@pytest.mark.parametrize("dtype", [int, float, np.float32, "Int64", str, "category"])
+def test_ages_given_as_numbers_are_labels_too(dtype):
+    ages = pd.DataFrame({"age": pd.Series([57, 9, 57]).astype(dtype)})
+    schema = PhenotypeSchema.fit(count_labels(ages, [age := Phenotype(name="age", column="age", ordinal="age")]), [age])
+    assert schema.labels == (("9", "57"),)
+    assert schema.encode(ages).ravel().tolist() == [1, 0, 1]
+    assert schema.years("age").tolist() == [9, 57]
+
+
+def test_other_columns_and_more_phenotypes_are_configuration(obs):
+    obs["drug"] = ["DMSO", "DMSO", "panobinostat", "DMSO", "normal"]
+    phenotypes = (*CELLXGENE, Phenotype(name="treatment", column="drug"))
+    schema = PhenotypeSchema.fit(count_labels(obs, phenotypes), phenotypes)
+    assert schema.index("treatment") == 5
+    assert schema.labels[5] == ("DMSO", "normal", "panobinostat")
+    assert schema.encode(obs)[:, 5].tolist() == [0, 0, 2, 0, 1]
+
+
+def test_a_label_outside_the_vocabulary_is_an_error_that_names_the_nearest(obs, schema):
+    obs["tissue"] = ["lungs", "lungs", "BLOOD", "lung", "xxxxxxx"]
+    with pytest.raises(PhenotypeError) as caught:
+        schema.encode(obs)
+    message = str(caught.value)
+    assert "tissue: the model does not know the label" in message
+    assert "'lungs' (2 cells; the nearest is 'lung')" in message
+    assert "'BLOOD' (1 cells; the nearest is 'blood')" in message
+    assert "'xxxxxxx' (1 cells)" in message
+    assert "It knows 2 of tissue. Rename the labels in obs" in message
+
+
+def test_a_label_outside_the_vocabulary_can_be_not_given_aloud(obs, schema, caplog):
+    obs["tissue"] = ["lungs", "moon", "moon", "lung", None]
+    with caplog.at_level(logging.INFO, "polygene"):
+        labels = schema.encode(obs, use=["tissue"], unknown="not given")
+    assert labels[:, 1].tolist() == [-1, -1, -1, 1, -1]
+    assert caplog.messages == ["tissue: 4 of 5 cells not given (1 NaN, 3 outside the vocabulary: 'lungs', 'moon')"]
+
+
+def test_a_category_that_no_cell_has_is_no_error(schema):
+    obs = pd.DataFrame({"tissue": pd.Categorical(["lung"], categories=["moon", "lung"])})
+    assert schema.encode(obs)[0, 1] == 1
+
+
+def test_a_column_that_was_asked_and_is_missing_is_an_error_that_names_the_nearest(obs, schema):
+    with pytest.raises(PhenotypeError, match=r"no column 'cell_type', which holds cell_type. Is it 'celltype'"):
+        schema.encode(obs.assign(celltype="B cell"), use=["cell_type"])
+    with pytest.raises(PhenotypeError, match=r"no column 'cell_type'.* It has sex, tissue"):
+        schema.encode(obs, use=["cell_type"])
+
+
+def test_a_label_has_its_place_and_one_that_is_unknown_or_never_seen_is_an_error(schema):
+    assert [schema.label_index("tissue", label) for label in schema.labels[1]] == [0, 1]
+    with pytest.raises(PhenotypeError, match=r"tissue: the model does not know .* 'lungs'; the nearest is 'lung'"):
+        schema.label_index("tissue", "lungs")
+    with pytest.raises(PhenotypeError, match="label 'xyz'; it knows 'blood', 'lung'"):
+        schema.label_index("tissue", "xyz")
+    with pytest.raises(PhenotypeError, match=r"never saw a label of cell_type.*it knows labels of sex, tissue, age"):
+        schema.label_index("cell_type", "B cell")
+
+
+def test_an_unknown_phenotype_is_an_error_that_names_the_nearest(schema):
+    with pytest.raises(
+        PhenotypeError, match=r"no phenotype 'celltype'; the model knows sex, .*Did you mean 'cell_type'"
+    ):
+        schema.index("celltype")
+    with pytest.raises(PhenotypeError, match="no phenotype 'celltype'"):
+        schema.encode(pd.DataFrame(index=["a"]), use=["celltype"])
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: Phenotype(name="cell type", column="x"), "a word of letters"),
+        (lambda: Phenotype(name="stage", column="x", ordinal="years"), "'age' or None, got 'years'"),
+        (lambda: PhenotypeSchema(phenotypes=CELLXGENE, labels=()), "labels for each phenotype, got 0 for 5"),
+        (lambda: PhenotypeSchema(phenotypes=CELLXGENE[:1], labels=(("a", "a"),)), "once each"),
+        (lambda: PhenotypeSchema(phenotypes=CELLXGENE[:1] * 2, labels=((), ())), "once each"),
+        (
+            lambda: PhenotypeSchema(phenotypes=(), labels=()).encode(pd.DataFrame(), unknown="x"),
+            "'error' or 'not given'",
+        ),
+    ],
+)
+def test_impossible_phenotypes_are_refused(make, problem):
+    with pytest.raises(PhenotypeError, match=problem):
+        make()
