@@ -29,7 +29,7 @@ from polygene.model.inference import label_probabilities
 from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import train
 
-KINDS = ("linear", "quantile", "cell_quantile", "binary")
+KINDS = ("linear", "cell_quantile", "binary")
 NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
 COARSE = {
     "B cell": "B cell",

@@ -2,7 +2,7 @@
 
     python benchmarks/finetune.py --data DIR                      # the shipped polygene-512
     python benchmarks/finetune.py --data DIR --parts              # also heads that read only a part of what it reads
-    python benchmarks/finetune.py --data DIR --train lora all     # also trains the network, minutes a draw
+    python benchmarks/finetune.py --data DIR --train all     # also trains the network, minutes a draw
 
 Rows are the head that `polygene finetune` fits (see `tl.finetune`), and logistic regression on the panel's genes and on
 2,000 genes of the file's own (those that vary most in the labelled cells), tuned alike on the labelled cells. Labels
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, nargs="+", default=FEW)
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES))
     parser.add_argument("--parts", action="store_true")
-    parser.add_argument("--train", nargs="*", default=[], choices=["lora", "all"])
+    parser.add_argument("--train", nargs="*", default=[], choices=["all"])
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     torch.set_num_threads(1)

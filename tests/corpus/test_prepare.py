@@ -17,7 +17,7 @@ from polygene.corpus.arrow import SPLITS, ShardWriter
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import CorpusError, DataError, GeneError, PhenotypeError, RecipeError, ScaleError
-from polygene.vocab.binning import ExpressionBinner, InverseFit
+from polygene.vocab.binning import InverseFit
 from polygene.vocab.tokenizer import panel_values
 
 CONFIG = PrepareConfig(n_genes=20)
@@ -89,7 +89,7 @@ def test_a_file_and_the_same_cells_in_memory_give_the_same_cells(adata, tmp_path
     assert np.array_equal(one.split("test").values().toarray(), two.split("test").values().toarray())
 
 
-@pytest.mark.parametrize("binning", ["linear", "quantile", "cell_quantile", "binary"])
+@pytest.mark.parametrize("binning", ["linear", "cell_quantile", "binary"])
 def test_altering_cells_that_do_not_train_changes_no_byte_of_the_tokenizer(adata, tmp_path, binning):
     config = dataclasses.replace(CONFIG, binning=binning)
     adata.X.data = np.minimum(adata.X.data, 15)
@@ -160,14 +160,7 @@ def test_the_inverse_is_that_of_all_training_cells_at_once(adata, tmp_path, monk
     assert np.array_equal(corpus.tokenizer.inverse.counts_GB, fit.finish().counts_GB)
 
 
-def test_quantile_edges_are_those_of_the_training_values(adata, tmp_path):
-    corpus = prepare(adata, tmp_path / "corpus", config=dataclasses.replace(CONFIG, binning="quantile", n_bins=7))
-    trains = split_of(corpus)[adata.obs_names].to_numpy() == "train"
-    values, _ = panel_values(adata[trains], corpus.tokenizer.panel)
-    assert corpus.tokenizer.binner == ExpressionBinner.quantile(values.data, 7)
-
-
-@pytest.mark.parametrize("kind", ["linear", "quantile", "cell_quantile", "binary"])
+@pytest.mark.parametrize("kind", ["linear", "cell_quantile", "binary"])
 def test_the_binning_that_is_asked_is_used(adata, tmp_path, kind):
     corpus = prepare(adata, tmp_path / "corpus", config=dataclasses.replace(CONFIG, binning=kind, n_bins=6))
     assert corpus.tokenizer.binner.kind == kind
@@ -347,7 +340,7 @@ def test_a_folder_that_is_no_corpus_is_never_replaced(adata, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"binning": "log"}, "binning is one of linear, quantile, cell_quantile, binary; got 'log'"),
+        ({"binning": "log"}, "binning is one of linear, cell_quantile, binary; got 'log'"),
         ({"split": "cell"}, "split is one of donor, study, random; got 'cell'"),
         ({"fractions": (0.7, 0.2)}, "add up to 1"),
         ({"fractions": (0.7, 0.2, 0.2)}, "add up to 1"),

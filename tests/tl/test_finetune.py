@@ -1,6 +1,5 @@
 """Fine-tuning: labels of one's own in a checkpoint like any other."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -16,7 +15,7 @@ from scipy.special import softmax
 from polygene.cli.describe import describe
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.errors import DataError, PhenotypeError, RecipeError
+from polygene.errors import DataError, PhenotypeError
 from polygene.evaluation.evaluate import evaluate
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime.subsample import spread
@@ -100,30 +99,26 @@ def test_labels_of_a_phenotype_it_has_are_added_to_those_it_knows(
     assert (best == adata.obs["cell_type"].astype(str)).mean() > 0.9
 
 
-@pytest.mark.parametrize("how", ["lora", "all"])
 def test_training_makes_a_checkpoint_like_any_other(
-    how: str, adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if how == "lora":
-        pytest.importorskip("peft")
     monkeypatch.setattr(import_module("polygene.tl._finetune"), "EXAMPLES", 500)
     before = {name: weights.clone() for name, weights in tiny_model.network.state_dict().items()}
-    options = {"label": "stage of mine", "out": tmp_path / "mine", "how": how}
+    options = {"label": "stage of mine", "out": tmp_path / "mine", "how": "all"}
     tuned = finetune(adata, tiny_model, **options)
     loaded = PolyGene.from_pretrained(tmp_path / "mine")
     assert not list(tmp_path.glob("mine/training/corpus"))
     annotate(adata, loaded, predict="stage_of_mine")
     right = adata.obs["polygene_stage_of_mine"].astype(str) == "my " + adata.obs["cell_type"].astype(str)
     assert right.mean() > 0.9
-    assert loaded.metrics["finetuned"]["how"] == how
+    assert loaded.metrics["finetuned"]["how"] == "all"
     assert "stage_of_mine_macro_f1" in loaded.metrics["validation"]
     moved = [
         name for name, was in before.items()
         if was.shape == (now := tuned.network.state_dict()[name]).shape and not was.equal(now)
     ]  # fmt: skip
     assert any("query.weight" in name for name in moved)
-    assert any("query.bias" in name for name in moved) == (how == "all")
-    assert not any("lora" in name for name in tuned.network.state_dict())
+    assert any("query.bias" in name for name in moved)
     for name, weights in tiny_model.network.state_dict().items():
         assert weights.equal(before[name]), name
     again = finetune(adata, tiny_model, **options)  # the run has ended: it is only loaded
@@ -154,20 +149,12 @@ def test_what_is_there_is_not_replaced_and_what_cannot_be_learned_is_refused(
     for wrong, error, says in (
         ({"label": "stage"}, PhenotypeError, "no column 'stage'"),
         ({"label": "tissue"}, PhenotypeError, "1 labels for 200 labelled cells"),
-        ({"label": "stage of mine", "how": "fully"}, DataError, "head, lora, all; got 'fully'"),
+        ({"label": "stage of mine", "how": "fully"}, DataError, "head, all; got 'fully'"),
         ({"label": "stage of mine", "donor": "patient"}, PhenotypeError, "no column 'patient'"),
     ):
         with pytest.raises(error, match=says):
             finetune(adata, tiny_model, out=tmp_path / "new", **wrong)
         assert not (tmp_path / "new").exists()
-
-
-def test_without_peft_lora_names_the_extra(
-    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(RecipeError, match=r'pip install "polygene\[finetune\]"'):
-        finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine", how="lora")
 
 
 def test_info_says_what_a_model_was_taught(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:

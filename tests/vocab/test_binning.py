@@ -1,5 +1,4 @@
 import json
-import logging
 from itertools import pairwise
 
 import numpy as np
@@ -21,11 +20,10 @@ ALL = np.ones(N_GENES, dtype=bool)
 
 BINNERS = {
     "linear": ExpressionBinner.linear(),
-    "quantile": ExpressionBinner.quantile(VALUES, 6),
     "cell_quantile": ExpressionBinner.cell_quantile(5),
     "binary": ExpressionBinner.binary(),
 }
-EDGED = ["linear", "quantile", "binary"]
+EDGED = ["linear", "binary"]
 every_binner = pytest.mark.parametrize("binner", BINNERS.values(), ids=BINNERS)
 
 
@@ -77,28 +75,6 @@ def test_binning_changes_nothing_in_its_input(binner):
     assert (x.toarray() == VALUES).all()
 
 
-def test_quantile_bins_hold_equally_many_expressed_values():
-    expressed = VALUES[VALUES >= 0.1]
-    binner = ExpressionBinner.quantile(VALUES, 6)
-    sizes = np.bincount(binner.bins_of_entries(sparse.csr_matrix(expressed[None])))
-    expected = pd.qcut(expressed, 5, labels=False)
-    assert sizes[0] == 0
-    assert np.abs(sizes[1:] - np.bincount(expected)).max() <= 1
-
-
-def test_quantile_bins_that_coincide_become_one_aloud(caplog):
-    with caplog.at_level(logging.WARNING, "polygene"):
-        binner = ExpressionBinner.quantile(np.float32([1.0] * 80 + [2.0] * 20), 10)
-    assert caplog.messages == ["bins: of 10 quantile bins only 4 differ, because many values are equal"]
-    assert binner.n_bins == 4
-    np.testing.assert_allclose(binner.edges, [0.1, 1.0, 2.0], rtol=1e-6)
-
-
-def test_quantile_bins_without_expressed_values_are_refused():
-    with pytest.raises(RecipeError, match="none of 2 values reaches"):
-        ExpressionBinner.quantile(np.zeros(2))
-
-
 def naive_cell_quantile(values, n_bins):
     bins = np.zeros(values.shape, dtype=int)
     for cell, row in zip(bins, values, strict=True):
@@ -131,7 +107,7 @@ def test_cell_quantiles_skip_stored_zeros():
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"kind": "log", "n_bins": 3, "edges": (1.0, 2.0)}, "Unknown binning 'log'; there are linear, quantile"),
+        ({"kind": "log", "n_bins": 3, "edges": (1.0, 2.0)}, "Unknown binning 'log'; there are linear, cell_quantile"),
         ({"kind": "linear", "n_bins": 1, "edges": ()}, "2 to 256 bins, bin 0 included, got 1"),
         ({"kind": "cell_quantile", "n_bins": 257, "edges": ()}, "got 257"),
         ({"kind": "linear", "n_bins": 3, "edges": (1.0,)}, "need 2 increasing edges above 0"),

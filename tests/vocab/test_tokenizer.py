@@ -42,7 +42,6 @@ def adata():
 
 BINNERS = {
     "linear": ExpressionBinner.linear(),
-    "quantile": ExpressionBinner.quantile(np.linspace(0.1, 8, 1000), 6),
     "binary": ExpressionBinner.binary(),
     "cell_quantile": ExpressionBinner.cell_quantile(5),
 }

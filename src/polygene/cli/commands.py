@@ -305,7 +305,7 @@ def finetune(
     model: Model,
     label: Annotated[str, typer.Option(help="Column of obs to learn.")],
     how: Annotated[
-        Literal["head", "lora", "all"],
+        Literal["head", "all"],
         typer.Option(help="Fit a head on the frozen network (seconds), or train it (minutes)."),
     ] = "head",
     donor: Donor = "donor_id",

@@ -1,7 +1,7 @@
 """AnnData to corpus: draw the split, rank the genes, fit the tokenizer on training cells, write every cell as tokens.
 
-The files are read three times chunk by chunk (twice for training cells only, to rank genes; once more for a sample with
-quantile bins), so that memory does not grow with the cells.
+The files are read three times chunk by chunk (twice for training cells only, to rank genes), so that memory
+does not grow with the cells.
 Labels of all donors are looked at once, to choose among 32 draws of the split; after that nothing of a cell that does
 not train, neither expression nor labels, enters the tokenizer.
 
@@ -48,7 +48,6 @@ from polygene.vocab.tokenizer import CellTokenizer
 
 logger = logging.getLogger("polygene")
 
-EDGE_CELLS = 50_000  # training cells that quantile bins are learned from: some 100 values each
 BLOCK = 5_000
 """Rows of a source that are worked on at once. Sums are made block by block, so that the number of processes, which
 share the blocks, changes no digit of them."""
@@ -63,7 +62,7 @@ class PrepareConfig:
     n_genes
         Genes of the panel; the published panels have 512 and 2432.
     binning
-        "linear", "quantile", "cell_quantile" or "binary", see `ExpressionBinner`.
+        "linear", "cell_quantile" or "binary", see `ExpressionBinner`.
     n_bins
         Bins, bin 0 ("not expressed") included; "binary" has two whatever this says.
     split
@@ -85,7 +84,7 @@ class PrepareConfig:
     totals
         The column of `obs` with the counts of each cell over the whole genome, for files that hold some genes only.
     seed
-        Decides the split, and the cells that quantile bins are learned from.
+        Decides the split.
     """
 
     n_genes: int = 512
@@ -286,7 +285,7 @@ class _Preparation:
         for work in self.works:
             for name, some in count_labels(work.frame[work.part_C == 0], phenotypes).items():
                 counts[name].update({label: n + counts[name].get(label, 0) for label, n in some.items()})
-        binner = _binner(self.works, panel, self.config)
+        binner = _binner(self.config)
         schema = PhenotypeSchema.fit(counts, phenotypes)
         return CellTokenizer(panel=panel, binner=binner, schema=schema, inverse=InverseFit(binner, len(panel)).finish())
 
@@ -380,23 +379,12 @@ def _tokens(
     return fit, n_blank, tables
 
 
-def _binner(works: Sequence[_Work], panel: GenePanel, config: PrepareConfig) -> ExpressionBinner:
-    """Make the bins; quantile edges are learned from up to 50,000 training cells drawn by the seed."""
+def _binner(config: PrepareConfig) -> ExpressionBinner:
     if config.binning == "binary":
         return ExpressionBinner.binary()
-    if config.binning == "cell_quantile":
-        return ExpressionBinner.cell_quantile(config.n_bins)
     if config.binning == "linear":
         return ExpressionBinner.linear(config.n_bins)
-    n_train = [work.n_train for work in works]
-    rng = np.random.default_rng(config.seed)
-    drawn = np.sort(rng.choice(sum(n_train), min(sum(n_train), EDGE_CELLS), replace=False))
-    values = [np.empty(0, dtype=np.float32)]
-    for work, first, n in zip(works, np.cumsum([0, *n_train]), n_train, strict=False):
-        rows = np.flatnonzero(work.part_C == 0)[drawn[(drawn >= first) & (drawn < first + n)] - first]
-        if len(rows):
-            values += [x_CM.data for _, x_CM in work.values(rows, panel.match(work.cells.var))]
-    return ExpressionBinner.quantile(np.concatenate(values), config.n_bins)
+    return ExpressionBinner.cell_quantile(config.n_bins)
 
 
 def _describe(work: _Work, schema: PhenotypeSchema, measured_G: np.ndarray, labels_CP: np.ndarray) -> dict[str, Any]:

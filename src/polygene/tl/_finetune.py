@@ -28,9 +28,8 @@ from polygene.tl._reader import CellReader, check_model
 from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import train
 
-How = Literal["head", "lora", "all"]
-RATES = {"lora": 5e-4, "all": 2e-4}
-"""The highest learning rate."""
+How = Literal["head", "all"]
+LEARNING_RATE = 2e-4
 EXAMPLES, FEWEST_EPOCHS = 5_000, 3
 """Cells that training sees at least, and how often each at least."""
 MOST_CELLS = 50_000
@@ -70,8 +69,8 @@ def finetune(
     how
         "head": fits a logistic regression on the frozen network and on the bins (see `classify`), in seconds; the model
         answers all other questions as before, and the labels can be asked but tell it nothing when they are given.
-        "lora": trains low-rank updates of the encoder (extra `finetune`), "all": all weights; both take minutes, change
-        what the model says of other phenotypes too, and let the label be given. docs/decisions.md compares the three.
+        "all": trains all weights, in minutes; this changes the predictions of other phenotypes too, and the new label
+        can be given. docs/decisions.md compares the two.
     donor
         The column of `obs` with the donor. Donors are held out to choose how much is learned, to calibrate and to
         score; without them cells are, which flatters.
@@ -94,7 +93,7 @@ def finetune(
     DataError, GeneError, ScaleError
         The expression cannot be read; the message says what to do.
     RecipeError
-        "lora" needs an extra that is not installed, or the folder holds a run of another fine-tuning.
+        The folder holds a run of another fine-tuning.
     """
     check_model(model)
     if how not in get_args(How):
@@ -194,12 +193,12 @@ def _trained(
         training=TrainingConfig(
             epochs=max(FEWEST_EPOCHS, math.ceil(EXAMPLES / len(split))),
             batch_size=32,
-            learning_rate=RATES[said["how"]],
+            learning_rate=LEARNING_RATE,
             evaluations=5,
             seed=prepared.seed,
         ),
     )
-    trained = train(recipe, start=grown, lora=said["how"] == "lora")
+    trained = train(recipe, start=grown)
     tuned = replace(trained, metrics=trained.metrics | {"finetuned": said})
     tuned.save_pretrained(out)
     shutil.rmtree(folder)

@@ -45,7 +45,6 @@ from polygene.training.recipe import Recipe
 
 log = logging.getLogger("polygene")
 MOST_CALIBRATION_CELLS = 20_000
-LORA_RANK = 8
 COMPLETE, FINISHED = "complete", "finished"
 """Marks: a saved state that is whole, a run whose checkpoint is written."""
 FORWARD = (
@@ -263,7 +262,7 @@ def _of_interest(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
 
 
-def train(recipe: Recipe, *, start: PolyGene | None = None, lora: bool = False) -> PolyGene:
+def train(recipe: Recipe, *, start: PolyGene | None = None) -> PolyGene:
     """Train a model as the recipe says and write its checkpoint to `recipe.out`.
 
     A run that was stopped, at any moment, goes on from its last saved state when started again with the same recipe,
@@ -275,9 +274,6 @@ def train(recipe: Recipe, *, start: PolyGene | None = None, lora: bool = False) 
     ----------
     start
         A model to go on from, whose tokenizer the corpus was made with; it is not changed.
-    lora
-        Let the encoder's layers learn by low-rank updates only (Hu et al. 2022, "LoRA", ICLR), which are added to the
-        weights in the end. Embeddings and what answers learn as ever.
 
     Returns
     -------
@@ -287,8 +283,7 @@ def train(recipe: Recipe, *, start: PolyGene | None = None, lora: bool = False) 
     Raises
     ------
     RecipeError
-        If `recipe.out` holds a run of another recipe or corpus, or the recipe does not fit its machine, or peft (extra
-        `finetune`), which makes the low-rank updates, is not installed.
+        If `recipe.out` holds a run of another recipe or corpus, or the recipe does not fit its machine.
     RunEndedError
         If one of several processes ended.
     PhenotypeError
@@ -299,15 +294,13 @@ def train(recipe: Recipe, *, start: PolyGene | None = None, lora: bool = False) 
     corpus = Corpus(recipe.corpus)
     out = Path(recipe.out)
     states = out / "training"
-    run = _description(recipe, corpus, start, lora)
+    run = _description(recipe, corpus, start)
     _refuse_another_run(states, run)
     if (states / FINISHED).exists():
         log.info("%s holds the finished run of this recipe: nothing to do", out)
         _drop_states(states)
         return PolyGene.from_pretrained(out)
     model = new_model(recipe, corpus) if start is None else _copy(start, corpus)
-    if lora:
-        _add_lora(model.network)
     validation = corpus.split("validation")
     n_places = recipe.training.epochs * len(corpus.split("train"))
     arguments = _arguments(recipe, states, n_places, validates=len(validation) > 0)
@@ -357,8 +350,6 @@ def train(recipe: Recipe, *, start: PolyGene | None = None, lora: bool = False) 
     if scores:
         say("kept the state of step %s: %s", engine.state.best_global_step, _of_interest(scores))
     metrics = {"corpus": corpus.summary(), **({"validation": scores} if scores else {})}
-    if lora:
-        _merge_lora(model.network)
     trained = replace(engine.trained(), recipe=recipe.to_toml(), metrics=metrics)
     trained = replace(trained, calibration=calibration(trained, validation))
     for name, one in trained.calibration.labels.items():
@@ -411,31 +402,6 @@ def _copy(start: PolyGene, corpus: Corpus) -> PolyGene:
         raise RecipeError(msg)
     network = deepcopy(start.network).requires_grad_(True)
     return replace(start, network=network, calibration=Calibration(), familiarity=None)
-
-
-def _add_lora(network: PolyGeneModel) -> None:
-    """Freeze the encoder's layers but for low-rank updates beside their matrices."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        msg = 'Low-rank updates need the extra finetune: pip install "polygene[finetune]"'
-        raise RecipeError(msg) from error
-    matrices = r".*encoder\.layer\.\d+\..*(query|key|value|dense)"
-    inject_adapter_in_model(LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=matrices), network)
-    for name, weights in network.named_parameters():
-        weights.requires_grad_("lora_" in name or "encoder.layer" not in name)
-
-
-def _merge_lora(network: PolyGeneModel) -> None:
-    """Add the low-rank updates to the matrices, so that the network is one like any other."""
-    from peft.tuners.lora import LoraLayer
-
-    for parent in list(network.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, LoraLayer):
-                layer.merge()
-                setattr(parent, name, layer.get_base_layer())
-    network.requires_grad_(True)
 
 
 def class_weights(labels_CP: np.ndarray, model: PolyGene) -> list[np.ndarray | None]:
@@ -542,14 +508,14 @@ def _arguments(recipe: Recipe, states: Path, n_places: int, *, validates: bool) 
     return arguments
 
 
-def _description(recipe: Recipe, corpus: Corpus, start: PolyGene | None, lora: bool) -> str:
+def _description(recipe: Recipe, corpus: Corpus, start: PolyGene | None) -> str:
     """Write down what decides a run: its recipe, the corpus behind the name in it, and where it starts."""
     digest = hashlib.sha256((corpus.folder / "corpus.json").read_bytes()).hexdigest()
     text = f"{recipe.to_toml()}\n# SHA-256 of corpus.json: {digest}\n"
     if start is None:
         return text
     weights = hashlib.sha256(b"".join(one.cpu().numpy().tobytes() for one in start.network.state_dict().values()))
-    return f"{text}# starts from weights of SHA-256 {weights.hexdigest()}{', with LoRA' if lora else ''}\n"
+    return f"{text}# starts from weights of SHA-256 {weights.hexdigest()}\n"
 
 
 def _refuse_another_run(states: Path, run: str) -> None:

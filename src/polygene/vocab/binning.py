@@ -4,7 +4,6 @@ Shapes: C cells, G genes of the panel, M measured genes of the panel, N stored e
 All values are log1p counts per 10,000.
 """
 
-import logging
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -13,9 +12,7 @@ from scipy import sparse
 
 from polygene.errors import RecipeError
 
-logger = logging.getLogger("polygene")
-
-Binning = Literal["linear", "quantile", "cell_quantile", "binary"]
+Binning = Literal["linear", "cell_quantile", "binary"]
 
 THRESHOLD = 0.1
 """Below it a gene is "not expressed": the first edge of the published setting. One count in a cell of fewer than
@@ -32,8 +29,8 @@ class ExpressionBinner:
     """A rule that turns log1p counts per 10,000 into bins; bin 0 is "not expressed".
 
     `edges` are the n_bins - 1 thresholds: a value of edges[i] or more is at least in bin i + 1 (compared in float32).
-    `cell_quantile` has none, because it ranks the values of each cell. Make one with `linear`, `quantile`,
-    `cell_quantile` or `binary`.
+    `cell_quantile` has none, because it ranks the values of each cell. Make one with `linear`, `cell_quantile`
+    or `binary`.
     """
 
     kind: Binning
@@ -63,31 +60,6 @@ class ExpressionBinner:
         (1.0, 2.0, 3.0)
         """
         return cls(kind="linear", n_bins=n_bins, edges=_as_edges(np.linspace(first, last, n_bins)[:-1]))
-
-    @classmethod
-    def quantile(cls, values: np.ndarray, n_bins: int = 10, threshold: float = THRESHOLD) -> Self:
-        """Make bins that hold equally many of the expressed values of training cells.
-
-        Parameters
-        ----------
-        values
-            A sample of values over training cells and panel genes; those below `threshold` are not expressed.
-        n_bins
-            Bin 0 included. Ties can make bins coincide; such bins become one, which is said.
-        threshold
-            The first edge.
-        """
-        expressed = np.asarray(values)[np.asarray(values) >= np.float32(threshold)]
-        if expressed.size == 0:
-            msg = f"Quantile bins need expressed values, and none of {np.size(values):,} values reaches {threshold}."
-            raise RecipeError(msg)
-        inner = np.quantile(expressed, np.arange(1, n_bins - 1) / (n_bins - 1))
-        edges = np.unique(np.array([threshold, *inner], dtype=np.float32))
-        if len(edges) + 1 < n_bins:
-            logger.warning(
-                "bins: of %d quantile bins only %d differ, because many values are equal", n_bins, len(edges) + 1
-            )
-        return cls(kind="quantile", n_bins=len(edges) + 1, edges=_as_edges(edges))
 
     @classmethod
     def cell_quantile(cls, n_bins: int = 10) -> Self:
