@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, l
 
 from polygene.corpus.arrow import SPLITS
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.errors import CorpusError
+from polygene.errors import CorpusError, DataError
 from polygene.evaluation import evaluate as evaluation
 from polygene.evaluation import test_cells as held_out
 from polygene.evaluation.evaluate import MODEL, evaluate, score_genes, summarise, tally, validation_scores
@@ -279,6 +279,11 @@ def test_a_corpus_without_test_cells_is_refused(make_adata, tmp_path):
     corpus = prepare(make_adata(60), tmp_path / "corpus", config=config)
     with pytest.raises(CorpusError, match="no test cells"):
         evaluate(PolyGene.new(corpus.tokenizer, **SHAPE), corpus)
+
+
+def test_a_negative_seed_is_refused(model, corpus):
+    with pytest.raises(DataError, match="the seed is -1"):
+        evaluate(model, corpus, seed=-1)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ from polygene.model.masking import MaskingConfig, hide_genes
 from polygene.nn.losses import LossConfig
 from polygene.runtime.hashing import uniform
 from polygene.runtime.json import finite
+from polygene.runtime.seeds import check_seed
 from polygene.runtime.subsample import spread
 from polygene.vocab.cell_ontology import SURE, LabelTree
 from polygene.vocab.tokenizer import EncodedCells
@@ -204,6 +205,7 @@ def answer(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Answered:
     CorpusError
         If the corpus was made with another tokenizer than the model, or has no test cells.
     """
+    check_seed(seed)
     corpus.check(model.tokenizer.fingerprint())
     train, test, seen = (corpus.split(name) for name in ("train", "test", "seen"))
     if not len(test):
