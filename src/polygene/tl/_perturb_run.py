@@ -1,6 +1,6 @@
-"""A perturbation study: who expresses which gene, what is compared with what, and cells perturbed and asked.
+"""A perturbation study: which cells express which gene, and every perturbation of every cell, summed by donor.
 
-Legend: C cells, G panel genes, P perturbations, S perturbed copies of cells, T targets.
+Legend: C cells, G panel genes, P perturbations, R replicates (donors), S perturbed copies of cells, T targets.
 """
 
 import hashlib
@@ -8,17 +8,16 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import pandas as pd
 
 from polygene.errors import DataError, GeneError
-from polygene.io.write import Block, watched
 from polygene.model.checkpoint import PolyGene
-from polygene.tl._perturb_cells import Asker, Perturbation, bins_of, raised_bins, stacks, wanted_bins
-from polygene.tl._perturb_null import Sums, matched, nearest_genes
+from polygene.runtime.progress import progress
+from polygene.tl._perturb_cells import Perturbation, Predictor, bins_of, raised_bins, stacks, wanted_bins
 from polygene.tl._reader import CellReader
 from polygene.vocab.columns import given_texts
 from polygene.vocab.tokenizer import EncodedCells
@@ -29,8 +28,48 @@ ALL = "all"
 SAVE_EVERY = 15.0  # seconds
 
 
+@dataclass(eq=False)
+class Sums:
+    """Predictions before and effects, summed a donor at a time; one donor of all cells where donors are not known."""
+
+    n_PR: np.ndarray
+    before_PRT: np.ndarray
+    effect_PRT: np.ndarray
+    squares_PT: np.ndarray
+
+    @classmethod
+    def zeros(cls, n_perturbations: int, n_donors: int, n_targets: int) -> "Sums":
+        """Start with no cell."""
+        shape = (n_perturbations, n_donors, n_targets)
+        return cls(np.zeros(shape[:2], np.int64), np.zeros(shape), np.zeros(shape), np.zeros(shape[::2]))
+
+    def add(self, which_S: np.ndarray, donors_S: np.ndarray, before_ST: np.ndarray, effect_ST: np.ndarray) -> None:
+        """Add copies of cells."""
+        np.add.at(self.n_PR, (which_S, donors_S), 1)
+        np.add.at(self.before_PRT, (which_S, donors_S), before_ST)
+        np.add.at(self.effect_PRT, (which_S, donors_S), effect_ST)
+        np.add.at(self.squares_PT, which_S, effect_ST**2)
+
+    def means(self, *, by_donor: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Mean prediction before, mean effect, its standard error, (P, T) each, and the number of replicates, (P,).
+
+        With donors as replicates it is the mean of the donors' means, so that each donor counts once.
+        """
+        n_PR1 = self.n_PR[:, :, None]
+        with np.errstate(invalid="ignore"):
+            before_PRT, effect_PRT = self.before_PRT / n_PR1, self.effect_PRT / n_PR1
+        there_PR1 = n_PR1 > 0
+        n_P = there_PR1.sum(axis=(1, 2)) if by_donor else self.n_PR[:, 0]
+        n_P1, n_donors_P1 = n_P[:, None], np.maximum(there_PR1.sum(axis=1), 1)
+        before_PT, effect_PT = (np.where(there_PR1, x, 0).sum(axis=1) / n_donors_P1 for x in (before_PRT, effect_PRT))
+        squares_PT = np.where(there_PR1, effect_PRT**2, 0).sum(axis=1) if by_donor else self.squares_PT
+        with np.errstate(invalid="ignore", divide="ignore"):
+            variance_PT = np.maximum(squares_PT - n_P1 * effect_PT**2, 0) / (n_P1 - 1)
+            return before_PT, effect_PT, np.where(n_P1 > 1, np.sqrt(variance_PT / n_P1), np.nan), n_P
+
+
 class Study:
-    """The cells that are perturbed, and what of them must be known before: who expresses which gene.
+    """The cells that are perturbed, and how many of them each gene can be removed from or raised in.
 
     Attributes
     ----------
@@ -47,23 +86,18 @@ class Study:
         self._raised_G = raised_bins(model.tokenizer.inverse)
         n_genes = len(model.tokenizer.panel)
         self._n_on_G, self._n_low_G = np.zeros(n_genes, dtype=np.int64), np.zeros(n_genes, dtype=np.int64)
-        self.n_cells, self.measured_G, sums_G = 0, np.zeros(n_genes, dtype=bool), np.zeros(n_genes)
+        self.n_cells, self.measured_G = 0, np.zeros(n_genes, dtype=bool)
         digest = hashlib.sha256(model.tokenizer.fingerprint().encode())
         for cells, donors_C in self._chunks():
             self.measured_G = cells.measured_G
             self.n_cells += len(cells)
             self._n_on_G += np.bincount(cells.genes_N, minlength=n_genes)
             self._n_low_G += (bins_of(cells) < self._raised_G).sum(axis=0)
-            sums_G += np.bincount(cells.genes_N, cells.values_N, minlength=n_genes)
             for array in (cells.offsets_C1, cells.genes_N, cells.bins_N, cells.measured_G, donors_C):
                 digest.update(np.ascontiguousarray(array).tobytes())
         for name, weights in model.network.state_dict().items():
             digest.update(name.encode() + weights.detach().cpu().float().numpy().tobytes())
         self._key = digest.hexdigest()
-        level_G = sums_G / np.maximum(self._n_on_G, 1)
-        may_off_G = self.measured_G & (self._n_on_G > 0)
-        may_up_G = self.measured_G & (self._n_low_G > 0)
-        self._off, self._up = (nearest_genes(self._n_on_G, level_G, may_G) for may_G in (may_off_G, may_up_G))
 
     def _read_donors(self, donor: str) -> tuple[np.ndarray, int]:
         """Read the donor of each cell, -1 = not given, and how many there are, 0 where cells are the replicates."""
@@ -76,13 +110,10 @@ class Study:
         frame = cells.frame([donor])
         donors_C, names = given_texts(frame[donor]) if donor in frame else (np.zeros(0, np.int32), [])
         if not names:
-            logger.warning(
-                "no donors in obs[%r]: cells are the replicates, so intervals are too narrow and p-values too small",
-                donor,
-            )
+            logger.warning("no donors in obs[%r]: cells are the replicates, so intervals are too narrow", donor)
             return np.zeros(cells.n_obs, dtype=np.int32), 0
         if len(names) == 1:
-            logger.warning("there is one donor: effects have no interval, and p-values do not know how donors differ")
+            logger.warning("there is one donor: effects have no interval")
         if n_missing := int((donors_C < 0).sum()):
             logger.warning("%s cells without a donor are left out", f"{n_missing:,}")
         return donors_C, len(names)
@@ -94,115 +125,96 @@ class Study:
             first += len(names_C)
             yield cells.rows(donors_C >= 0), donors_C[donors_C >= 0]
 
-    def tests(self, off: list[int] | None, up: list[int] | None) -> list[Perturbation]:
-        """List what is to be tested, and say of how many cells; refuse what would change none."""
+    def perturbations(self, off: list[int] | None, up: list[int] | None) -> list[Perturbation]:
+        """List the perturbations (None: every gene in turn); refuse one that changes no cell."""
         symbols = self.model.tokenizer.panel.symbols
         if off is None or up is None:
             if off or up:
-                msg = f"{ALL!r} changes genes one after another, so no others can be named beside it."
+                msg = f"{ALL!r} perturbs genes one after another, so no others can be named beside it."
                 raise GeneError(msg)
-            found = []
-            for genes, may, verb in ((off, self._off, "knocked out"), (up, self._up, "over-expressed")):
-                if genes is None:
-                    n, n_measured = len(symbols), int(self.measured_G.sum())
-                    logger.info(
-                        "%d of %d panel genes are %s in turn; left out: %d not measured, %d that would change no cell",
-                        len(may), n, verb, n - n_measured, n_measured - len(may),
-                    )  # fmt: skip
-                    found += [Perturbation(off=(g,)) if verb == "knocked out" else Perturbation(up=(g,)) for g in may]
-            return found
+            scan = [Perturbation(off=(g,)) for g in self._scanned(self._n_on_G, "knocked out")] if off is None else []
+            if up is None:
+                scan += [Perturbation(up=(g,)) for g in self._scanned(self._n_low_G, "over-expressed")]
+            return scan
         if not off and not up:
             msg = f"No gene is named: give genes to knock out or to over-express, or {ALL!r}."
             raise GeneError(msg)
         if both := [symbols[g] for g in off if g in up]:
             msg = f"{', '.join(both)}: knocked out and over-expressed at once. Choose one."
             raise GeneError(msg)
-        for genes, may, why in (
-            (off, self._off, "is expressed in no cell, so there is nothing to knock out"),
-            (
-                up,
-                self._up,
-                "cannot be raised: it is as high as in training in every cell, or was never expressed there",
-            ),
-        ):
-            for g in genes:
-                if not self.measured_G[g]:
-                    msg = f"{symbols[g]} is not measured in {self.reader.cells.label}, so it cannot be perturbed."
-                    raise GeneError(msg)
-                if g not in may:
-                    msg = f"{symbols[g]} {why}. Leave it out, or choose cells that express it."
-                    raise GeneError(msg)
-                logger.info(
-                    "%s is expressed in %s of %s cells", symbols[g], f"{self._n_on_G[g]:,}", f"{self.n_cells:,}"
-                )
+        never = "is expressed in no cell, so there is nothing to knock out"
+        highest = "cannot be raised: it is as high as in training in every cell, or was never expressed there"
+        self._check(off, self._n_on_G, never)
+        self._check(up, self._n_low_G, highest)
         return [Perturbation(tuple(off), tuple(up))]
 
-    def matched(self, test: Perturbation) -> list[Perturbation]:
-        """List perturbations of genes that are expressed alike."""
-        return matched(test, self._off if test.off else {}, self._up if test.up else {})
+    def _scanned(self, n_changed_G: np.ndarray, verb: str) -> list[int]:
+        """List the genes of a scan, and log how many are left out."""
+        genes, n_measured = np.flatnonzero(self.measured_G & (n_changed_G > 0)).tolist(), int(self.measured_G.sum())
+        logger.info(
+            "%d of %d panel genes are %s in turn; left out: %d not measured, %d that would change no cell",
+            len(genes), len(n_changed_G), verb, len(n_changed_G) - n_measured, n_measured - len(genes),
+        )  # fmt: skip
+        return list(genes)
 
-    def run(self, perturbations: Sequence[Perturbation], asker: Asker, part: Path | None) -> Sums:
-        """Perturb and ask, cell by cell; go on from a part if there is one of the same run."""
-        sums = Sums.zeros(len(perturbations), max(self._n_donors, 1), len(asker.targets))
-        said = json.dumps([self._key, [vars(one) for one in perturbations], asker.targets])
-        key = hashlib.sha256(said.encode()).hexdigest()
+    def _check(self, genes: Sequence[int], n_changed_G: np.ndarray, why: str) -> None:
+        symbols = self.model.tokenizer.panel.symbols
+        for g in genes:
+            if not self.measured_G[g]:
+                msg = f"{symbols[g]} is not measured in {self.reader.cells.label}, so it cannot be perturbed."
+                raise GeneError(msg)
+            if not n_changed_G[g]:
+                msg = f"{symbols[g]} {why}. Leave it out, or choose cells that express it."
+                raise GeneError(msg)
+            logger.info("%s is expressed in %s of %s cells", symbols[g], f"{self._n_on_G[g]:,}", f"{self.n_cells:,}")
+
+    def run(self, perturbations: Sequence[Perturbation], predictor: Predictor, part: Path | None) -> Sums:
+        """Perturb cell by cell; go on from the saved state `part` if it is one of the same run."""
+        sums = Sums.zeros(len(perturbations), max(self._n_donors, 1), len(predictor.targets))
+        run = json.dumps([self._key, [vars(one) for one in perturbations], predictor.targets])
+        key = hashlib.sha256(run.encode()).hexdigest()
         at = _resume(part, key, sums) if part is not None else (0, 0)
-        n_done = int(sums.n_PR.sum())
         n_all = sum(
             min(self.n_cells, int(self._n_on_G[list(one.off)].sum() + self._n_low_G[list(one.up)].sum()))
             for one in perturbations
         )
-        steps = self._steps(perturbations, asker, sums, at, part, key)
-        for _ in watched(steps, n_all - n_done, done="perturbed", device=self.model.network.device):
-            pass
+        wanted_PG, saved = wanted_bins(perturbations, self._raised_G), time.monotonic()
+        with progress(n_all - int(sums.n_PR.sum()), done="perturbed", device=self.model.network.device) as advance:
+            for number, (cells, donors_C) in enumerate(self._chunks()):
+                if number < at[0] or not len(cells):
+                    continue
+                before, first = predictor.before(cells), at[1] if number == at[0] else 0
+                for following, rows_S, which_S in stacks(bins_of(cells), wanted_PG, first):
+                    if len(rows_S):
+                        before_ST, effect_ST = predictor.effects(cells, before, rows_S, wanted_PG[which_S])
+                        sums.add(which_S, donors_C[rows_S], before_ST, effect_ST)
+                    advance(len(rows_S))
+                    if part is not None and time.monotonic() - saved > SAVE_EVERY:
+                        _save(part, key, sums, (number, following))
+                        saved = time.monotonic()
         return sums
-
-    def _steps(
-        self,
-        perturbations: Sequence[Perturbation],
-        asker: Asker,
-        sums: Sums,
-        at: tuple[int, int],
-        part: Path | None,
-        key: str,
-    ) -> Iterator[Block]:
-        wanted_PG = wanted_bins(perturbations, self._raised_G)
-        saved = time.monotonic()
-        for number, (cells, donors_C) in enumerate(self._chunks()):
-            if number < at[0] or not len(cells):
-                continue
-            before = asker.before(cells)
-            for following, rows_S, which_S in stacks(bins_of(cells), wanted_PG, at[1] if number == at[0] else 0):
-                if len(rows_S):
-                    before_ST, effect_ST = asker.effects(cells, before, rows_S, wanted_PG[which_S])
-                    sums.add(which_S, donors_C[rows_S], before_ST, effect_ST)
-                yield Block(pd.DataFrame(index=pd.RangeIndex(len(rows_S))), {})
-                if part is not None and time.monotonic() - saved > SAVE_EVERY:
-                    _save(part, key, sums, (number, following))
-                    saved = time.monotonic()
 
 
 def _save(part: Path, key: str, sums: Sums, at: tuple[int, int]) -> None:
-    """Write how far a run has come beside its place, and move it there."""
-    beside = part.with_name(f"{part.name}.new")
-    with beside.open("wb") as file:
+    new = part.with_name(f"{part.name}.new")
+    with new.open("wb") as file:
         np.savez(file, key=key, at=at, **vars(sums))
-    beside.replace(part)
+    new.replace(part)
 
 
 def _resume(part: Path, key: str, sums: Sums) -> tuple[int, int]:
-    """Take up a part of the same run: the chunk and the perturbation to go on with. Any other is left unread."""
+    """Fill the sums from a saved state of the same run: the chunk and the perturbation to go on with."""
     if not part.exists():
         return 0, 0
     try:
-        with part.open("rb") as file, np.load(file) as stored:
-            if str(stored["key"]) == key:
-                for array, saved in [(array, stored[name]) for name, array in vars(sums).items()]:
-                    array[...] = saved
-                at = int(stored["at"][0]), int(stored["at"][1])
+        with part.open("rb") as file, np.load(file) as saved:
+            if str(saved["key"]) == key:
+                for array, one in [(array, saved[name]) for name, array in vars(sums).items()]:
+                    array[...] = one
+                at = int(saved["at"][0]), int(saved["at"][1])
                 logger.info("going on from %s", part)
                 return at
-            why = "is of another model, other cells or other questions"
+            why = "is of another model, other cells or other targets"
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         why = "is damaged"
     logger.warning("%s %s: starting from the beginning", part, why)
