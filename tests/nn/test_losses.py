@@ -115,6 +115,45 @@ def test_two_bins_are_scored_by_binary_cross_entropy_and_more_by_smoothed_cross_
     assert torch.equal(binned.genes(logits_QB, truth_Q), cross_entropy(logits_QB, truth_Q, gene_targets(5, config)))
 
 
+TREE = torch.tensor([[1, 1, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
+"""Label 0 stands above 1 and 2; 3 is apart."""
+
+
+@pytest.mark.parametrize(("kind", "smoothing"), [("ordinal", 0.1), ("uniform", 0.3)])
+def test_a_label_trains_the_summed_probability_of_the_labels_at_and_below_it(kind, smoothing):
+    logits_QV, truth_Q = answers(40, 4)
+    config = LossConfig(smoothing=smoothing, smoothing_kind=kind)
+    loss_Q = cross_entropy(logits_QV, truth_Q, label_targets(4, None, config), TREE)
+    spread = smoothing / 4 if kind == "uniform" else 0.0
+    for loss, logits_V, truth in zip(loss_Q, logits_QV, truth_Q.tolist(), strict=True):
+        p_V = functional.softmax(logits_V, 0)
+        summed = sum(p for p, below in zip(p_V, TREE[truth], strict=True) if below)
+        expected = -(1 - 4 * spread + spread) * summed.log() - spread * sum(
+            p.log() for v, p in enumerate(p_V) if v != truth
+        )
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_a_finer_prediction_costs_a_coarse_label_nothing_and_a_sibling_costs():
+    logits_QV = torch.tensor([[0.0, 60, 0, 0], [0, 60, 0, 0], [0, 60, 0, 0]], requires_grad=True)
+    loss_Q = cross_entropy(logits_QV, torch.tensor([0, 2, 3]), torch.eye(4), TREE)
+    assert loss_Q.tolist() == pytest.approx([0, 60, 60], abs=1e-4)
+    loss_Q.sum().backward()
+    assert logits_QV.grad.isfinite().all()
+    assert logits_QV.grad[0].abs().max() < 1e-6
+
+
+def test_labels_that_form_no_tree_train_as_without_one():
+    logits_QV, truth_Q = answers(40, 4)
+    plain_Q = cross_entropy(logits_QV, truth_Q, torch.eye(4))
+    assert torch.allclose(cross_entropy(logits_QV, truth_Q, torch.eye(4), torch.eye(4).bool()), plain_Q, atol=1e-6)
+    config = LossConfig(granularity=False)
+    loss = PolyGeneLoss(config=config, n_bins=5, phenotype_sizes=[4], years=[None], at_or_below=[TREE])
+    assert torch.equal(loss.labels(logits_QV, truth_Q, 0), plain_Q)
+    loss = PolyGeneLoss(config=LossConfig(), n_bins=5, phenotype_sizes=[4], years=[None], at_or_below=[TREE])
+    assert (loss.labels(logits_QV, truth_Q, 0) < plain_Q - 0.1).any()
+
+
 def batch_of_answers(sizes, seed=0, n_cells=4, n_genes=20, n_labels=8):
     """Random answers and truths as `PolyGeneLoss` takes them."""
     generator = torch.Generator().manual_seed(seed)

@@ -389,6 +389,16 @@ def test_an_untrained_model_answers_the_frequencies_of_training(toy_corpus, reci
     np.testing.assert_allclose(answers_GB, frequencies_GB, atol=0.1)
 
 
+def test_the_cells_of_a_coarse_label_are_spread_over_the_labels_at_and_below_it():
+    table_VV = np.array([[1, 1, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=bool)
+    spread_V = training.spread_counts(np.array([300, 200, 100, 50]), table_VV)
+    assert spread_V.sum() == pytest.approx(650)
+    of_own = np.array([300.5, 200.5, 100.5]) / 601.5
+    assert spread_V[:3] == pytest.approx(300 * of_own + [0, 200, 100])
+    assert spread_V[3] == 50
+    assert (training.spread_counts(spread_V, None) == spread_V).all()
+
+
 # --- weights and balance ---
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from polygene.errors import PhenotypeError
-from polygene.vocab.cell_ontology import ROOT, LabelTree, cell_ontology
+from polygene.vocab.cell_ontology import ROOT, LabelTree, at_or_below, cell_ontology
 
 LABELS = ("B cell", "Tregs of mine", "memory B cell", "monocyte", "naive B cell")
 B, MINE, MEMORY, MONOCYTE, NAIVE = range(5)
@@ -151,3 +151,22 @@ def test_scores_are_means_over_donors_and_cells_without_label_do_not_count() -> 
     memory, naive = (cell_ontology().information[f"CL:0000{n}"] for n in (787, 788))
     assert scores["label"]["information"] == pytest.approx((memory + naive) / 2)
     assert scores["label"]["at_label"] == 1
+
+
+def test_labels_at_or_below_a_label_are_those_the_ontology_places_there():
+    labels = ["T cell", "CD4-positive, alpha-beta T cell", "B cell", "my cluster", "leukocyte"]
+    table_VV = at_or_below("cell_type", labels)
+    ontology = cell_ontology()
+    for v, coarse in enumerate(labels):
+        for w, fine in enumerate(labels):
+            known = {ontology.find(coarse), ontology.find(fine)}
+            below = coarse == fine if None in known else ontology.find(coarse) in ontology.above[ontology.find(fine)]
+            assert table_VV[v, w] == below, (coarse, fine)
+    assert table_VV.sum() == len(labels) + 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("phenotype", "labels"), [("cell_type", ["B cell", "T cell"]), ("cell_type", []), ("sex", ["female", "male"])]
+)
+def test_labels_that_form_no_tree_have_no_table(phenotype, labels):
+    assert at_or_below(phenotype, labels) is None

@@ -1,9 +1,12 @@
-"""Losses per slot group: what a wrong answer costs.
+"""Losses of each group of slots.
 
-Legend: Q asked genes or labels, B bins, V labels, C cells, P phenotypes.
+Legend: Q queries for genes or labels, B bins, V labels, C cells, P phenotypes.
 
-A loss is a weighted sum over the asked tokens of a cell, divided by the number a cell is *expected* to be asked (fixed,
-so that sampling does not bias it), then a mean over cells. The weights carry that division: see `masking`.
+A loss is a weighted sum over the queries of a cell, divided by the *expected* number of queries (fixed, so that
+sampling does not bias it), then a mean over cells. The weights carry that division: see `masking`.
+
+Labels have a granularity. A cell labelled "T cell" may well be a CD4 T cell, so its loss is −log of the summed
+probability of "T cell" and all labels below it: no finer label of another source is punished for being right.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from polygene.runtime.toml import check_bounds
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """What is paid for which mistake.
+    """Weights of the losses and shape of their targets.
 
     Parameters
     ----------
@@ -35,6 +38,8 @@ class LossConfig:
         τ of the ordinal kind: in bins, and in years for ages.
     gene_weight, phenotype_weight
         Weights of the two parts of the loss.
+    granularity
+        A label trains the summed probability of all labels at and below it in its ontology; else its own alone.
     """
 
     smoothing: float = 0.1
@@ -43,6 +48,7 @@ class LossConfig:
     years_reach: float = 5.0
     gene_weight: float = 1.0
     phenotype_weight: float = 1.0
+    granularity: bool = True
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -98,13 +104,26 @@ def label_targets(n_labels: int, years: Sequence[float] | None, config: LossConf
     return smoothed_targets(n_labels, config.smoothing, years, config.years_reach)
 
 
-def cross_entropy(logits_QV: Tensor, truth_Q: Tensor, targets_VV: Tensor) -> Tensor:
-    """Cross-entropy in nats of each answer against the target distribution of its truth, (Q,)."""
-    return -(targets_VV[truth_Q] * log_softmax(logits_QV.float(), dim=-1)).sum(-1)
+def cross_entropy(
+    logits_QV: Tensor, truth_Q: Tensor, targets_VV: Tensor, at_or_below_VV: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy in nats of each prediction against the target distribution of its truth, (Q,).
+
+    With `at_or_below_VV` (row v: the labels at or below v), the share of the target that falls on the true label is for
+    all labels at or below it together.
+    """
+    log_p_QV, target_QV = log_softmax(logits_QV.float(), dim=-1), targets_VV[truth_Q]
+    loss_Q = -(target_QV * log_p_QV).sum(-1)
+    if at_or_below_VV is None:
+        return loss_Q
+    truth_Q1 = truth_Q[:, None]
+    own_Q, own_log_p_Q = (x_QV.gather(1, truth_Q1)[:, 0] for x_QV in (target_QV, log_p_QV))
+    summed_Q = log_p_QV.masked_fill(~at_or_below_VV[truth_Q], -inf).logsumexp(-1)
+    return loss_Q + own_Q * (own_log_p_Q - summed_Q)
 
 
 def binary_cross_entropy(logits_Q1: Tensor, truth_Q: Tensor) -> Tensor:
-    """Binary cross-entropy in nats of "expressed", one logit a gene, (Q,)."""
+    """Binary cross-entropy in nats of "expressed", one logit for each gene, (Q,)."""
     return binary_cross_entropy_with_logits(logits_Q1.float()[:, 0], truth_Q.float(), reduction="none")
 
 
@@ -122,12 +141,16 @@ class PolyGeneLoss:
         Labels of each phenotype.
     years
         For each phenotype the years of its labels, or None where they are no ages.
+    at_or_below
+        For each phenotype bool (V, V), whether the label of the column is at or below the one of the row; or None.
+        Empty: no phenotype has such a table.
     """
 
     config: LossConfig
     n_bins: int
     phenotype_sizes: Sequence[int]
     years: Sequence[Sequence[float] | None]
+    at_or_below: Sequence[Tensor | None] = ()
 
     def __post_init__(self) -> None:
         tables = tuple(label_targets(n, y, self.config) for n, y in zip(self.phenotype_sizes, self.years, strict=True))
@@ -135,15 +158,18 @@ class PolyGeneLoss:
         object.__setattr__(self, "_labels_VV", tables)
 
     def genes(self, logits_QB: Tensor, bins_Q: Tensor) -> Tensor:
-        """Loss of each asked gene, (Q,)."""
+        """Loss of each gene query, (Q,)."""
         if self.n_bins == 2:
             return binary_cross_entropy(logits_QB, bins_Q)
         return cross_entropy(logits_QB, bins_Q, self._bins_BB.to(logits_QB.device))  # type: ignore[attr-defined]
 
     def labels(self, logits_QV: Tensor, labels_Q: Tensor, phenotype: int) -> Tensor:
-        """Loss of each time a phenotype was asked, (Q,)."""
+        """Loss of each query for a phenotype, (Q,)."""
         targets_VV = self._labels_VV[phenotype].to(logits_QV.device)  # type: ignore[attr-defined]
-        return cross_entropy(logits_QV, labels_Q, targets_VV)
+        table_VV = self.at_or_below[phenotype] if self.config.granularity and self.at_or_below else None
+        return cross_entropy(
+            logits_QV, labels_Q, targets_VV, None if table_VV is None else table_VV.to(logits_QV.device)
+        )
 
     def __call__(
         self,
@@ -157,15 +183,15 @@ class PolyGeneLoss:
         label_phenotype: Tensor,
         n_cells: int,
     ) -> dict[str, Tensor]:
-        """Mean over cells of the weighted sums over asked tokens: `loss`, its parts `gene_loss`, `phenotype_loss`.
+        """Mean over cells of the weighted sums over queries: `loss`, its parts `gene_loss`, `phenotype_loss`.
 
-        Every head enters, with an empty sum where nothing was asked: without a gradient of it, other ranks would wait.
+        Every head enters, with an empty sum where it has no query: without its gradient, other ranks would wait.
         """
         gene_loss = (bin_weights * self.genes(gene_logits, bins)).sum() / n_cells
         phenotype_loss = gene_loss.new_zeros(())
         for p, logits_QV in enumerate(label_logits):
-            asked = label_phenotype == p
-            phenotype_loss = phenotype_loss + (label_weights[asked] * self.labels(logits_QV, labels[asked], p)).sum()
+            of_p = label_phenotype == p
+            phenotype_loss = phenotype_loss + (label_weights[of_p] * self.labels(logits_QV, labels[of_p], p)).sum()
         phenotype_loss = phenotype_loss / n_cells
         loss = self.config.gene_weight * gene_loss + self.config.phenotype_weight * phenotype_loss
         return {"loss": loss, "gene_loss": gene_loss, "phenotype_loss": phenotype_loss}

@@ -86,6 +86,24 @@ def cell_ontology() -> CellOntology:
     return CellOntology(names=names, above=above, ids=ids)
 
 
+def at_or_below(phenotype: str, labels: Sequence[str]) -> np.ndarray | None:
+    """Say which labels (columns) are at or below which (rows) in the ontology of a phenotype, bool (V, V).
+
+    A label that is no term of it stands for itself. Two names of one term are at or below each other. None where no
+    label is above another: the phenotype has no ontology, or its labels form no tree.
+
+    Examples
+    --------
+    >>> at_or_below("cell_type", ["T cell", "CD4-positive, alpha-beta T cell", "my cluster"]).astype(int).tolist()
+    [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    """
+    if phenotype != "cell_type" or not labels:
+        return None
+    tree = LabelTree(labels)
+    table_VV: np.ndarray = tree.under_NV[tree.of_label_V]
+    return table_VV if table_VV.sum() > len(labels) else None
+
+
 class LabelTree:
     """The labels of a model and the terms above them, the most telling first.
 
