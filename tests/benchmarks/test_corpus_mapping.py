@@ -1,4 +1,4 @@
-"""recipes/corpus, and benchmarks/corpus.py which applies it."""
+"""recipes/corpus, and benchmarks/models/corpus.py which applies it."""
 
 import os
 from collections import defaultdict
@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import _data
-import corpus
+from benchmarks.models import corpus
+from benchmarks.shared import files
 from polygene.corpus.prepare import PrepareConfig
 from polygene.runtime.toml import build, read_toml
 from polygene.vocab.ages import age_in_years
@@ -32,16 +32,16 @@ def texts(column: pd.Series) -> list[str]:
 
 
 def real(name: str) -> ad.AnnData:
-    return ad.read_h5ad(_data.locate(name, Path(os.environ["POLYGENE_DATA"])))
+    return ad.read_h5ad(files.locate(name, Path(os.environ["POLYGENE_DATA"])))
 
 
 def test_every_file_has_a_role_and_a_reason() -> None:
-    assert list(SOURCES) == list(_data.catalogue())
+    assert list(SOURCES) == list(files.catalogue())
     for source in SOURCES.values():
         assert source.role in ("split", "train", "external", "left out")
         assert source.reason.endswith((".", "?"))
         assert bool(source.sex_inferred) == bool(source.sex_reason)
-        facts = _data.catalogue()[source.name].facts
+        facts = files.catalogue()[source.name].facts
         if source.role != "left out":
             assert ("sex_inferred" in facts["labels"]) == bool(source.sex_inferred), source.name
             assert source.unclear, "the model card has something to say of every file"
@@ -107,7 +107,7 @@ def test_the_config_is_one_of_prepare() -> None:
     assert build(PrepareConfig, read_toml(corpus.MAPPING / "prepare.toml")).split == "donor"
 
 
-# --- benchmarks/corpus.py ---
+# --- benchmarks/models/corpus.py ---
 
 
 def toy(**columns: Any) -> ad.AnnData:

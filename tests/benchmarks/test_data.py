@@ -1,4 +1,4 @@
-"""benchmarks/_data.py and the catalogue it reads."""
+"""benchmarks/shared/files.py and the catalogue it reads."""
 
 import argparse
 import hashlib
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import _data
+from benchmarks.shared import files
 
 KEYS = {
     "beware",
@@ -32,47 +32,47 @@ MATRIX_KEYS = {"cells", "genes", "nonzero", "total"}
 
 
 @pytest.fixture
-def entries(tmp_path: Path) -> dict[str, _data.Entry]:
+def entries(tmp_path: Path) -> dict[str, files.Entry]:
     """A catalogue of one file, which is in tmp_path."""
     (tmp_path / "cells.h5ad").write_bytes(b"cells")
     text = f'[[file]]\nname = "cells"\nfile = "cells.h5ad"\nsha256 = "{hashlib.sha256(b"cells").hexdigest()}"\n'
     (tmp_path / "data.toml").write_text(text, encoding="utf-8")
-    return _data.catalogue(tmp_path / "data.toml")
+    return files.catalogue(tmp_path / "data.toml")
 
 
 def parse(*arguments: str) -> Path | None:
     parser = argparse.ArgumentParser()
-    _data.add_data_option(parser)
+    files.add_data_option(parser)
     return parser.parse_args(arguments).data
 
 
 def test_a_file_that_agrees_is_found(entries: dict, tmp_path: Path) -> None:
-    assert _data.locate("cells", tmp_path, entries=entries) == tmp_path / "cells.h5ad"
+    assert files.locate("cells", tmp_path, entries=entries) == tmp_path / "cells.h5ad"
 
 
 def test_an_altered_file_is_refused_by_name_even_after_it_was_found(entries: dict, tmp_path: Path) -> None:
-    _data.locate("cells", tmp_path, entries=entries)
+    files.locate("cells", tmp_path, entries=entries)
     (tmp_path / "cells.h5ad").write_bytes(b"other cells")
-    with pytest.raises(_data.MissingDataError, match=r"^cells: .*SHA-256"):
-        _data.locate("cells", tmp_path, entries=entries)
+    with pytest.raises(files.MissingDataError, match=r"^cells: .*SHA-256"):
+        files.locate("cells", tmp_path, entries=entries)
 
 
 def test_a_file_is_read_once_a_process(entries: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _data.locate("cells", tmp_path, entries=entries)
-    monkeypatch.setattr(_data.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
-    _data.locate("cells", tmp_path, entries=entries)
+    files.locate("cells", tmp_path, entries=entries)
+    monkeypatch.setattr(files.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+    files.locate("cells", tmp_path, entries=entries)
 
 
 @pytest.mark.parametrize("folder", [None, Path("nowhere")], ids=["no folder", "no file"])
 def test_what_is_missing_is_one_line_that_begins_with_the_name(entries: dict, folder: Path | None) -> None:
-    with pytest.raises(_data.MissingDataError, match=r"\Acells: .+") as caught:
-        _data.locate("cells", folder, entries=entries)
+    with pytest.raises(files.MissingDataError, match=r"\Acells: .+") as caught:
+        files.locate("cells", folder, entries=entries)
     assert "\n" not in str(caught.value)
 
 
 def test_a_misspelt_name_is_told_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="did you mean 'pbmc3k_10x'"):
-        _data.locate("pbmc3k", tmp_path)
+        files.locate("pbmc3k", tmp_path)
 
 
 def test_the_folder_is_the_option_or_else_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +83,8 @@ def test_the_folder_is_the_option_or_else_the_variable(monkeypatch: pytest.Monke
     assert parse("--data", "from-option") == Path("from-option")
 
 
-@pytest.mark.parametrize("entry", _data.catalogue().values(), ids=lambda entry: entry.name)
-def test_every_entry_says_whence_what_and_under_which_terms(entry: _data.Entry) -> None:
+@pytest.mark.parametrize("entry", files.catalogue().values(), ids=lambda entry: entry.name)
+def test_every_entry_says_whence_what_and_under_which_terms(entry: files.Entry) -> None:
     is_matrix = entry.file.endswith(".h5ad")
     assert set(entry.facts) == (KEYS | MATRIX_KEYS if is_matrix else KEYS)
     assert re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
@@ -96,16 +96,16 @@ def test_every_entry_says_whence_what_and_under_which_terms(entry: _data.Entry) 
 
 
 def test_no_two_entries_are_one_file() -> None:
-    files = [entry.file for entry in _data.catalogue().values()]
-    assert len(files) == len(set(files)) == 20
+    paths = [entry.file for entry in files.catalogue().values()]
+    assert len(paths) == len(set(paths)) == 20
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("entry", _data.catalogue().values(), ids=lambda entry: entry.name)
-def test_the_real_file_is_the_one_described(entry: _data.Entry) -> None:
+@pytest.mark.parametrize("entry", files.catalogue().values(), ids=lambda entry: entry.name)
+def test_the_real_file_is_the_one_described(entry: files.Entry) -> None:
     import anndata as ad
 
-    path = _data.locate(entry.name, Path(os.environ["POLYGENE_DATA"]))
+    path = files.locate(entry.name, Path(os.environ["POLYGENE_DATA"]))
     assert path.stat().st_size == entry.facts["bytes"]
     if path.suffix != ".h5ad":
         return

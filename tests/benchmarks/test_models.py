@@ -1,4 +1,4 @@
-"""The scores and the cards of benchmarks/models.py, on numbers made up."""
+"""The scores and the cards of benchmarks/models, on numbers made up."""
 
 import json
 from dataclasses import replace
@@ -11,12 +11,12 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-import _models_baselines as baselines
-import _models_card as cards
-import _models_scores as scoring
-import _models_speed as speed
-import _models_tables as laid
-import models
+from benchmarks.models import __main__ as models
+from benchmarks.models import baselines as baselines
+from benchmarks.models import card as cards
+from benchmarks.models import scores as scoring
+from benchmarks.models import speed as speed
+from benchmarks.models import tables as laid
 from polygene.evaluation.baselines import CellTable, baseline_probabilities, tuned_probabilities
 from polygene.vocab.cell_ontology import LabelTree
 

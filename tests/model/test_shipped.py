@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ship
 import torch
 from rich.console import Console
 from safetensors import safe_open
 
-import ship
 from polygene.cli import describe
 from polygene.corpus.corpus import Corpus
 from polygene.errors import CheckpointError, DataError
@@ -55,7 +55,7 @@ def test_it_is_small_and_names_no_folder_of_the_machine_that_made_it(name: str) 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_answers_for_one_cell_as_it_did(name: str) -> None:
-    """After training anew: python benchmarks/ship.py --fixture."""
+    """After training anew: python -m benchmarks.models.ship --fixture."""
     expected = json.loads(ship.FIXTURE.read_text(encoding="utf-8"))[name]
     answered = ship.answers(name)
     assert {phenotype: list(labels) for phenotype, labels in answered.items()} == {

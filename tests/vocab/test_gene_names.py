@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gene_names import usable
 from polygene.errors import GeneError
 from polygene.vocab.gene_names import (
     NAME_COLUMNS,
@@ -15,6 +14,7 @@ from polygene.vocab.gene_names import (
     symbols_of,
     unmangled,
 )
+from recipes.vocab.gene_names import usable
 
 CD74, MARCHF1, MTARC1 = "ENSG00000019582", "ENSG00000145416", "ENSG00000186205"
 MOUSE = ["Actb", "Cd74", "Cd3d", "Ms4a1", "Nkg7", "Gm12345", "2610008E11Rik", "mt-Co1", "H2-Ab1", "Rpl13a"]

@@ -1,4 +1,4 @@
-"""The models that ship inside the package, each a checkpoint folder that is written by `benchmarks/ship.py`."""
+"""The models that ship inside the package, each a checkpoint folder that is written by `benchmarks/models/ship.py`."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """What cell types are called in the Cell Ontology, what stands above them, and answers no finer than they are sure.
 
-The terms are those of the table that ships with PolyGene: its head says of which day, benchmarks/cell_types.py makes it
-again.
+The terms are those of the table that ships with PolyGene: its head says of which day, and recipes/vocab/cell_types.py
+makes it again.
 
 Legend: C cells, V labels of a model, N terms: those labels and everything above them.
 """

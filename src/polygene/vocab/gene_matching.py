@@ -39,7 +39,7 @@ KEPT = {
 }
 """Share of the macro-F1 of a full panel that is left, by the share of the panel that is measured: where genes are
 missing at random (mean of two studies), and where the most variable ones are (the worse study, never rising as genes
-go). By benchmarks/coverage.py, seed 0, 2026-11-24; see docs/coverage.md."""
+go). By benchmarks/models/coverage.py, seed 0, 2026-11-24; see docs/coverage.md."""
 
 COMFORT = 0.75
 """Share of the panel below which a warning says what to expect."""

@@ -1,6 +1,6 @@
 """What a gene is called: in which column of a file, by which of its names, and in which species.
 
-The names are HGNC's; the head of human_genes.tsv.gz says of which day, and benchmarks/gene_names.py makes it again.
+The names are HGNC's; the head of human_genes.tsv.gz says of which day, and recipes/vocab/gene_names.py makes it again.
 """
 
 import gzip

@@ -1,0 +1,23 @@
+"""What control tokens are worth: hidden expression restored, cells generated, rare labels, perturbations, "what if".
+
+    python -m benchmarks.control --data DIR
+    python -m benchmarks.control --data DIR --only generation --models runs/benchmarks
+
+Every part holds donors out where there are some and puts a simple alternative into the same table; scVI and scANVI
+need `pip install polygene[bench]`. The models are small (2 layers x 128, 512 genes) and learn one file each. The last
+line is one JSON object.
+"""
+
+from benchmarks.control import balance, counterfactual, denoise, generation, perturb
+from benchmarks.shared import parts
+
+PARTS = {
+    "denoise": denoise.run,
+    "generation": generation.run,
+    "balance": balance.run,
+    "perturb": perturb.run,
+    "counterfactual": counterfactual.run,
+}
+
+if __name__ == "__main__":
+    parts.run(__doc__, PARTS)

@@ -1,0 +1,236 @@
+"""The corpora of the shipped models: apply the mapping in recipes/corpus to the data, and hold donors out.
+
+    python -m benchmarks.models.corpus --data DIR --out DIR
+
+writes DIR/split, DIR/train and DIR/external, one harmonised .h5ad a file by its role (recipes/corpus/sources.toml), and
+of the first two the corpora DIR/corpus-512 and DIR/corpus-2432. In the files `obs` holds the CELLxGENE columns with
+their ontology ids, and what the authors wrote as author_<column>. Only what is left of `donor_id` can be held out: of
+files that train whole it is author_donor_id. The same corpora by hand:
+
+    polygene prepare DIR/split/*.h5ad DIR/train/*.h5ad --config recipes/corpus/prepare.toml --genes 512 --out corpus
+
+Printed is what became of every file: cells, donors, labels, and how much of each panel it measures. No model is asked.
+The last line is one JSON object.
+"""
+
+import argparse
+import json
+import logging
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.shared import files
+from polygene.corpus.arrow import SPLITS
+from polygene.corpus.corpus import Corpus
+from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.runtime.toml import build, read_toml
+from polygene.vocab.panel import GenePanel
+
+MAPPING = Path(__file__).parents[2] / "recipes" / "corpus"
+ONTOLOGIES = {"cell_type": "CL", "tissue": "UBERON", "disease": "MONDO", "development_stage": "HsapDv"}
+"""Columns of `obs` whose labels are renamed, and the ontology of each; a healthy sample is PATO:0000461, normal."""
+SEX = "sex"
+
+
+class MappingError(ValueError):
+    """The mapping does not cover the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What sources.toml says of a file; its head explains each."""
+
+    name: str
+    role: Literal["split", "train", "external", "left out"]
+    reason: str
+    unclear: str
+    group: str = ""
+    apart: str = ""
+    keep: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    other_people_than: str = ""
+    sex_inferred: Literal["", "used", "apart"] = ""
+    sex_reason: str = ""
+
+
+def read_sources(folder: Path = MAPPING) -> dict[str, Source]:
+    """Give what sources.toml says by name."""
+    tables = tomllib.loads((folder / "sources.toml").read_text(encoding="utf-8"))["source"]
+    return {table["name"]: Source(**table) for table in tables}
+
+
+def read_table(name: str, folder: Path = MAPPING) -> pd.DataFrame:
+    """Read labels.tsv or donors.tsv; an empty field is an empty text."""
+    return pd.read_csv(folder / name, sep="\t", dtype=str, keep_default_na=False, quoting=3)
+
+
+def harmonise(
+    cells: ad.AnnData, source: Source, labels: pd.DataFrame, donors: pd.DataFrame, others: pd.DataFrame | None = None
+) -> ad.AnnData:
+    """Give the cells of a file that are used, with the labels of the mapping.
+
+    Parameters
+    ----------
+    others
+        `obs` of the file `other_people_than`.
+
+    Raises
+    ------
+    MappingError
+        A label has no row in labels.tsv.
+    """
+    obs = cells.obs
+    used = np.ones(len(obs), dtype=bool)
+    for column, values in source.keep.items():
+        used &= obs[column].isin(values).to_numpy()
+    for column, values in source.without.items():
+        used &= ~obs[column].isin(values).to_numpy()
+    if others is not None:
+        known = set(zip(others[SEX], others["development_stage"], strict=True))
+        used &= [pair not in known for pair in zip(obs[SEX], obs["development_stage"], strict=True)]
+    cells = cells[used].copy()
+    obs = cells.obs
+    new = pd.DataFrame(index=obs.index)
+    donors = donors[donors["source"] == source.name].set_index("donor_id")
+    donor = obs["donor_id"].astype(object) if "donor_id" in obs else pd.Series(np.nan, obs.index, dtype=object)
+    person = donor.replace({old: one for old, one in donors["donor"].items() if one})
+    new["donor_id"] = person if source.role != "train" else pd.Series(np.nan, obs.index, dtype=object)
+    new["author_donor_id"] = donor
+    columns = {name: obs[name].astype(object) for name in (*ONTOLOGIES, SEX) if name in obs}
+    for name in (SEX, "development_stage"):
+        told = {old: one for old, one in donors[name].items() if one}
+        if told:
+            columns[name] = donor.map(told).fillna(columns.get(name, pd.Series(np.nan, obs.index, dtype=object)))
+    if "sex_inferred" in obs:
+        new["sex_inferred"] = obs["sex_inferred"].astype(object)
+        if source.sex_inferred == "used":
+            columns[SEX] = columns.get(SEX, new["sex_inferred"]).fillna(new["sex_inferred"])
+    for name, column in columns.items():
+        if name in ONTOLOGIES:
+            new[f"author_{name}"] = column
+            new[name], new[f"{name}_ontology_term_id"] = _renamed(column, name, obs, source, labels)
+        else:
+            new[name] = column
+    cells.obs = new.apply(lambda column: pd.Categorical(column))
+    cells.uns = {"title": source.name}
+    return cells
+
+
+def _renamed(
+    column: pd.Series, name: str, obs: pd.DataFrame, source: Source, labels: pd.DataFrame
+) -> tuple[pd.Series, pd.Series]:
+    """Give a column its names and ids by labels.tsv; a row with `where` goes before one without."""
+    rows = labels[labels["source"].isin([source.name, "*"]) & (labels["column"] == name)]
+    names, ids = (pd.Series(np.nan, column.index, dtype=object) for _ in range(2))
+    open_C = column.notna()
+    for row in rows.sort_values("where", ascending=False).itertuples():
+        here = open_C & (column == row.label)
+        if row.where:
+            where, _, value = row.where.partition("=")
+            here &= obs[where] == value
+        open_C &= ~here
+        if row.id:
+            names[here], ids[here] = row.name, row.id
+    if open_C.any():
+        msg = f"{source.name}: labels.tsv has no row for {name} {sorted(column[open_C].unique())}"
+        raise MappingError(msg)
+    return names, ids
+
+
+def write(data: Path | None, out: Path, sources: Mapping[str, Source]) -> dict[str, Path]:
+    """Write the files that are used, those that are there; returns where."""
+    labels, donors = read_table("labels.tsv"), read_table("donors.tsv")
+    written = {}
+    for source in sources.values():
+        if source.role == "left out":
+            continue
+        cells = ad.read_h5ad(files.locate(source.name, data))
+        others = None
+        if source.other_people_than:
+            others = ad.read_h5ad(files.locate(source.other_people_than, data), backed="r").obs
+        folder = out / source.role
+        folder.mkdir(parents=True, exist_ok=True)
+        written[source.name] = folder / f"{source.name}.h5ad"
+        harmonise(cells, source, labels, donors, others).write_h5ad(written[source.name], compression="gzip")
+    return written
+
+
+def make(data: Path | None, out: Path, sizes: Sequence[int]) -> tuple[dict[str, Path], dict[int, Corpus]]:
+    """Write the files and, in the new folder `out`, a corpus for each size of panel; returns both."""
+    out.mkdir(parents=True)
+    sources = read_sources()
+    paths = write(data, out, sources)
+    learned = [paths[name] for name, one in sources.items() if one.role in ("split", "train")]
+    config = build(PrepareConfig, read_toml(MAPPING / "prepare.toml"))
+    return paths, {n: prepare(learned, out / f"corpus-{n}", config=replace(config, n_genes=n)) for n in sizes}
+
+
+def describe(source: Source, path: Path, panels: Mapping[int, GenePanel], corpus: Corpus | None) -> dict[str, Any]:
+    """Say in numbers what a file holds and how much of each panel it measures."""
+    cells = ad.read_h5ad(path, backed="r")
+    found: dict[str, Any] = {"role": source.role, "cells": cells.n_obs}
+    donor = cells.obs.get("author_donor_id", cells.obs.get("donor_id"))
+    found["donors"] = 0 if donor is None else int(donor.nunique())
+    if source.role in ("split", "external"):
+        found["donors"] = int(cells.obs["donor_id"].nunique())
+    found["labels"] = {
+        name: [int(cells.obs[name].nunique()), int(cells.obs[name].notna().sum())]
+        for name in (SEX, *ONTOLOGIES)
+        if name in cells.obs
+    }
+    if corpus is not None and source.name in corpus.sources:
+        info = corpus.info["sources"][corpus.sources.index(source.name)]
+        found["parts"] = [[info["cells"][part], info["donors"][part]] for part in SPLITS]
+    found["coverage"] = {n: round(float(panel.match(cells.var).measured_G.mean()), 4) for n, panel in panels.items()}
+    return found
+
+
+def show(console: Console, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the table."""
+    sizes = list(next(iter(rows.values()))["coverage"])
+    parts = [f"{part} (donors)" for part in SPLITS]
+    table = Table("source", "role", "cells", "donors", *parts, SEX, *ONTOLOGIES, *map(str, sizes),
+                  title="files by role; labels of each phenotype; share of each panel that is measured")  # fmt: skip
+    for name, row in rows.items():
+        split = [f"{cells:,} ({donors})" for cells, donors in row["parts"]] if "parts" in row else ["–"] * len(parts)
+        labels = [str(row["labels"].get(column, ["–"])[0]) for column in (SEX, *ONTOLOGIES)]
+        coverage = [f"{share:.0%}" for share in row["coverage"].values()]
+        table.add_row(name, row["role"], f"{row['cells']:,}", str(row["donors"]), *split, *labels, *coverage)
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    files.add_data_option(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make; it must not exist")
+    parser.add_argument("--genes", type=int, nargs="+", default=[512, 2432], help="sizes of the panels")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        paths, corpora = make(arguments.data, arguments.out, arguments.genes)
+    except (FileExistsError, files.MissingDataError, MappingError) as error:
+        parser.exit(2, f"{error}\n")
+    sources = read_sources()
+    panels = {n: corpus.tokenizer.panel for n, corpus in corpora.items()}
+    whole = {name: arguments.data / files.catalogue()[name].file for name in sources}
+    rows = {
+        name: describe(one, paths.get(name, whole[name]), panels, corpora[arguments.genes[0]])
+        for name, one in sources.items()
+        if whole[name].suffix == ".h5ad"
+    }
+    show(Console(width=220), rows)
+    config = corpora[arguments.genes[0]].info["config"]
+    print(json.dumps({"seed": config["seed"], "fractions": config["fractions"], "sources": rows}))
+
+
+if __name__ == "__main__":
+    main()
