@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from polygene import pl, tl
+    from polygene.io import datasets
     from polygene.model.checkpoint import PolyGene
     from polygene.training.recipe import Recipe
     from polygene.vocab.binning import ExpressionBinner
@@ -26,6 +27,7 @@ __all__ = [
     "PolyGene",
     "Recipe",
     "__version__",
+    "datasets",
     "pl",
     "tl",
 ]
@@ -38,13 +40,13 @@ _MODULE_OF = {
     "PolyGene": "polygene.model.checkpoint",
     "Recipe": "polygene.training.recipe",
 }
-_SUBPACKAGES = frozenset({"pl", "tl"})
+_MODULES = {"datasets": "polygene.io.datasets", "pl": "polygene.pl", "tl": "polygene.tl"}
 
 
 def __getattr__(name: str) -> object:
     """Load a public name from its module on first use (PEP 562)."""
-    if name in _SUBPACKAGES:
-        return import_module(f"polygene.{name}")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name in _MODULE_OF:
         value = getattr(import_module(_MODULE_OF[name]), name)
         globals()[name] = value

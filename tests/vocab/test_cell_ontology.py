@@ -170,3 +170,10 @@ def test_labels_at_or_below_a_label_are_those_the_ontology_places_there():
 )
 def test_labels_that_form_no_tree_have_no_table(phenotype, labels):
     assert at_or_below(phenotype, labels) is None
+
+
+def test_a_label_outside_the_ontology_is_the_same_as_itself_and_nothing_else() -> None:
+    compare = cell_ontology().compare
+    assert compare("cluster 7", "cluster 7") == "same"
+    assert compare("cluster 7", "B cell") == compare("B cell", "cluster 7") == compare("cluster 7", "") == "other"
+    assert compare("CL:0000236", "B cell") == "same"

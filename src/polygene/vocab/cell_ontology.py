@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from polygene.errors import PhenotypeError
 
+Relation = Literal["same", "finer", "broader", "other"]
 ROOT = "CL:0000000"  # cell
 SURE = 0.9
 """The probability from which an answer counts as sure, unless another is asked for."""
@@ -52,6 +54,23 @@ class CellOntology:
         ('CL:0000815', None)
         """
         return label if label in self.names else self.ids.get(label.strip().lower())
+
+    def compare(self, predicted: str, truth: str) -> Relation:
+        """Say how a predicted type stands to the true one; a label that is not in the ontology is only itself.
+
+        Examples
+        --------
+        >>> cell_ontology().compare("naive B cell", "B cell"), cell_ontology().compare("lymphocyte", "B cell")
+        ('finer', 'broader')
+        >>> cell_ontology().compare("my favourite cluster", "B cell")
+        'other'
+        """
+        a, b = self.find(predicted) or predicted, self.find(truth) or truth
+        if a == b:
+            return "same"
+        if b in self.above.get(a, ()):
+            return "finer"
+        return "broader" if a in self.above.get(b, ()) else "other"
 
     @cached_property
     def information(self) -> dict[str, float]:
