@@ -26,9 +26,9 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.shared import files, studies
 from polygene.model.inference import cell_states
+from polygene.model.recipe import TrainingConfig
 from polygene.nn.losses import LossConfig
 from polygene.tl import balance
-from polygene.training.recipe import TrainingConfig
 
 STUDY = "onek1k"
 RARE = ("memory B cell",)

@@ -42,7 +42,7 @@ from polygene.evaluation.metrics import expected_years
 from polygene.evaluation.reliability import MARGINAL, reliability
 from polygene.evaluation.test_cells import MODEL, class_weight, named
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import label_answers
+from polygene.model.inference import predict_labels
 from polygene.model.shipped import MODELS, NAMES
 
 USUAL = "pbmc3k_10x"
@@ -51,13 +51,13 @@ USUAL = "pbmc3k_10x"
 
 def answers_of(model: PolyGene, asked: Asked) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Answer all phenotypes of the asked cells, and flag cells as unknown (None if the model cannot)."""
-    names, known = model.tokenizer.schema.names, model.familiarity
-    parts = [label_answers(model, cells, predict=names) for cells in asked.parts]
+    names, known = model.tokenizer.schema.names, model.novelty
+    parts = [predict_labels(model, cells, predict=names) for cells in asked.parts]
     answers = {name: np.concatenate([of_part[0][p] for of_part in parts]) for p, name in enumerate(names)}
     if known is None:
         return answers, None
-    states_CD = np.concatenate([states[names.index(known.asked)] for _, states in parts])
-    return answers, known.unfamiliarity(states_CD) > 1
+    states_CD = np.concatenate([states[names.index(known.query)] for _, states in parts])
+    return answers, known.score(states_CD) > 1
 
 
 def judge(model: PolyGene, corpus: Corpus, folder: Path, *, seed: int) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def unknown(model: PolyGene, asked: Asked, flagged_C: np.ndarray) -> dict[str, A
     found = {source: float(of_source.mean()) for source, of_source in shares.items() if len(of_source)}
     never = asked.sources[asked.n_corpus :]
     return {
-        "stated": model.familiarity.false_alarms if model.familiarity else None,
+        "stated": model.novelty.false_alarms if model.novelty else None,
         "test donors": {source: share for source, share in found.items() if source not in never},
         "studies never seen": {source: share for source, share in found.items() if source in never},
     }

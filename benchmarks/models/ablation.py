@@ -44,11 +44,11 @@ from polygene.evaluation.evaluate import MODEL, score_hidden_genes, validation_s
 from polygene.evaluation.metrics import label_scores, label_tally
 from polygene.model import masking
 from polygene.model.inference import label_probabilities
+from polygene.model.recipe import Recipe, TrainingConfig
 from polygene.nn.attention import CellOffsets
 from polygene.nn.losses import LossConfig
 from polygene.nn.network import Shortcut
 from polygene.training import train as training
-from polygene.training.recipe import Recipe, TrainingConfig
 
 STUDIES = ("onek1k", "velmeshev")
 SHOWN = {

@@ -29,7 +29,7 @@ from rich.table import Table
 from benchmarks.shared import files
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.evaluation.evaluate import MODEL, summarise, tally
-from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import train
 
 

@@ -26,7 +26,7 @@ from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.evaluation.evaluate import MODEL, score_genes, score_hidden_genes
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
-from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import train
 
 KINDS = ("linear", "cell_quantile", "binary")

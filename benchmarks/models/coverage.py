@@ -35,7 +35,7 @@ from polygene.errors import GeneError
 from polygene.io.read import open_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
-from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import train
 from polygene.vocab.panel import GenePanel, merged_genes
 from polygene.vocab.scale import log1p_values

@@ -35,8 +35,8 @@ from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.model.batches import pack_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import batches
+from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training import train as training
-from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.vocab.tokenizer import EncodedCells
 
 FILES = {"onek1k": "onek1k_scdesignpop_multicell", "velmeshev": "velmeshev_asd_pfc_glia"}

@@ -27,8 +27,8 @@ from benchmarks.shared import files
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.evaluation.evaluate import validation_scores
 from polygene.model.masking import MaskingConfig
+from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
-from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import train
 
 FILES = {

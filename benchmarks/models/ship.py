@@ -30,10 +30,10 @@ from polygene.corpus.corpus import Corpus
 from polygene.errors import CheckpointError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
+from polygene.model.recipe import Recipe
 from polygene.model.shipped import MODELS, MOST_BYTES, NAMES
 from polygene.runtime.toml import build
 from polygene.tl._annotate import annotate
-from polygene.training.recipe import Recipe
 
 FIXTURE = Path(__file__).parents[2] / "tests" / "shipped.json"
 KEPT = ("corpus", "validation")

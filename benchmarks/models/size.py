@@ -31,8 +31,8 @@ from polygene.evaluation.metrics import label_scores, label_tally, scorable
 from polygene.evaluation.test_cells import cell_table, donors_of, named
 from polygene.model.inference import label_probabilities
 from polygene.model.masking import MaskingConfig
+from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
-from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import train
 
 SMALL = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)

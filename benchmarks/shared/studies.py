@@ -16,8 +16,8 @@ from benchmarks.shared import files
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.model.checkpoint import PolyGene
+from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
-from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import train
 
 NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)

@@ -55,9 +55,9 @@ from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.model.inference import cell_states, label_probabilities
 from polygene.model.masking import MaskingCollator, MaskingConfig
+from polygene.model.recipe import NetworkConfig, Recipe
 from polygene.nn.losses import LossConfig, PolyGeneLoss
 from polygene.runtime.hashing import uniform
-from polygene.training.recipe import NetworkConfig, Recipe
 from polygene.training.train import new_model
 from polygene.vocab.tokenizer import EncodedCells
 

@@ -34,12 +34,12 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.shared import files, studies
 from polygene.corpus.corpus import Corpus
-from polygene.evaluation.novelty import score_familiarity
+from polygene.evaluation.novelty import score_novelty
 from polygene.evaluation.test_cells import AskedCells, of_model
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import bin_probabilities, cell_states, label_answers
+from polygene.model.inference import bin_probabilities, cell_states, predict_labels
 from polygene.model.masking import MaskingConfig, hide_genes
-from polygene.model.novelty import Familiarity
+from polygene.model.novelty import NoveltyDetector
 from polygene.runtime.hashing import uniform
 from polygene.vocab.tokenizer import EncodedCells
 
@@ -194,7 +194,7 @@ class Looked:
 
     def __init__(self, model: PolyGene, cells: EncodedCells) -> None:
         schema, p = model.tokenizer.schema, model.tokenizer.schema.index("cell_type")
-        answers, states = label_answers(model, cells, predict=schema.names)
+        answers, states = predict_labels(model, cells, predict=schema.names)
         self.probabilities, self.question_CD = answers, states[p]
         with torch.inference_mode():
             self.logits_CV = model.network.decode_labels(torch.from_numpy(states[p]), p).numpy()
@@ -253,7 +253,7 @@ def candidates(model: PolyGene, train: Looked) -> dict[str, Callable[[Looked], n
     }
     for space, of in spaces.items():
         known_CD = of(train)
-        near = Familiarity.learn(known_CD, known_CD, None, asked="cell_type")
+        near = NoveltyDetector.learn(known_CD, known_CD, None, query="cell_type")
         white_CD = known_CD @ near.whitening_DD
         neighbours = NearestNeighbors(n_neighbors=10).fit(white_CD)
         centre_D = white_CD.mean(axis=0)
@@ -264,7 +264,7 @@ def candidates(model: PolyGene, train: Looked) -> dict[str, Callable[[Looked], n
             return (((of(cells) @ near.whitening_DD - centre_D) @ to_unit_DD) ** 2).sum(axis=1)
 
         def distance(cells: Looked, of=of, near=near) -> np.ndarray:
-            return near.unfamiliarity(of(cells)) * near.threshold
+            return near.score(of(cells)) * near.threshold
 
         def relative(cells: Looked, distance=distance, to_all=to_all) -> np.ndarray:
             return distance(cells) ** 2 - to_all(cells)
@@ -275,9 +275,9 @@ def candidates(model: PolyGene, train: Looked) -> dict[str, Callable[[Looked], n
         scores[f"{space}, Mahalanobis"] = distance
         scores[f"{space}, relative Mahalanobis"] = relative
         scores[f"{space}, 10 neighbours"] = to_neighbours
-    known = model.familiarity
+    known = model.novelty
     del scores["question state, Mahalanobis"]
-    scores[KEPT] = lambda cells: known.unfamiliarity(cells.question_CD)
+    scores[KEPT] = lambda cells: known.score(cells.question_CD)
     spread = np.log(scores[KEPT](train)).std(), entropy(train.type_CV).std()
     scores["kept + entropy of cell types"] = lambda cells: (
         np.log(scores[KEPT](cells)) / spread[0] + entropy(cells.type_CV) / spread[1]
@@ -313,7 +313,7 @@ def _aurocs(model: PolyGene, corpus: Corpus, known: EncodedCells, unseen: Encode
     found = {TRIVIAL: trivial(of_train, of_known, of_unseen)}
     found |= {name: auroc(score(of_known), score(of_unseen)) for name, score in scores.items()}
     test = corpus.split("test")
-    flagged = score_familiarity(model, test, of_model(model, AskedCells(corpus, test))[1])
+    flagged = score_novelty(model, test, of_model(model, AskedCells(corpus, test))[1])
     found["known cells flagged"] = flagged["false_alarms"]
     found["unseen cells flagged"] = float((scores[KEPT](of_unseen) > 1).mean())
     return found

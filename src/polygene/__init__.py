@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from polygene import pl, tl
     from polygene.io import datasets
     from polygene.model.checkpoint import PolyGene
-    from polygene.training.recipe import Recipe
+    from polygene.model.recipe import Recipe
     from polygene.vocab.binning import ExpressionBinner
     from polygene.vocab.panel import GenePanel
     from polygene.vocab.phenotypes import PhenotypeSchema
@@ -38,7 +38,7 @@ _MODULE_OF = {
     "GenePanel": "polygene.vocab.panel",
     "PhenotypeSchema": "polygene.vocab.phenotypes",
     "PolyGene": "polygene.model.checkpoint",
-    "Recipe": "polygene.training.recipe",
+    "Recipe": "polygene.model.recipe",
 }
 _MODULES = {"datasets": "polygene.io.datasets", "pl": "polygene.pl", "tl": "polygene.tl"}
 

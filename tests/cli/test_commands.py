@@ -458,7 +458,7 @@ def test_an_interrupt_is_no_error_and_says_how_to_go_on(made: Path, monkeypatch:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("polygene.training.recipe.Recipe.load", interrupted)
+    monkeypatch.setattr("polygene.model.recipe.Recipe.load", interrupted)
     result = polygene("train", made / "recipe.toml")
     assert result.exit_code == 130
     assert "the same command goes on" in result.stderr

@@ -19,14 +19,14 @@ from polygene.errors import CorpusError, DataError
 from polygene.evaluation import evaluate as evaluation
 from polygene.evaluation import test_cells as held_out
 from polygene.evaluation.evaluate import MODEL, evaluate, score_genes, summarise, tally, validation_scores
-from polygene.evaluation.novelty import asked_states, learn_familiarity, score_familiarity
+from polygene.evaluation.novelty import asked_states, learn_novelty, score_novelty
 from polygene.evaluation.reliability import reliability
 from polygene.evaluation.tables import tables
 from polygene.evaluation.test_cells import AskedCells, of_model
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
+from polygene.model.recipe import Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
-from polygene.training.recipe import Recipe, TrainingConfig
 from polygene.training.train import calibration
 from polygene.vocab.cell_ontology import SURE, LabelTree
 
@@ -448,10 +448,10 @@ def test_cells_set_aside_are_scored_by_the_same_model_and_every_test_donor_has_i
 def test_false_alarms_are_the_mean_over_donors_of_the_share_that_is_flagged(model, corpus):
     test = corpus.split("test")
     assert of_model(model, AskedCells(corpus, test))[1] is None
-    assert score_familiarity(model, test, None) is None
-    known = replace(model, familiarity=learn_familiarity(model, corpus.split("train"), corpus.split("validation")))
-    found = score_familiarity(known, test, of_model(known, AskedCells(corpus, test))[1])
-    flagged_C = known.familiarity.unfamiliarity(asked_states(known, test, "cell_type")) > 1
+    assert score_novelty(model, test, None) is None
+    known = replace(model, novelty=learn_novelty(model, corpus.split("train"), corpus.split("validation")))
+    found = score_novelty(known, test, of_model(known, AskedCells(corpus, test))[1])
+    flagged_C = known.novelty.score(asked_states(known, test, "cell_type")) > 1
     by_donor = [flagged_C[test.donors_C == donor].mean() for donor in set(test.donors_C)]
     assert found["false_alarms"] == pytest.approx(np.mean(by_donor))
     assert found["low"] <= found["false_alarms"] <= found["high"]

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from polygene.errors import CheckpointError
 from polygene.model import checkpoint
 from polygene.model.calibration import Calibration, calibrate
-from polygene.model.checkpoint import CALIBRATION, DECISIVE, FAMILIARITY, SUMS, PolyGene
+from polygene.model.checkpoint import CALIBRATION, DECISIVE, NOVELTY, SUMS, PolyGene
 from polygene.model.inference import bin_probabilities, cell_states, label_probabilities
-from polygene.model.novelty import Familiarity
+from polygene.model.novelty import NoveltyDetector
 from polygene.vocab.tokenizer import CellTokenizer
 
 FILES = {*DECISIVE, CALIBRATION, SUMS, "recipe.toml", "metrics.json", "README.md"}
@@ -272,23 +272,23 @@ def test_whoever_may_read_one_file_of_a_checkpoint_may_read_all(tiny_model, tmp_
 def discerning(tiny_model):
     """A model that knows what it was trained on."""
     states_CD = np.random.default_rng(0).normal(size=(60, 32)).astype(np.float32)
-    return replace(tiny_model, familiarity=Familiarity.learn(states_CD, states_CD, None, asked="cell_type"))
+    return replace(tiny_model, novelty=NoveltyDetector.learn(states_CD, states_CD, None, query="cell_type"))
 
 
-def test_what_is_familiar_travels_with_the_checkpoint_and_is_hashed(discerning, tmp_path):
+def test_the_novelty_detector_travels_with_the_checkpoint_and_is_hashed(discerning, tmp_path):
     discerning.save_pretrained(tmp_path / "saved")
     loaded = PolyGene.from_pretrained(tmp_path / "saved", device="cpu")
-    np.testing.assert_array_equal(loaded.familiarity.centres_KD, discerning.familiarity.centres_KD)
-    path = tmp_path / "saved" / FAMILIARITY
+    np.testing.assert_array_equal(loaded.novelty.centres_KD, discerning.novelty.centres_KD)
+    path = tmp_path / "saved" / NOVELTY
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
-    with pytest.raises(CheckpointError, match=FAMILIARITY):
+    with pytest.raises(CheckpointError, match=NOVELTY):
         PolyGene.from_pretrained(tmp_path / "saved")
     path.unlink()
-    with pytest.raises(CheckpointError, match=f"{FAMILIARITY} missing"):
+    with pytest.raises(CheckpointError, match=f"{NOVELTY} missing"):
         PolyGene.from_pretrained(tmp_path / "saved")
 
 
 def test_what_an_earlier_model_of_the_folder_knew_is_not_taken_for_this_one(tiny_model, discerning, tmp_path):
     for model in (discerning, tiny_model):
         model.save_pretrained(tmp_path / "saved")
-    assert PolyGene.from_pretrained(tmp_path / "saved", device="cpu").familiarity is None
+    assert PolyGene.from_pretrained(tmp_path / "saved", device="cpu").novelty is None

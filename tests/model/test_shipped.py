@@ -20,8 +20,8 @@ from polygene.errors import CheckpointError, DataError
 from polygene.model import checkpoint
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import cell_states, label_probabilities
+from polygene.model.recipe import Recipe
 from polygene.model.shipped import MODELS, MOST_BYTES, NAMES, folder_of
-from polygene.training.recipe import Recipe
 from polygene.vocab.tokenizer import EncodedCells
 
 

@@ -104,7 +104,7 @@ import polygene.tl._annotate
 from polygene.cli.commands import main
 
 tl = sys.modules["polygene.tl._annotate"]
-answer = tl.label_answers
+answer = tl.predict_labels
 
 def answer_or_die(*arguments, **options):
     if os.environ["RANK"] == "1":
@@ -113,7 +113,7 @@ def answer_or_die(*arguments, **options):
         raise OSError(28, "No space left on device")
     return answer(*arguments, **options)
 
-tl.label_answers = answer_or_die
+tl.predict_labels = answer_or_die
 main()
 """
 

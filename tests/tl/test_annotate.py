@@ -18,8 +18,8 @@ from polygene.errors import DataError, GeneError, PhenotypeError, ScaleError
 from polygene.io.read import CHUNK
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import label_answers
-from polygene.model.novelty import Familiarity
+from polygene.model.inference import predict_labels
+from polygene.model.novelty import NoveltyDetector
 from polygene.tl import annotate, embed
 from polygene.tl._annotate import annotation
 from polygene.tl._embed import embedding
@@ -366,10 +366,10 @@ def test_sets_of_too_few_donors_and_of_none_are_told(
 
 @pytest.fixture
 def discerning(adata: ad.AnnData, tiny_model: PolyGene) -> PolyGene:
-    """A model to which half of the cells are familiar."""
+    """A model that knows half of the cells."""
     encoded = tiny_model.tokenizer.encode(adata, use_labels=False)
-    states_CD = label_answers(tiny_model, encoded, predict=["cell_type"])[1][0]
-    return replace(tiny_model, familiarity=Familiarity.learn(states_CD[:30], states_CD[30:], None, asked="cell_type"))
+    states_CD = predict_labels(tiny_model, encoded, predict=["cell_type"])[1][0]
+    return replace(tiny_model, novelty=NoveltyDetector.learn(states_CD[:30], states_CD[30:], None, query="cell_type"))
 
 
 @pytest.mark.parametrize("asking", [{}, {"predict": "sex"}, {"given": ["cell_type", "sex"]}])
@@ -377,11 +377,11 @@ def test_an_unknown_cell_is_told_whatever_is_given_and_asked(
     asking: dict[str, Any], adata: ad.AnnData, discerning: PolyGene
 ) -> None:
     encoded = discerning.tokenizer.encode(adata, use_labels=False)
-    states_CD = label_answers(discerning, encoded, predict=["cell_type"])[1][0]
+    states_CD = predict_labels(discerning, encoded, predict=["cell_type"])[1][0]
     annotate(adata, discerning, **asking)
-    expected_C = discerning.familiarity.unfamiliarity(states_CD)
-    np.testing.assert_allclose(adata.obs["polygene_unfamiliarity"], expected_C, rtol=1e-2, atol=1e-2)
-    np.testing.assert_array_equal(adata.obs["polygene_unknown"], adata.obs["polygene_unfamiliarity"] > 1)
+    expected_C = discerning.novelty.score(states_CD)
+    np.testing.assert_allclose(adata.obs["polygene_novelty"], expected_C, rtol=1e-2, atol=1e-2)
+    np.testing.assert_array_equal(adata.obs["polygene_unknown"], adata.obs["polygene_novelty"] > 1)
     assert 0 < adata.obs["polygene_unknown"].sum() < 60
     assert adata.uns["polygene"]["annotate"]["false_alarms"] == 0.05
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.model.checkpoint import PolyGene
 from polygene.model.masking import MaskingCollator, MaskingConfig
-from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import TrainingCells, train
 
 NETWORK = NetworkConfig(

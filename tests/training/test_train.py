@@ -25,18 +25,18 @@ from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import CheckpointError, PhenotypeError, RecipeError
 from polygene.evaluation.evaluate import validation_scores
 from polygene.model.calibration import Calibration
-from polygene.model.checkpoint import CALIBRATION, DECISIVE, FAMILIARITY, PolyGene
+from polygene.model.checkpoint import CALIBRATION, DECISIVE, NOVELTY, PolyGene
 from polygene.model.inference import bin_probabilities, label_probabilities
 from polygene.model.masking import MaskingCollator
+from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
 from polygene.training import train as training
-from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import balancing_odds, class_weights, new_model, train
 
 NETWORK = NetworkConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 TRAINING = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-2, evaluations=4)
 """With the 121 training cells of the toy corpus 16 steps, the last one of 4 cells; states are saved every 4 steps."""
-CHECKPOINT = {*DECISIVE, CALIBRATION, FAMILIARITY, "SHA256SUMS", "recipe.toml", "metrics.json", "README.md"}
+CHECKPOINT = {*DECISIVE, CALIBRATION, NOVELTY, "SHA256SUMS", "recipe.toml", "metrics.json", "README.md"}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[2]))
 from polygene.training import train as training
-from polygene.training.recipe import Recipe
+from polygene.model.recipe import Recipe
 
 def kill_at(kind, name, call):
     calls, original = [], getattr(kind, name)

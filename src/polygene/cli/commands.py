@@ -164,7 +164,7 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What to train on, what, how, and where to.")],
 ) -> None:
     """Train a model as a recipe says; a run that was stopped goes on."""
-    from polygene.training.recipe import Recipe
+    from polygene.model.recipe import Recipe
 
     said = Recipe.load(recipe)
     from polygene.training.train import train as train_recipe

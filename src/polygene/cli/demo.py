@@ -19,7 +19,7 @@ from polygene.evaluation.evaluate import evaluate
 from polygene.evaluation.report import write_report
 from polygene.evaluation.tables import tables
 from polygene.model.checkpoint import PolyGene
-from polygene.model.grow import grow
+from polygene.model.extend import extend_vocabulary
 from polygene.pl._umap import umap
 from polygene.runtime.json import write_json
 from polygene.tl._annotate import annotate
@@ -87,7 +87,7 @@ def run(out: str | Path = "polygene-demo", *, seed: int = 0) -> list[Table]:
         embed(adata, shipped)
         # There are no donors, so cells are held out at random, each label in proportion.
         config = PrepareConfig(split="random", fractions=(0.8, 0.0, 0.2), seed=seed)
-        grown = grow(shipped, LABELS, adata.obs[LABELS].unique())
+        grown = extend_vocabulary(shipped, LABELS, adata.obs[LABELS].unique())
         corpus = prepare(adata, out / "corpus", config=config, tokenizer=grown.tokenizer)
         labelled = adata[corpus.split("train").names_C].copy()
         model = finetune(labelled, shipped, label=LABELS, out=out / "model", seed=seed)

@@ -35,7 +35,7 @@ from polygene.evaluation.metrics import (
     stack_splits,
     years_tally,
 )
-from polygene.evaluation.novelty import score_familiarity
+from polygene.evaluation.novelty import score_novelty
 from polygene.evaluation.reliability import reliability
 from polygene.evaluation.test_cells import (
     MODEL,
@@ -165,7 +165,7 @@ class Answered:
     ----------
     test
         The model's answers for the test cells, phenotype by phenotype, float32 (C, V), nothing but expression given.
-    unfamiliarity_C
+    novelty_C
         How unlike training each test cell is; None where the model cannot say.
     tallies
         Of the test cells.
@@ -179,7 +179,7 @@ class Answered:
     """
 
     test: list[np.ndarray]
-    unfamiliarity_C: np.ndarray | None
+    novelty_C: np.ndarray | None
     tallies: Tallies = field(default_factory=dict)
     pairs: dict[str, dict[str, tuple[Tally, Tally]]] = field(default_factory=dict)
     ages: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -219,11 +219,11 @@ def answer(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Answered:
     if len(learned) < len(train):
         log.info("baselines learn from %s of %s training cells, evenly spread", f"{len(learned):,}", f"{len(train):,}")
     train_cells, asked = cell_table(corpus, train, learned), AskedCells(corpus, test, seen)
-    answers, unfamiliarity_C = of_model(model, asked)
+    answers, novelty_C = of_model(model, asked)
     n_test = len(test)
     found = Answered(
         test=[p_CV[:n_test] for p_CV in answers],
-        unfamiliarity_C=None if unfamiliarity_C is None else unfamiliarity_C[:n_test],
+        novelty_C=None if novelty_C is None else novelty_C[:n_test],
     )
     for p, name in enumerate(schema.names):
         baselines = of_baselines(name, model, train_cells, train.labels_CP[learned, p], asked, seed=seed)
@@ -336,7 +336,7 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     `conditions.conditions`: what knowing other phenotypes helps),
     `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`), `calibration` and `sets` (see
     `reliability.reliability`), `hierarchy` (see `score_hierarchy`), `genes` (see `score_genes`) and `unknown` (see
-    `unknown_cells.score_familiarity`). What the cells do not allow to compute is None, since JSON has no NaN.
+    `unknown_cells.score_novelty`). What the cells do not allow to compute is None, since JSON has no NaN.
 
     Raises
     ------
@@ -365,7 +365,7 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
             **reliability(model, train, test, found.test, seed=seed),
             "hierarchy": score_hierarchy(model, test, found.test),
             "genes": score_genes(model, test, seed=seed),
-            "unknown": score_familiarity(model, test, found.unfamiliarity_C, seed=seed),
+            "unknown": score_novelty(model, test, found.novelty_C, seed=seed),
         }
     )
 

@@ -12,16 +12,16 @@ from polygene.corpus.corpus import CorpusSplit
 from polygene.evaluation.metrics import mean_of_donors
 from polygene.evaluation.test_cells import named
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import label_answers
-from polygene.model.novelty import Familiarity
+from polygene.model.inference import predict_labels
+from polygene.model.novelty import NoveltyDetector
 from polygene.runtime.subsample import spread
 
-MOST_FAMILIAR_CELLS = 5_000
-"""What is familiar is learned from at most so many training cells, set on as many validation and judged on as many test
+MOST_NOVELTY_CELLS = 5_000
+"""Novelty is learned from at most so many training cells, set on as many validation and judged on as many test
 cells."""
 
 
-def learn_familiarity(model: PolyGene, train: CorpusSplit, held_out: CorpusSplit, *, seed: int = 0) -> Familiarity:
+def learn_novelty(model: PolyGene, train: CorpusSplit, held_out: CorpusSplit, *, seed: int = 0) -> NoveltyDetector:
     """Learn what training cells look like to the model, and from held-out cells, which there must be, what is usual.
 
     The states are those of the question for cell types, or for the phenotype with most labels where there are none.
@@ -29,22 +29,22 @@ def learn_familiarity(model: PolyGene, train: CorpusSplit, held_out: CorpusSplit
     sizes = dict(zip(model.tokenizer.schema.names, model.network.config.phenotype_sizes, strict=True))
     asked = "cell_type" if sizes.get("cell_type") else max(sizes, key=lambda name: sizes[name])
     train_CD, held_out_CD = (asked_states(model, split, asked) for split in (train, held_out))
-    donors_C = named(held_out, spread(len(held_out), MOST_FAMILIAR_CELLS))
-    return Familiarity.learn(train_CD, held_out_CD, donors_C, asked=asked, seed=seed)
+    donors_C = named(held_out, spread(len(held_out), MOST_NOVELTY_CELLS))
+    return NoveltyDetector.learn(train_CD, held_out_CD, donors_C, query=asked, seed=seed)
 
 
 def asked_states(model: PolyGene, split: CorpusSplit, asked: str) -> np.ndarray:
-    """States of the question for a phenotype in at most MOST_FAMILIAR_CELLS cells of a split, (C, D)."""
-    rows = spread(len(split), MOST_FAMILIAR_CELLS)
-    return label_answers(model, split.cells(rows), predict=[asked])[1][0]
+    """States of the question for a phenotype in at most MOST_NOVELTY_CELLS cells of a split, (C, D)."""
+    rows = spread(len(split), MOST_NOVELTY_CELLS)
+    return predict_labels(model, split.cells(rows), predict=[asked])[1][0]
 
 
-def score_familiarity(
-    model: PolyGene, split: CorpusSplit, unfamiliarity_C: np.ndarray | None, *, seed: int = 0
+def score_novelty(
+    model: PolyGene, split: CorpusSplit, novelty_C: np.ndarray | None, *, seed: int = 0
 ) -> dict[str, Any] | None:
     """Say how often cells of a split, which are of known kinds, are flagged as unknown; None if the model cannot flag.
 
-    Judged are at most MOST_FAMILIAR_CELLS of them; `unfamiliarity_C` is of all, see `held_out.of_model`.
+    Judged are at most MOST_NOVELTY_CELLS of them; `novelty_C` is of all, see `held_out.of_model`.
 
     Returns
     -------
@@ -52,11 +52,11 @@ def score_familiarity(
     `false_alarms`, the share of flagged cells, donors counting alike, with its donor-bootstrap interval (`low`,
     `high`); and on how many `cells` and `donors` that is.
     """
-    known = model.familiarity
-    if known is None or unfamiliarity_C is None:
+    known = model.novelty
+    if known is None or novelty_C is None:
         return None
-    rows = spread(len(split), MOST_FAMILIAR_CELLS)
-    donors_C, flagged_C = named(split, rows), unfamiliarity_C[rows] > 1
+    rows = spread(len(split), MOST_NOVELTY_CELLS)
+    donors_C, flagged_C = named(split, rows), novelty_C[rows] > 1
     by_donor_U = pd.Series(flagged_C).groupby(np.arange(len(flagged_C)) if donors_C is None else donors_C).mean()
     found = mean_of_donors(by_donor_U.to_numpy(dtype=float), seed)
     return {

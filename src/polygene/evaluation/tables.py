@@ -156,7 +156,7 @@ def genes_table(genes: Mapping[str, Mapping[str, Any]], held_out: str) -> Table:
 
 
 def unknown_table(unknown: Mapping[str, Any], held_out: str) -> Table:
-    """Lay out what `unknown_cells.score_familiarity` returned."""
+    """Lay out what `unknown_cells.score_novelty` returned."""
     title = f"known cells flagged as unknown, every donor counting the same: {held_out}"
     table = _table(title, "stated", "found", "donors", "cells")
     found = interval(unknown, "false_alarms")

@@ -16,7 +16,7 @@ from polygene.corpus.corpus import Corpus, CorpusSplit
 from polygene.evaluation.baselines import LABEL_BASELINES, CellTable, LabelBaseline, baseline_probabilities
 from polygene.evaluation.metrics import scorable
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import label_answers
+from polygene.model.inference import predict_labels
 
 log = logging.getLogger("polygene")
 
@@ -59,14 +59,14 @@ def of_model(model: PolyGene, asked: AskedCells) -> tuple[list[np.ndarray], np.n
 
     Returns
     -------
-    The probabilities of each phenotype's labels, float32 (C, V); and how unfamiliar each cell is, float32 (C,), or None
+    The probabilities of each phenotype's labels, float32 (C, V); and the novelty of each cell, float32 (C,), or None
     if the model cannot say.
     """
-    names, known = model.tokenizer.schema.names, model.familiarity
+    names, known = model.tokenizer.schema.names, model.novelty
     blocks = []
     for split, rows in asked.rows():
-        answers, states = label_answers(model, split.cells(rows), predict=names)
-        blocks.append(answers if known is None else [*answers, known.unfamiliarity(states[names.index(known.asked)])])
+        answers, states = predict_labels(model, split.cells(rows), predict=names)
+        blocks.append(answers if known is None else [*answers, known.score(states[names.index(known.query)])])
     found = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
     return found[: len(names)], None if known is None else found[-1]
 

@@ -7,7 +7,7 @@
     recipe.toml  metrics.json        how it was made, what it scored
     README.md                        model card
     calibration.json                 temperatures, and what sets of labels ask for (older ones lack it)
-    familiarity.safetensors          what its training cells look like to it; old checkpoints have none
+    novelty.safetensors          what its training cells look like to it; old checkpoints have none
     SHA256SUMS                       of the files that decide an answer
 """
 
@@ -30,15 +30,15 @@ from transformers.utils import logging as transformers_logging
 
 from polygene.errors import CheckpointError
 from polygene.model.calibration import Calibration
-from polygene.model.novelty import Familiarity
+from polygene.model.novelty import NoveltyDetector
 from polygene.model.shipped import NAMES, folder_of
 from polygene.nn.network import PolyGeneConfig, PolyGeneModel
 from polygene.runtime.distributed import own_device
 from polygene.vocab.tokenizer import CellTokenizer
 
 DECISIVE = ("config.json", "model.safetensors", "tokenizer.json", "genes.tsv")
-CALIBRATION, FAMILIARITY, SUMS = "calibration.json", "familiarity.safetensors", "SHA256SUMS"
-LATER = (CALIBRATION, FAMILIARITY)
+CALIBRATION, NOVELTY, SUMS = "calibration.json", "novelty.safetensors", "SHA256SUMS"
+LATER = (CALIBRATION, NOVELTY)
 """Files that older checkpoints lack."""
 
 logger = logging.getLogger("polygene")
@@ -60,7 +60,7 @@ class PolyGene:
         What it scored, as `polygene train` and `polygene evaluate` wrote it.
     calibration
         How sure its answers may be, learned from donors that did not train.
-    familiarity
+    novelty
         Tells cells unlike any that trained it; None if it was not trained, or was trained without validation cells.
     """
 
@@ -69,7 +69,7 @@ class PolyGene:
     recipe: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration = field(default_factory=Calibration)
-    familiarity: Familiarity | None = None
+    novelty: NoveltyDetector | None = None
 
     @classmethod
     def new(cls, tokenizer: CellTokenizer, *, seed: int = 0, **network: Any) -> PolyGene:
@@ -129,7 +129,7 @@ class PolyGene:
             recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
             metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
             calibration=calibrated,
-            familiarity=Familiarity.load(folder / FAMILIARITY) if FAMILIARITY in saved else None,
+            novelty=NoveltyDetector.load(folder / NOVELTY) if NOVELTY in saved else None,
         )
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
@@ -149,8 +149,8 @@ class PolyGene:
                 self.network.save_pretrained(new, state_dict=weights)
             self.tokenizer.save(new)
             self.calibration.save(new / CALIBRATION)
-            if self.familiarity is not None:
-                self.familiarity.save(new / FAMILIARITY)
+            if self.novelty is not None:
+                self.novelty.save(new / NOVELTY)
             decisive = [*DECISIVE, *(name for name in LATER if (new / name).exists())]
             texts = {
                 "recipe.toml": self.recipe,

@@ -63,11 +63,11 @@ def label_probabilities(
     For each name in `predict` the probabilities of its labels, float32 (C, V), whatever else is asked. They are
     calibrated if the model is; its temperatures were learned with nothing given, and serve what is given too.
     """
-    return label_answers(model, cells, predict=predict, given=given, shown=shown)[0]
+    return predict_labels(model, cells, predict=predict, given=given, shown=shown)[0]
 
 
 @torch.inference_mode()
-def label_answers(
+def predict_labels(
     model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Answer as `label_probabilities` does, and return the encoder's states of the questions too, (C, D) for each."""

@@ -18,7 +18,7 @@ from polygene.io.read import Source
 from polygene.io.write import Answers, Block, deliver, watched
 from polygene.model.calibration import LabelCalibration, check_coverage, units_needed
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import label_answers
+from polygene.model.inference import predict_labels
 from polygene.tl._reader import CellReader, best_labels, blank, check_model, made_by, phenotypes_named
 from polygene.vocab.cell_ontology import LabelTree, check_level
 from polygene.vocab.phenotypes import PhenotypeSchema
@@ -94,10 +94,10 @@ def annotate(
         says most; its id in the Cell Ontology ("" for a label that is not in it), and its probability, float32.
     `obs["polygene_no_panel_genes"]`
         True for a cell that expresses no gene of the panel, so that its answers say nothing of it.
-    `obs["polygene_unfamiliarity"]`, `obs["polygene_unknown"]`
+    `obs["polygene_novelty"]`, `obs["polygene_unknown"]`
         How far the cell is from every kind of cell that trained the model, whatever is given and asked: above 1 it is
         flagged as unknown, and its answers are not to be trusted. Of known cells a share of
-        `uns["polygene"]["annotate"]["false_alarms"]` is flagged too. Left out if the model has no `familiarity`.
+        `uns["polygene"]["annotate"]["false_alarms"]` is flagged too. Left out if the model has no `novelty`.
     `uns["polygene"]["annotate"]`
         The model, what was given and asked, the version of PolyGene, and under `genes` how much of the panel the file
         measured: counts and shares, how genes were found, and which are missing.
@@ -142,25 +142,25 @@ def annotation(
     calibrations = {} if coverage is None else _calibrations(model, asked, coverage)
     tree = _tree(schema, asked, back_off)
     reader = CellReader(source, model.tokenizer, given=given, layer=layer, totals=totals)
-    known = model.familiarity
+    known = model.novelty
     if known is None:
         logger.info("the model has no record of its training cells: cells unlike any of them are not told")
 
     def blocks(rows: range) -> Iterator[Block]:
         for names_C, encoded in reader.chunks(rows):
-            answers, states = label_answers(model, encoded, predict=asked, given=given)
+            answers, states = predict_labels(model, encoded, predict=asked, given=given)
             block = _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
             if coverage is not None:
                 _add_sets(block, calibrations, coverage, schema)
             if tree and back_off:
                 _add_terms(block.obs, tree, *tree.back_off(block.obsm["polygene_cell_type"], back_off))
             if known is not None:
-                if given or known.asked not in asked:  # familiarity is learned with nothing given
-                    states_CD = label_answers(model, encoded, predict=[known.asked])[1][0]
+                if given or known.query not in asked:  # novelty is learned with nothing given
+                    states_CD = predict_labels(model, encoded, predict=[known.query])[1][0]
                 else:
-                    states_CD = states[asked.index(known.asked)]
-                block.obs["polygene_unfamiliarity"] = known.unfamiliarity(states_CD)
-                block.obs["polygene_unknown"] = block.obs["polygene_unfamiliarity"] > 1
+                    states_CD = states[asked.index(known.query)]
+                block.obs["polygene_novelty"] = known.score(states_CD)
+                block.obs["polygene_unknown"] = block.obs["polygene_novelty"] > 1
             yield block
 
     done, device = f"annotated ({', '.join(asked)})", model.network.device

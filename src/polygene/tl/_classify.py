@@ -12,7 +12,7 @@ import pandas as pd
 from polygene.io.read import Source, open_cells
 from polygene.io.write import Answers, Block, deliver, watched
 from polygene.model.checkpoint import PolyGene
-from polygene.model.grow import question_like
+from polygene.model.extend import query_like
 from polygene.tl._head import donors_of, head_features, labels_of, learn_head
 from polygene.tl._reader import CellReader, best_labels, check_model, made_by
 
@@ -96,7 +96,7 @@ def classification(
     known = np.flatnonzero(labels_C >= 0)
     reader = CellReader(cells, model.tokenizer, totals=totals)
     learned = reader if reference is None else CellReader(labelled, model.tokenizer, totals=totals)
-    asked, donors_C = question_like(model, key), donors_of(labelled, donor)
+    asked, donors_C = query_like(model, key), donors_of(labelled, donor)
     head = learn_head(learned, known, model, asked, labels_C, donors_C, name=key, seed=seed)
     own = known if reference is None else known[:0]  # cells whose answer is a held-out one
 

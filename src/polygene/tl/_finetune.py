@@ -20,12 +20,12 @@ from polygene.errors import DataError
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene
-from polygene.model.grow import grow, phenotype_of
+from polygene.model.extend import extend_vocabulary, phenotype_of
+from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.runtime.subsample import spread
 from polygene.runtime.toml import build
 from polygene.tl._head import NEVER, Head, donors_of, fit_head, head_features, held_out_by, labels_of, learn_head
 from polygene.tl._reader import CellReader, check_model
-from polygene.training.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import train
 
 How = Literal["head", "all"]
@@ -106,7 +106,7 @@ def finetune(
     cells = open_cells(adata, layer=layer)
     labels_C, labels = labels_of(cells, label)
     donors_C = donors_of(cells, donor)
-    name, grown = phenotype_of(model, label), grow(model, label, labels)
+    name, grown = phenotype_of(model, label), extend_vocabulary(model, label, labels)
     said = {
         "from": Path(model.network.name_or_path).name or "a model that was not saved",
         "label": label,

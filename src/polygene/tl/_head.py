@@ -18,7 +18,7 @@ from polygene.errors import PhenotypeError
 from polygene.evaluation.metrics import label_scores, label_tally
 from polygene.io.read import CellSource
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import label_answers
+from polygene.model.inference import predict_labels
 from polygene.runtime.progress import progress
 from polygene.runtime.subsample import spread
 from polygene.tl._reader import CellReader
@@ -48,7 +48,7 @@ def head_features(model: PolyGene, cells: EncodedCells, asked: str) -> np.ndarra
     shortcut = model.network.shortcut
     bins_B, genes_GD = (one.detach().float().cpu().numpy() for one in (shortcut.bins, shortcut.genes.weight))
     values_CG = cells.as_csr(bins_B[cells.bins_N], len(genes_GD)).toarray()
-    (state_CD,) = label_answers(model, cells, predict=[asked])[1]
+    (state_CD,) = predict_labels(model, cells, predict=[asked])[1]
     return np.concatenate([state_CD + values_CG @ genes_GD, values_CG], axis=1)
 
 

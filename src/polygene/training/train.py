@@ -32,16 +32,16 @@ from transformers.integrations import get_reporting_integration_callbacks
 from polygene.corpus.corpus import Corpus, CorpusSplit
 from polygene.errors import RecipeError, RunEndedError
 from polygene.evaluation.evaluate import validation_scores
-from polygene.evaluation.novelty import learn_familiarity
+from polygene.evaluation.novelty import learn_novelty
 from polygene.evaluation.test_cells import named
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene, without_bars
 from polygene.model.inference import label_probabilities
 from polygene.model.masking import MaskingCollator
+from polygene.model.recipe import Recipe
 from polygene.nn.losses import PolyGeneLoss, gene_targets
 from polygene.nn.network import PolyGeneModel
 from polygene.runtime.subsample import spread
-from polygene.training.recipe import Recipe
 from polygene.vocab.cell_ontology import at_or_below
 
 log = logging.getLogger("polygene")
@@ -359,8 +359,8 @@ def train(recipe: Recipe, *, start: PolyGene | None = None) -> PolyGene:
             name, one.temperature, f"{one.cells:,}", one.units, one.unit, one.log_loss, one.log_loss_before,
         )  # fmt: skip
     if len(validation):
-        familiarity = learn_familiarity(trained, cells.split, validation, seed=recipe.training.seed)
-        trained = replace(trained, familiarity=familiarity)
+        novelty = learn_novelty(trained, cells.split, validation, seed=recipe.training.seed)
+        trained = replace(trained, novelty=novelty)
     if engine.is_world_process_zero():
         trained.save_pretrained(out)
         (states / FINISHED).touch()
@@ -423,7 +423,7 @@ def _copy(start: PolyGene, corpus: Corpus) -> PolyGene:
         msg = f"{corpus.folder} was made with another tokenizer than the model's: make it with `prepare(tokenizer=…)`."
         raise RecipeError(msg)
     network = deepcopy(start.network).requires_grad_(True)
-    return replace(start, network=network, calibration=Calibration(), familiarity=None)
+    return replace(start, network=network, calibration=Calibration(), novelty=None)
 
 
 def class_weights(labels_CP: np.ndarray, model: PolyGene) -> list[np.ndarray | None]:

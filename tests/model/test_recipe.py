@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from polygene.errors import RecipeError
+from polygene.model.recipe import Recipe, TrainingConfig
 from polygene.runtime.toml import build
-from polygene.training.recipe import Recipe, TrainingConfig
 
 MINIMAL = {"corpus": "corpus", "out": "runs/x"}
 

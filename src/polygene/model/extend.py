@@ -1,4 +1,4 @@
-"""More labels, or a phenotype more, for a trained model, whose other answers stay what they were."""
+"""Vocabulary extension: new labels, or a new phenotype, for a trained model. Its other predictions stay the same."""
 
 from __future__ import annotations
 
@@ -37,20 +37,19 @@ def phenotype_of(model: PolyGene, column: str) -> str:
     return name
 
 
-def question_like(model: PolyGene, column: str) -> str:
-    """Name the phenotype whose question one for this column of `obs` is like: its own, else the one for cell types."""
+def query_like(model: PolyGene, column: str) -> str:
+    """Name the phenotype whose query serves this column of `obs`: its own, else the one of cell types."""
     phenotypes = model.tokenizer.schema.phenotypes
     own = [one.name for one in phenotypes if one.column == column]
     return [*own, *(one.name for one in phenotypes if one.name == "cell_type"), phenotypes[0].name][0]
 
 
-def grow(model: PolyGene, column: str, labels: Sequence[str]) -> PolyGene:
-    """Give the model those of these labels of a column of `obs` that it lacks; they are to be trained then.
+def extend_vocabulary(model: PolyGene, column: str, labels: Sequence[str]) -> PolyGene:
+    """Add the labels of a column of `obs` that the model lacks; they are to be trained then.
 
-    A column that no phenotype is read from becomes a phenotype of its own, with its slot behind [END]. What is new
-    starts as something that the network knows: a label as the token of "not given", a slot as the one of cell types.
-
-    The phenotype is answered from the visible genes directly too (see `modeling.Shortcut`), yet by zeros.
+    A column that no phenotype is read from becomes a new phenotype, with its slot behind [END]. New rows start as rows
+    that the network knows: a label as the "not given" token, a slot as the slot of cell types. The new phenotype also
+    reads the visible genes directly (see `nn.network.Shortcut`), at first with weights of zero.
 
     Raises
     ------
@@ -71,31 +70,36 @@ def grow(model: PolyGene, column: str, labels: Sequence[str]) -> PolyGene:
     config.heads = sorted({*config.heads, new.schema.index(name)})
     with torch.random.fork_rng(devices=[]):
         network = PolyGeneModel(config)
-    weights = network.state_dict()
-    for key, was in model.network.state_dict().items():
-        rows = _rows(key, model, new, old.schema.index(question_like(model, column)))
+    weights, old_weights = network.state_dict(), model.network.state_dict()
+    rows_of = _old_rows(model, new, old.schema.index(query_like(model, column)))
+    for key, was in old_weights.items():
+        rows = rows_of.get(key.removeprefix("bert.embeddings."))
         weights[key] = was if rows is None else torch.cat([was, torch.zeros_like(was[:1])])[rows]
     for q in config.heads:
         key, n_labels = f"shortcut.heads.{q}.weight", config.phenotype_sizes[q]
-        was = model.network.state_dict().get(key, torch.zeros(config.n_genes, 0))
+        was = old_weights.get(key, torch.zeros(config.n_genes, 0))
         weights[key] = torch.nn.functional.pad(was, (0, n_labels - was.shape[1]))
     network.load_state_dict(weights)
     return replace(model, tokenizer=new, network=network.eval().to(model.network.device))
 
 
-def _rows(key: str, model: PolyGene, new: CellTokenizer, like: int) -> list[int] | None:
-    """Say which row of a weight each row of the grown one is (-1: zeros); None where its shape does not change.
+def _old_rows(model: PolyGene, new: CellTokenizer, like: int) -> dict[str, list[int]]:
+    """For each weight that gets more rows: which old row each new row starts from (-1: zeros).
 
-    A phenotype that is new starts `like` one that the model has.
+    A new phenotype starts `like` one that the model has.
     """
     old, n_first = model.tokenizer, model.network.config.gene_logits
-    tokens, answers = [*range(old.absent_id(0))], [*range(n_first)]
+    tokens, outputs = [*range(old.absent_id(0))], [*range(n_first)]
     for p, labels in enumerate(new.schema.labels):
         known, n_known = p < len(old.schema.labels), len(old.schema.labels[p]) if p < len(old.schema.labels) else 0
-        nothing = old.absent_id(p if known else like)
-        tokens += [nothing, *range(nothing + 1, nothing + 1 + n_known), *[nothing] * (len(labels) - n_known)]
+        absent = old.absent_id(p if known else like)
+        tokens += [absent, *range(absent + 1, absent + 1 + n_known), *[absent] * (len(labels) - n_known)]
         first = n_first + sum(map(len, old.schema.labels[:p]))
-        answers += [*range(first, first + n_known), *[-1] * (len(labels) - n_known)]
+        outputs += [*range(first, first + n_known), *[-1] * (len(labels) - n_known)]
     slots = [*range(old.n_slots), *[old.phenotype_slots[like]] * (new.n_slots - old.n_slots)]
-    grown = {"word_embeddings.weight": tokens, "position_embeddings.weight": slots, "decoder.weight": answers}
-    return {**grown, "decoder.bias": answers}.get(key.removeprefix("bert.embeddings."))
+    return {
+        "word_embeddings.weight": tokens,
+        "position_embeddings.weight": slots,
+        "decoder.weight": outputs,
+        "decoder.bias": outputs,
+    }
