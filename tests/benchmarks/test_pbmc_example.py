@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
-import pbmc_example
+from benchmarks.models import pbmc_example
 
 
 def test_rare_types_are_kept_and_others_drawn_in_proportion() -> None:
-    type_C = pd.Series(["a"] * 1500 + ["b"] * 700 + ["c"] * 32 + ["d"] * 14)
+    type_C = pd.Series(["a"] * 1500 + ["b"] * 700 + ["c"] * 30 + ["d"] * 14)
     rows = pbmc_example.drawn(type_C)
     n_of = type_C.iloc[rows].value_counts()
     assert (n_of["c"], n_of["d"]) == (30, 14)

@@ -1,6 +1,6 @@
 """Make the example that ships with PolyGene: 700 of the cells of PBMC 3k, with all genes of the file.
 
-    python benchmarks/pbmc_example.py --data DIR
+    python -m benchmarks.models.pbmc_example --data DIR
 
 Every type keeps at least FEWEST cells, or all that it has; the others are drawn in proportion. The same seed gives the
 same cells. The map is a UMAP of 30 principal components of the 700 cells: it knows no model.
@@ -19,10 +19,10 @@ import pandas as pd
 import scanpy as sc
 from scipy import sparse
 
-import _data
+from benchmarks.shared import files
 from polygene.vocab.cell_ontology import cell_ontology
 
-OUT = Path(__file__).parent.parent / "src" / "polygene" / "io" / "pbmc.h5ad"
+OUT = Path(__file__).parents[2] / "src" / "polygene" / "io" / "pbmc.h5ad"
 N_CELLS, FEWEST, SEED = 700, 30, 0
 MOST_BYTES = 1_500_000
 TYPES = {
@@ -115,10 +115,10 @@ def write_small(adata: ad.AnnData, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _data.add_data_option(parser)
+    files.add_data_option(parser)
     parser.add_argument("--out", type=Path, default=OUT, help="where the example goes (default: %(default)s)")
     args = parser.parse_args()
-    made = example(ad.read_h5ad(_data.locate("pbmc3k_10x", args.data)))
+    made = example(ad.read_h5ad(files.locate("pbmc3k_10x", args.data)))
     write_small(made, args.out)
     size = args.out.stat().st_size
     if size > MOST_BYTES:
