@@ -8,11 +8,12 @@ object.
 """
 
 from benchmarks.shared import parts
-from benchmarks.trust import ages, calibration, hierarchy, leakage, novelty
+from benchmarks.trust import ages, calibration, conditions, hierarchy, leakage, novelty
 
 PARTS = {
     "calibration": calibration.run,
     "ages": ages.run,
+    "conditions": conditions.run,
     "leakage": leakage.run,
     "unknown": novelty.run,
     "hierarchy": hierarchy.run,

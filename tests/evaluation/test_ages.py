@@ -1,11 +1,8 @@
-"""Age as a number: intervals that hold what they say, and gaps that are taken by donor."""
+"""Age as a number: intervals that hold the share of probability they promise, and what they cover."""
 
 import numpy as np
-import pandas as pd
-import pytest
-from scipy import stats
 
-from polygene.evaluation.ages import age_gaps, age_report, years_interval
+from polygene.evaluation.ages import interval_scores, years_interval
 
 YEARS_V = np.array([60.0, np.nan, 20.0, 40.0])
 """Labels in no order, one of which is no age."""
@@ -37,63 +34,13 @@ def test_there_is_no_interval_where_all_probability_is_on_what_is_no_age():
     assert np.isnan(years_interval(np.ones((2, 1)), np.array([np.nan]))[0]).all()
 
 
-@pytest.fixture
-def cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities, actual years and donors of 60 cells: five donors, a sixth without age, and cells without donor."""
-    donors_C = np.array([f"d{i % 7}" for i in range(60)], dtype=object)
-    actual_C = np.array([20.0, 35, 50, 50, 70, np.nan, 33])[np.arange(60) % 7]
-    donors_C[donors_C == "d6"] = ""
-    return drawn(60, seed=1), actual_C, donors_C
-
-
-def test_a_gap_is_the_mean_of_the_donors_cells_less_its_age(cells):
-    p_CV, actual_C, donors_C = cells
-    table = age_gaps(p_CV, YEARS_V, actual_C, donors_C).set_index("donor")
-    assert list(table.index) == ["d0", "d1", "d2", "d3", "d4"]
-    for donor, row in table.iterrows():
-        mean_V = p_CV[donors_C == donor].mean(axis=0)
-        expected = (mean_V[[0, 2, 3]] * [60, 20, 40]).sum() / mean_V[[0, 2, 3]].sum()
-        assert row.gap == pytest.approx(expected - actual_C[donors_C == donor][0])
-        assert row.gap_low <= row.gap <= row.gap_high
-        assert row.cells == (donors_C == donor).sum()
-
-
-def test_corrected_gaps_are_the_residuals_of_a_line_and_do_not_depend_on_age(cells):
-    table = age_gaps(cells[0], YEARS_V, *cells[1:])
-    line = stats.linregress(table.actual, table.predicted)
-    np.testing.assert_allclose(
-        table.gap_corrected, table.predicted - line.intercept - line.slope * table.actual, atol=1e-9
-    )
-    assert abs(stats.pearsonr(table.gap_corrected, table.actual).statistic) < 1e-9
-    assert stats.pearsonr(table.gap, table.actual).statistic < -0.5
-
-
-@pytest.mark.parametrize("ages", [[20.0, 30.0], [40.0, 40.0, 40.0, 40.0]], ids=["two donors", "one age"])
-def test_too_few_donors_or_ages_give_no_corrected_gap(ages):
-    donors = np.array([f"d{i}" for i in range(len(ages))], dtype=object)
-    table = age_gaps(drawn(len(ages)), YEARS_V, np.array(ages), donors)
-    assert table.gap_corrected.isna().all()
-    assert table.gap.notna().all()
-
-
-def test_a_donor_met_at_two_ages_has_two_rows():
-    table = age_gaps(drawn(4), YEARS_V, np.array([20.0, 20, 25, 25]), np.array(["d"] * 4, dtype=object))
-    assert table.actual.tolist() == [20, 25]
-    assert table.cells.tolist() == [2, 2]
-
-
 def test_coverage_counts_each_donor_once_however_many_cells_it_has():
-    sure_VV = np.eye(4)
-    p_CV = sure_VV[[0] * 9 + [2]]  # nine cells of 60 years, one of 20
-    report = age_report(p_CV, YEARS_V, np.array([60.0] * 9 + [40.0]), np.array(["a"] * 9 + ["b"], dtype=object))
-    assert report["coverage_cells"]["value"] == report["coverage_donors"]["value"] == 0.5
-    assert report["coverage_donors"]["low"] == 0
-    assert report["coverage_donors"]["high"] == 1
-    assert report["years_wide"]["value"] == 0
-    assert pd.DataFrame(report["donors"]).gap.tolist() == [0, -20]
+    p_CV = np.eye(4)[[0] * 9 + [2]]  # nine cells of 60 years, one of 20
+    scores = interval_scores(p_CV, YEARS_V, np.array([60.0] * 9 + [40.0]), np.array(["a"] * 9 + ["b"], dtype=object))
+    assert scores["coverage"] == {"value": 0.5, "low": 0, "high": 1}
+    assert scores["years_wide"]["value"] == 0
 
 
-def test_without_a_known_age_there_is_an_empty_report():
-    report = age_report(drawn(3), YEARS_V, np.full(3, np.nan), np.array(["a"] * 3, dtype=object))
-    assert report["donors"] == []
-    assert np.isnan(report["coverage_donors"]["value"])
+def test_without_a_known_age_nothing_is_scored():
+    scores = interval_scores(drawn(3), YEARS_V, np.full(3, np.nan), np.array(["a"] * 3, dtype=object))
+    assert np.isnan(scores["coverage"]["value"])

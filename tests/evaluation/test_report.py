@@ -21,7 +21,7 @@ from polygene.model.inference import label_probabilities
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 EVIL = {"B cell": "<script>alert('B')</script>", "T cell": 'T & "NK" <cell>', "monocyte": "monocyte"}
-OPTIONAL = ("calibration", "sets", "conditions", "ages", "leakage", "unknown", "hierarchy", "classes", "genes")
+OPTIONAL = ("calibration", "sets", "ages", "unknown", "hierarchy", "classes", "genes")
 
 
 class Page(HTMLParser):

@@ -4,7 +4,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from polygene.errors import DataError
-from polygene.pl import reliability, risk_coverage
+from polygene.evaluation._risk_coverage import risk_coverage
+from polygene.pl import reliability
 
 ROW = {"predictor": "PolyGene", "score": "ece", "value": 0.031, "low": 0.02, "high": 0.05}
 BINS = [{"confidence": c, "accuracy": c - 0.1, "low": c - 0.2, "high": c, "cells": 9} for c in (0.5, 0.7, 0.9)]

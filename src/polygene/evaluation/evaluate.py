@@ -18,15 +18,12 @@ import pandas as pd
 from polygene.corpus.arrow import SPLITS
 from polygene.corpus.corpus import Corpus, CorpusSplit
 from polygene.errors import CorpusError
-from polygene.evaluation.ages import age_report
+from polygene.evaluation.ages import interval_scores
 from polygene.evaluation.baselines import YEARS_BASELINES, baseline_years
-from polygene.evaluation.conditions import conditions
 from polygene.evaluation.confusion import class_scores, confusion
-from polygene.evaluation.leakage import leakage_gaps
 from polygene.evaluation.metrics import (
     Tally,
     compare,
-    donors_alike,
     expected_years,
     frequencies,
     gene_scores,
@@ -169,11 +166,8 @@ class Answered:
         How unlike training each test cell is; None where the model cannot say.
     tallies
         Of the test cells.
-    pairs
-        Phenotype → predictor → tallies of (cells of training donors, cells of test donors), over the labels that both
-        have, each donor counting the same; empty where the corpus set no cells of training donors aside.
     ages
-        Age phenotype → the test donors' ages, as `age_gaps.age_report` gives them.
+        Age phenotype → what its intervals hold, see `ages.interval_scores`.
     confusions
         Phenotype → which labels the model took for which, as `classes.confusion` gives it.
     """
@@ -181,7 +175,6 @@ class Answered:
     test: list[np.ndarray]
     novelty_C: np.ndarray | None
     tallies: Tallies = field(default_factory=dict)
-    pairs: dict[str, dict[str, tuple[Tally, Tally]]] = field(default_factory=dict)
     ages: dict[str, dict[str, Any]] = field(default_factory=dict)
     confusions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -207,7 +200,7 @@ def answer(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Answered:
     """
     check_seed(seed)
     corpus.check(model.tokenizer.fingerprint())
-    train, test, seen = (corpus.split(name) for name in ("train", "test", "seen"))
+    train, test = corpus.split("train"), corpus.split("test")
     if not len(test):
         msg = (
             f"the corpus {corpus.folder} has no test cells, so there is nothing to score. "
@@ -218,16 +211,12 @@ def answer(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Answered:
     learned = spread(len(train), MOST_BASELINE_CELLS)
     if len(learned) < len(train):
         log.info("baselines learn from %s of %s training cells, evenly spread", f"{len(learned):,}", f"{len(train):,}")
-    train_cells, asked = cell_table(corpus, train, learned), AskedCells(corpus, test, seen)
+    train_cells, asked = cell_table(corpus, train, learned), AskedCells(corpus, test)
     answers, novelty_C = of_model(model, asked)
-    n_test = len(test)
-    found = Answered(
-        test=[p_CV[:n_test] for p_CV in answers],
-        novelty_C=None if novelty_C is None else novelty_C[:n_test],
-    )
+    found = Answered(test=answers, novelty_C=novelty_C)
     for p, name in enumerate(schema.names):
         baselines = of_baselines(name, model, train_cells, train.labels_CP[learned, p], asked, seed=seed)
-        _sum_labels(found, corpus, p, (train, test, seen), chain([(MODEL, answers[p])], baselines))
+        _sum_labels(found, corpus, p, (train, test), chain([(MODEL, answers[p])], baselines))
         if schema.phenotypes[p].ordinal == "age":
             years_V = schema.years(name)
             learned_years_C = actual_years(train, years_V, train.labels_CP[:, p])[learned]
@@ -236,7 +225,7 @@ def answer(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Answered:
                     baseline: baseline_years(baseline, train_cells, learned_years_C, asked, seed=seed)
                     for baseline in YEARS_BASELINES
                 }
-                _sum_years(found, corpus, p, (test, seen), years, seed)
+                _sum_years(found, corpus, p, test, years, seed)
     return found
 
 
@@ -244,24 +233,18 @@ def _sum_labels(
     found: Answered,
     corpus: Corpus,
     p: int,
-    splits: tuple[CorpusSplit, CorpusSplit, CorpusSplit],
+    splits: tuple[CorpusSplit, CorpusSplit],
     answers: Iterable[tuple[str, np.ndarray]],
 ) -> None:
     """Sum what the scores of a phenotype's labels need, of every predictor; without any, none is asked."""
-    train, test, seen = splits
+    train, test = splits
     name, labels = corpus.tokenizer.schema.names[p], corpus.tokenizer.schema.labels[p]
-    truth_C, seen_C = test.labels_CP[:, p], seen.labels_CP[:, p]
+    truth_C = test.labels_CP[:, p]
     within_SV = scored_labels(train, test, p, len(labels))
     pooled_1V = scored_labels(train, test, p, len(labels), pooled=True)
     if not within_SV.any() and not pooled_1V.any():
         return
-    shown_SV = np.zeros((len(corpus.sources), len(labels)), dtype=bool)
-    shown_SV[seen.sources_C[seen_C >= 0], seen_C[seen_C >= 0]] = True
-    both_SV = within_SV & shown_SV[: len(within_SV)]
-    both_SV &= both_SV.sum(axis=1, keepdims=True) >= 2
-    kept_C = seen.sources_C < len(both_SV)
-    for predictor, asked_CV in answers:
-        p_CV, seen_CV = np.split(asked_CV, [len(test)])
+    for predictor, p_CV in answers:
         of_test = partial(label_tally, p_CV, truth_C, labels=labels, donors_C=named(test))
         within: dict[str, Any] = {"scorable_SV": within_SV, "sources_C": test.sources_C}
         if within_SV.any():
@@ -270,42 +253,21 @@ def _sum_labels(
                 found.confusions[name] = confusion(p_CV, truth_C, labels=labels, **within)
         if pooled_1V.any() and len(corpus.sources) > 1:
             found.tallies.setdefault(f"{name}{POOLED}", {})[predictor] = of_test(scorable_SV=pooled_1V)
-        if both_SV.any():
-            of_seen = label_tally(
-                seen_CV[kept_C],
-                seen_C[kept_C],
-                labels=labels,
-                scorable_SV=both_SV,
-                sources_C=seen.sources_C[kept_C],
-                donors_C=named(seen, kept_C),
-            )
-            held_out = of_test(scorable_SV=both_SV, sources_C=test.sources_C)
-            found.pairs.setdefault(name, {})[predictor] = (donors_alike(of_seen), donors_alike(held_out))
 
 
 def _sum_years(
-    found: Answered,
-    corpus: Corpus,
-    p: int,
-    splits: tuple[CorpusSplit, CorpusSplit],
-    years: dict[str, np.ndarray],
-    seed: int,
+    found: Answered, corpus: Corpus, p: int, test: CorpusSplit, years: dict[str, np.ndarray], seed: int
 ) -> None:
-    """Sum what the scores of ages in years need, of every predictor, and look at the test donors one by one."""
+    """Sum what the scores of ages in years need, of every predictor."""
     name = corpus.tokenizer.schema.names[p]
     years_V = corpus.tokenizer.schema.years(name)
-    actual = [actual_years(split, years_V, split.labels_CP[:, p]) for split in splits]
+    actual_C = actual_years(test, years_V, test.labels_CP[:, p])
     for predictor, years_C in years.items():
-        test, seen = (
-            years_tally(answer_C, actual_C, sources_C=split.sources_C, donors_C=named(split))
-            for split, answer_C, actual_C in zip(splits, np.split(years_C, [len(splits[0])]), actual, strict=True)
-        )
-        if not len(test.donors_U):
+        tally = years_tally(years_C, actual_C, sources_C=test.sources_C, donors_C=named(test))
+        if not len(tally.donors_U):
             return
-        found.tallies.setdefault(f"{name}{YEARS}", {})[predictor] = test
-        if len(seen.donors_U):
-            found.pairs.setdefault(f"{name}{YEARS}", {})[predictor] = seen, test
-    found.ages[name] = age_report(found.test[p], years_V, actual[0], splits[0].donors_C, seed=seed)
+        found.tallies.setdefault(f"{name}{YEARS}", {})[predictor] = tally
+    found.ages[name] = interval_scores(found.test[p], years_V, actual_C, test.donors_C, seed=seed)
 
 
 def summarise(runs: Sequence[Tallies], *, seed: int = 0) -> pd.DataFrame:
@@ -332,9 +294,8 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
     What metrics.json holds: `split` (the word that says how the cells were held out), `cells`, `donors`,
     `baseline_cells` (how many the baselines learned from), `scores` (rows of `summarise`), `classes` (phenotype →
     PolyGene and logistic regression → rows of `classes.class_scores`), `confusion` (phenotype → see
-    `classes.confusion`), `not_scored` (phenotypes that vary in no source), `conditions` (rows of
-    `conditions.conditions`: what knowing other phenotypes helps),
-    `leakage` (rows of `leakage.leakage_gaps`), `ages` (see `age_gaps.age_report`), `calibration` and `sets` (see
+    `classes.confusion`), `not_scored` (phenotypes that vary in no source), `ages` (see
+    `ages.interval_scores`), `calibration` and `sets` (see
     `reliability.reliability`), `hierarchy` (see `score_hierarchy`), `genes` (see `score_genes`) and `unknown` (see
     `unknown_cells.score_novelty`). What the cells do not allow to compute is None, since JSON has no NaN.
 
@@ -359,8 +320,6 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> dict[str, Any
             },
             "confusion": found.confusions,
             "not_scored": [name for name in corpus.tokenizer.schema.names if name not in found.tallies],
-            "conditions": conditions(model, train, test, found.test, seed=seed).to_dict("records"),
-            "leakage": leakage_gaps([found.pairs], seed=seed).to_dict("records"),
             "ages": found.ages,
             **reliability(model, train, test, found.test, seed=seed),
             "hierarchy": score_hierarchy(model, test, found.test),

@@ -27,6 +27,7 @@ from matplotlib.axes import Axes
 from polygene import pl
 from polygene._version import __version__
 from polygene.corpus.corpus import Corpus
+from polygene.evaluation._risk_coverage import risk_coverage
 from polygene.evaluation._svg import svg
 from polygene.evaluation.evaluate import POOLED, YEARS
 from polygene.evaluation.tables import HELD_OUT, MOST_ROWS, SHOWN, ends, nested
@@ -54,10 +55,6 @@ MOST_MAP_CELLS = 3_000
 FEWEST_MAP_CELLS, MOST_COLOURS = 10, 19
 GREY = "#8c8c8c"
 """Seen on light and on dark paper alike."""
-LEAKAGE = {(MODEL, "macro_f1"), (REFERENCE, "macro_f1")} | {
-    (who, "mae_years_by_donor") for who in (MODEL, YEARS_REFERENCE)
-}
-"""What the page shows of the leakage gap; the rest is in the file of the scores."""
 AGES = mpl.colormaps["plasma"]
 COLUMNS = ("phenotype", "predictor", "score", "value", "low", "high", "gain", "gain_low", "gain_high")
 Colouring = tuple[list[str], list[tuple[str, str, int | None]]]
@@ -103,9 +100,7 @@ def report(results: Mapping[str, Any], model: PolyGene, corpus: Corpus, *, comma
         tables=[_score_table(name, of_name) for name, of_name in scores.groupby("phenotype", sort=False)],
         classes=[_class_table(name, results) for name in results.get("classes", ()) if not _is_age(corpus, name)],
         sure=[_sure(one["phenotype"], results) for one in results.get("calibration", ())],
-        conditions=nested(results.get("conditions", ()), "phenotype", "given", "score"),
-        leakage=[row for row in results.get("leakage", ()) if (row["predictor"], row["score"]) in LEAKAGE],
-        ages={name: _age(name, ages) for name, ages in results.get("ages", {}).items()},
+        ages=results.get("ages", {}),
         maps=_maps(model, corpus, rows),
         n_mapped=len(rows),
         hashes=_hashes(model, corpus),
@@ -178,7 +173,7 @@ def _sure(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     sets = next((one for one in results.get("sets", ()) if one["phenotype"] == name), None)
     figures = {"accuracy against confidence": (pl.reliability, 3.8)}
     if sets:
-        figures["share of errors against share of cells answered, most sure first"] = (pl.risk_coverage, 3.4)
+        figures["share of errors against share of cells answered, most sure first"] = (risk_coverage, 3.4)
     return {
         "phenotype": name,
         "calibration": calibration,
@@ -189,12 +184,6 @@ def _sure(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
             for what, (draw, height) in figures.items()
         ],
     }
-
-
-def _age(name: str, ages: Mapping[str, Any]) -> dict[str, Any]:
-    donors = pd.DataFrame(ages["donors"])
-    title = f"{words(name)}: predicted against actual age of each test donor, in years"
-    return {**ages, "figure": svg(partial(pl.age, donors), title=title, size=(3.8, 3.8)) if len(donors) else ""}
 
 
 def _maps(model: PolyGene, corpus: Corpus, rows: np.ndarray) -> list[dict[str, Any]]:

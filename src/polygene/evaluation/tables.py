@@ -13,7 +13,7 @@ HELD_OUT = {
 }
 SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss", "mae_years", "mae_years_by_donor")
 MOST_ROWS = 40
-"""Donors of a table of ages, labels of a table of sets; the rest is counted, metrics.json has all."""
+"""Labels of a table of sets; the rest is counted, metrics.json has all."""
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
@@ -27,8 +27,6 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         for predictor, by_score in of_phenotype.items():
             table.add_row(predictor, *(interval(by_score[score]) for score in shown))
         laid_out.append(table)
-    if results["conditions"]:
-        laid_out.append(conditions_table(results["conditions"], held_out))
     if results["calibration"]:
         laid_out.append(calibration_table(results, held_out))
     if any("coverage" in one for one in results["sets"]):
@@ -36,29 +34,10 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     if results["hierarchy"]:
         laid_out.append(hierarchy_table(results["hierarchy"], held_out))
     laid_out += [ages_table(name, ages, held_out) for name, ages in results["ages"].items()]
-    if results["leakage"]:
-        laid_out.append(leakage_table(results["leakage"], held_out))
     laid_out.append(genes_table(results["genes"], held_out))
     if results["unknown"]:
         laid_out.append(unknown_table(results["unknown"], held_out))
     return laid_out
-
-
-def conditions_table(rows: Iterable[Mapping[str, Any]], held_out: str) -> Table:
-    """Lay out what knowing other phenotypes helps, rows of `conditions.conditions`."""
-    table = _table(
-        f"what knowing helps, every donor counting the same: {held_out}",
-        "phenotype", "given", "of cells", "accuracy", "gain", "macro f1", "gain",
-    )  # fmt: skip
-    for phenotype, by_given in nested(rows, "phenotype", "given", "score").items():
-        for given, by_score in by_given.items():
-            cells = [
-                text
-                for score in ("accuracy", "macro_f1")
-                for text in (interval(by_score[score]), interval(by_score[score], "gain", "+z.3f"))
-            ]
-            table.add_row(phenotype, given, f"{by_score['accuracy']['known']:.0%}", *cells)
-    return table
 
 
 def calibration_table(results: Mapping[str, Any], held_out: str) -> Table:
@@ -117,31 +96,9 @@ def hierarchy_table(hierarchy: Mapping[str, Any], held_out: str) -> Table:
 
 
 def ages_table(name: str, ages: Mapping[str, Any], held_out: str) -> Table:
-    """Lay out the test donors' ages, see `age_gaps.age_report`."""
-    cells, donors = (interval(ages[key]) for key in ("coverage_cells", "coverage_donors"))
-    wide = interval(ages["years_wide"], shown=".1f")
-    table = _table(
-        f"{name} in years by donor, {ages['level']:.0%} intervals: they hold the age of {donors} of the donors and "
-        f"{cells} of their cells, and are {wide} years wide: {held_out}",
-        "donor", "cells", "actual", "predicted", "gap", "gap, regression to the mean removed",
-    )  # fmt: skip
-    for row in ages["donors"][:MOST_ROWS]:
-        predicted = interval(row, "predicted", "z.1f")
-        corrected = number(row["gap_corrected"], "+z.1f")
-        actual, gap = number(row["actual"], "z.1f"), interval(row, "gap", "+z.1f")
-        table.add_row(row["donor"], f"{row['cells']:,}", actual, predicted, gap, corrected)
-    if (more := len(ages["donors"]) - MOST_ROWS) > 0:
-        table.caption = f"{more:,} more donors are in the file of the scores"
-    return table
-
-
-def leakage_table(rows: Iterable[Mapping[str, Any]], held_out: str) -> Table:
-    """Lay out what a split by cells would flatter, rows of `leakage.leakage_gaps`."""
-    columns = ("phenotype", "predictor", "score", "cells of training donors", "held out", "leakage gap")
-    table = _table(f"leakage gap, other cells of what trained beside what did not: {held_out}", *columns)
-    for row in rows:
-        values = (interval(row, "seen"), interval(row, "held_out"), interval(row, "gap", "+z.3f"))
-        table.add_row(row["phenotype"], row["predictor"], _words(row["score"]), *values)
+    """Lay out what the intervals of ages hold, see `ages.interval_scores`."""
+    table = _table(f"{name} in years, {ages['level']:.0%} intervals: {held_out}", "", "cells covered", "years wide")
+    table.add_row("by donor", interval(ages["coverage"]), interval(ages["years_wide"], shown=".1f"))
     return table
 
 

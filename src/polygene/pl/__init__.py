@@ -1,23 +1,17 @@
 """Pictures, drawn with matplotlib without touching its global state."""
 
-from polygene.pl._age import age
 from polygene.pl._confusion import confusion
 from polygene.pl._counterfactual import counterfactual
 from polygene.pl._forest import forest
-from polygene.pl._generated import generated
 from polygene.pl._perturbation import perturbation
 from polygene.pl._reliability import reliability
-from polygene.pl._risk_coverage import risk_coverage
 from polygene.pl._umap import umap
 
 __all__ = [
-    "age",
     "confusion",
     "counterfactual",
     "forest",
-    "generated",
     "perturbation",
     "reliability",
-    "risk_coverage",
     "umap",
 ]

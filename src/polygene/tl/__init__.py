@@ -1,6 +1,5 @@
 """Tools: what a model says about the cells of an AnnData, written into it."""
 
-from polygene.tl._age_gap import age_gap
 from polygene.tl._annotate import annotate
 from polygene.tl._balance import balance
 from polygene.tl._classify import classify
@@ -13,7 +12,6 @@ from polygene.tl._impute import impute
 from polygene.tl._perturb import perturb
 
 __all__ = [
-    "age_gap",
     "annotate",
     "balance",
     "classify",

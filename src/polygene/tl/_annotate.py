@@ -87,8 +87,7 @@ def annotate(
         too few of their own and are held to what all labels together ask for.
     `obs["polygene_age_years"]`, `obs["polygene_age_years_low"]`, `obs["polygene_age_years_high"]`
         Only of ages: the expected years, over the labels that can be read as years, and the ages between which the
-        middle 90 % of their probability lies (`uns["polygene"]["annotate"]["years_level"]`); float32. `tl.age_gap`
-        compares them with the actual ages, by donor.
+        middle 90 % of their probability lies (`uns["polygene"]["annotate"]["years_level"]`); float32.
     `obs["polygene_cell_type_term"]`, `..._term_id`, `..._term_probability`
         Only with `back_off`: of the types that are as probable as that, each with all labels below it, the one that
         says most; its id in the Cell Ontology ("" for a label that is not in it), and its probability, float32.

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from polygene.evaluation.conditions import conditions
+from benchmarks.trust.conditions import conditions
 from polygene.evaluation.test_cells import AskedCells, of_model
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities

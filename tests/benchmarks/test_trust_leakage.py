@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from polygene.evaluation.leakage import leakage_gaps
+from benchmarks.trust.leakage import leakage_gaps
 from polygene.evaluation.metrics import Tally, donors_alike, label_tally, years_tally
 
 ALL = np.ones((1, 3), dtype=bool)
