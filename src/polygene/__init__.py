@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from polygene import pl, tl
+    from polygene import pl, pp, tl
     from polygene.io import datasets
     from polygene.model.checkpoint import PolyGene
     from polygene.model.recipe import Recipe
@@ -29,6 +29,7 @@ __all__ = [
     "__version__",
     "datasets",
     "pl",
+    "pp",
     "tl",
 ]
 
@@ -40,7 +41,7 @@ _MODULE_OF = {
     "PolyGene": "polygene.model.checkpoint",
     "Recipe": "polygene.model.recipe",
 }
-_MODULES = {"datasets": "polygene.io.datasets", "pl": "polygene.pl", "tl": "polygene.tl"}
+_MODULES = {"datasets": "polygene.io.datasets", "pl": "polygene.pl", "pp": "polygene.pp", "tl": "polygene.tl"}
 
 
 def __getattr__(name: str) -> object:

@@ -16,7 +16,7 @@ FRACTIONS = (0.7, 0.1, 0.2)
 
 def split(adatas, *, by="donor", fractions=FRACTIONS, seen=0.0, seed=0, donor="donor_id"):
     sources = open_sources(adatas)
-    columns = [donor, *(phenotype.column for phenotype in CELLXGENE)]
+    columns = [donor, "synthetic", *(phenotype.column for phenotype in CELLXGENE)]
     frames = [cells.frame(columns) for cells in sources]
     return split_cells(
         sources, frames, by=by, fractions=fractions, seen=seen, seed=seed, donor=donor, phenotypes=CELLXGENE
@@ -194,3 +194,32 @@ def test_cells_that_are_set_aside_are_a_share_of_training_donors_and_never_of_ot
 def test_at_random_nothing_is_set_aside(make_adata):
     (part_C,) = split(make_adata(300), by="random", seen=0.5)
     assert set(part_C) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("by", ["donor", "study", "random"])
+def test_synthetic_cells_always_train(make_adata, by):
+    adatas = [make_adata(seed=seed) for seed in range(6)]
+    adatas[0].obs["synthetic"] = np.arange(150) % 2 == 0
+    adatas[1].obs["synthetic"] = True
+    del adatas[1].obs["donor_id"]
+    parts = split(adatas, by=by, seen=0.3)
+    assert (parts[0][::2] == 0).all()
+    assert (parts[1] == 0).all()
+    assert {1, 2} <= set(np.concatenate(parts))
+
+
+def test_synthetic_cells_change_no_donor_of_the_others(make_adata):
+    adatas = [make_adata(seed=seed) for seed in range(2)]
+    sampled = make_adata(seed=5)
+    sampled.obs["synthetic"] = True
+    before, after = split(adatas), split([*adatas, sampled])
+    for one, other in zip(before, after, strict=False):
+        assert np.array_equal(one, other)
+
+
+def test_synthetic_cells_alone_all_train(make_adata, caplog):
+    adata = make_adata()
+    adata.obs["synthetic"] = True
+    (part_C,) = split([adata])
+    assert not part_C.any()
+    assert "all cells are synthetic" in caplog.text

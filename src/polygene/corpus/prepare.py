@@ -39,7 +39,7 @@ from polygene.runtime.atomic import written_whole
 from polygene.runtime.workers import Workers
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.binning import Binning, ExpressionBinner, InverseFit
-from polygene.vocab.columns import given_texts
+from polygene.vocab.columns import SYNTHETIC, given_texts, is_synthetic
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.panel import GenePanel, merged_genes
 from polygene.vocab.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
@@ -179,7 +179,7 @@ def prepare(
     with written_whole(Path(out), overwrite=overwrite) as folder:
         opened = open_sources(sources, layer=config.layer)
         phenotypes = tokenizer.schema.phenotypes if tokenizer else config.schema()
-        wanted = [config.donor, *(phenotype.column for phenotype in phenotypes)]
+        wanted = [config.donor, SYNTHETIC, *(phenotype.column for phenotype in phenotypes)]
         frames = [cells.frame(wanted) for cells in opened]
         _check_columns(config, opened)
         if tokenizer is None:
@@ -396,6 +396,7 @@ def _describe(work: _Work, schema: PhenotypeSchema, measured_G: np.ndarray, labe
         "cells": {split: int((work.part_C == part).sum()) for part, split in enumerate(SPLITS)},
         "donors": {split: _n_donors(work.donor_C[work.part_C == part]) for part, split in enumerate(SPLITS)},
         "donors_in_all": _n_donors(work.donor_C),
+        "synthetic": int(is_synthetic(work.frame).sum()),
         "cells_without_panel_genes": 0,
         "genes": len(work.genes),
         "panel_genes": int(measured_G.sum()),

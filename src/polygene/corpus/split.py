@@ -14,7 +14,7 @@ from scipy import sparse
 from polygene.corpus.arrow import SPLITS
 from polygene.errors import DataError
 from polygene.io.read import CellSource
-from polygene.vocab.columns import given_texts
+from polygene.vocab.columns import given_texts, is_synthetic
 from polygene.vocab.phenotypes import Phenotype
 
 logger = logging.getLogger("polygene")
@@ -37,7 +37,7 @@ def split_cells(
     """Draw the split before anything is learned: part_C of each source, a place in `SPLITS`.
 
     By donor, a donor met in several files is one donor, and cells without donor train. By study, a file is one unit.
-    At random, cells are stratified by all their labels.
+    At random, cells are stratified by all their labels. Synthetic cells always train.
 
     Parameters
     ----------
@@ -54,13 +54,18 @@ def split_cells(
     DataError
         There are no donors, or fewer units than parts.
     """
+    synthetic = [is_synthetic(frame) for frame in frames]
+    if all(synthetic_C.all() for synthetic_C in synthetic):
+        logger.warning("all cells are synthetic: they train, and nothing validates or tests what is learned of them")
+        return [np.zeros(len(frame), dtype=np.int8) for frame in frames]
     if by == "random":
-        return _split_cells_at_random(sources, frames, phenotypes, fractions, seed)
+        return _split_cells_at_random(sources, frames, synthetic, phenotypes, fractions, seed)
     if by == "study":
-        units = [(np.zeros(cells.n_obs, dtype=np.int32), [cells.name]) for cells in sources]
+        given = [(np.zeros(cells.n_obs, dtype=np.int32), [cells.name]) for cells in sources]
     else:
-        _check_donors(sources, frames, donor)
-        units = [given_texts(frame[donor]) for frame in frames]
+        _check_donors(sources, frames, synthetic, donor)
+        given = [given_texts(frame[donor]) if donor in frame else (np.full(len(frame), -1), []) for frame in frames]
+    units = [_without(synthetic_C, *unit) for synthetic_C, unit in zip(synthetic, given, strict=True)]
     first_source = {name: source for source in reversed(range(len(units))) for name in units[source][1]}
     place = {name: unit for unit, name in enumerate(sorted(first_source))}
     # The last entry serves the code -1: no donor.
@@ -132,9 +137,14 @@ def _draw(stratum_D: np.ndarray, n_validation: int, n_test: int, rng: np.random.
     return _spaced(np.lexsort((rng.random(len(stratum_D)), stratum_D)), n_validation, n_test, rng)
 
 
-def _spaced(order: np.ndarray, n_validation: int, n_test: int, rng: np.random.Generator) -> np.ndarray:
-    """Give the parts of what stands in an order, so that every stretch of it has its share of each part."""
-    parts = np.zeros(len(order), dtype=np.int8)
+def _spaced(
+    order: np.ndarray, n_validation: int, n_test: int, rng: np.random.Generator, *, n_units: int | None = None
+) -> np.ndarray:
+    """Give the parts of what stands in an order, so that every stretch of it has its share of each part.
+
+    What is not in the order, of `n_units` in all, trains.
+    """
+    parts = np.zeros(n_units or len(order), dtype=np.int8)
     for part, size in ((2, n_test), (1, n_validation)):
         left = order[parts[order] == 0]
         places = (np.arange(size) + rng.random()) * (len(left) / max(size, 1))
@@ -145,6 +155,7 @@ def _spaced(order: np.ndarray, n_validation: int, n_test: int, rng: np.random.Ge
 def _split_cells_at_random(
     sources: Sequence[CellSource],
     frames: Sequence[pd.DataFrame],
+    synthetic: Sequence[np.ndarray],
     phenotypes: Sequence[Phenotype],
     fractions: tuple[float, float, float],
     seed: int,
@@ -152,14 +163,15 @@ def _split_cells_at_random(
     """Order cells by source, labels, and a hash of name and seed; take test and validation cells at even distances."""
     key = f"{seed:016d}"[-16:]
     rng = np.random.default_rng(seed)
-    n_cells = sum(cells.n_obs for cells in sources)
-    n_validation, n_test = _sizes(n_cells, fractions, "random")
+    real_C = ~np.concatenate(synthetic)
+    n_validation, n_test = _sizes(int(real_C.sum()), fractions, "random")
     hash_C = np.concatenate([pd.util.hash_array(some, hash_key=key) for cells in sources for some in cells.names()])
     codes = [np.repeat(np.arange(len(sources)), [cells.n_obs for cells in sources])]
     for column in (phenotype.column for phenotype in phenotypes):
         given = [given_texts(f[column])[0] if column in f else np.full(len(f), -1) for f in frames]
         codes.append(np.concatenate(given))
-    part_C = _spaced(np.lexsort((hash_C, *reversed(codes))), n_validation, n_test, rng)
+    order = np.lexsort((hash_C, *reversed(codes)))
+    part_C = _spaced(order[real_C[order]], n_validation, n_test, rng, n_units=len(order))
     logger.info(
         "split at random: %s train, %s validation, %s test cells", *(f"{n:,}" for n in np.bincount(part_C, minlength=3))
     )
@@ -217,8 +229,20 @@ def _pairs(a_C: np.ndarray, b_C: np.ndarray, step: int = 100_000) -> tuple[np.nd
     return keys // width, keys % width
 
 
-def _check_donors(sources: Sequence[CellSource], frames: Sequence[pd.DataFrame], donor: str) -> None:
-    """Refuse files without donors, and say what can be done."""
+def _without(synthetic_C: np.ndarray, unit_C: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Take synthetic cells out of the units, and units that no real cell has."""
+    left = sorted(set(unit_C[~synthetic_C]) - {-1})
+    place = np.full(len(names) + 1, -1, dtype=np.int32)  # the last entry serves the code -1
+    place[left] = np.arange(len(left))
+    return np.where(synthetic_C, -1, place[unit_C]), [names[code] for code in left]
+
+
+def _check_donors(
+    sources: Sequence[CellSource], frames: Sequence[pd.DataFrame], synthetic: Sequence[np.ndarray], donor: str
+) -> None:
+    """Refuse files without donors, unless all of their cells are synthetic, and say what can be done."""
+    real = [one for one in zip(sources, frames, synthetic, strict=True) if not one[2].all()]
+    sources, frames = [cells for cells, _, _ in real], [frame for _, frame, _ in real]
     without = [cells.label for cells, frame in zip(sources, frames, strict=True) if donor not in frame]
     if without:
         msg = (

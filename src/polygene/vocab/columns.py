@@ -5,6 +5,9 @@ import pandas as pd
 
 from polygene.vocab.phenotypes import NOT_GIVEN
 
+SYNTHETIC = "synthetic"
+"""The column of `obs` that is true for cells sampled from profiles: they train, and never validate or test."""
+
 
 def given_texts(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Read a column of names: (codes_C, -1 = not given; the name of each code).
@@ -23,3 +26,11 @@ def given_texts(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     place = {name: code for code, name in enumerate(names)}
     code_of = [place[text] if is_given else -1 for text, is_given in zip(texts, given, strict=True)]
     return np.array([*code_of, -1], dtype=np.int32)[categories.codes], names  # the last entry serves the code -1
+
+
+def is_synthetic(obs: pd.DataFrame) -> np.ndarray:
+    """Tell which cells were sampled and not measured: bool (C,)."""
+    if SYNTHETIC not in obs:
+        return np.zeros(len(obs), dtype=bool)
+    # A file may hold the flag as bool, as text, or with missing values where real cells were appended.
+    return obs[SYNTHETIC].astype(str).str.lower().isin(["true", "1", "1.0"]).to_numpy()
