@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ship
 import torch
 from rich.console import Console
 from safetensors import safe_open
 
+from benchmarks.models import ship
 from polygene.cli import describe
 from polygene.corpus.corpus import Corpus
 from polygene.errors import CheckpointError, DataError
