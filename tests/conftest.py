@@ -16,9 +16,10 @@ from scipy import sparse
 from scipy.io import mmwrite
 
 from polygene.vocab.binning import ExpressionBinner, InverseFit
+from polygene.vocab.cells import EncodedCells
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import CELLXGENE, PhenotypeSchema
-from polygene.vocab.tokenizer import CellTokenizer, EncodedCells
+from polygene.vocab.tokenizer import CellTokenizer
 
 if TYPE_CHECKING:
     from polygene.corpus.corpus import Corpus

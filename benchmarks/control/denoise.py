@@ -41,7 +41,7 @@ from benchmarks.shared import scvi_baseline as scvi
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import expected_expression
 from polygene.model.inference import label_probabilities
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 log = logging.getLogger("polygene")
 

@@ -32,7 +32,7 @@ from polygene.evaluation.baselines import YEARS_BASELINES, CellTable, TuningScor
 from polygene.evaluation.test_cells import BLOCK, ROWS, actual_years, cell_table
 from polygene.tl._reader import CellReader
 from polygene.vocab.ages import age_in_years
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 log = logging.getLogger("polygene")
 

@@ -37,7 +37,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import batches
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training import train as training
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 FILES = {"onek1k": "onek1k_scdesignpop_multicell", "velmeshev": "velmeshev_asd_pfc_glia"}
 COLUMNS = {"onek1k": {}, "velmeshev": {"sex": "sex_inferred"}}

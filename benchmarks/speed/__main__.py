@@ -59,7 +59,7 @@ from polygene.model.recipe import NetworkConfig, Recipe
 from polygene.nn.losses import LossConfig, PolyGeneLoss
 from polygene.runtime.hashing import uniform
 from polygene.training.train import new_model
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 PINNED = {512: 0.20, 2432: 0.12}
 """Panels of the publication, and the share of their genes that a cell expresses."""

@@ -41,7 +41,7 @@ from polygene.model.inference import bin_probabilities, cell_states, predict_lab
 from polygene.model.masking import MaskingConfig, hide_genes
 from polygene.model.novelty import NoveltyDetector
 from polygene.runtime.hashing import uniform
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 LEFT_OUT = {
     "velmeshev": ("microglial cell", "endothelial cell", "fibrous astrocyte"),

@@ -167,7 +167,7 @@ def test_an_arrow_file_of_the_right_size_with_other_content_is_found(folder):
         Corpus(folder).split("test")
 
 
-@pytest.mark.parametrize("file", ["corpus.json", "tokenizer.json", "genes.tsv", "train"])
+@pytest.mark.parametrize("file", ["corpus.json", "tokenizer.json", "tokenizer.safetensors", "genes.tsv", "train"])
 def test_a_missing_file_is_named(folder, file):
     if file == "train":
         shutil.rmtree(folder / file)

@@ -108,7 +108,7 @@ def test_altering_cells_that_do_not_train_changes_no_byte_of_the_tokenizer(adata
         adata.obs[column] = values
     after = prepare(adata, tmp_path / "after", config=config)
     assert split_of(after).equals(split_of(corpus))
-    for file in ("tokenizer.json", "genes.tsv"):
+    for file in ("tokenizer.json", "tokenizer.safetensors", "genes.tsv"):
         assert (tmp_path / "before" / file).read_bytes() == (tmp_path / "after" / file).read_bytes()
     assert (after.split("test").values() != corpus.split("test").values()).nnz > 0
 

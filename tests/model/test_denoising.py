@@ -8,7 +8,7 @@ import pytest
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import FOLDS, expected_expression, folds_of
 from polygene.model.inference import bin_probabilities
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 
 @pytest.mark.parametrize("n_genes", [3, 40, 2432])

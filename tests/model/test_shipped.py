@@ -22,7 +22,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import cell_states, label_probabilities
 from polygene.model.recipe import Recipe
 from polygene.model.shipped import MODELS, MOST_BYTES, NAMES, folder_of
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 
 @pytest.fixture(autouse=True)

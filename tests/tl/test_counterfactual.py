@@ -18,8 +18,8 @@ from polygene.model.inference import bin_probabilities
 from polygene.runtime.hashing import uniform
 from polygene.tl import counterfactual
 from polygene.vocab.binning import ExpressionBinner
+from polygene.vocab.cells import EncodedCells
 from polygene.vocab.phenotypes import PhenotypeSchema
-from polygene.vocab.tokenizer import EncodedCells
 
 MakeAnnData = Callable[..., ad.AnnData]
 GIVEN = ("tissue", "cell_type", "disease")

@@ -20,7 +20,7 @@ from polygene.tl import perturb
 from polygene.tl._perturb_cells import Perturbation, Predictor, bins_of, perturbed, raised_bins, wanted_bins
 from polygene.tl._perturb_run import Sums
 from polygene.vocab.binning import ExpressionBinner, InverseFit
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 MakeAnnData = Callable[..., ad.AnnData]
 

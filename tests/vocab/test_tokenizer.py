@@ -12,7 +12,7 @@ from polygene.errors import CheckpointError, DataError, GeneError, PhenotypeErro
 from polygene.vocab.binning import ExpressionBinner, InverseFit
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
-from polygene.vocab.tokenizer import CellTokenizer, panel_values
+from polygene.vocab.tokenizer import FILES, CellTokenizer, panel_values
 
 N_CELLS, N_GENES, N_PANEL = 60, 40, 16
 
@@ -293,8 +293,8 @@ def test_a_loaded_tokenizer_is_the_saved_one_byte_for_byte(tokenizer, adata, tmp
     tokenizer.save(tmp_path / "a")
     loaded = CellTokenizer.load(tmp_path / "a")
     loaded.save(tmp_path / "b")
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["genes.tsv", "tokenizer.json"]
-    for name in ("genes.tsv", "tokenizer.json"):
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(FILES)
+    for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert (loaded.panel, loaded.binner, loaded.schema) == (tokenizer.panel, tokenizer.binner, tokenizer.schema)
     assert loaded.fingerprint() == tokenizer.fingerprint()
@@ -327,7 +327,7 @@ def test_the_fingerprint_changes_with_every_part(linear):
 def test_the_saved_file_is_json_that_names_its_parts(linear, tmp_path):
     linear.save(tmp_path)
     parts = json.loads((tmp_path / "tokenizer.json").read_text())
-    assert list(parts) == ["format", "binner", "phenotypes", "inverse"]
+    assert list(parts) == ["format", "binner", "phenotypes"]
     assert parts["phenotypes"][3] == {
         "name": "age",
         "column": "development_stage",
@@ -340,9 +340,8 @@ def test_the_saved_file_is_json_that_names_its_parts(linear, tmp_path):
     ("old", "new", "problem"),
     [
         ("}", "", "is broken"),
-        ('"format":1', '"format":99', "has format 99, this version of PolyGene reads 1"),
+        ('"format":2', '"format":99', "has format 99, this version of PolyGene reads 2"),
         ('"linear"', '"log"', "is broken"),
-        ('"mean"', '"average"', "is broken"),
         ('"column"', '"kolumn"', "is broken"),
     ],
 )
@@ -354,7 +353,17 @@ def test_a_broken_tokenizer_is_refused_by_name(linear, tmp_path, old, new, probl
         CellTokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["genes.tsv", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["cut off", "another name"])
+def test_broken_tables_are_refused_by_name(linear, tmp_path, damage):
+    linear.save(tmp_path)
+    path = tmp_path / "tokenizer.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] if damage == "cut off" else whole.replace(b'"mean"', b'"mode"'))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.safetensors is broken"):
+        CellTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_refused_by_name(linear, tmp_path, name):
     linear.save(tmp_path)
     (tmp_path / name).unlink()

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from polygene.errors import CorpusError
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 if TYPE_CHECKING:
     from datasets.arrow_writer import ArrowWriter

@@ -16,7 +16,8 @@ from scipy import sparse
 
 from polygene.corpus.arrow import SPLITS, VALUES, Shard, SplitName, ranges
 from polygene.errors import CorpusError, PolyGeneError
-from polygene.vocab.tokenizer import CellTokenizer, EncodedCells
+from polygene.vocab.cells import EncodedCells
+from polygene.vocab.tokenizer import CellTokenizer
 
 FORMAT = 1
 """The layout of the folder; a corpus of another format is refused."""

@@ -19,7 +19,7 @@ from polygene.corpus.arrow import SPLITS, SplitName
 from polygene.corpus.corpus import Corpus
 from polygene.errors import CorpusError
 from polygene.runtime.atomic import written_whole
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 FORMAT = "parquet 1"
 """What corpus.json says of such a folder; `Corpus`, which maps Arrow files, refuses it."""
@@ -56,7 +56,7 @@ def write_parquet(corpus: Corpus, out: str | Path) -> None:
                 path.parent.mkdir(exist_ok=True)
                 pq.write_table(table, path, row_group_size=BUFFER_CELLS // 2, compression="zstd")
                 files[path.relative_to(folder).as_posix()] = path.stat().st_size
-        for name in ("tokenizer.json", "genes.tsv"):
+        for name in ("tokenizer.json", "tokenizer.safetensors", "genes.tsv"):
             shutil.copyfile(corpus.folder / name, folder / name)
         info = corpus.info | {"format": FORMAT, "files": files}
         (folder / "corpus.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

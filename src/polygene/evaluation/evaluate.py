@@ -56,7 +56,7 @@ from polygene.runtime.json import finite
 from polygene.runtime.seeds import check_seed
 from polygene.runtime.subsample import spread
 from polygene.vocab.cell_ontology import SURE, LabelTree
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 log = logging.getLogger("polygene")
 

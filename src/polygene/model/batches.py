@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from polygene.nn.packing import SHOWN_LEVELS, PackedCells, pack
-from polygene.vocab.tokenizer import CellTokenizer, EncodedCells
+from polygene.vocab.cells import EncodedCells
+from polygene.vocab.tokenizer import CellTokenizer
 
 
 def shown_level(shown: np.ndarray | float) -> np.ndarray:

@@ -4,6 +4,7 @@
 
     config.json  model.safetensors   the network; computes in float32 however its weights are stored
     tokenizer.json  genes.tsv        bins, slots, phenotypes; the panel
+    tokenizer.safetensors            the values that bins stand for
     recipe.toml  metrics.json        how it was made, what it scored
     README.md                        model card
     calibration.json                 temperatures, and what sets of labels ask for (older ones lack it)
@@ -34,9 +35,9 @@ from polygene.model.novelty import NoveltyDetector
 from polygene.model.shipped import NAMES, folder_of
 from polygene.nn.network import PolyGeneConfig, PolyGeneModel
 from polygene.runtime.distributed import own_device
-from polygene.vocab.tokenizer import CellTokenizer
+from polygene.vocab.tokenizer import FILES, CellTokenizer
 
-DECISIVE = ("config.json", "model.safetensors", "tokenizer.json", "genes.tsv")
+DECISIVE = ("config.json", "model.safetensors", *FILES)
 CALIBRATION, NOVELTY, SUMS = "calibration.json", "novelty.safetensors", "SHA256SUMS"
 LATER = (CALIBRATION, NOVELTY)
 """Files that older checkpoints lack."""

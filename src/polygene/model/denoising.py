@@ -23,7 +23,7 @@ import numpy as np
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import bin_probabilities
 from polygene.runtime.hashing import uniform
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 Output = Literal["expression", "expressed"]
 

@@ -18,7 +18,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.nn.attention import CellOffsets
 from polygene.nn.network import PolyGeneModel
 from polygene.nn.packing import PackedCells, rank_within
-from polygene.vocab.tokenizer import EncodedCells
+from polygene.vocab.cells import EncodedCells
 
 TOKENS_PER_ROW = 4_096
 """Longer rows outgrow the caches of a CPU: at four times as many an answer takes a sixth longer (docs/performance.md).

@@ -20,7 +20,8 @@ from torch import Tensor
 from polygene.errors import RecipeError
 from polygene.model.batches import pack_cells
 from polygene.runtime.hashing import uniform
-from polygene.vocab.tokenizer import CellTokenizer, EncodedCells
+from polygene.vocab.cells import EncodedCells
+from polygene.vocab.tokenizer import CellTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

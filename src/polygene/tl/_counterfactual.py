@@ -23,8 +23,9 @@ from polygene.runtime.hashing import uniform
 from polygene.runtime.progress import progress
 from polygene.tl._labels_changed import Changes, Places, changed, find_changes, read_controls, rows_to_change
 from polygene.tl._reader import CellReader, check_model, made_by
+from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
-from polygene.vocab.tokenizer import CellTokenizer, EncodedCells
+from polygene.vocab.tokenizer import CellTokenizer
 
 logger = logging.getLogger("polygene")
 

@@ -128,7 +128,7 @@ def check_output(model: PolyGene, output: str) -> None:
     if output not in get_args(Output):
         msg = f"output is one of {', '.join(get_args(Output))}; got {output!r}."
         raise RecipeError(msg)
-    if output == "expression" and model.tokenizer.binner.n_bins == 2:
+    if output == "expression" and model.tokenizer.binner.is_binary:
         msg = (
             "The model is binary: it knows whether a gene is expressed and not how much. Ask for output='expressed' "
             "(--output expressed), or train a model with more bins."

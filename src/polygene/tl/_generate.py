@@ -89,7 +89,7 @@ def generate(
     if n_cells < 1:
         msg = f"n_cells = {n_cells:,}: ask for one cell or more."
         raise DataError(msg)
-    if counts and tokenizer.binner.n_bins == 2:
+    if counts and tokenizer.binner.is_binary:
         msg = "This model tells only whether a gene is expressed, so it has no counts: leave counts (--counts) out."
         raise DataError(msg)
     given_G = _given_genes(model, genes or {})

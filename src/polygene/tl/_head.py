@@ -22,8 +22,8 @@ from polygene.model.inference import predict_labels
 from polygene.runtime.progress import progress
 from polygene.runtime.subsample import spread
 from polygene.tl._reader import CellReader
+from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
-from polygene.vocab.tokenizer import EncodedCells
 
 logger = logging.getLogger("polygene")
 

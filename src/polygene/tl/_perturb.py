@@ -111,7 +111,7 @@ def perturb(
     tokenizer = model.tokenizer
     panel, schema = tokenizer.panel, tokenizer.schema
     off, up = _named(panel, knock_out), _named(panel, over_express)
-    if tokenizer.binner.kind == "binary" and len(genes):
+    if tokenizer.binner.is_binary and len(genes):
         msg = "This model predicts whether a gene is expressed, not how much: leave `genes` out."
         raise DataError(msg)
     predict = [name for name in questions(schema, (), predict)[1] if len(schema.labels[schema.index(name)]) > 1]

@@ -14,7 +14,8 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import folds_of
 from polygene.model.inference import bin_probabilities, cell_states, label_probabilities
 from polygene.vocab.binning import MIN_CELLS, BinInverse
-from polygene.vocab.tokenizer import CellTokenizer, EncodedCells
+from polygene.vocab.cells import EncodedCells
+from polygene.vocab.tokenizer import CellTokenizer
 
 UNCHANGED = -1
 COPIES = 1_000

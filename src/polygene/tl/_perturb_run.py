@@ -19,8 +19,8 @@ from polygene.model.checkpoint import PolyGene
 from polygene.runtime.progress import progress
 from polygene.tl._perturb_cells import Perturbation, Predictor, bins_of, raised_bins, stacks, wanted_bins
 from polygene.tl._reader import CellReader
+from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
-from polygene.vocab.tokenizer import EncodedCells
 
 logger = logging.getLogger("polygene")
 

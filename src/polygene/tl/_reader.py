@@ -14,10 +14,11 @@ from polygene._version import __version__
 from polygene.errors import DataError
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.model.checkpoint import PolyGene
+from polygene.vocab.cells import EncodedCells
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import PhenotypeSchema
 from polygene.vocab.scale import TOTALS, counts_share, log1p_values, say_totals
-from polygene.vocab.tokenizer import CellTokenizer, EncodedCells
+from polygene.vocab.tokenizer import CellTokenizer
 
 logger = logging.getLogger("polygene")
 

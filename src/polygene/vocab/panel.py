@@ -21,7 +21,7 @@ HEADER = "rank\tensembl_id\tsymbol"
 MAX_GENES = 65_535  # a gene is stored as uint16
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class GenePanel:
     """The ordered genes of a model, from most to least variable.
 
@@ -46,6 +46,9 @@ class GenePanel:
 
     def __len__(self) -> int:
         return len(self.symbols)
+
+    def __repr__(self) -> str:
+        return f"GenePanel({len(self):,} genes: {some(self.symbols, 8)})"
 
     def index(self, name: str) -> int:
         """Return the place of a gene, by its symbol, its Ensembl id, or another name that HGNC knows it by.

@@ -5,6 +5,7 @@ Shapes: C cells, P phenotypes, V labels of one phenotype.
 
 import difflib
 import logging
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +67,7 @@ CELLXGENE: tuple[Phenotype, ...] = (
 """The five phenotypes of the method, in the columns of the CELLxGENE schema."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PhenotypeSchema:
     """The phenotypes of a model and the labels of each."""
 
@@ -84,6 +85,18 @@ class PhenotypeSchema:
         if any(one.added for one in self.phenotypes[: self.n_leading]):
             msg = f"Phenotypes that were added come last, got {', '.join(self.names)}."
             raise PhenotypeError(msg)
+
+    def __repr__(self) -> str:
+        return f"PhenotypeSchema: {len(self.names)} phenotypes\n{self.describe()}"
+
+    def describe(self) -> str:
+        """List the phenotypes, a line each, with how many labels they have and the first ones."""
+        width = max(map(len, self.names), default=0)
+        lines = []
+        for phenotype, labels in zip(self.phenotypes, self.labels, strict=True):
+            few = textwrap.shorten(", ".join(labels), 70, placeholder=" …")
+            lines.append(f"  {phenotype.name:{width}}  {len(labels):,} labels: {few}")
+        return "\n".join(lines)
 
     @classmethod
     def fit(

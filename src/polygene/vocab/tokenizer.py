@@ -23,73 +23,20 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from polygene.errors import CheckpointError, PhenotypeError
 from polygene.vocab.binning import BinInverse, ExpressionBinner
+from polygene.vocab.cells import EncodedCells
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import Phenotype, PhenotypeSchema
 from polygene.vocab.scale import Scale, genes_of, log1p_values
 
 SPECIAL_TOKENS = ("[CLS]", "[START]", "[END]", "[MASK]")
-FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EncodedCells:
-    """A batch of cells as tokens, numpy only.
-
-    Cell i expresses the genes genes_N[offsets_C1[i] : offsets_C1[i + 1]], with their bins and values.
-
-    Attributes
-    ----------
-    offsets_C1
-        int64, C + 1 of them.
-    genes_N
-        uint16, panel index, ascending within a cell.
-    bins_N
-        uint8, above 0.
-    values_N
-        float32, log1p counts per 10,000.
-    labels_CP
-        int16, index into the labels of the phenotype, -1 = not given.
-    measured_G
-        bool, whether the file measured the gene; the same for all cells.
-    """
-
-    offsets_C1: np.ndarray
-    genes_N: np.ndarray
-    bins_N: np.ndarray
-    values_N: np.ndarray
-    labels_CP: np.ndarray
-    measured_G: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.offsets_C1) - 1
-
-    def rows(self, which: slice | np.ndarray) -> Self:
-        """Return these cells only (a slice, indices or a mask), in the order asked."""
-        chosen = np.arange(len(self))[which]
-        starts, lengths = self.offsets_C1[chosen], np.diff(self.offsets_C1)[chosen]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        entries = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return type(self)(
-            offsets_C1=offsets,
-            genes_N=self.genes_N[entries],
-            bins_N=self.bins_N[entries],
-            values_N=self.values_N[entries],
-            labels_CP=self.labels_CP[chosen],
-            measured_G=self.measured_G,
-        )
-
-    @property
-    def cells_N(self) -> np.ndarray:
-        """The cell of every expressed gene, int64, ascending."""
-        return np.repeat(np.arange(len(self)), np.diff(self.offsets_C1))
-
-    def as_csr(self, entries_N: np.ndarray, n_genes: int) -> sparse.csr_matrix:
-        """Lay something of every expressed gene (values, bins) out as a matrix of cells x genes of the panel."""
-        return sparse.csr_matrix((entries_N, self.genes_N.astype(np.int32), self.offsets_C1), (len(self), n_genes))
+FORMAT = 2
+FILES = ("tokenizer.json", "tokenizer.safetensors", "genes.tsv")
 
 
 def panel_values(
@@ -114,7 +61,7 @@ def panel_values(
     return log1p_values(adata, match, layer=layer, totals=totals, scale=scale), match.measured_G
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CellTokenizer:
     """Everything needed to turn an AnnData into tokens and back: panel, bins, phenotypes, and what a bin stands for."""
 
@@ -307,33 +254,34 @@ class CellTokenizer:
         phenotypes = [self.tokens[t] for t in self.phenotype_token_ids(cells.labels_CP[[i]])[0]]
         return " ".join(["[CLS]", *phenotypes, "[START]", *said, "[END]"])
 
+    def __repr__(self) -> str:
+        head = f"CellTokenizer: {len(self.panel):,} genes, {self.binner!r}, {self.n_tokens:,} tokens"
+        return f"{head}\n{self.schema.describe()}"
+
     def to_json(self) -> str:
-        """Return the text of tokenizer.json: bins, phenotypes and the inverse, a line each; genes.tsv has the genes."""
+        """Return the text of tokenizer.json: bins and phenotypes, a line each."""
         phenotypes = [
             {key: value for key, value in asdict(phenotype).items() if key != "added" or value} | {"labels": labels}
             for phenotype, labels in zip(self.schema.phenotypes, self.schema.labels, strict=True)
         ]
-        parts = {
-            "format": FORMAT,
-            "binner": asdict(self.binner),
-            "phenotypes": phenotypes,
-            "inverse": self.inverse.to_dict(),
-        }
+        parts = {"format": FORMAT, "binner": asdict(self.binner), "phenotypes": phenotypes}
         lines = (json.dumps(part, ensure_ascii=False, separators=(",", ":")) for part in parts.values())
         return "{\n" + ",\n".join(f'"{key}":{line}' for key, line in zip(parts, lines, strict=True)) + "\n}\n"
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the two files' content: equal just where every cell gets equal tokens and values."""
-        return hashlib.sha256((self.to_json() + self.panel.to_tsv()).encode()).hexdigest()
+        """Return a SHA-256 that is equal just where every cell gets equal tokens and values."""
+        digest = hashlib.sha256((self.to_json() + self.panel.to_tsv()).encode())
+        for table in self.inverse.tables().values():
+            digest.update(table.tobytes())
+        return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and genes.tsv, each beside its place and then renamed: none is ever half there."""
+        """Write `FILES` into a folder: bins and phenotypes, the values that bins stand for, the panel."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (("genes.tsv", self.panel.to_tsv()), ("tokenizer.json", self.to_json())):
-            beside = folder / f"{name}.part"
-            beside.write_text(text, encoding="utf-8", newline="\n")
-            beside.replace(folder / name)
+        (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8", newline="\n")
+        save_file(self.inverse.tables(), folder / "tokenizer.safetensors")
+        self.panel.save(folder / "genes.tsv")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -344,10 +292,11 @@ class CellTokenizer:
         CheckpointError
             A file is missing or altered; names it.
         """
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            msg = f"{path} is missing: it holds bins and phenotypes. Is {folder} a corpus or a checkpoint?"
-            raise CheckpointError(msg)
+        path, tables = (Path(folder) / name for name in FILES[:2])
+        for file, holds in ((path, "bins and phenotypes"), (tables, "the values that bins stand for")):
+            if not file.is_file():
+                msg = f"{file} is missing: it holds {holds}. Is {folder} a corpus or a checkpoint?"
+                raise CheckpointError(msg)
         try:
             parts = json.loads(path.read_text(encoding="utf-8"))
             if parts["format"] != FORMAT:
@@ -356,8 +305,9 @@ class CellTokenizer:
             binner = ExpressionBinner(**{**parts["binner"], "edges": tuple(parts["binner"]["edges"])})
             labels = tuple(tuple(phenotype.pop("labels")) for phenotype in parts["phenotypes"])
             schema = PhenotypeSchema(phenotypes=tuple(Phenotype(**each) for each in parts["phenotypes"]), labels=labels)
-            inverse = BinInverse.from_dict(parts["inverse"])
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            path = tables
+            inverse = BinInverse.from_tables(load_file(tables))
+        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
             msg = f"{path} is broken ({type(error).__name__}: {error}): copy it again from where it was made."

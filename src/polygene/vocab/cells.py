@@ -1,0 +1,67 @@
+"""Cells as tokens.
+
+Shapes: C cells, G genes of the panel, N expressed entries (cell, gene), P phenotypes.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from scipy import sparse
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedCells:
+    """A batch of cells as tokens, numpy only.
+
+    Cell i expresses the genes genes_N[offsets_C1[i] : offsets_C1[i + 1]], with their bins and values.
+
+    Attributes
+    ----------
+    offsets_C1
+        int64, C + 1 of them.
+    genes_N
+        uint16, panel index, ascending within a cell.
+    bins_N
+        uint8, above 0.
+    values_N
+        float32, log1p counts per 10,000.
+    labels_CP
+        int16, index into the labels of the phenotype, -1 = not given.
+    measured_G
+        bool, whether the file measured the gene; the same for all cells.
+    """
+
+    offsets_C1: np.ndarray
+    genes_N: np.ndarray
+    bins_N: np.ndarray
+    values_N: np.ndarray
+    labels_CP: np.ndarray
+    measured_G: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets_C1) - 1
+
+    def rows(self, which: slice | np.ndarray) -> Self:
+        """Return these cells only (a slice, indices or a mask), in the order asked."""
+        chosen = np.arange(len(self))[which]
+        starts, lengths = self.offsets_C1[chosen], np.diff(self.offsets_C1)[chosen]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        entries = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        return type(self)(
+            offsets_C1=offsets,
+            genes_N=self.genes_N[entries],
+            bins_N=self.bins_N[entries],
+            values_N=self.values_N[entries],
+            labels_CP=self.labels_CP[chosen],
+            measured_G=self.measured_G,
+        )
+
+    @property
+    def cells_N(self) -> np.ndarray:
+        """The cell of every expressed gene, int64, ascending."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets_C1))
+
+    def as_csr(self, entries_N: np.ndarray, n_genes: int) -> sparse.csr_matrix:
+        """Lay something of every expressed gene (values, bins) out as a matrix of cells x genes of the panel."""
+        return sparse.csr_matrix((entries_N, self.genes_N.astype(np.int32), self.offsets_C1), (len(self), n_genes))
