@@ -9,7 +9,7 @@ Undone are, one at a time:
 * own means: one mean over all hidden tokens, genes and phenotypes alike;
 * hidden genes are no keys: an expressed gene that is hidden stays a key, as a [MASK], in training;
 * ordinal smoothing: uniform over the bins of a gene and over ages;
-* shortcut: nothing is added to the states of the questions for labels;
+* linear branch: nothing is added to the states of the questions for labels;
 * missing is not zero: in a study of its own, where every other donor comes in a file that lacks half of the genes. It
   is given as such a file is, or with zeros for the genes that it lacks. Scored are test donors who have all genes.
 
@@ -46,8 +46,8 @@ from polygene.model import masking
 from polygene.model.inference import label_probabilities
 from polygene.model.recipe import Recipe, TrainingConfig
 from polygene.nn.attention import CellOffsets
+from polygene.nn.linear_branch import LinearBranch
 from polygene.nn.losses import LossConfig
-from polygene.nn.network import Shortcut
 from polygene.training import train as training
 
 STUDIES = ("onek1k", "velmeshev")
@@ -61,7 +61,7 @@ SHOWN = {
     "gene_average_precision_expressed": "gene average precision",
     "train_s": "training, CPU s",
 }
-ENGINE, PACK, SHORTCUT = training._Engine, masking.pack_cells, Shortcut.forward
+ENGINE, PACK, BRANCH = training._Engine, masking.pack_cells, LinearBranch.forward
 
 
 def joint(smoothing: float) -> type:
@@ -71,10 +71,11 @@ def joint(smoothing: float) -> type:
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             read_at_Q, order_Q = torch.cat([inputs["gene_at"], inputs["label_at"]]).sort()
             keys = ("input_ids", "position_ids", "token_type_ids", "n_keys", "n_queries")
-            hidden_QD = model.encode(*(inputs[key] for key in keys), read_at_Q)[order_Q.argsort()]
+            row = [inputs[key] for key in keys]
+            hidden_QD = model.encode(*row, inputs["unmeasured"], read_at_Q)[order_Q.argsort()]
             n_bins, n_asked = model.config.gene_logits, len(inputs["gene_at"])
             cells = CellOffsets(inputs["n_keys"], inputs["n_queries"])
-            added_QD = model.shortcut(inputs["input_ids"], inputs["position_ids"], cells, inputs["label_at"])
+            added_QD = model.linear_branch(*row[:2], cells, inputs["label_at"], inputs["unmeasured"])
             logits_QA = model.decoder(torch.cat([hidden_QD[:n_asked], hidden_QD[n_asked:] + added_QD]))
             genes_Q = inputs["position_ids"][0, inputs["gene_at"]] - model.config.first_gene_slot
             of_genes_QA = torch.nn.functional.pad(model.gene_bias(genes_Q), (0, logits_QA.shape[1] - n_bins))
@@ -100,25 +101,25 @@ class OneMean(ENGINE):
         return super().compute_loss(model, inputs | counted)
 
 
-def leaking(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, visible_N=None, shown=1.0):
+def leaking(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, visible_N=None, shown=1.0, **rest):
     """Pack cells so that a hidden gene that is expressed stays a key, as a [MASK]."""
     if visible_N is not None:
         cells = replace(cells, bins_N=np.where(visible_N, cells.bins_N, tokenizer.mask_id))
-    return PACK(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, shown=shown)
+    return PACK(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, shown=shown, **rest)
 
 
-def no_shortcut(shortcut, input_ids, position_ids, cells, label_at):  # noqa: ARG001
+def no_branch(branch, input_ids, position_ids, cells, label_at, unmeasured=None):  # noqa: ARG001
     """Add nothing; the weights, which start at zero, stay there."""
     return torch.zeros(len(label_at), 1)
 
 
 @contextmanager
-def undone(engine: type = ENGINE, pack=PACK, shortcut=SHORTCUT) -> Iterator[None]:
+def undone(engine: type = ENGINE, pack=PACK, branch=BRANCH) -> Iterator[None]:
     """Train with these in place of what PolyGene has."""
     with (
         patch.object(training, "_Engine", engine),
         patch.object(masking, "pack_cells", pack),
-        patch.object(Shortcut, "forward", shortcut),
+        patch.object(LinearBranch, "forward", branch),
     ):
         yield
 
@@ -130,7 +131,7 @@ VARIANTS = {
     "own means": ({"engine": OneMean}, {}),
     "hidden genes are no keys": ({"pack": leaking}, {}),
     "ordinal smoothing": ({}, {"loss": LossConfig(smoothing_kind="uniform")}),
-    "shortcut": ({"shortcut": no_shortcut}, {}),
+    "linear branch": ({"branch": no_branch}, {}),
 }
 
 

@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.models.ablation import no_shortcut, undone
+from benchmarks.models.ablation import no_branch, undone
 from polygene.corpus.corpus import Corpus
 from polygene.evaluation.baselines import baseline_probabilities
 from polygene.evaluation.evaluate import MODEL, score_genes
@@ -42,7 +42,7 @@ LOSS = LossConfig(phenotype_weight=0.3)
 TRAINING = TrainingConfig(learning_rate=2e-3, evaluations=1)
 CANDIDATES: dict[str, dict[str, Any]] = {
     "2 x 128": {"network": SMALL, "training": replace(TRAINING, epochs=4)},
-    "2 x 128 without the shortcut": {"network": SMALL, "training": replace(TRAINING, epochs=4)},
+    "2 x 128 without the linear branch": {"network": SMALL, "training": replace(TRAINING, epochs=4)},
     "2 x 128, phenotypes weigh 1": {
         "network": SMALL,
         "loss": LossConfig(phenotype_weight=1.0),
@@ -97,7 +97,7 @@ def run(name: str, corpus: Corpus, runs: Path) -> dict[str, float]:
         corpus=str(corpus.folder), out=str(runs / name.replace(" ", "-")), **({"loss": LOSS} | CANDIDATES[name])
     )
     started = time.process_time()
-    with undone(shortcut=no_shortcut) if "without the shortcut" in name else nullcontext():
+    with undone(branch=no_branch) if "without the linear branch" in name else nullcontext():
         model = train(recipe)
     seconds = time.process_time() - started
     held_out = corpus.split("validation")

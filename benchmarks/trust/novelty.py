@@ -38,7 +38,7 @@ from polygene.evaluation.novelty import score_novelty
 from polygene.evaluation.test_cells import AskedCells, of_model
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import bin_probabilities, cell_states, predict_labels
-from polygene.model.masking import MaskingConfig, hide_genes
+from polygene.model.masking import MaskingConfig, mask_genes
 from polygene.model.novelty import NoveltyDetector
 from polygene.runtime.hashing import uniform
 from polygene.vocab.cells import EncodedCells
@@ -216,7 +216,7 @@ def reconstruction(model: PolyGene, cells: EncodedCells, *, rate: float = 0.4) -
     n_genes, n_cells = len(cells.measured_G), len(cells)
     random_CG = uniform(0, np.zeros(n_cells), np.arange(n_cells), np.arange(n_genes))
     config = MaskingConfig(gene_rate=rate, zero_rate=1.0)
-    cells_Q, genes_Q, bins_Q, _, visible_N = hide_genes(
+    cells_Q, genes_Q, bins_Q, _, visible_N = mask_genes(
         cells, np.tile(cells.measured_G, (n_cells, 1)), random_CG, config
     )
     order = np.lexsort((genes_Q, cells_Q))
@@ -244,7 +244,7 @@ def candidates(model: PolyGene, train: Looked) -> dict[str, Callable[[Looked], n
         "50 principal components, no network": lambda cells: pca.transform(cells.x_CG),
     }
     scores: dict[str, Callable[[Looked], np.ndarray]] = {
-        "energy of cell types, without the shortcut": lambda cells: -logsumexp(cells.logits_CV, axis=1),
+        "energy of cell types, without the linear branch": lambda cells: -logsumexp(cells.logits_CV, axis=1),
         "1 - probability of the best cell type": lambda cells: 1 - cells.type_CV.max(axis=1),
         "entropy of cell types": lambda cells: entropy(cells.type_CV),
         "entropy of all phenotypes": lambda cells: sum(entropy(p_CV) for p_CV in cells.probabilities),

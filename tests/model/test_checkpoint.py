@@ -128,7 +128,7 @@ def test_a_checkpoint_from_before_calibration_loads_and_says_so(saved, caplog):
 def test_weights_of_another_network_are_refused_and_not_made_up(saved, change):
     weights = load_file(saved / "model.safetensors")
     if change == "missing":
-        del weights["shortcut.bins"]
+        del weights["linear_branch.bins"]
     else:
         weights["wider.bias"] = torch.zeros(3)
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
@@ -136,7 +136,7 @@ def test_weights_of_another_network_are_refused_and_not_made_up(saved, change):
     digest = hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
     new = [f"{digest}  model.safetensors" if line.endswith("model.safetensors") else line for line in sums]
     (saved / SUMS).write_text("\n".join(new) + "\n")
-    with pytest.raises(CheckpointError, match=r"of another PolyGene: (shortcut\.bins|wider\.bias)"):
+    with pytest.raises(CheckpointError, match=r"of another PolyGene: (linear_branch\.bins|wider\.bias)"):
         PolyGene.from_pretrained(saved)
 
 

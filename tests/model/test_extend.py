@@ -89,12 +89,12 @@ def test_a_head_reads_the_visible_genes(cells, tiny_model: PolyGene) -> None:
     network, again = extended.network, reencoded(cells, extended)
     gene, offset = 3, network.config.gene_logits + sum(network.config.phenotype_sizes[:-1])
     with torch.no_grad():
-        network.shortcut.heads["5"].weight[gene] = torch.tensor([0.0, 2.0])
-        network.shortcut.bins.copy_(torch.linspace(0.1, 1, len(network.shortcut.bins)))
+        network.linear_branch.heads["5"].weight[gene] = torch.tensor([0.0, 2.0])
+        network.linear_branch.bins.copy_(torch.linspace(0.1, 1, len(network.linear_branch.bins)))
     assert not network.decoder.weight[offset:].any()
     p_CV = label_probabilities(extended, again, predict=["drug"])[0]
     bins_C = cells.as_csr(cells.bins_N, 40).toarray()[:, gene]
-    values_C = np.where(bins_C > 0, network.shortcut.bins.detach().numpy()[bins_C], 0)
+    values_C = np.where(bins_C > 0, network.linear_branch.bins.detach().numpy()[bins_C], 0)
     np.testing.assert_allclose(np.log(p_CV[:, 1] / p_CV[:, 0]), 2 * values_C, atol=1e-4)
 
 

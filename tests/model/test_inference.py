@@ -1,5 +1,6 @@
 """Cells through the network: answers belong to the cell and the question, not to the batch."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -225,3 +226,24 @@ def test_the_state_of_a_cell_is_the_mean_state_of_its_genes_before_the_last_laye
         expected_D = genes_ND.mean(0) if len(genes_ND) else torch.zeros(hidden_TD.shape[1])
         np.testing.assert_allclose(found_CD[c], expected_D, atol=1e-5)
     hook.remove()
+
+
+def test_removing_a_gene_and_measuring_it_as_zero_are_different_inputs(tiny_model, toy_cells):
+    """And cells of several files are each read with what their own file measured."""
+    model, kept = deepcopy(tiny_model), toy_cells.genes_N != 7
+    torch.nn.init.normal_(model.network.unmeasured.vectors)
+    zero = with_gene(toy_cells, 7, 0)
+    assert kept.sum() == len(zero.genes_N)
+    measured_G = toy_cells.measured_G.copy()
+    measured_G[7] = False
+    removed = replace(zero, measured_G=measured_G)
+    of_zero, of_removed = (label_probabilities(model, cells, predict=NAMES) for cells in (zero, removed))
+    assert min(np.abs(a - b).max() for a, b in zip(of_zero, of_removed, strict=True)) > 1e-4
+    sources_C = np.arange(len(zero)) % 2
+    mixed = replace(removed, measured_SG=np.stack([zero.measured_G, measured_G]), sources_C=sources_C)
+    for a, b, both in zip(of_zero, of_removed, label_probabilities(model, mixed, predict=NAMES), strict=True):
+        np.testing.assert_allclose(both, np.where(sources_C[:, None] == 0, a, b), atol=1e-6)
+    everyone = np.arange(len(zero))
+    genes = [bin_probabilities(model, cells, everyone, 0 * everyone + 8, kept[kept]) for cells in (zero, removed)]
+    assert np.abs(genes[0] - genes[1]).max() > 1e-4
+    assert np.abs(cell_states(model, zero) - cell_states(model, removed)).max() > 1e-4

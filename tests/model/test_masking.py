@@ -10,7 +10,7 @@ import pytest
 
 from polygene.errors import RecipeError
 from polygene.model.batches import shown_level
-from polygene.model.masking import MaskingCollator, MaskingConfig, hide_genes
+from polygene.model.masking import MaskingCollator, MaskingConfig, mask_genes
 from polygene.runtime.hashing import uniform
 
 N_PHENOTYPES = 5
@@ -50,7 +50,11 @@ def collate(toy_tokenizer, toy_cells):
         numbers_C = np.arange(len(cells)) if numbers_C is None else np.asarray(numbers_C)
         measured_SG = cells.measured_G[None] if measured_SG is None else measured_SG
         collator = MaskingCollator(
-            tokenizer=toy_tokenizer, measured_SG=measured_SG, config=config or MaskingConfig(), seed=seed, **kwargs
+            tokenizer=toy_tokenizer,
+            measured_SG=measured_SG,
+            config=config or MaskingConfig(unmeasured_rate=0),
+            seed=seed,
+            **kwargs,
         )
         sources_C = numbers_C % len(measured_SG)
         return collator(cells.rows(numbers_C), sources_C, numbers_C, np.full(len(numbers_C), epoch))
@@ -67,7 +71,7 @@ def bins_of(cells, c):
 def test_hidden_things_are_asked_and_are_never_keys(toy_tokenizer, toy_cells, collate):
     n_hidden = 0
     for epoch in range(50):
-        seen = Seen(collate(MaskingConfig(varied_rate=0), epoch=epoch))
+        seen = Seen(collate(MaskingConfig(varied_rate=0, unmeasured_rate=0), epoch=epoch))
         assert seen.question_tokens == {toy_tokenizer.mask_id}
         for c, (keys, genes, labels) in enumerate(zip(seen.keys, seen.genes, seen.labels, strict=True)):
             truth = bins_of(toy_cells, c)
@@ -92,8 +96,8 @@ def test_a_cell_that_hides_more_asks_every_expressed_gene_of_it_and_no_more_zero
     shown_C, weights_C = np.zeros(60), np.zeros(60)
     for epoch in range(20):
         random_CG = uniform(0, np.full(60, epoch), np.arange(60), np.arange(2000))
-        least = hide_genes(cells, measured_CG, random_CG, MaskingConfig())
-        cells_Q, genes_Q, bins_Q, weights_Q, visible_N = hide_genes(
+        least = mask_genes(cells, measured_CG, random_CG, MaskingConfig())
+        cells_Q, genes_Q, bins_Q, weights_Q, visible_N = mask_genes(
             cells, measured_CG, random_CG, MaskingConfig(), more_C
         )
         zeros = [set(zip(c[b == 0], g[b == 0], strict=True)) for c, g, b in (least[:3], (cells_Q, genes_Q, bins_Q))]
@@ -108,7 +112,7 @@ def test_a_cell_that_hides_more_asks_every_expressed_gene_of_it_and_no_more_zero
 
 def test_start_tells_how_much_is_shown(toy_tokenizer, make_cells, collate):
     cells = make_cells(toy_tokenizer, 800, 0.5)
-    batch = collate(MaskingConfig(varied_rate=0.5), cells=cells)
+    batch = collate(MaskingConfig(varied_rate=0.5, unmeasured_rate=0), cells=cells)
     at_start = (batch["position_ids"][0] == N_PHENOTYPES + 1).numpy()
     types_T = batch["token_type_ids"][0].numpy()
     assert not types_T[~at_start].any(), "the other tokens have the first type"
@@ -133,7 +137,7 @@ def test_15_percent_of_the_measured_genes_are_hidden_expressed_or_not(make_token
     hidden_expressed = asked_zeros = 0
     for epoch in range(250):
         random_CG = uniform(0, np.full(60, epoch), np.arange(60), np.arange(2000))
-        _, _, bins_Q, _, visible_N = hide_genes(cells, measured_CG, random_CG, config)
+        _, _, bins_Q, _, visible_N = mask_genes(cells, measured_CG, random_CG, config)
         hidden_expressed += (~visible_N).sum()
         asked_zeros += (bins_Q == 0).sum()
     n_expressed = len(cells.genes_N)
@@ -148,7 +152,7 @@ def test_of_the_hidden_zeros_the_zero_rate_is_asked(make_tokenizer, make_cells, 
     asked = 0
     for epoch in range(60):
         random_CG = uniform(1, np.full(60, epoch), np.arange(60), np.arange(2000))
-        asked += (hide_genes(cells, np.ones((60, 2000), dtype=bool), random_CG, config)[2] == 0).sum()
+        asked += (mask_genes(cells, np.ones((60, 2000), dtype=bool), random_CG, config)[2] == 0).sum()
     assert asked / (60 * (60 * 2000 - len(cells.genes_N))) == pytest.approx(0.15 * zero_rate, rel=0.02)
 
 
@@ -300,3 +304,49 @@ def test_a_rate_is_a_share(name, value):
 def test_more_cells_with_all_labels_hidden_than_labels_hidden_is_refused():
     with pytest.raises(RecipeError, match=r"all_phenotypes_rate = 0\.4 exceeds phenotype_rate\s*=\s*0\.3"):
         MaskingConfig(phenotype_rate=0.3, all_phenotypes_rate=0.4)
+
+
+# --- what a file did not measure ---
+
+
+def test_a_gene_that_counts_as_unmeasured_is_never_visible_and_stays_a_query(toy_cells, collate):
+    measured_SG = np.ones((3, 40), dtype=bool)
+    measured_SG[1, :25] = measured_SG[2, 10:] = False
+    n_unmeasured, n_queries = 0, 0
+    for epoch in range(30):
+        batch = collate(MaskingConfig(unmeasured_rate=0.8), measured_SG=measured_SG, epoch=epoch)
+        whole = Seen(collate(MaskingConfig(unmeasured_rate=0), measured_SG=measured_SG, epoch=epoch))
+        unmeasured_CG, seen = batch["unmeasured"].numpy(), Seen(batch)
+        for c, (keys, genes) in enumerate(zip(seen.keys, seen.genes, strict=True)):
+            lacking = set(np.flatnonzero(unmeasured_CG[c]))
+            visible = {slot - FIRST_GENE for slot in keys if FIRST_GENE <= slot < FIRST_GENE + 40}
+            assert not visible & lacking
+            assert set(np.flatnonzero(~measured_SG[c % 3])) <= lacking
+            assert genes == whole.genes[c], "what is asked for does not depend on it"
+            n_unmeasured += len(lacking)
+            n_queries += len(lacking & genes.keys())
+    assert n_queries > 0
+    assert n_unmeasured > 30 * 12 * 0.5 * 40
+
+
+def test_unmeasured_genes_are_those_of_another_source_or_a_random_share(toy_cells, collate):
+    measured_SG = np.ones((2, 40), dtype=bool)
+    measured_SG[1, ::2] = False
+    lacking = [
+        batch_C
+        for epoch in range(100)
+        for batch_C in collate(MaskingConfig(), measured_SG=measured_SG, epoch=epoch)["unmeasured"].numpy()[::2]
+    ]
+    as_measured = np.mean([not one.any() for one in lacking])
+    as_other = np.mean([(one == ~measured_SG[1]).all() for one in lacking])
+    assert as_measured == pytest.approx(0.5 + 0.25 / 2, abs=0.05), "half, and half of those read as another source"
+    assert as_other == pytest.approx(0.25 / 2, abs=0.04)
+    others = [one.mean() for one in lacking if one.any() and not (one == ~measured_SG[1]).all()]
+    assert np.mean(others) == pytest.approx(0.5, abs=0.05)
+    assert np.std(others) > 0.2
+
+
+def test_without_it_each_cell_lacks_what_its_source_did_not_measure(toy_cells, collate):
+    measured_SG = np.random.default_rng(0).random((3, 40)) < 0.5
+    unmeasured_CG = collate(MaskingConfig(unmeasured_rate=0), measured_SG=measured_SG)["unmeasured"].numpy()
+    assert (unmeasured_CG == ~measured_SG[np.arange(12) % 3]).all()

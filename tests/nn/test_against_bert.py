@@ -13,8 +13,9 @@ import torch
 from transformers import BertConfig, BertModel
 
 from polygene.model.masking import MaskingCollator, MaskingConfig
+from polygene.nn.config import PolyGeneConfig
 from polygene.nn.losses import LossConfig, PolyGeneLoss
-from polygene.nn.network import PolyGeneConfig, PolyGeneModel
+from polygene.nn.network import PolyGeneModel
 
 FORWARD = (
     "input_ids",
@@ -25,7 +26,9 @@ FORWARD = (
     "gene_at",
     "label_at",
     "label_phenotype",
+    "unmeasured",
 )
+PACKED_CELLS = (*FORWARD[:5], "unmeasured")
 TRUTH = ("bins", "bin_weights", "labels", "label_weights", "label_phenotype")
 PANELS = [(512, 0.2, 5), (2432, 0.12, 2)]
 
@@ -48,8 +51,9 @@ class Case:
         torch.manual_seed(0)
         self.model = PolyGeneModel(config).train()
         torch.nn.init.normal_(self.model.gene_bias.weight)
+        torch.nn.init.normal_(self.model.unmeasured.vectors)
         collator = MaskingCollator(
-            tokenizer=tokenizer, measured_SG=cells.measured_G[None], config=MaskingConfig(), seed=1
+            tokenizer=tokenizer, measured_SG=cells.measured_G[None], config=MaskingConfig(unmeasured_rate=1.0), seed=1
         )
         numbers_C = np.arange(len(cells))
         self.batch = collator(cells, np.zeros_like(numbers_C), numbers_C, np.zeros_like(numbers_C))
@@ -61,6 +65,8 @@ class Case:
         self.bert = BertModel(bert_config, add_pooling_layer=False).train()
         self.bert.load_state_dict(self.model.bert.state_dict())
         assert self.bert.config._attn_implementation == implementation
+        assert 0 < self.batch["unmeasured"].float().mean() < 0.8
+        self.start = tokenizer.phenotype_slots[-1] + 1
         self._pad(tokenizer, len(cells))
 
     def _pad(self, tokenizer, n_cells):
@@ -85,7 +91,7 @@ class Case:
                 self.place_T.append(place)
 
     def packed_hidden(self):
-        return self.model.encode(*(self.batch[name] for name in FORWARD[:5]))
+        return self.model.encode(**{name: self.batch[name] for name in PACKED_CELLS})
 
     def padded_hidden(self, is_key_CS=None):
         """Hidden states (T, D) of padded BERT at the places of the packed tokens."""
@@ -93,8 +99,12 @@ class Case:
         n_cells, n_places = self.ids_CS.shape
         mask_C1SS = torch.zeros(n_cells, 1, n_places, n_places)
         mask_C1SS.masked_fill_(~is_key_CS[:, None, None, :], torch.finfo(torch.float32).min)
+        x_CSD = self.bert.embeddings.word_embeddings(self.ids_CS).clone()
+        for c, unmeasured_G in enumerate(self.batch["unmeasured"]):
+            for g in unmeasured_G.nonzero()[:, 0]:
+                x_CSD[c, self.start] += self.model.unmeasured.vectors[g].detach() * self.model.config.n_genes**-0.5
         hidden_CSD = self.bert(
-            input_ids=self.ids_CS,
+            inputs_embeds=x_CSD,
             position_ids=self.slots_S.expand(n_cells, -1),
             token_type_ids=self.types_CS,
             attention_mask=mask_C1SS,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from polygene.nn.attention import PACKED, CellOffsets
-from polygene.nn.network import PolyGeneConfig, PolyGeneModel
+from polygene.nn.config import PolyGeneConfig
+from polygene.nn.network import PolyGeneModel
 from polygene.nn.packing import SHOWN_LEVELS
 
 SIZES = [2, 3, 0, 4]
@@ -28,7 +29,7 @@ def make_network(n_bins=N_BINS, **shape):
     network = PolyGeneModel(config).eval()
     torch.nn.init.normal_(network.gene_bias.weight)
     torch.nn.init.normal_(network.decoder.bias)
-    torch.nn.init.normal_(network.shortcut.genes.weight, std=0.05)
+    torch.nn.init.normal_(network.linear_branch.genes.weight, std=0.05)
     return network
 
 
@@ -168,7 +169,7 @@ def test_questions_may_stand_anywhere_and_be_asked_in_any_order(network):
     cls_at = torch.tensor([len(batch["input_ids"][0]) // 2, 0, 0])
     asked = batch | {"label_at": cls_at, "label_phenotype": torch.tensor([1, 1, 3])}
     hidden_TD = network.encode(**{name: batch[name] for name in PACKED_CELLS})
-    torch.nn.init.zeros_(network.shortcut.genes.weight)
+    torch.nn.init.zeros_(network.linear_branch.genes.weight)
     answers = network(**asked).label_logits
     assert torch.allclose(answers[1], network.decode_labels(hidden_TD[cls_at[:2]], 1), atol=1e-6)
     assert torch.allclose(answers[3], network.decode_labels(hidden_TD[:1], 3), atol=1e-6)
@@ -197,7 +198,7 @@ def test_a_group_of_logits_depends_on_its_own_rows_of_the_decoder_alone(n_bins):
 
 def test_logits_are_the_decoder_on_the_state_of_the_question_plus_the_bias_of_the_gene(network):
     batch = make_batch([make_cell(0), make_cell(1, genes=(5,))])
-    torch.nn.init.zeros_(network.shortcut.genes.weight)
+    torch.nn.init.zeros_(network.linear_branch.genes.weight)
     out = network(**batch)
     hidden_TD = network.encode(**{name: batch[name] for name in PACKED_CELLS})
     for i, (at, gene) in enumerate(zip(batch["gene_at"], (3, 17, 5), strict=True)):
@@ -207,12 +208,12 @@ def test_logits_are_the_decoder_on_the_state_of_the_question_plus_the_bias_of_th
     assert torch.allclose(out.label_logits[3], network.decoder(hidden_TD[of_last])[:, -4:], atol=1e-6)
 
 
-def test_the_shortcut_adds_the_visible_genes_of_a_cell_to_its_questions_for_labels_and_to_nothing_else(network):
+def test_the_linear_branch_adds_the_visible_genes_of_a_cell_to_its_questions_for_labels_and_to_nothing_else(network):
     cells = [make_cell(0), make_cell(1, genes=(5,), phenotypes=(3,))]
     batch = make_batch(cells)
     with_it = network(**batch)
-    vectors, values = network.shortcut.genes.weight.clone(), network.shortcut.bins.detach()
-    torch.nn.init.zeros_(network.shortcut.genes.weight)
+    vectors, values = network.linear_branch.genes.weight.clone(), network.linear_branch.bins.detach()
+    torch.nn.init.zeros_(network.linear_branch.genes.weight)
     without = network(**batch)
     assert torch.equal(with_it.gene_logits, without.gene_logits)
     groups = network.decoder.weight.split([N_BINS, *SIZES])[1:]
@@ -227,7 +228,7 @@ def test_the_shortcut_adds_the_visible_genes_of_a_cell_to_its_questions_for_labe
     assert [len(logits) for logits in with_it.label_logits] == asked
 
 
-def test_in_training_cells_with_an_even_number_of_keys_do_without_the_shortcut(network):
+def test_in_training_cells_with_an_even_number_of_keys_do_without_the_linear_branch(network):
     """So the half is drawn anew with what is hidden, and is the same in every batch and process."""
     cells = [make_cell(seed, n_genes=n, phenotypes=(1, 3)) for seed, n in enumerate((4, 5, 8, 7, 11))]
     batch = make_batch(cells)
@@ -237,12 +238,83 @@ def test_in_training_cells_with_an_even_number_of_keys_do_without_the_shortcut(n
         CellOffsets(batch["n_keys"], batch["n_queries"]),
         batch["label_at"],
     ]
-    whole_QD = network.shortcut(*row)
-    kept_QD = network.shortcut.train()(*row)
+    whole_QD = network.linear_branch(*row)
+    kept_QD = network.linear_branch.train()(*row)
     even_Q = (batch["n_keys"] % 2 == 0).repeat_interleave(2)
     assert 0 < even_Q.sum() < len(even_Q)
     assert torch.equal(kept_QD, torch.where(even_Q[:, None], 0.0, whole_QD))
     assert (whole_QD != 0).any(dim=1).all()
+
+
+def with_unmeasured(network, std=0.5):
+    """Give random vectors to the genes that were not measured."""
+    torch.nn.init.normal_(network.unmeasured.vectors, std=std)
+    torch.nn.init.normal_(network.linear_branch.unmeasured.vectors, std=std)
+    return network
+
+
+def test_unmeasured_genes_start_without_effect_and_learn(network):
+    batch = make_batch([make_cell(0), make_cell(1)])
+    unmeasured = torch.rand(2, N_GENES) < 0.5
+    before, after = network(**batch), network(**batch, unmeasured=unmeasured)
+    assert torch.equal(before.gene_logits, after.gene_logits)
+    assert all(torch.equal(a, b) for a, b in zip(before.label_logits, after.label_logits, strict=True))
+    sum(logits.square().sum() for logits in (after.gene_logits, *after.label_logits)).backward()
+    lacked_G = unmeasured.any(0)
+    for vectors in (network.unmeasured.vectors, network.linear_branch.unmeasured.vectors):
+        moved_G = vectors.grad.abs().sum(1) > 0
+        assert torch.equal(moved_G, lacked_G)
+
+
+@torch.no_grad()
+def test_unmeasured_genes_of_a_cell_move_its_predictions_and_those_of_no_other(network):
+    network, cells = with_unmeasured(network).double(), [make_cell(seed) for seed in range(3)]
+    batch = make_batch(cells)
+    unmeasured = torch.zeros(3, N_GENES, dtype=torch.bool)
+    before = network(**batch, unmeasured=unmeasured)
+    unmeasured[1, [2, 9]] = True
+    after = network(**batch, unmeasured=unmeasured)
+    differs_C = (before.gene_logits - after.gene_logits).abs().sum(1).reshape(3, -1).sum(1)
+    assert differs_C[0] == differs_C[2] == 0
+    assert differs_C[1] > 1e-3
+    for p in (0, 1, 3):
+        differs_C = (before.label_logits[p] - after.label_logits[p]).abs().sum(1)
+        assert differs_C[0] == differs_C[2] == 0
+        assert differs_C[1] > 1e-3
+
+
+@torch.no_grad()
+def test_one_row_of_unmeasured_genes_stands_for_all_cells(network):
+    network, batch = with_unmeasured(network).double(), make_batch([make_cell(0), make_cell(1)])
+    shared = torch.rand(1, N_GENES) < 0.5
+    one, each = (network(**batch, unmeasured=rows) for rows in (shared, shared.expand(2, -1)))
+    assert torch.allclose(one.gene_logits, each.gene_logits, atol=1e-12)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(one.label_logits, each.label_logits, strict=True))
+    hidden = [
+        network.encode_before_last(**{name: batch[name] for name in PACKED_CELLS}, unmeasured=rows)
+        for rows in (shared, shared.expand(2, -1), None)
+    ]
+    assert torch.allclose(hidden[0], hidden[1], atol=1e-12)
+    assert (hidden[0] - hidden[2]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_the_linear_branch_adds_a_scaled_sum_over_unmeasured_genes(network):
+    network = with_unmeasured(network)
+    batch, unmeasured = make_batch([make_cell(0)]), torch.zeros(1, N_GENES, dtype=torch.bool)
+    unmeasured[0, [4, 8, 11]] = True
+    row = (batch["input_ids"], batch["position_ids"], CellOffsets(batch["n_keys"], batch["n_queries"]))
+    with_it, without = (network.linear_branch(*row, batch["label_at"], one) for one in (unmeasured, None))
+    expected_D = network.linear_branch.unmeasured.vectors[[4, 8, 11]].sum(0) / N_GENES**0.5
+    assert torch.allclose(with_it - without, expected_D.expand(len(with_it), -1), atol=1e-6)
+
+
+def test_a_network_without_these_vectors_takes_no_notice():
+    network, batch = make_network(unmeasured_vectors=False), make_batch([make_cell(0)])
+    assert not [name for name, _ in network.named_parameters() if "unmeasured" in name]
+    assert torch.equal(
+        network(**batch).gene_logits, network(**batch, unmeasured=torch.ones(1, N_GENES, dtype=torch.bool)).gene_logits
+    )
 
 
 def test_a_batch_without_questions_is_answered_with_nothing(network):

@@ -158,7 +158,7 @@ class CorpusSplit:
         """Gather cells in the order of `indices`, which may repeat.
 
         `measured_G` of the result are the panel genes that the source of *every* one of these cells measured; what
-        each cell's own source measured is `measured_SG[sources_C[indices]]`.
+        each cell's own source measured is in its `measured_SG` and `sources_C`.
         """
         rows_C = self._rows(indices)
         n_cells = len(rows_C)
@@ -188,6 +188,8 @@ class CorpusSplit:
             values_N=gathered["values"].astype(np.float32),
             labels_CP=labels_CP,
             measured_G=np.logical_and.reduce(self.measured_SG[present_S]),
+            measured_SG=self.measured_SG,
+            sources_C=sources_C,
         )
 
     def tables(self, size: int) -> Iterator[pa.Table]:

@@ -49,7 +49,7 @@ from polygene.evaluation.test_cells import (
 )
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import bin_probabilities, label_probabilities
-from polygene.model.masking import MaskingConfig, hide_genes
+from polygene.model.masking import MaskingConfig, mask_genes
 from polygene.nn.losses import LossConfig
 from polygene.runtime.hashing import uniform
 from polygene.runtime.json import finite
@@ -132,7 +132,7 @@ def score_hidden_genes(
     """
     n_genes = measured_CG.shape[1]
     random_CG = uniform(seed, np.zeros(len(cells)), np.arange(len(cells)), np.arange(n_genes))
-    cells_Q, genes_Q, bins_Q, weights_Q, visible_N = hide_genes(cells, measured_CG, random_CG, MaskingConfig())
+    cells_Q, genes_Q, bins_Q, weights_Q, visible_N = mask_genes(cells, measured_CG, random_CG, MaskingConfig())
     order = np.lexsort((genes_Q, cells_Q))
     cells_Q, genes_Q, bins_Q, weights_Q = cells_Q[order], genes_Q[order], bins_Q[order], weights_Q[order]
     values_CG = cells.as_csr(cells.values_N, n_genes)

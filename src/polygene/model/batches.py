@@ -1,6 +1,6 @@
 """Encoded cells as packed rows of keys and queries.
 
-Legend: C cells, N expressed entries (cell, gene), P phenotypes, Q queries, S leading slots.
+Legend: C cells, G panel genes, N expressed entries (cell, gene), P phenotypes, Q queries, S leading slots.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from polygene.vocab.tokenizer import CellTokenizer
 
 
 def shown_level(shown: np.ndarray | float) -> np.ndarray:
-    """Give the token type of [START] by the share of a cell's measured genes, zeros included, that is not hidden.
+    """Give the token type of [START] by the share of a cell's measured genes, zeros included, that is not masked.
 
-    Tenths, but from 80 % on all alike: a cell in training, 15 % of whose genes are asked, stands for a whole one.
+    Tenths, but from 80 % on all alike: a cell in training, 15 % of whose genes are masked, stands for a whole one.
     """
     return np.minimum(np.asarray(shown) * 10 + 1e-6, SHOWN_LEVELS - 1).astype(np.int64)
 
@@ -28,20 +28,23 @@ def pack_cells(
     query_slots_Q: np.ndarray,
     visible_N: np.ndarray | None = None,
     shown: np.ndarray | float = 1.0,
+    unmeasured_CG: np.ndarray | None = None,
 ) -> tuple[PackedCells, np.ndarray]:
-    """Lay out cells with these labels and visible genes as keys, and these questions.
+    """Lay out cells with these labels and visible genes as keys, and these queries.
 
     Parameters
     ----------
     visible_N
         Which expressed entries are keys; all if None.
     shown
-        Share of each cell's measured genes, zeros included, that is not hidden (one number, or one a cell). It is said
-        and not counted, since how many of the hidden genes are expressed must not be told.
+        Share of each cell's measured genes, zeros included, that is not masked (one number, or one for each cell). It
+        is given and not counted, since how many of the masked genes are expressed must not be visible.
+    unmeasured_CG
+        Genes that count as unmeasured, and are not visible; those that the cells' files did not measure if None.
 
     Returns
     -------
-    The packed cells, and where in the row each question stands.
+    The packed cells, and where in the row each query stands.
     """
     n_cells, n_leading = len(key_labels_CP), tokenizer.schema.n_leading
     cells_N, slots_N = cells.cells_N, cells.genes_N.astype(np.int64) + n_leading + 2
@@ -56,6 +59,7 @@ def pack_cells(
         ids_N = np.concatenate([ids_N, phenotype_ids_CP[told_A, n_leading + added_A]])
         order_N = np.argsort(cells_N, kind="stable")
         cells_N, slots_N, ids_N = cells_N[order_N], slots_N[order_N], ids_N[order_N]
+    unmeasured_CG = cells.unmeasured_CG if unmeasured_CG is None else unmeasured_CG
     leading_ids_CS = np.empty((n_cells, n_leading + 2), dtype=np.int64)
     leading_ids_CS[:, 0] = tokenizer.cls_id
     leading_ids_CS[:, 1:-1] = phenotype_ids_CP[:, :n_leading]
@@ -71,4 +75,5 @@ def pack_cells(
         end_id=tokenizer.end_id,
         end_slot=tokenizer.end_slot,
         mask_id=tokenizer.mask_id,
+        unmeasured_CG=unmeasured_CG,
     )

@@ -33,7 +33,8 @@ from polygene.errors import CheckpointError
 from polygene.model.calibration import Calibration
 from polygene.model.novelty import NoveltyDetector
 from polygene.model.shipped import NAMES, folder_of
-from polygene.nn.network import PolyGeneConfig, PolyGeneModel
+from polygene.nn.config import PolyGeneConfig
+from polygene.nn.network import PolyGeneModel
 from polygene.runtime.distributed import own_device
 from polygene.vocab.tokenizer import FILES, CellTokenizer
 

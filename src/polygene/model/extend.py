@@ -49,7 +49,7 @@ def extend_vocabulary(model: PolyGene, column: str, labels: Sequence[str]) -> Po
 
     A column that no phenotype is read from becomes a new phenotype, with its slot behind [END]. New rows start as rows
     that the network knows: a label as the "not given" token, a slot as the slot of cell types. The new phenotype also
-    reads the visible genes directly (see `nn.network.Shortcut`), at first with weights of zero.
+    reads the visible genes directly (see `nn.linear_branch.LinearBranch`), at first with weights of zero.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def extend_vocabulary(model: PolyGene, column: str, labels: Sequence[str]) -> Po
         rows = rows_of.get(key.removeprefix("bert.embeddings."))
         weights[key] = was if rows is None else torch.cat([was, torch.zeros_like(was[:1])])[rows]
     for q in config.heads:
-        key, n_labels = f"shortcut.heads.{q}.weight", config.phenotype_sizes[q]
+        key, n_labels = f"linear_branch.heads.{q}.weight", config.phenotype_sizes[q]
         was = old_weights.get(key, torch.zeros(config.n_genes, 0))
         weights[key] = torch.nn.functional.pad(was, (0, n_labels - was.shape[1]))
     network.load_state_dict(weights)

@@ -91,7 +91,8 @@ def predict_labels(
         input_ids, position_ids, n_keys, n_queries, label_at = (x.to(network.device) for x in row)
         asked_Q = torch.tensor(phenotypes, device=network.device).repeat(len(part))
         cells_of_row = CellOffsets(n_keys, n_queries)
-        logits = network.answer_labels(hidden_QD, input_ids, position_ids, cells_of_row, label_at, asked_Q)
+        unmeasured = None if packed.unmeasured is None else packed.unmeasured.to(network.device)
+        logits = network.predict_labels(hidden_QD, input_ids, position_ids, cells_of_row, label_at, asked_Q, unmeasured)
         for i, p in enumerate(phenotypes):
             answers[i].append(torch.softmax(logits[p].float() / temperatures[i], dim=-1).cpu().numpy())
             states_of[i].append(hidden_QD[i :: len(phenotypes)].float().cpu().numpy())

@@ -18,13 +18,17 @@ from polygene.runtime.toml import build, check_bounds, read_toml, write_toml
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Shape of the encoder, in the words of Hugging Face's BertConfig."""
+    """Shape of the encoder, in the words of Hugging Face's BertConfig.
+
+    With `unmeasured_vectors`, the network is given which panel genes the cells' file did not measure.
+    """
 
     hidden_size: int = 128
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     intermediate_size: int = 512
     hidden_dropout_prob: float = 0.1
+    unmeasured_vectors: bool = True
 
     def __post_init__(self) -> None:
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

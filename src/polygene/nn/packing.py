@@ -1,14 +1,16 @@
 """The tokens of many cells in one row, without padding.
 
-Legend: C cells, T packed tokens, S leading slots ([CLS], phenotypes, [START]), N visible expressed genes, Q queries.
+Legend: C cells, T packed tokens, S leading slots ([CLS], phenotypes, [START]), N visible expressed genes, Q queries,
+G panel genes.
 
 One cell stands in the row as its keys, then its queries::
 
     [CLS] [SEX] … [START] gene gene … [END] | [MASK] [MASK] …
     <------------- n_keys ----------------> | <- n_queries ->
 
-A key is seen by every token of its own cell. A query sees the keys and is seen by nothing, so asking one more
-question changes no other answer, and what is not in the row (unexpressed, unmeasured, hidden) takes no time.
+A key is seen by every token of its own cell. A query sees the keys and is seen by nothing, so one more query changes no
+other prediction, and what is not in the row (unexpressed, unmeasured, masked) takes no time. Unexpressed and unmeasured
+genes are both not in the row: `unmeasured` says which ones the file did not measure.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 SHOWN_LEVELS = 9
-"""How finely the network is told how much of a cell it sees: the token types of [START]."""
+"""In how many levels the network is given how much of a cell is visible: the token types of [START]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +34,11 @@ class PackedCells:
     input_ids, position_ids
         int64, (1, T): token and slot of every packed token.
     token_type_ids
-        int64, (1, T): at [START] how much of the cell is shown (see `masking.shown_level`), 0 elsewhere.
+        int64, (1, T): at [START] how much of the cell is visible (see `batches.shown_level`), 0 elsewhere.
     n_keys, n_queries
         int64, (C,): how many of a cell's tokens are keys, how many are queries behind them.
+    unmeasured
+        bool, (C, G), or (1, G) for all cells: panel genes that the cell's file did not measure. None: none.
     """
 
     input_ids: Tensor
@@ -42,6 +46,7 @@ class PackedCells:
     token_type_ids: Tensor
     n_keys: Tensor
     n_queries: Tensor
+    unmeasured: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.n_keys)
@@ -53,8 +58,9 @@ class PackedCells:
         return lengths_C.cumsum(0) - lengths_C
 
     def as_dict(self) -> dict[str, Tensor]:
-        """Return the five tensors by name, without copying them."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the tensors by name, without copying them; `unmeasured` only where it is known."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
 def rank_within(cells_N: np.ndarray, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,6 +82,7 @@ def pack(
     end_id: int,
     end_slot: int,
     mask_id: int,
+    unmeasured_CG: np.ndarray | None = None,
 ) -> tuple[PackedCells, np.ndarray]:
     """Lay cells out in one row.
 
@@ -88,13 +95,15 @@ def pack(
     gene_cells_N, gene_slots_N, gene_ids_N
         Cell (sorted), slot and token id of every gene that is a key (or other key that only some cells have).
     query_cells_Q, query_slots_Q
-        Cell and slot of every question, in any order.
+        Cell and slot of every query, in any order.
     end_id, end_slot, mask_id
         Token id and slot of [END]; token id of [MASK].
+    unmeasured_CG
+        See `PackedCells.unmeasured`.
 
     Returns
     -------
-    The packed cells, and `query_at_Q`: where in the row each question stands.
+    The packed cells, and `query_at_Q`: where in the row each query stands.
     """
     n_cells, n_leading = leading_ids_CS.shape
     genes_C, gene_rank_N = rank_within(gene_cells_N, n_cells)
@@ -126,5 +135,6 @@ def pack(
         token_type_ids=torch.from_numpy(types_T)[None],
         n_keys=torch.from_numpy(n_keys_C.astype(np.int64)),
         n_queries=torch.from_numpy(queries_C.astype(np.int64)),
+        unmeasured=None if unmeasured_CG is None else torch.from_numpy(unmeasured_CG),
     )
     return packed, query_at_Q

@@ -42,11 +42,11 @@ NEVER = -100.0
 def head_features(model: PolyGene, cells: EncodedCells, asked: str) -> np.ndarray:
     """Say what a head reads, float32 (C, F): the state that asks a phenotype, nothing given, then a value a gene.
 
-    The values are those of the shortcut (see `modeling.Shortcut`), 0 where a gene is not expressed or not measured, so
-    that the network itself can answer as the head does.
+    The values are those of the linear branch (see `nn.linear_branch.LinearBranch`), 0 where a gene is not expressed or
+    not measured, so that the network itself can answer as the head does.
     """
-    shortcut = model.network.shortcut
-    bins_B, genes_GD = (one.detach().float().cpu().numpy() for one in (shortcut.bins, shortcut.genes.weight))
+    branch = model.network.linear_branch
+    bins_B, genes_GD = (one.detach().float().cpu().numpy() for one in (branch.bins, branch.genes.weight))
     values_CG = cells.as_csr(bins_B[cells.bins_N], len(genes_GD)).toarray()
     (state_CD,) = predict_labels(model, cells, predict=[asked])[1]
     return np.concatenate([state_CD + values_CG @ genes_GD, values_CG], axis=1)

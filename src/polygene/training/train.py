@@ -57,6 +57,7 @@ FORWARD = (
     "gene_at",
     "label_at",
     "label_phenotype",
+    "unmeasured",
 )
 TRUTH = ("bins", "bin_weights", "labels", "label_weights", "label_phenotype")
 

@@ -29,7 +29,9 @@ class EncodedCells:
     labels_CP
         int16, index into the labels of the phenotype, -1 = not given.
     measured_G
-        bool, whether the file measured the gene; the same for all cells.
+        bool, whether the file measured the gene; of cells of several files, whether all of them did.
+    measured_SG, sources_C
+        Only of cells of several files: what each file measured, bool, and the file of each cell.
     """
 
     offsets_C1: np.ndarray
@@ -38,9 +40,18 @@ class EncodedCells:
     values_N: np.ndarray
     labels_CP: np.ndarray
     measured_G: np.ndarray
+    measured_SG: np.ndarray | None = None
+    sources_C: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets_C1) - 1
+
+    @property
+    def unmeasured_CG(self) -> np.ndarray:
+        """Which genes each cell's file did not measure, bool (C, G); (1, G) where it is the same for all cells."""
+        if self.measured_SG is None or self.sources_C is None:
+            return ~self.measured_G[None]
+        return ~self.measured_SG[self.sources_C]
 
     def rows(self, which: slice | np.ndarray) -> Self:
         """Return these cells only (a slice, indices or a mask), in the order asked."""
@@ -55,6 +66,8 @@ class EncodedCells:
             values_N=self.values_N[entries],
             labels_CP=self.labels_CP[chosen],
             measured_G=self.measured_G,
+            measured_SG=self.measured_SG,
+            sources_C=None if self.sources_C is None else self.sources_C[chosen],
         )
 
     @property

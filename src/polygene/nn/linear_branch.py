@@ -1,0 +1,73 @@
+"""Sums over the genes of a cell: of those that were not measured, and of those that are visible.
+
+Legend: C cells (or 1 for all cells alike), T packed tokens, N visible genes, Q queries, D width, G genes, V labels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from polygene.nn.attention import CellOffsets
+from polygene.nn.config import PolyGeneConfig
+
+
+class UnmeasuredGenes(nn.Module):
+    """A vector for each gene that was not measured, summed over the unmeasured genes of a cell.
+
+    Unexpressed genes are not in the row, so without it a gene that the file lacks and a gene that is zero are the same
+    input. It starts at zero.
+    """
+
+    def __init__(self, config: PolyGeneConfig) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.zeros(config.n_genes, config.hidden_size))
+        # a file may lack most genes, and the vectors of all of them move with every step of the optimiser
+        self.scale = config.n_genes**-0.5
+
+    def forward(self, unmeasured_CG: Tensor) -> Tensor:
+        """Sum over the unmeasured genes, (C, D)."""
+        return self.scale * (unmeasured_CG.to(self.vectors.dtype) @ self.vectors).float()
+
+
+class LinearBranch(nn.Module):
+    """A linear branch from visible genes to phenotype queries.
+
+    Each visible gene's vector, scaled by the value of its bin, is summed over the cell and added to the states of the
+    cell's phenotype queries, beside the encoder (wide and deep, Cheng et al. 2016). In training half of the cells do
+    without it, so that the encoder learns to predict alone and its states separate cells (docs/decisions.md). A
+    phenotype in `config.heads`, which fine-tuning fits, has a weight for each gene and label besides.
+    """
+
+    def __init__(self, config: PolyGeneConfig) -> None:
+        super().__init__()
+        self.genes = nn.Embedding(config.n_genes, config.hidden_size)
+        self.bins = nn.Parameter(torch.linspace(0.5, 1.5, config.n_bins))
+        self.unmeasured = UnmeasuredGenes(config) if config.unmeasured_vectors else None
+        self.heads = nn.ModuleDict(
+            {str(p): nn.Embedding(config.n_genes, config.phenotype_sizes[p]) for p in config.heads}
+        )
+        self.first_slot = config.first_gene_slot
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        cells: CellOffsets,
+        label_at: Tensor,
+        unmeasured: Tensor | None = None,
+        head: nn.Embedding | None = None,
+    ) -> Tensor:
+        """Sum for the queries at these places of the row, (Q, D); with one of the `heads`, for its logits, (Q, V)."""
+        ids_T, genes_T = input_ids[0], position_ids[0] - self.first_slot
+        lengths_C = cells.n_keys_C + cells.n_queries_C
+        cell_T = torch.arange(len(lengths_C), device=ids_T.device).repeat_interleave(lengths_C, output_size=len(ids_T))
+        is_gene_T = (genes_T >= 0) & (genes_T < self.genes.num_embeddings)
+        visible_N = (is_gene_T & (ids_T < len(self.bins))).nonzero()[:, 0]  # a query has the id of [MASK]
+        x_ND = self.bins[ids_T[visible_N], None] * (self.genes if head is None else head)(genes_T[visible_N])
+        sums_CD = x_ND.new_zeros(len(lengths_C), x_ND.shape[1]).index_add(0, cell_T[visible_N], x_ND)
+        if head is None and self.unmeasured is not None and unmeasured is not None:
+            sums_CD = sums_CD + self.unmeasured(unmeasured)
+        if self.training and head is None:  # what is masked decides which half: no batch and no process changes it
+            sums_CD = sums_CD * (cells.n_keys_C % 2)[:, None]
+        return sums_CD[cell_T[label_at]]
