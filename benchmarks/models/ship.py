@@ -15,7 +15,6 @@ import argparse
 import json
 import shutil
 import tempfile
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,14 +29,11 @@ from polygene.corpus.corpus import Corpus
 from polygene.errors import CheckpointError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
-from polygene.model.recipe import Recipe
+from polygene.model.metrics import Metrics
 from polygene.model.shipped import MODELS, MOST_BYTES, NAMES
-from polygene.runtime.toml import build
 from polygene.tl._annotate import annotate
 
 FIXTURE = Path(__file__).parents[2] / "tests" / "shipped.json"
-KEPT = ("corpus", "validation")
-"""What training writes into metrics.json."""
 EXPRESSED = 60
 
 
@@ -45,12 +41,11 @@ def ship(run: Path, name: str, models: Path = MODELS) -> Path:
     """Write the folder of a shipped model from that of a trained one, and return it."""
     folder = models / name
     model = PolyGene.from_pretrained(run, device="cpu")
-    recipe = build(Recipe, tomllib.loads(model.recipe))
-    recipe = replace(recipe, corpus=name.replace("polygene", "corpus"), out=f"runs/{name}")
-    metrics = {key: model.metrics[key] for key in KEPT if key in model.metrics}
+    recipe = replace(model.recipe, corpus=name.replace("polygene", "corpus"), out=f"runs/{name}")
+    metrics = Metrics(corpus=model.metrics.corpus, validation=model.metrics.validation)
     with tempfile.TemporaryDirectory() as beside:
         new = Path(beside) / name
-        replace(model, recipe=recipe.to_toml(), metrics=metrics).save_pretrained(new, half=True)
+        replace(model, recipe=recipe, metrics=metrics).save_pretrained(new, half=True)
         for file in new.iterdir():
             if (n_bytes := file.stat().st_size) > MOST_BYTES:
                 msg = f"{file.name} is too large to ship: {n_bytes:,} bytes, {MOST_BYTES:,} at most."

@@ -267,7 +267,7 @@ def test_evaluate_prints_the_table_and_keeps_the_scores_with_the_model(made: Pat
     assert "logistic regression" in result.stdout
     metrics = json.loads((model / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert set(metrics) == {"corpus", "validation", "test"}
-    assert PolyGene.from_pretrained(model).metrics == metrics
+    assert PolyGene.from_pretrained(model).metrics.to_dict() == metrics
     options = ("--out", tmp_path / "scores.json", "--report", tmp_path / "report.html")
     elsewhere = polygene("evaluate", made / "corpus", "--model", model, *options)
     assert elsewhere.exit_code == 0

@@ -305,7 +305,7 @@ def test_baselines_get_the_weights_that_the_model_had(training, balanced, model,
         return np.full((len(test), n_labels), 1 / n_labels)
 
     monkeypatch.setattr(held_out, "baseline_probabilities", answer)
-    recipe = Recipe(corpus="corpus", out="out", training=training).to_toml()
+    recipe = Recipe(corpus="corpus", out="out", training=training)
     tally(replace(model, recipe=recipe), corpus)
     assert {"sex", "cell_type"} <= given.keys()
     assert given == {name: "balanced" if name in balanced else None for name in given}

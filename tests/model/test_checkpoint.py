@@ -14,18 +14,20 @@ from safetensors.torch import load_file, save_file
 from polygene.errors import CheckpointError
 from polygene.model import checkpoint
 from polygene.model.calibration import Calibration, calibrate
-from polygene.model.checkpoint import CALIBRATION, DECISIVE, NOVELTY, SUMS, PolyGene
+from polygene.model.checkpoint import DECISIVE, NOVELTY, SUMS, PolyGene
 from polygene.model.inference import bin_probabilities, cell_states, label_probabilities
+from polygene.model.metrics import Metrics
 from polygene.model.novelty import NoveltyDetector
+from polygene.model.recipe import Recipe
 from polygene.vocab.tokenizer import CellTokenizer
 
-FILES = {*DECISIVE, CALIBRATION, SUMS, "recipe.toml", "metrics.json", "README.md"}
+FILES = {*DECISIVE, SUMS, "recipe.toml", "metrics.json", "README.md"}
 
 
 @pytest.fixture
 def saved(tiny_model, tmp_path) -> Path:
     """A checkpoint folder."""
-    model = replace(tiny_model, recipe='out = "ü"\n', metrics={"validation": {"loss": 1.5}})
+    model = replace(tiny_model, recipe=Recipe(corpus="corpus", out="ü"), metrics=Metrics(validation={"loss": 1.5}))
     model.save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
@@ -51,8 +53,8 @@ def test_a_checkpoint_that_is_loaded_again_gives_identical_answers(tiny_model, t
         assert expected.std() > 0
         np.testing.assert_array_equal(answer, expected)
     assert loaded.tokenizer.fingerprint() == tiny_model.tokenizer.fingerprint()
-    assert loaded.recipe == 'out = "ü"\n'
-    assert loaded.metrics == {"validation": {"loss": 1.5}}
+    assert loaded.recipe == Recipe(corpus="corpus", out="ü")
+    assert loaded.metrics == Metrics(validation={"loss": 1.5})
     assert not loaded.network.training
 
 
@@ -62,17 +64,17 @@ def test_a_checkpoint_may_be_saved_over_and_over(saved):
     assert bytes_of(saved) == before
 
 
-def test_the_folder_holds_the_nine_files_and_nothing_pickled(saved):
+def test_the_folder_holds_the_files_of_a_checkpoint_and_nothing_pickled(saved):
     assert {path.name for path in saved.iterdir()} == FILES
     assert [path.name for path in saved.parent.iterdir()] == ["saved"], "nothing is left beside it"
-    for name in FILES - {"model.safetensors"}:
+    for name in {one for one in FILES if not one.endswith(".safetensors")}:
         (saved / name).read_text(encoding="utf-8")
     header_size = int.from_bytes((saved / "model.safetensors").read_bytes()[:8], "little")
     assert "__metadata__" in json.loads((saved / "model.safetensors").read_bytes()[8 : 8 + header_size])
 
 
-def test_the_hashes_are_those_of_the_five_files_that_decide(saved):
-    expected = {name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in (*DECISIVE, CALIBRATION)}
+def test_the_hashes_are_those_of_the_files_that_decide(saved):
+    expected = {name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in DECISIVE}
     assert dict(line.split("  ")[::-1] for line in (saved / SUMS).read_text().splitlines()) == expected
 
 
@@ -94,7 +96,7 @@ def cut_off(path):
 
 
 @pytest.mark.parametrize("damage", [alter, cut_off, Path.unlink], ids=["altered", "cut off", "missing"])
-@pytest.mark.parametrize("name", [*DECISIVE, CALIBRATION, SUMS])
+@pytest.mark.parametrize("name", [*DECISIVE, SUMS])
 def test_a_damaged_file_is_refused_by_name(saved, name, damage):
     damage(saved / name)
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")) as caught:
@@ -114,10 +116,7 @@ def test_a_calibration_is_loaded_and_scales_the_logits(tiny_model, toy_cells, tm
     np.testing.assert_array_equal(sex_CV, plain_sex_CV)
 
 
-def test_a_checkpoint_from_before_calibration_loads_and_says_so(saved, caplog):
-    (saved / CALIBRATION).unlink()
-    sums = (saved / SUMS).read_text().splitlines(keepends=True)
-    (saved / SUMS).write_text("".join(line for line in sums if CALIBRATION not in line))
+def test_a_checkpoint_without_calibration_loads_and_says_so(saved, caplog):
     with caplog.at_level("INFO", logger="polygene"):
         loaded = PolyGene.from_pretrained(saved, device="cpu")
     assert loaded.calibration == Calibration()
@@ -241,7 +240,7 @@ def test_the_hub_is_given_a_complete_folder(tiny_model, toy_cells, tmp_path, mon
     monkeypatch.setattr(checkpoint, "HfApi", Api)
     assert tiny_model.push_to_hub("owner/name", private=True) == "https://hub/owner/name"
     assert calls == [("owner/name", {"private": True, "exist_ok": True}), "owner/name"]
-    assert {path.name for path in (tmp_path / "hub").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "hub").iterdir()} == FILES - {"recipe.toml"}, "it was not trained"
     loaded = PolyGene.from_pretrained(tmp_path / "hub", device="cpu")
     np.testing.assert_array_equal(cell_states(loaded, toy_cells), cell_states(tiny_model, toy_cells))
 
@@ -288,7 +287,15 @@ def test_the_novelty_detector_travels_with_the_checkpoint_and_is_hashed(discerni
         PolyGene.from_pretrained(tmp_path / "saved")
 
 
-def test_what_an_earlier_model_of_the_folder_knew_is_not_taken_for_this_one(tiny_model, discerning, tmp_path):
-    for model in (discerning, tiny_model):
+def test_files_of_an_earlier_model_of_the_folder_are_not_taken_for_this_one(tiny_model, discerning, tmp_path):
+    for model in (replace(discerning, recipe=Recipe(corpus="corpus", out="out")), tiny_model):
         model.save_pretrained(tmp_path / "saved")
-    assert PolyGene.from_pretrained(tmp_path / "saved", device="cpu").novelty is None
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == FILES - {"recipe.toml"}
+    loaded = PolyGene.from_pretrained(tmp_path / "saved", device="cpu")
+    assert (loaded.novelty, loaded.recipe) == (None, None)
+
+
+def test_broken_metrics_are_refused_by_name(saved):
+    (saved / "metrics.json").write_text('{"valuation": {}}')
+    with pytest.raises(CheckpointError, match=r"metrics\.json is broken .*valuation"):
+        PolyGene.from_pretrained(saved)

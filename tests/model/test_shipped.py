@@ -20,6 +20,7 @@ from polygene.errors import CheckpointError, DataError
 from polygene.model import checkpoint
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import cell_states, label_probabilities
+from polygene.model.metrics import Metrics
 from polygene.model.recipe import Recipe
 from polygene.model.shipped import MODELS, MOST_BYTES, NAMES, folder_of
 from polygene.vocab.cells import EncodedCells
@@ -119,8 +120,8 @@ def test_info_says_that_a_model_was_not_calibrated(tiny_model: PolyGene, tmp_pat
 @pytest.fixture
 def run(tiny_model: PolyGene, toy_corpus: Corpus, tmp_path: Path) -> Path:
     """A checkpoint as `polygene train` writes it."""
-    metrics = {"corpus": toy_corpus.summary(), "validation": {"loss": 1.0}, "test": {"scores": []}}
-    recipe = Recipe(corpus=str(tmp_path / "corpus"), out=str(tmp_path / "run")).to_toml()
+    metrics = Metrics(corpus=toy_corpus.summary(), validation={"loss": 1.0}, test={"scores": [1]})
+    recipe = Recipe(corpus=str(tmp_path / "corpus"), out=str(tmp_path / "run"))
     replace(tiny_model, recipe=recipe, metrics=metrics).save_pretrained(tmp_path / "run")
     return tmp_path / "run"
 
@@ -128,7 +129,7 @@ def run(tiny_model: PolyGene, toy_corpus: Corpus, tmp_path: Path) -> Path:
 def test_shipping_a_run_leaves_out_where_it_was_made(run: Path, tmp_path: Path) -> None:
     folder = ship.ship(run, "polygene-512", tmp_path / "models")
     model = PolyGene.from_pretrained(folder, device="cpu")
-    assert model.metrics.keys() == {"corpus", "validation"}
+    assert model.metrics.to_dict().keys() == {"corpus", "validation"}
     for file in folder.iterdir():
         assert str(tmp_path).encode() not in file.read_bytes(), file
 
@@ -136,16 +137,16 @@ def test_shipping_a_run_leaves_out_where_it_was_made(run: Path, tmp_path: Path) 
 def test_a_card_and_marks_stay_with_the_weights_they_describe(run: Path, tiny_model: PolyGene, tmp_path: Path) -> None:
     folder = ship.ship(run, "polygene-512", tmp_path / "models")
     (folder / "README.md").write_text("a card")
-    (folder / "metrics.json").write_text('{"marks": {}}')
+    (folder / "metrics.json").write_text('{"marks": {"study": {}}}')
     ship.ship(run, "polygene-512", tmp_path / "models")
     assert (folder / "README.md").read_text() == "a card"
-    assert PolyGene.from_pretrained(folder, device="cpu").metrics == {"marks": {}}
+    assert PolyGene.from_pretrained(folder, device="cpu").metrics == Metrics(marks={"study": {}})
     with torch.no_grad():
         tiny_model.network.decoder.weight.add_(1)
-    replace(tiny_model, recipe=(run / "recipe.toml").read_text()).save_pretrained(run)
+    replace(tiny_model, recipe=Recipe.load(run / "recipe.toml")).save_pretrained(run)
     ship.ship(run, "polygene-512", tmp_path / "models")
     assert "PolyGene checkpoint" in (folder / "README.md").read_text()
-    assert PolyGene.from_pretrained(folder, device="cpu").metrics == {}
+    assert PolyGene.from_pretrained(folder, device="cpu").metrics == Metrics()
 
 
 def test_what_is_too_large_to_ship_is_refused_and_what_was_there_stays(

@@ -18,6 +18,7 @@ from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import DataError, PhenotypeError
 from polygene.evaluation.evaluate import evaluate
 from polygene.model.checkpoint import PolyGene
+from polygene.model.metrics import Metrics
 from polygene.runtime.subsample import spread
 from polygene.tl import annotate, classify, finetune
 from polygene.tl._head import fit_head, head_features
@@ -49,7 +50,7 @@ def test_a_head_answers_a_new_phenotype_and_leaves_the_others_alone(
     right = adata.obs["polygene_stage_of_mine"].astype(str) == "my " + adata.obs["cell_type"].astype(str)
     assert right[asked].mean() > 0.9
     np.testing.assert_allclose(adata.obsm["polygene_sex"], answers(adata, tiny_model, "sex"), atol=2e-6)
-    said = loaded.metrics["finetuned"]
+    said = loaded.metrics.finetuned
     assert (said["label"], said["how"], said["cells"], said["held_out"]) == ("stage of mine", "head", 160, "donors")
     assert said["labels"] == ["my B cell", "my T cell", "my monocyte"]
     assert "stage_of_mine" in loaded.calibration.labels
@@ -79,7 +80,7 @@ def test_classify_gives_what_a_head_gives(adata: ad.AnnData, tiny_model: PolyGen
     if tuned.calibration.temperature("stage_of_mine") == 1:
         given = answers(adata, tuned, "stage_of_mine")[asked]
         np.testing.assert_allclose(adata.obsm["polygene_stage of mine"][asked], given, atol=1e-4)
-    assert adata.uns["polygene"]["classify_stage of mine"]["macro_f1"] == tuned.metrics["finetuned"]["macro_f1"]
+    assert adata.uns["polygene"]["classify_stage of mine"]["macro_f1"] == tuned.metrics.finetuned["macro_f1"]
 
 
 def test_labels_of_a_phenotype_it_has_are_added_to_those_it_knows(
@@ -111,8 +112,8 @@ def test_training_makes_a_checkpoint_like_any_other(
     annotate(adata, loaded, predict="stage_of_mine")
     right = adata.obs["polygene_stage_of_mine"].astype(str) == "my " + adata.obs["cell_type"].astype(str)
     assert right.mean() > 0.9
-    assert loaded.metrics["finetuned"]["how"] == "all"
-    assert "stage_of_mine_macro_f1" in loaded.metrics["validation"]
+    assert loaded.metrics.finetuned["how"] == "all"
+    assert "stage_of_mine_macro_f1" in loaded.metrics.validation
     moved = [
         name for name, was in before.items()
         if was.shape == (now := tuned.network.state_dict()[name]).shape and not was.equal(now)
@@ -158,9 +159,11 @@ def test_what_is_there_is_not_replaced_and_what_cannot_be_learned_is_refused(
 
 
 def test_info_says_what_a_model_was_taught(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
-    base = replace(tiny_model, metrics={"validation": {"loss": 1.0, "cell_type_macro_f1": 0.5}, "marks": {}})
+    base = replace(
+        tiny_model, metrics=Metrics(validation={"loss": 1.0, "cell_type_macro_f1": 0.5}, marks={"study": {}})
+    )
     tuned = finetune(adata, base, label="cell_type", out=tmp_path / "mine")
-    assert tuned.metrics["validation"] == {"loss": 1.0}, "the score was of other labels"
+    assert tuned.metrics.validation == {"loss": 1.0}, "the score was of other labels"
     console = Console(width=120, file=StringIO())
     for table in describe(tmp_path / "mine"):
         console.print(table)

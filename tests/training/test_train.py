@@ -25,9 +25,10 @@ from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import CheckpointError, PhenotypeError, RecipeError
 from polygene.evaluation.evaluate import validation_scores
 from polygene.model.calibration import Calibration
-from polygene.model.checkpoint import CALIBRATION, DECISIVE, NOVELTY, PolyGene
+from polygene.model.checkpoint import DECISIVE, NOVELTY, PolyGene
 from polygene.model.inference import bin_probabilities, label_probabilities
 from polygene.model.masking import MaskingCollator
+from polygene.model.metrics import Metrics
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
 from polygene.training import train as training
@@ -36,7 +37,7 @@ from polygene.training.train import balancing_odds, class_weights, new_model, tr
 NETWORK = NetworkConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 TRAINING = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-2, evaluations=4)
 """With the 121 training cells of the toy corpus 16 steps, the last one of 4 cells; states are saved every 4 steps."""
-CHECKPOINT = {*DECISIVE, CALIBRATION, NOVELTY, "SHA256SUMS", "recipe.toml", "metrics.json", "README.md"}
+CHECKPOINT = {*DECISIVE, NOVELTY, "SHA256SUMS", "recipe.toml", "metrics.json", "README.md"}
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +313,7 @@ def test_the_state_with_the_best_validation_loss_is_kept(recipe_for, monkeypatch
 def test_the_scores_that_are_written_are_those_of_the_state_that_is_kept(toy_corpus, uninterrupted):
     model = replace(PolyGene.from_pretrained(uninterrupted, device="cpu"), calibration=Calibration())
     scores = validation_scores(model, toy_corpus.split("train"), toy_corpus.split("validation"), LossConfig())
-    assert model.metrics == {"corpus": toy_corpus.summary(), "validation": scores}
+    assert model.metrics == Metrics(corpus=toy_corpus.summary(), validation=scores)
     of_labels = {
         f"{phenotype}_{score}"
         for phenotype in ("sex", "cell_type")
@@ -335,7 +336,7 @@ def test_training_learns_cell_types_of_donors_it_never_saw(toy_corpus, recipe_fo
     recipe = recipe_for(epochs=20)
     splits = toy_corpus.split("train"), toy_corpus.split("validation")
     before = validation_scores(new_model(recipe, toy_corpus), *splits, recipe.loss)
-    after = train(recipe).metrics["validation"]
+    after = train(recipe).metrics.validation
     assert after["cell_type_log_loss"] < before["cell_type_log_loss"] - 0.3
     assert after["cell_type_accuracy"] > before["cell_type_accuracy"] + 0.2
     assert after["gene_cross_entropy"] < before["gene_cross_entropy"] - 0.02
@@ -357,7 +358,7 @@ def test_without_validation_cells_the_last_state_is_kept(recipe_for, corpus_with
     recipe = recipe_for(corpus=corpus_without_validation, epochs=2, evaluations=2)
     model = train(recipe)
     assert "no validation cells" in caplog.text
-    assert model.metrics.keys() == {"corpus"}
+    assert model.metrics.to_dict().keys() == {"corpus"}
     start = new_model(recipe, corpus_without_validation).network.state_dict()
     kept = weights_of(recipe.out)
     assert all(torch.equal(last[0][name], kept[name]) for name in kept)

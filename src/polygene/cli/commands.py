@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -513,7 +514,7 @@ def evaluate(
 
         network = PolyGene.from_pretrained(model)
         results = score(network, opened, seed=seed)
-        write_json(part, {**network.metrics, "test": results})
+        write_json(part, replace(network.metrics, test=results).to_dict())
         if page:
             from polygene.evaluation.report import write_report
 

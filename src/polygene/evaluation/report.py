@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import tomllib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -256,14 +255,13 @@ def _by_label(labels: Sequence[str], codes_U: np.ndarray) -> Colouring:
 
 def _about_model(model: PolyGene) -> dict[str, Any]:
     network = model.network.config
-    training = tomllib.loads(model.recipe).get("training", {}) if model.recipe else {}
     return {
         "name": model.network.name_or_path or "not saved",
         "layers": network.num_hidden_layers,
         "width": network.hidden_size,
         "weights": sum(weights.numel() for weights in model.network.parameters()),
-        "epochs": training.get("epochs"),
-        "recipe": model.recipe,
+        "epochs": model.recipe.training.epochs if model.recipe else None,
+        "recipe": model.recipe.to_toml() if model.recipe else "",
         "binning": f"{model.tokenizer.binner.n_bins} bins, {model.tokenizer.binner.kind}",
     }
 

@@ -6,7 +6,6 @@ Legend: C cells, G panel genes, V labels of a phenotype, S sources.
 from __future__ import annotations
 
 import logging
-import tomllib
 from collections.abc import Iterator
 from typing import Literal
 
@@ -17,6 +16,7 @@ from polygene.evaluation.baselines import LABEL_BASELINES, CellTable, LabelBasel
 from polygene.evaluation.metrics import scorable
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
+from polygene.model.recipe import TrainingConfig
 
 log = logging.getLogger("polygene")
 
@@ -99,8 +99,8 @@ def cell_table(corpus: Corpus, split: CorpusSplit, rows: np.ndarray) -> CellTabl
 
 def class_weight(model: PolyGene, phenotype: str) -> Literal["balanced"] | None:
     """Give the baselines of a phenotype the class weights, or the balance, that the recipe gave the model."""
-    training = tomllib.loads(model.recipe).get("training", {}) if model.recipe else {}
-    return "balanced" if training.get("class_weights") or training.get("balance") == phenotype else None
+    training = model.recipe.training if model.recipe else TrainingConfig()
+    return "balanced" if training.class_weights or training.balance == phenotype else None
 
 
 def named(split: CorpusSplit, rows: np.ndarray | slice = slice(None)) -> np.ndarray | None:

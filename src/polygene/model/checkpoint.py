@@ -5,17 +5,16 @@
     config.json  model.safetensors   the network; computes in float32 however its weights are stored
     tokenizer.json  genes.tsv        bins, slots, phenotypes; the panel
     tokenizer.safetensors            the values that bins stand for
-    recipe.toml  metrics.json        how it was made, what it scored
+    calibration.json                 temperatures, and thresholds of label sets
+    novelty.safetensors              clusters of the training cells; only where validation cells set a threshold
+    recipe.toml  metrics.json        how it was trained, what it scored
     README.md                        model card
-    calibration.json                 temperatures, and what sets of labels ask for (older ones lack it)
-    novelty.safetensors          what its training cells look like to it; old checkpoints have none
-    SHA256SUMS                       of the files that decide an answer
+    SHA256SUMS                       of the files that decide a prediction
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -31,47 +30,61 @@ from transformers.utils import logging as transformers_logging
 
 from polygene.errors import CheckpointError
 from polygene.model.calibration import Calibration
+from polygene.model.metrics import Metrics
 from polygene.model.novelty import NoveltyDetector
+from polygene.model.recipe import Recipe
 from polygene.model.shipped import NAMES, folder_of
 from polygene.nn.config import PolyGeneConfig
 from polygene.nn.network import PolyGeneModel
 from polygene.runtime.distributed import own_device
+from polygene.runtime.json import write_json
 from polygene.vocab.tokenizer import FILES, CellTokenizer
 
-DECISIVE = ("config.json", "model.safetensors", *FILES)
-CALIBRATION, NOVELTY, SUMS = "calibration.json", "novelty.safetensors", "SHA256SUMS"
-LATER = (CALIBRATION, NOVELTY)
-"""Files that older checkpoints lack."""
+CALIBRATION, NOVELTY, RECIPE, METRICS = "calibration.json", "novelty.safetensors", "recipe.toml", "metrics.json"
+SUMS = "SHA256SUMS"
+DECISIVE = ("config.json", "model.safetensors", *FILES, CALIBRATION)
+"""Files that every checkpoint has and that decide a prediction."""
 
 logger = logging.getLogger("polygene")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PolyGene:
-    """Tokenizer and network: everything needed to read a new AnnData and answer.
+    """Tokenizer and network: everything needed to read a new AnnData and predict.
 
     Parameters
     ----------
     tokenizer
         Turns cells into tokens.
     network
-        Answers questions about them.
+        Predicts labels and genes from them.
     recipe
-        Text of the TOML that made it; empty if it was not trained.
+        How it was trained; None if it was not.
     metrics
-        What it scored, as `polygene train` and `polygene evaluate` wrote it.
+        What it was trained on and what it scored.
     calibration
-        How sure its answers may be, learned from donors that did not train.
+        Temperatures and thresholds of label sets, learned from donors that did not train.
     novelty
-        Tells cells unlike any that trained it; None if it was not trained, or was trained without validation cells.
+        Detects cells unlike any that trained it; None if it was not trained, or was trained without validation cells.
     """
 
     tokenizer: CellTokenizer
     network: PolyGeneModel
-    recipe: str = ""
-    metrics: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe | None = None
+    metrics: Metrics = field(default_factory=Metrics)
     calibration: Calibration = field(default_factory=Calibration)
     novelty: NoveltyDetector | None = None
+
+    def __repr__(self) -> str:
+        n_weights = sum(weights.numel() for weights in self.network.parameters())
+        name = Path(self.network.name_or_path).name or "not saved"
+        panel, binner, device = self.tokenizer.panel, self.tokenizer.binner, self.network.device
+        calibrated = ", ".join(self.calibration.labels) or "nothing"
+        return (
+            f"PolyGene ({name}): {len(panel):,} genes, {binner.n_bins} {binner.kind} bins, {n_weights:,} weights on "
+            f"{device}\n{self.tokenizer.schema.describe()}\n"
+            f"  calibrated: {calibrated}; novelty: {'detected' if self.novelty else 'not detected'}"
+        )
 
     @classmethod
     def new(cls, tokenizer: CellTokenizer, *, seed: int = 0, **network: Any) -> PolyGene:
@@ -117,20 +130,19 @@ class PolyGene:
                 "Load it with the version that made it, or train it again."
             )
             raise CheckpointError(msg)
-        recipe, metrics, calibration = (folder / name for name in ("recipe.toml", "metrics.json", CALIBRATION))
         tokenizer = CellTokenizer.load(folder)
         sizes = {
             name: len(labels) for name, labels in zip(tokenizer.schema.names, tokenizer.schema.labels, strict=True)
         }
-        calibrated = Calibration.load(calibration, sizes) if calibration.exists() else Calibration()
-        if not calibrated.labels:
+        calibration = Calibration.load(folder / CALIBRATION, sizes)
+        if not calibration.labels:
             logger.info("%s was not calibrated: its probabilities are as sure as training left them", folder)
         return cls(
             tokenizer=tokenizer,
             network=network.eval().to(device or own_device()),
-            recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
-            metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
-            calibration=calibrated,
+            recipe=Recipe.load(folder / RECIPE) if (folder / RECIPE).exists() else None,
+            metrics=Metrics.load(folder / METRICS),
+            calibration=calibration,
             novelty=NoveltyDetector.load(folder / NOVELTY) if NOVELTY in saved else None,
         )
 
@@ -153,16 +165,19 @@ class PolyGene:
             self.calibration.save(new / CALIBRATION)
             if self.novelty is not None:
                 self.novelty.save(new / NOVELTY)
-            decisive = [*DECISIVE, *(name for name in LATER if (new / name).exists())]
+            decisive = [*DECISIVE, *([NOVELTY] if self.novelty else [])]
+            write_json(new / METRICS, self.metrics.to_dict())
             texts = {
-                "recipe.toml": self.recipe,
-                "metrics.json": json.dumps(self.metrics, indent=2) + "\n",
                 "README.md": model_card(self),
                 SUMS: "".join(f"{_sha256(new / name)}  {name}\n" for name in decisive),
+                **({RECIPE: self.recipe.to_toml()} if self.recipe else {}),
             }
             for name, text in texts.items():
                 (new / name).write_text(text, encoding="utf-8")
             folder.mkdir(exist_ok=True)
+            for name in (NOVELTY, RECIPE):  # of another model that was here
+                if not (new / name).exists():
+                    (folder / name).unlink(missing_ok=True)
             mode = (new / SUMS).stat().st_mode  # safetensors writes weights that only their owner can read
             for file in sorted(new.iterdir(), key=lambda file: (file.name == SUMS, file.name)):
                 file.chmod(mode)
@@ -214,9 +229,7 @@ def _verify(folder: Path) -> frozenset[str]:
     sums = folder / SUMS
     lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
     saved = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    decisive = [*DECISIVE, *(name for name in LATER if name in saved)]
-    if (folder / CALIBRATION).exists() and CALIBRATION not in saved:
-        decisive.append(CALIBRATION)  # put there by hand: refused below
+    decisive = [*DECISIVE, *([NOVELTY] if NOVELTY in saved else [])]
     missing = [name for name in (*decisive, SUMS) if not (folder / name).is_file()]
     if missing:
         msg = (

@@ -5,6 +5,7 @@ A key that is unknown is an error that names the nearest one; a key that is acce
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
@@ -70,7 +71,7 @@ class TrainingConfig:
     report_to
         Loggers of transformers' Trainer: "none", "tensorboard", "wandb", …
     seed
-        Decides the first weights, the order of cells, what is hidden, and dropout.
+        Decides the first weights, the order of cells, what is masked, and dropout.
     """
 
     epochs: int = 20
@@ -101,7 +102,7 @@ class TrainingConfig:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Recipe:
     """Everything that makes a checkpoint from a corpus.
 
@@ -121,6 +122,13 @@ class Recipe:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __repr__(self) -> str:
+        lines = [f"Recipe: {self.corpus} to {self.out}"]
+        for name in ("network", "masking", "loss", "training"):
+            settings = ", ".join(f"{key} {value}" for key, value in vars(getattr(self, name)).items() if value != "")
+            lines += textwrap.wrap(f"{name}: {settings}", 110, initial_indent="  ", subsequent_indent="    ")
+        return "\n".join(lines)
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:

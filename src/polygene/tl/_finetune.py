@@ -5,7 +5,6 @@ Legend: C cells, D width, F features of a head, V labels.
 
 import math
 import shutil
-import tomllib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.extend import extend_vocabulary, phenotype_of
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.runtime.subsample import spread
-from polygene.runtime.toml import build
 from polygene.tl._head import NEVER, Head, donors_of, fit_head, head_features, held_out_by, labels_of, learn_head
 from polygene.tl._reader import CellReader, check_model
 from polygene.training.train import train
@@ -81,8 +79,8 @@ def finetune(
 
     Returns
     -------
-    The new model. `metrics["finetuned"]` says from what, on what and how; for a head also the macro-F1 on donors that
-    were held out in turn, else `metrics["validation"]` has the scores.
+    The new model. `metrics.finetuned` says from what, on what and how; for a head also the macro-F1 on donors that
+    were held out in turn, else `metrics.validation` has the scores.
 
     Raises
     ------
@@ -150,11 +148,11 @@ def _with_head(
     one = calibrate(held_out_CV, np.array(place_V)[labels_C[known]], units_C)
     calibrated = {key: value for key, value in grown.calibration.labels.items() if key != name}
     calibrated |= {name: one} if one else {}
-    metrics = {key: value for key, value in grown.metrics.items() if key != "marks"}
-    if "validation" in metrics:  # of the labels as they were
-        metrics["validation"] = {k: v for k, v in metrics["validation"].items() if not k.startswith(f"{name}_")}
+    # The scores of this phenotype are of the labels as they were.
+    validation = {k: v for k, v in grown.metrics.validation.items() if not k.startswith(f"{name}_")}
     said |= {"macro_f1": head.macro_f1, "held_out": head.held_out, "C": head.strength, "share_of_state": head.share}
-    return replace(grown, calibration=Calibration(labels=calibrated), metrics=metrics | {"finetuned": said})
+    metrics = replace(grown.metrics, validation=validation, finetuned=said, marks={})
+    return replace(grown, calibration=Calibration(labels=calibrated), metrics=metrics)
 
 
 def _trained(
@@ -172,7 +170,7 @@ def _trained(
     "Fine-tuning can distort pretrained features and underperform out-of-distribution", ICLR).
     """
     schema, config = grown.tokenizer.schema, grown.network.config
-    old = build(Recipe, tomllib.loads(grown.recipe)) if grown.recipe else Recipe(corpus="", out="")
+    old = grown.recipe or Recipe(corpus="", out="")
     folder = out / "training" / "corpus"
     corpus = prepare(adata, folder, config=prepared, tokenizer=grown.tokenizer, overwrite=True)
     split, p = corpus.split("train"), schema.index(name)
@@ -199,7 +197,7 @@ def _trained(
         ),
     )
     trained = train(recipe, start=grown)
-    tuned = replace(trained, metrics=trained.metrics | {"finetuned": said})
+    tuned = replace(trained, metrics=replace(trained.metrics, finetuned=said))
     tuned.save_pretrained(out)
     shutil.rmtree(folder)
     return tuned

@@ -38,6 +38,7 @@ from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene, without_bars
 from polygene.model.inference import label_probabilities
 from polygene.model.masking import MaskingCollator
+from polygene.model.metrics import Metrics
 from polygene.model.recipe import Recipe
 from polygene.nn.losses import PolyGeneLoss, gene_targets
 from polygene.nn.network import PolyGeneModel
@@ -279,7 +280,7 @@ def train(recipe: Recipe, *, start: PolyGene | None = None) -> PolyGene:
 
     Returns
     -------
-    The model as saved: `metrics["validation"]` holds its scores before it was calibrated, `metrics["corpus"]` what it
+    The model as saved: `metrics.validation` holds its scores before it was calibrated, `metrics.corpus` what it
     learned from (see `Corpus.summary`).
 
     Raises
@@ -351,8 +352,8 @@ def train(recipe: Recipe, *, start: PolyGene | None = None) -> PolyGene:
     scores = engine.scores()
     if scores:
         say("kept the state of step %s: %s", engine.state.best_global_step, _of_interest(scores))
-    metrics = {"corpus": corpus.summary(), **({"validation": scores} if scores else {})}
-    trained = replace(engine.trained(), recipe=recipe.to_toml(), metrics=metrics)
+    metrics = Metrics(corpus=corpus.summary(), validation=scores)
+    trained = replace(engine.trained(), recipe=recipe, metrics=metrics)
     trained = replace(trained, calibration=calibration(trained, validation))
     for name, one in trained.calibration.labels.items():
         say(

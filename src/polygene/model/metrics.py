@@ -1,0 +1,58 @@
+"""What a model was trained on and what it scored: the file metrics.json of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polygene.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What a model was trained on and what it scored.
+
+    Attributes
+    ----------
+    corpus
+        Cells and donors of each source by split, see `Corpus.summary`.
+    validation
+        Scores on the validation cells by name, before calibration.
+    test
+        What `polygene evaluate` found on the test cells.
+    finetuned
+        The column, cells and donors of a fine-tuning, and its scores on held-out donors.
+    marks, judged
+        What the benchmarks found for a model that ships, by study and in sum.
+    """
+
+    corpus: Mapping[str, Any] = field(default_factory=dict)
+    validation: Mapping[str, float] = field(default_factory=dict)
+    test: Mapping[str, Any] = field(default_factory=dict)
+    finetuned: Mapping[str, Any] = field(default_factory=dict)
+    marks: Mapping[str, Any] = field(default_factory=dict)
+    judged: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what metrics.json holds: the fields that are not empty."""
+        return {name: value for name, value in vars(self).items() if value}
+
+    @classmethod
+    def load(cls, path: Path) -> Metrics:
+        """Read metrics.json; a file that is not there has no metrics.
+
+        Raises
+        ------
+        CheckpointError
+            The file is broken.
+        """
+        if not path.exists():
+            return cls()
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            msg = f"{path} is broken ({error}): copy it again from where it was made."
+            raise CheckpointError(msg) from error
