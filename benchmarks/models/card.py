@@ -42,16 +42,23 @@ def data_table(corpus: Corpus) -> TextTable:
             "terms of the data; what is unclear",
         ]
     ]
-    parts = {one["name"]: one for one in corpus.info["sources"]}
+    # The cells sampled from one file of profiles are a source a study, NAME-STUDY.
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for one in corpus.info["sources"]:
+        parts.setdefault(one["name"].partition("-")[0], []).append(one)
     for name, source in read_sources().items():
         if source.role == "left out":
             continue
-        facts = files.catalogue()[name].facts
+        facts = files.catalogue()[source.of_file].facts
         study = facts["study"] + (f", [doi](https://doi.org/{facts['doi']})" if facts.get("doi") else "")
         cells = "all of it tests"
         if name in parts:
-            counts = parts[name]["cells"], parts[name]["donors"]
-            cells = ", ".join(f"{counts[0][part]:,} ({counts[1][part] or '–'})" for part in SPLITS[:3])
+            n_cells, n_donors = (
+                [sum(one[key][p] for one in parts[name]) for p in SPLITS[:3]] for key in ("cells", "donors")
+            )
+            cells = ", ".join(f"{cells:,} ({donors or '–'})" for cells, donors in zip(n_cells, n_donors, strict=True))
+            if source.measured:
+                cells += ", sampled from profiles"
         part = {"split": "trains, donors held out", "train": "trains", "external": "never seen"}[source.role]
         licence = f"{facts['licence']} ({facts['licence_seen']})"
         found.append([name, study, part, cells, licence, " ".join(f"{facts['terms']} {source.unclear}".split())])

@@ -3,9 +3,10 @@
     python -m benchmarks.models.corpus --data DIR --out DIR
 
 writes DIR/split, DIR/train and DIR/external, one harmonised .h5ad a file by its role (recipes/corpus/sources.toml), and
-of the first two the corpora DIR/corpus-512 and DIR/corpus-2432. In the files `obs` holds the CELLxGENE columns with
-their ontology ids, and what the authors wrote as author_<column>. Only what is left of `donor_id` can be held out: of
-files that train whole it is author_donor_id. The same corpora by hand:
+of the first two the corpora DIR/corpus-512 and DIR/corpus-2432. Of profiles cells are sampled, one .h5ad a study, since
+a file measures what its var lists. `--max-cells 6000` keeps at most so many cells of a file, for short trials. In the
+files `obs` holds the CELLxGENE columns with their ontology ids, and what the authors wrote as author_<column>. Only
+what is left of `donor_id` can be held out: of files that train whole it is author_donor_id. The same corpora by hand:
 
     polygene prepare DIR/split/*.h5ad DIR/train/*.h5ad --config recipes/corpus/prepare.toml --genes 512 --out corpus
 
@@ -29,16 +30,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.shared import files
+from polygene import pp
 from polygene.corpus.arrow import SPLITS
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.runtime.toml import build, read_toml
+from polygene.vocab.columns import SYNTHETIC
 from polygene.vocab.panel import GenePanel
 
 MAPPING = Path(__file__).parents[2] / "recipes" / "corpus"
 ONTOLOGIES = {"cell_type": "CL", "tissue": "UBERON", "disease": "MONDO", "development_stage": "HsapDv"}
 """Columns of `obs` whose labels are renamed, and the ontology of each; a healthy sample is PATO:0000461, normal."""
 SEX = "sex"
+STUDY = "dataset"  # the column of profiles that holds the study
+PER_PROFILE = 40  # cells sampled from each profile
 
 
 class MappingError(ValueError):
@@ -53,6 +58,8 @@ class Source:
     role: Literal["split", "train", "external", "left out"]
     reason: str
     unclear: str
+    file: str = ""
+    measured: str = ""
     group: str = ""
     apart: str = ""
     keep: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -60,6 +67,11 @@ class Source:
     other_people_than: str = ""
     sex_inferred: Literal["", "used", "apart"] = ""
     sex_reason: str = ""
+
+    @property
+    def of_file(self) -> str:
+        """The name of its file in data.toml, and of its labels and donors."""
+        return self.file or self.name
 
 
 def read_sources(folder: Path = MAPPING) -> dict[str, Source]:
@@ -100,7 +112,7 @@ def harmonise(
     cells = cells[used].copy()
     obs = cells.obs
     new = pd.DataFrame(index=obs.index)
-    donors = donors[donors["source"] == source.name].set_index("donor_id")
+    donors = donors[donors["source"] == source.of_file].set_index("donor_id")
     donor = obs["donor_id"].astype(object) if "donor_id" in obs else pd.Series(np.nan, obs.index, dtype=object)
     person = donor.replace({old: one for old, one in donors["donor"].items() if one})
     new["donor_id"] = person if source.role != "train" else pd.Series(np.nan, obs.index, dtype=object)
@@ -120,8 +132,12 @@ def harmonise(
             new[name], new[f"{name}_ontology_term_id"] = _renamed(column, name, obs, source, labels)
         else:
             new[name] = column
-    cells.obs = new.apply(lambda column: pd.Categorical(column))
-    cells.uns = {"title": source.name}
+    new = new.apply(lambda column: pd.Categorical(column))
+    for name in ("profile", "virtual_study", SYNTHETIC):
+        if name in obs:
+            new[name] = obs[name]
+    cells.obs = new
+    cells.uns = {"title": source.name} | {name: cells.uns[name] for name in (SYNTHETIC,) if name in cells.uns}
     return cells
 
 
@@ -129,7 +145,7 @@ def _renamed(
     column: pd.Series, name: str, obs: pd.DataFrame, source: Source, labels: pd.DataFrame
 ) -> tuple[pd.Series, pd.Series]:
     """Give a column its names and ids by labels.tsv; a row with `where` goes before one without."""
-    rows = labels[labels["source"].isin([source.name, "*"]) & (labels["column"] == name)]
+    rows = labels[labels["source"].isin([source.of_file, "*"]) & (labels["column"] == name)]
     names, ids = (pd.Series(np.nan, column.index, dtype=object) for _ in range(2))
     open_C = column.notna()
     for row in rows.sort_values("where", ascending=False).itertuples():
@@ -146,30 +162,68 @@ def _renamed(
     return names, ids
 
 
-def write(data: Path | None, out: Path, sources: Mapping[str, Source]) -> dict[str, Path]:
-    """Write the files that are used, those that are there; returns where."""
+def sample(profiles: ad.AnnData, source: Source, measured: pd.DataFrame, n_per_profile: int) -> dict[str, ad.AnnData]:
+    """Sample cells from the profiles of a file that are used, by study."""
+    for column, values in source.keep.items():
+        profiles = profiles[profiles.obs[column].isin(values)].copy()
+    # A file without matrices in the table is one study: of its genes those that the table knows are kept.
+    of_P = profiles.obs[STUDY].astype(str) if STUDY in profiles.obs else pd.Series("", profiles.obs_names)
+    of_P = of_P.where(of_P.isin(measured.columns), "")
+    sampled = {}
+    for number, study in enumerate(sorted(of_P.unique())):
+        known = measured[study] > 0 if study else measured.index.isin(profiles.var_names)
+        genes = measured.index[known]
+        name = f"{source.name}-{study}".rstrip("-")
+        # A seed of its own for each study, so that one more study changes none of the others.
+        sampled[name] = pp.cells_from_profiles(
+            profiles[(of_P == study).to_numpy()], n_per_profile=n_per_profile, seed=number, measured=genes
+        )
+    return sampled
+
+
+def write(
+    data: Path | None,
+    out: Path,
+    sources: Mapping[str, Source],
+    *,
+    n_per_profile: int = PER_PROFILE,
+    max_cells: int | None = None,
+) -> dict[str, list[Path]]:
+    """Write the files that are used; returns where, by source."""
     labels, donors = read_table("labels.tsv"), read_table("donors.tsv")
-    written = {}
+    written: dict[str, list[Path]] = {}
     for source in sources.values():
         if source.role == "left out":
             continue
-        cells = ad.read_h5ad(files.locate(source.name, data))
+        cells = ad.read_h5ad(files.locate(source.of_file, data))
         others = None
         if source.other_people_than:
             others = ad.read_h5ad(files.locate(source.other_people_than, data), backed="r").obs
+        parts = {source.name: cells}
+        if source.measured:
+            measured = pd.read_csv(files.locate(source.measured, data), index_col=0)
+            parts = sample(cells, source, measured, n_per_profile)
         folder = out / source.role
         folder.mkdir(parents=True, exist_ok=True)
-        written[source.name] = folder / f"{source.name}.h5ad"
-        harmonise(cells, source, labels, donors, others).write_h5ad(written[source.name], compression="gzip")
+        for name, part in parts.items():
+            harmonised = harmonise(part, source, labels, donors, others)
+            if max_cells and harmonised.n_obs > max_cells:
+                chosen = np.random.default_rng(0).choice(harmonised.n_obs, max_cells, replace=False)
+                harmonised = harmonised[np.sort(chosen)].copy()
+            path = folder / f"{name}.h5ad"
+            harmonised.write_h5ad(path, compression="gzip")
+            written.setdefault(source.name, []).append(path)
     return written
 
 
-def make(data: Path | None, out: Path, sizes: Sequence[int]) -> tuple[dict[str, Path], dict[int, Corpus]]:
+def make(
+    data: Path | None, out: Path, sizes: Sequence[int], **options: Any
+) -> tuple[dict[str, list[Path]], dict[int, Corpus]]:
     """Write the files and, in the new folder `out`, a corpus for each size of panel; returns both."""
     out.mkdir(parents=True)
     sources = read_sources()
-    paths = write(data, out, sources)
-    learned = [paths[name] for name, one in sources.items() if one.role in ("split", "train")]
+    paths = write(data, out, sources, **options)
+    learned = [path for name, one in sources.items() if one.role in ("split", "train") for path in paths[name]]
     config = build(PrepareConfig, read_toml(MAPPING / "prepare.toml"))
     return paths, {n: prepare(learned, out / f"corpus-{n}", config=replace(config, n_genes=n)) for n in sizes}
 
@@ -187,8 +241,8 @@ def describe(source: Source, path: Path, panels: Mapping[int, GenePanel], corpus
         for name in (SEX, *ONTOLOGIES)
         if name in cells.obs
     }
-    if corpus is not None and source.name in corpus.sources:
-        info = corpus.info["sources"][corpus.sources.index(source.name)]
+    if corpus is not None and path.stem in corpus.sources:
+        info = corpus.info["sources"][corpus.sources.index(path.stem)]
         found["parts"] = [[info["cells"][part], info["donors"][part]] for part in SPLITS]
     found["coverage"] = {n: round(float(panel.match(cells.var).measured_G.mean()), 4) for n, panel in panels.items()}
     return found
@@ -213,19 +267,23 @@ def main() -> None:
     files.add_data_option(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make; it must not exist")
     parser.add_argument("--genes", type=int, nargs="+", default=[512, 2432], help="sizes of the panels")
+    parser.add_argument("--max-cells", type=int, metavar="N", help="keep at most N cells of a file (default: all)")
+    parser.add_argument("--per-profile", type=int, default=PER_PROFILE, metavar="N", help="cells sampled of a profile")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        paths, corpora = make(arguments.data, arguments.out, arguments.genes)
+        options = {"n_per_profile": arguments.per_profile, "max_cells": arguments.max_cells}
+        paths, corpora = make(arguments.data, arguments.out, arguments.genes, **options)
     except (FileExistsError, files.MissingDataError, MappingError) as error:
         parser.exit(2, f"{error}\n")
     sources = read_sources()
     panels = {n: corpus.tokenizer.panel for n, corpus in corpora.items()}
-    whole = {name: arguments.data / files.catalogue()[name].file for name in sources}
+    whole = {name: [arguments.data / files.catalogue()[one.of_file].file] for name, one in sources.items()}
     rows = {
-        name: describe(one, paths.get(name, whole[name]), panels, corpora[arguments.genes[0]])
+        path.stem if name in paths else name: describe(one, path, panels, corpora[arguments.genes[0]])
         for name, one in sources.items()
-        if whole[name].suffix == ".h5ad"
+        for path in paths.get(name, whole[name])
+        if path.suffix == ".h5ad"
     }
     show(Console(width=220), rows)
     config = corpora[arguments.genes[0]].info["config"]

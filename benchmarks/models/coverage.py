@@ -157,7 +157,7 @@ def main() -> None:
     scores, paths = [], {}
     for name in files.catalogue():
         try:
-            if files.catalogue()[name].file.endswith(".h5ad"):
+            if files.catalogue()[name].facts["kind"] in ("counts", "log1p"):
                 paths[name] = files.locate(name, arguments.data)
         except files.MissingDataError as reason:
             console.print(f"skipped: {reason}")

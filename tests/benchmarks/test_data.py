@@ -90,14 +90,14 @@ def test_every_entry_says_whence_what_and_under_which_terms(entry: files.Entry) 
     assert re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
     assert entry.file.startswith(entry.name + ".")
     assert entry.facts["repository"].startswith("https://github.com/")
-    assert entry.facts["kind"] in ({"counts", "log1p"} if is_matrix else {"table"})
+    assert entry.facts["kind"] in ({"counts", "log1p", "profiles"} if is_matrix else {"table"})
     assert entry.facts["terms"].endswith(".")
     assert entry.facts["paths"]
 
 
 def test_no_two_entries_are_one_file() -> None:
     paths = [entry.file for entry in files.catalogue().values()]
-    assert len(paths) == len(set(paths)) == 20
+    assert len(paths) == len(set(paths)) == 32
 
 
 @pytest.mark.data

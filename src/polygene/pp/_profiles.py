@@ -75,9 +75,9 @@ def cells_from_profiles(
 
     References
     ----------
-    Gamma-Poisson counts: Grün et al. 2014, Nature Methods 11:637. Ambient RNA as a share of each cell: Young and Behjati
-    2020, GigaScience 9:giaa151. Gene-wise factors between platforms: Mereu et al. 2020, Nature Biotechnology 38:747. The
-    defaults are those of the trial in docs/decisions.md.
+    Gamma-Poisson counts: Grün et al. 2014, Nature Methods 11:637. Ambient RNA as a share of each cell: Young and
+    Behjati 2020, GigaScience 9:giaa151. Gene-wise factors between platforms: Mereu et al. 2020, Nature Biotechnology
+    38:747. The defaults are those of the trial in docs/decisions.md.
 
     Examples
     --------
