@@ -531,7 +531,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("polygene-demo"),
     seed: Annotated[int, typer.Option(help="Decides the held-out cells.")] = 0,
 ) -> None:
-    """Annotate 700 blood cells that come with scanpy, and learn their own labels; needs no network and no file."""
+    """Annotate 700 real blood cells, learn the labels of their authors, and draw both; needs no network and no file."""
     from polygene.cli.demo import run
 
     _print(run(out, seed=seed))

@@ -1,0 +1,168 @@
+"""The picture of the demo: labels, predictions and doubt on one map, over a cell as the model reads it.
+
+Legend: C cells.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+TYPES = ("#332288", "#88CCEE", "#44AA99", "#117733", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#999933")
+OTHERS = ("#EE8866", "#BBBBBB", "#666666", "#FFAABB", "#E8C547", "#8899AA")
+"""Paul Tol's muted and light colours: colour-blind readers tell them apart."""
+REST = "#DDDDDD"
+INK, ACCENT = "#222222", "#D55E00"
+DOUBT = LinearSegmentedColormap.from_list("doubt", ["#D3D9E0", "#F3B27A", "#D55E00", "#5E1F00"])
+"""Grey where the model is sure; it darkens evenly, so print without colour shows it too."""
+READS = "One cell as PolyGene reads it: what is known, what each gene expresses, and masked slots, which it predicts."
+NAMED_FROM, COMPACT, FEWEST = 0.04, 0.06, 8
+"""A label is written on the map if it has this share of the cells, or if its cells, at least so many, lie together
+within this share of the map."""
+
+
+def demo_picture(
+    adata: ad.AnnData,
+    *,
+    label: str,
+    predicted: str,
+    meant: Mapping[str, str],
+    agreement: float,
+    slots: Sequence[tuple[str, str]],
+) -> Figure:
+    """Draw authors' labels, predictions and doubt side by side, over the sequence of one cell.
+
+    Parameters
+    ----------
+    adata
+        Cells with a map in `obsm["X_umap"]`.
+    label, predicted
+        Columns of `obs`; the probability of the prediction stands in `<predicted>_probability`.
+    meant
+        Predicted label → the author label whose colour it takes; others get colours of their own.
+    agreement
+        The share of the cells in which both agree, for the title.
+    slots
+        Head and content of each slot of the sequence; a content "?" is a masked slot, "…" leaves some out.
+
+    Returns
+    -------
+    The figure; `figure.savefig("demo.png")` writes it.
+    """
+    figure = Figure(figsize=(9.2, 4.7), layout="constrained", dpi=150, facecolor="white")
+    maps, strip = figure.subfigures(2, 1, squeeze=False, height_ratios=[4, 1])[:, 0]
+    left, middle, right = maps.subplots(1, 3, sharex=True, sharey=True)
+    authors = list(adata.obs[label].cat.categories)
+    colours = dict(zip(authors, TYPES, strict=False))
+    _labels(left, adata, adata.obs[label], colours)
+    left.set_title("Authors' labels", fontweight="bold", fontsize=11)
+    predicted_C = adata.obs[predicted].astype(str)
+    order = predicted_C.value_counts().index
+    free = iter(OTHERS)
+    shades = {name: colours[meant[name]] if name in meant else next(free, REST) for name in order}
+    _labels(middle, adata, predicted_C, shades)
+    middle.set_title(f"PolyGene: {agreement:.0%} agree", fontweight="bold", fontsize=11)
+    _doubt(right, adata, adata.obs[f"{predicted}_probability"].to_numpy())
+    right.set_title("Where PolyGene is not sure", fontweight="bold", fontsize=11)
+    _sequence(strip.subplots(), slots)
+    return figure
+
+
+def short(name: str) -> str:
+    """Shorten a name of the Cell Ontology as biologists write it.
+
+    Examples
+    --------
+    >>> short("naive thymus-derived CD4-positive, alpha-beta T cell")
+    'naive CD4+ T cell'
+    """
+    name = re.sub(r"thymus-derived |, alpha-beta(?= )|^alpha-beta ", "", name)
+    return name.replace("-positive", "+").replace("-negative", "−")
+
+
+def _labels(axis: Axes, adata: ad.AnnData, label_C: pd.Series, colours: Mapping[str, str]) -> None:
+    xy_C2 = adata.obsm["X_umap"]
+    _points(axis, xy_C2, [colours[str(label)] for label in label_C])
+    extent_2 = np.ptp(xy_C2, axis=0)
+    texts = []
+    for name in label_C.astype(str).unique():
+        own_C2 = xy_C2[label_C.astype(str) == name]
+        together = len(own_C2) >= FEWEST and (own_C2.std(axis=0) < COMPACT * extent_2).all()
+        if together or len(own_C2) >= NAMED_FROM * len(xy_C2):
+            texts.append((*np.median(own_C2, axis=0), short(name)))
+    for x, y, name in _apart(texts, width=extent_2[0] / 2.2, height=extent_2[1] / 15):
+        text = axis.text(x, y, name, fontsize=9, ha="center", va="center", color=INK)
+        text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white", alpha=0.9)])
+
+
+def _apart(texts: list[tuple[float, float, str]], *, width: float, height: float) -> list[tuple[float, float, str]]:
+    """Move texts up and down until none within a width of another is nearer than a height."""
+    places = np.array([text[:2] for text in texts], dtype=float).reshape(-1, 2)
+    for _ in range(200):
+        moved = False
+        for i, j in combinations(range(len(places)), 2):
+            (xi, yi), (xj, yj) = places[i], places[j]
+            lacking = height - abs(yi - yj)
+            if abs(xi - xj) < width and lacking > 1e-6:
+                up = 1 if yi >= yj else -1
+                places[i, 1] += up * lacking / 2
+                places[j, 1] -= up * lacking / 2
+                moved = True
+        if not moved:
+            break
+    return [(x, y, name) for (x, y), (_, _, name) in zip(places, texts, strict=True)]
+
+
+def _doubt(axis: Axes, adata: ad.AnnData, probability_C: np.ndarray) -> None:
+    order = np.argsort(-probability_C)  # the unsure ones on top
+    x_C, y_C = adata.obsm["X_umap"][order].T
+    drawn = axis.scatter(x_C, y_C, c=1 - probability_C[order], s=10, cmap=DOUBT, vmin=0, vmax=1, linewidths=0)
+    _bare(axis)
+    bar = axis.figure.colorbar(drawn, ax=axis, shrink=0.7, aspect=18, pad=0.01, ticks=[0, 0.5, 1])
+    bar.ax.set_yticklabels(["1", "0.5", "0"])
+    bar.ax.invert_yaxis()
+    bar.set_label("probability", fontsize=8)
+    bar.ax.tick_params(labelsize=8, length=0)
+    bar.outline.set_visible(False)
+
+
+def _points(axis: Axes, xy_C2: np.ndarray, colours: Sequence[str]) -> None:
+    axis.scatter(xy_C2[:, 0], xy_C2[:, 1], s=10, c=list(colours), linewidths=0)
+    _bare(axis)
+
+
+def _bare(axis: Axes) -> None:
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.margins(0.06)
+
+
+def _sequence(axis: Axes, slots: Sequence[tuple[str, str]]) -> None:
+    """Draw slots as boxes in a row, masked ones in another colour."""
+    x, gap = 0.0, 0.14
+    for head, content in slots:
+        masked, text = content == "?", "[MASK]" if content == "?" else content
+        width = 0.5 if content == "…" else max(0.16 * len(head), 0.19 * len(text)) + 0.3
+        middle = x + width / 2
+        if content != "…":
+            box = FancyBboxPatch(
+                (x, 0.2), width, 0.75, boxstyle="round,pad=0,rounding_size=0.1", linewidth=1.4 if masked else 0.7,
+                facecolor="#FCE5D4" if masked else "#F2F4F7", edgecolor=ACCENT if masked else "#AAB2BD",
+            )  # fmt: skip
+            axis.add_patch(box)
+        weight, colour = ("bold", ACCENT) if masked else ("normal", INK)
+        axis.text(middle, 0.77, head, ha="center", va="center", fontsize=7, color="#555555")
+        y = 0.44 if head else 0.57
+        axis.text(middle, y, text, ha="center", va="center", fontsize=9, color=colour, fontweight=weight)
+        x += width + gap
+    axis.text(x / 2, -0.05, READS, ha="center", va="center", fontsize=9, color="#555555")
+    axis.set(xlim=(-0.1, x), ylim=(-0.2, 1), xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
