@@ -173,7 +173,7 @@ def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> "Corpus":
     adata = _make_adata(400, seed=3)
     rare_C = (adata.obs["cell_type"] != "monocyte") | (np.arange(400) % 5 == 0)
     adata = adata[np.flatnonzero(rare_C)[:240]].copy()
-    config = PrepareConfig(n_genes=24, binning="linear", fractions=(0.5, 0.25, 0.25))
+    config = PrepareConfig(n_genes=24, binning="linear", fractions=(0.5, 0.25, 0.25), seen=0.05)
     return prepare(adata, tmp_path_factory.mktemp("toy") / "corpus", config=config)
 
 

@@ -11,7 +11,7 @@ from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import CorpusError
 
-CONFIG = PrepareConfig(n_genes=24, fractions=(0.5, 0.25, 0.25))
+CONFIG = PrepareConfig(n_genes=24, fractions=(0.5, 0.25, 0.25), seen=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +199,18 @@ def test_a_model_with_another_tokenizer_is_refused(corpus, make_tokenizer):
     corpus.check(corpus.tokenizer.fingerprint())
     with pytest.raises(CorpusError, match=r"made with another tokenizer.*Train on this corpus"):
         corpus.check(make_tokenizer(24).fingerprint())
+
+
+def test_a_split_is_opened_once(corpus):
+    assert corpus.split("train") is corpus.split("train")
+
+
+def test_a_corpus_describes_itself_in_a_few_lines(corpus):
+    text = repr(corpus)
+    assert len(text.splitlines()) == 5
+    assert f"train {len(corpus.split('train'))}, validation {len(corpus.split('validation'))}" in text
+    assert "sources: 2 (first, second)" in text
+    assert "genes: 24 in 10 bins" in text
 
 
 def test_a_split_that_does_not_exist_is_refused(corpus):

@@ -44,7 +44,7 @@ def corpus(make_adata, tmp_path_factory):
     return prepare(
         {"first": first, "second": second},
         tmp_path_factory.mktemp("two") / "corpus",
-        config=PrepareConfig(n_genes=24, fractions=(0.5, 0.2, 0.3)),
+        config=PrepareConfig(n_genes=24, fractions=(0.5, 0.2, 0.3), seen=0.05),
     )
 
 

@@ -4,7 +4,7 @@ Legend: C cells, N expressed entries (cell, gene), G panel genes, P phenotypes, 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -59,12 +59,25 @@ class Corpus:
         self.split_word: str = self.info["config"]["split"]
         self.sources: tuple[str, ...] = tuple(source["name"] for source in self.info["sources"])
         self.measured_SG = np.array([list(source["measured"]) for source in self.info["sources"]]) == "1"
+        self._splits: dict[SplitName, CorpusSplit] = {}
         if self.tokenizer.fingerprint() != self.info["tokenizer"]:
             msg = (
                 f"{self.folder} was altered: tokenizer.json and genes.tsv are not the ones its cells were made with. "
                 "Restore them, or run polygene prepare again."
             )
             raise CorpusError(msg)
+
+    def __repr__(self) -> str:
+        n_cells = {split: sum(source["cells"].get(split, 0) for source in self.info["sources"]) for split in SPLITS}
+        cells = ", ".join(f"{split} {n:,}" for split, n in n_cells.items() if n)
+        names = ", ".join(self.sources[:5]) + (", …" if len(self.sources) > 5 else "")
+        return (
+            f"Corpus in {str(self.folder)!r}, split by {self.split_word}\n"
+            f"    cells: {cells}\n"
+            f"    sources: {len(self.sources):,} ({names})\n"
+            f"    genes: {len(self.tokenizer.panel):,} in {self.tokenizer.binner.n_bins} bins\n"
+            f"    phenotypes: {', '.join(self.tokenizer.schema.names)}"
+        )
 
     def split(self, name: SplitName) -> "CorpusSplit":
         """Open the cells of "train", "validation", "test" or "seen" (cells of training donors that do not train).
@@ -74,8 +87,10 @@ class Corpus:
         if name not in SPLITS:
             msg = f"there is no split {name!r}; there are {', '.join(SPLITS)}"
             raise CorpusError(msg)
-        files = [self.folder / file for file in self.info["files"] if file.startswith(f"{name}/")]
-        return CorpusSplit(files, self.measured_SG, len(self.tokenizer.schema.names))
+        if name not in self._splits:  # kept: a split maps its files when it is made
+            files = [self.folder / file for file in self.info["files"] if file.startswith(f"{name}/")]
+            self._splits[name] = CorpusSplit(files, self.measured_SG, len(self.tokenizer.schema.names))
+        return self._splits[name]
 
     def check(self, tokenizer_fingerprint: str) -> None:
         """Refuse to go on with a model whose tokenizer is another one.
@@ -191,14 +206,6 @@ class CorpusSplit:
             measured_SG=self.measured_SG,
             sources_C=sources_C,
         )
-
-    def tables(self, size: int) -> Iterator[pa.Table]:
-        """Give the cells in order, as Arrow tables of at most `size` cells; nothing is copied."""
-        if not self._shards:
-            return
-        table = pa.concat_tables([shard.table for shard in self._shards])
-        for first in range(0, len(self), size):
-            yield table.slice(first, size)
 
     def values(self, indices: slice | np.ndarray | None = None) -> sparse.csr_matrix:
         """Give x_CG, log1p counts per 10,000 of the expressed panel genes (half precision, as float32), by cell."""

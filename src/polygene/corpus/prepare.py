@@ -70,8 +70,8 @@ class PrepareConfig:
     fractions
         Shares of donors (files, cells) that train, validate and test; at least one donor for each share above 0.
     seen
-        Share of the cells of training donors (files) that is set aside: scored beside the cells of test donors, they
-        show what a split by cells would flatter, the leakage gap. With split="random" there is nothing to show.
+        Share of the cells of training donors (files) that does not train. Scores on them minus scores on test donors are
+        the leakage gap, by which a split by cells would flatter. Without effect where split="random".
     donor
         The column of `obs` that holds the donor.
     phenotypes
@@ -92,7 +92,7 @@ class PrepareConfig:
     n_bins: int = 10
     split: SplitBy = "donor"
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    seen: float = 0.05
+    seen: float = 0.0
     donor: str = "donor_id"
     phenotypes: Mapping[str, str] = field(default_factory=dict)
     include_genes: Sequence[str] = ()
