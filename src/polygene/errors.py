@@ -1,5 +1,8 @@
 """Every error a user can cause, each with a message that says what is wrong, what was given and what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class PolyGeneError(ValueError):
     """The root of them all; the command line prints its message and exits with code 2."""
@@ -14,7 +17,11 @@ class ScaleError(PolyGeneError):
 
 
 class PhenotypeError(PolyGeneError):
-    """A phenotype or its column is missing, or a label is not in the vocabulary."""
+    """A phenotype is missing, or a label is not in the vocabulary."""
+
+
+class ColumnError(PolyGeneError):
+    """A column that was named, or that the task needs, is not in the table; `missing_column` makes it."""
 
 
 class CorpusError(PolyGeneError):
@@ -35,3 +42,23 @@ class DataError(PolyGeneError):
 
 class RunEndedError(PolyGeneError):
     """Another process of the run ended, so this one cannot go on."""
+
+
+def missing_column(column: str, columns: Iterable[object], *, of: str, holds: str = "", do: str = "") -> ColumnError:
+    """Make the error for a column that is not there; it names the nearest columns, or the first ten.
+
+    Parameters
+    ----------
+    columns
+        The columns that exist.
+    of
+        The file or object whose `obs` was searched.
+    holds, do
+        What the column would hold, and what to pass or change.
+    """
+    names = list(dict.fromkeys(map(str, columns)))
+    near = difflib.get_close_matches(column, names, n=3)
+    others = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"It has {others or 'no columns'}."
+    what = f", which should hold {holds}" if holds else ""
+    return ColumnError(f"{of} has no column {column!r} in obs{what}. {hint} {do}".rstrip())

@@ -431,7 +431,7 @@ def test_recipes_that_cannot_be_followed(text: str, says: str, tmp_path: Path, m
     ("options", "says"),
     [
         (["--column", "sex"], "--column has a name and a value"),
-        (["--column", "sex=gender"], "no source has a column 'gender'"),
+        (["--column", "sex=gender"], "no column 'gender' in obs"),
         (["--split", "donors"], "'donor' or 'study' or 'random'"),
         (["--column", "donor_id=patient"], "no column 'patient'"),
         (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),

@@ -6,7 +6,7 @@ import pytest
 from scipy import sparse
 
 from polygene.corpus.split import N_DRAWS, _draw, _labels_of_units, draw_units, split_cells
-from polygene.errors import DataError
+from polygene.errors import ColumnError, DataError
 from polygene.io.read import open_sources
 from polygene.vocab.columns import given_texts
 from polygene.vocab.phenotypes import CELLXGENE
@@ -152,13 +152,13 @@ def test_at_random_a_cell_is_known_by_its_name_not_by_its_place(make_adata):
 def test_files_without_donors_are_refused_unless_the_split_is_said(make_adata):
     adatas = {"with": make_adata(), "without": make_adata(seed=1)}
     del adatas["without"].obs["donor_id"]
-    with pytest.raises(DataError, match=r"^without: no column 'donor_id' in obs.*split='study'.*split='random'"):
+    with pytest.raises(ColumnError, match=r"^without has no column 'donor_id' in obs.*split='study'.*split='random'"):
         split(adatas)
     with pytest.raises(DataError, match="2 files cannot be split into 3 parts"):
         split(adatas, by="study")
     assert len(split(adatas, by="random")) == 2
     adatas["without"].obs["patient"] = "one"
-    with pytest.raises(DataError, match=r"^with: no column 'patient'"):
+    with pytest.raises(ColumnError, match=r"^with has no column 'patient'"):
         split(adatas, donor="patient")
 
 

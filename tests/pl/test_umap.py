@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from polygene.errors import DataError
+from polygene.errors import ColumnError, DataError
 from polygene.pl import umap
 
 
@@ -47,7 +47,7 @@ def test_many_labels_and_one_column_are_drawn_too(adata: ad.AnnData) -> None:
 
 
 def test_what_is_missing_is_named(adata: ad.AnnData) -> None:
-    with pytest.raises(DataError, match=r"no column nothing; it has donor_id"):
+    with pytest.raises(ColumnError, match=r"no column 'nothing' in obs. It has donor_id"):
         umap(adata, color="nothing")
     del adata.obsm["X_umap"]
     with pytest.raises(DataError, match=r"no 'X_umap': run sc\.pp\.neighbors"):

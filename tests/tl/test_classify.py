@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from polygene.errors import DataError, PhenotypeError
+from polygene.errors import ColumnError, DataError, PhenotypeError
 from polygene.model.checkpoint import PolyGene
 from polygene.tl import annotate, classify, embed
 from polygene.tl._classify import classification
@@ -124,20 +124,20 @@ def test_without_donors_it_says_that_the_score_flatters(
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("mine_", "no column 'mine_'"),
+        ("mine_", "no column 'mine_' in obs, which should hold the labels to learn. Did you mean 'mine'"),
         ("depth", "a number is no label"),
         ("tissue", "1 labels for 200 labelled cells"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(key: str, says: str, adata: ad.AnnData, tiny_model: PolyGene) -> None:
     adata.obs["depth"] = np.random.default_rng(0).random(200)
-    with pytest.raises(PhenotypeError, match=says):
+    with pytest.raises((PhenotypeError, ColumnError), match=says):
         classify(adata, tiny_model, key=key)
     assert f"polygene_{key}" not in adata.obs
 
 
 def test_a_donor_column_that_was_named_must_be_there(adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    with pytest.raises(PhenotypeError, match="no column 'patient' in obs with the donor; it has donor_id"):
+    with pytest.raises(ColumnError, match=r"no column 'patient' in obs, which should hold the donor.* It has donor_id"):
         classify(adata, tiny_model, key="mine", donor="patient")
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from polygene.errors import DataError, PhenotypeError
+from polygene.errors import ColumnError, DataError, PhenotypeError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import bin_probabilities
 from polygene.runtime.hashing import uniform
@@ -249,8 +249,8 @@ def test_a_binary_model_answers_expressed_alone(
         ({"sex": "male"}, {"given": ["tissue", "sex"]}, PhenotypeError, "sex: given and changed at once"),
         ({"sex": "male"}, {"given": ["colour"]}, PhenotypeError, "no phenotype 'colour'"),
         ({"sex": "male"}, {"given": ["age"]}, PhenotypeError, "age: the model does not know the label '30-year-old"),
-        ({"sex": "male"}, {"donor": "patient"}, PhenotypeError, "no column 'patient' in obs; it has donor_id"),
-        ({"sex": "male"}, {"groupby": "cluster"}, PhenotypeError, "no column 'cluster' in obs"),
+        ({"sex": "male"}, {"donor": "patient"}, ColumnError, "no column 'patient' in obs. It has donor_id"),
+        ({"sex": "male"}, {"groupby": "cluster"}, ColumnError, "no column 'cluster' in obs"),
         ({"sex": "male"}, {"n_repeats": 0}, DataError, "1 or more, got 0"),
         ({"tissue": "blood"}, {}, DataError, "No cell of adata is left to ask: of 60, 60 have the new label already"),
         ({"tissue": ("lung", "blood")}, {}, DataError, "60 have the new label already"),
@@ -268,7 +268,7 @@ def test_a_missing_column_and_missing_cells_are_named(adata: ad.AnnData, tiny_mo
     with pytest.raises(DataError, match="empty"):
         counterfactual(adata[:0].copy(), tiny_model, {"sex": "male"})
     adata.obs = adata.obs.rename(columns={"sex": "sexes"})
-    with pytest.raises(PhenotypeError, match=r"no column 'sex', which holds sex\. Is it 'sexes'"):
+    with pytest.raises(ColumnError, match=r"no column 'sex' in obs, which should hold sex\. Did you mean 'sexes'"):
         counterfactual(adata, tiny_model, {"sex": "male"})
     with pytest.raises(DataError, match="from_pretrained"):
         counterfactual(adata, "model", {"sex": "male"})

@@ -15,7 +15,7 @@ from scipy.special import softmax
 from polygene.cli.describe import describe
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.errors import DataError, PhenotypeError
+from polygene.errors import ColumnError, DataError, PhenotypeError
 from polygene.evaluation.evaluate import evaluate
 from polygene.model.checkpoint import PolyGene
 from polygene.model.metrics import Metrics
@@ -148,10 +148,10 @@ def test_what_is_there_is_not_replaced_and_what_cannot_be_learned_is_refused(
         with pytest.raises(DataError, match="exists; choose another folder"):
             finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine", how=how)
     for wrong, error, says in (
-        ({"label": "stage"}, PhenotypeError, "no column 'stage'"),
+        ({"label": "stage"}, ColumnError, "no column 'stage'"),
         ({"label": "tissue"}, PhenotypeError, "1 labels for 200 labelled cells"),
         ({"label": "stage of mine", "how": "fully"}, DataError, "head, all; got 'fully'"),
-        ({"label": "stage of mine", "donor": "patient"}, PhenotypeError, "no column 'patient'"),
+        ({"label": "stage of mine", "donor": "patient"}, ColumnError, "no column 'patient'"),
     ):
         with pytest.raises(error, match=says):
             finetune(adata, tiny_model, out=tmp_path / "new", **wrong)

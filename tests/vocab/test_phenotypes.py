@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polygene.errors import PhenotypeError
+from polygene.errors import ColumnError, PhenotypeError
 from polygene.vocab.phenotypes import CELLXGENE, NOT_GIVEN, Phenotype, PhenotypeSchema, count_labels
 
 
@@ -155,9 +155,9 @@ def test_a_category_that_no_cell_has_is_no_error(schema):
 
 
 def test_a_column_that_was_asked_and_is_missing_is_an_error_that_names_the_nearest(obs, schema):
-    with pytest.raises(PhenotypeError, match=r"no column 'cell_type', which holds cell_type. Is it 'celltype'"):
+    with pytest.raises(ColumnError, match=r"no column 'cell_type' in obs, which .* cell_type. Did you mean 'celltype'"):
         schema.encode(obs.assign(celltype="B cell"), use=["cell_type"])
-    with pytest.raises(PhenotypeError, match=r"no column 'cell_type'.* It has sex, tissue"):
+    with pytest.raises(ColumnError, match=r"no column 'cell_type'.* It has sex, tissue"):
         schema.encode(obs, use=["cell_type"])
 
 

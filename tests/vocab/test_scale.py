@@ -7,7 +7,7 @@ import pytest
 import scanpy as sc
 from scipy import sparse
 
-from polygene.errors import DataError, ScaleError
+from polygene.errors import ColumnError, DataError, ScaleError
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.scale import counts_share, detect_scale, expression_matrix, genes_of, log1p_values, say_totals
 
@@ -167,7 +167,7 @@ def test_totals_that_cannot_be_are_refused(column, problem):
 
 
 def test_totals_that_are_not_there_or_would_do_nothing_are_refused():
-    with pytest.raises(DataError, match="obs has no column 'n_counts'"):
+    with pytest.raises(ColumnError, match="no column 'n_counts' in obs"):
         log1p_values(make(sparse.csr_matrix(COUNTS)), totals="n_counts")
     with pytest.raises(ScaleError, match="normalised already"):
         log1p_values(make(sparse.csr_matrix(LOG1P)), totals="n_counts")

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from polygene.errors import CheckpointError, DataError, GeneError, PhenotypeError, ScaleError
+from polygene.errors import CheckpointError, ColumnError, DataError, GeneError, PhenotypeError, ScaleError
 from polygene.vocab.binning import ExpressionBinner, InverseFit
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
@@ -414,7 +414,7 @@ def spoil(adata, how):
         ("scaled", ScaleError, "looks scaled"),
         ("NaN", ScaleError, "NaN or infinite"),
         ("label", PhenotypeError, "'lungs' .60 cells; the nearest is 'lung'"),
-        ("column", PhenotypeError, "obs has no column 'tissue'"),
+        ("column", ColumnError, "no column 'tissue' in obs"),
     ],
 )
 def test_bad_input_is_refused_with_what_was_found(linear, adata, how, error, problem):

@@ -33,7 +33,7 @@ from polygene.corpus.variable_genes import (
     score_genes,
     union_of_genes,
 )
-from polygene.errors import DataError, PhenotypeError, PolyGeneError, RecipeError
+from polygene.errors import PolyGeneError, RecipeError, missing_column
 from polygene.io.read import CellSource, Source, open_sources
 from polygene.runtime.atomic import written_whole
 from polygene.runtime.workers import Workers
@@ -70,8 +70,8 @@ class PrepareConfig:
     fractions
         Shares of donors (files, cells) that train, validate and test; at least one donor for each share above 0.
     seen
-        Share of the cells of training donors (files) that does not train. Scores on them minus scores on test donors are
-        the leakage gap, by which a split by cells would flatter. Without effect where split="random".
+        Share of the cells of training donors (files) that does not train. Scores on them minus scores on test donors
+        are the leakage gap, by which a split by cells would flatter. Without effect where split="random".
     donor
         The column of `obs` that holds the donor.
     phenotypes
@@ -163,7 +163,7 @@ def prepare(
 
     Raises
     ------
-    DataError, GeneError, ScaleError, PhenotypeError
+    DataError, GeneError, ScaleError, PhenotypeError, ColumnError
         The sources cannot be read, or cannot be split; names the source.
     CorpusError
         The folder exists, or cannot be written.
@@ -451,11 +451,6 @@ def _say_new(phenotypes: Sequence[Phenotype]) -> None:
 def _check_columns(config: PrepareConfig, sources: Sequence[CellSource]) -> None:
     """Refuse a column that was named and is in no source."""
     columns = sorted({column for cells in sources for column in cells.columns})
-    named = [*config.phenotypes.values(), *([config.totals] if config.totals else [])]
-    for column in named:
+    for column in [*config.phenotypes.values(), *([config.totals] if config.totals else [])]:
         if column not in columns:
-            near = difflib.get_close_matches(column, columns, n=1)
-            msg = f"no source has a column {column!r} in obs; " + (
-                f"the nearest is {near[0]!r}" if near else f"there are {', '.join(columns) or 'none'}"
-            )
-            raise DataError(msg) if column == config.totals else PhenotypeError(msg)
+            raise missing_column(column, columns, of=" and ".join(cells.label for cells in sources[:3]))

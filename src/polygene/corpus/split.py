@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from polygene.corpus.arrow import SPLITS
-from polygene.errors import DataError
+from polygene.errors import DataError, missing_column
 from polygene.io.read import CellSource
 from polygene.vocab.columns import given_texts, is_synthetic
 from polygene.vocab.phenotypes import Phenotype
@@ -21,6 +21,11 @@ logger = logging.getLogger("polygene")
 
 SplitBy = Literal["donor", "study", "random"]
 N_DRAWS = 32
+NO_DONORS = (
+    "Pass the column of donors: donor='...' (--column donor_id=...), or add one (a cell whose donor is NaN trains), or "
+    "pass split='study' (--split study: whole files are held out) or split='random' (--split random: cells of one "
+    "donor train and test, so scores are too good)."
+)
 
 
 def split_cells(
@@ -51,8 +56,10 @@ def split_cells(
 
     Raises
     ------
+    ColumnError
+        A source has no column of donors.
     DataError
-        There are no donors, or fewer units than parts.
+        No cell has a donor, or there are fewer units than parts.
     """
     synthetic = [is_synthetic(frame) for frame in frames]
     if all(synthetic_C.all() for synthetic_C in synthetic):
@@ -243,15 +250,9 @@ def _check_donors(
     """Refuse files without donors, unless all of their cells are synthetic, and say what can be done."""
     real = [one for one in zip(sources, frames, synthetic, strict=True) if not one[2].all()]
     sources, frames = [cells for cells, _, _ in real], [frame for _, frame, _ in real]
-    without = [cells.label for cells, frame in zip(sources, frames, strict=True) if donor not in frame]
-    if without:
-        msg = (
-            f"{', '.join(without)}: no column {donor!r} in obs, so donors cannot be held out. Name the column that "
-            "holds donors: donor='...' (--column donor_id=...), or add one (a cell whose donor is NaN trains), or say "
-            "split='study' (--split study: whole files are held out) or split='random' (--split random: cells of one "
-            "donor train and test, and scores come out too good)"
-        )
-        raise DataError(msg)
+    for cells, frame in zip(sources, frames, strict=True):
+        if donor not in frame:
+            raise missing_column(donor, cells.columns, of=cells.label, holds="the donor of each cell", do=NO_DONORS)
     n_missing = [int((given_texts(frame[donor])[0] < 0).sum()) for frame in frames]
     if sum(n_missing) == sum(map(len, frames)):
         msg = f"no cell has a donor in obs[{donor!r}]; say split='study' or split='random' (--split)"

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from polygene.errors import DataError
+from polygene.errors import DataError, missing_column
 
 PANEL, LEGEND = 4.0, 2.6  # inches
 LABELS_IN_A_COLUMN = 16
@@ -34,16 +34,16 @@ def umap(adata: ad.AnnData, *, color: str | Sequence[str], basis: str = "X_umap"
 
     Raises
     ------
-    DataError
+    DataError, ColumnError
         The plane or a column is missing.
     """
     columns = [color] if isinstance(color, str) else list(color)
     if basis not in adata.obsm:
         msg = f"obsm has no {basis!r}: run sc.pp.neighbors(adata, use_rep='X_polygene') and sc.tl.umap(adata) first."
         raise DataError(msg)
-    if missing := [column for column in columns if column not in adata.obs]:
-        msg = f"obs has no column {', '.join(missing)}; it has {', '.join(map(str, adata.obs.columns))}."
-        raise DataError(msg)
+    for column in columns:
+        if column not in adata.obs:
+            raise missing_column(column, adata.obs.columns, of="adata")
     xy_C2 = adata.obsm[basis][:, :2]
     texts = {
         column: adata.obs[column].astype(object).where(adata.obs[column].notna(), "not given") for column in columns

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from polygene.errors import DataError, PhenotypeError
+from polygene.errors import DataError, missing_column
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.write import note_in
 from polygene.model.checkpoint import PolyGene
@@ -110,7 +110,9 @@ def counterfactual(
     ------
     PhenotypeError
         A phenotype or label is unknown (the message names the nearest), changed and given at once, changed to itself,
-        or the model knows one label of it only; a column is missing.
+        or the model knows one label of it only.
+    ColumnError
+        A column is missing.
     DataError
         There are no cells, or none is left.
     GeneError, ScaleError
@@ -161,8 +163,7 @@ def _units(cells: CellSource, donor: str, groupby: str | None) -> tuple[np.ndarr
     """Number the donors within groups: unit_C, -1 for a cell without donor or group, and (donor, group) of each."""
     missing = [column for column in (donor, groupby) if column is not None and column not in cells.columns]
     if groupby in missing or (missing and donor != "donor_id"):
-        msg = f"{cells.label} has no column {missing[-1]!r} in obs; it has {', '.join(cells.columns[:10]) or 'none'}."
-        raise PhenotypeError(msg)
+        raise missing_column(missing[-1], cells.columns, of=cells.label)
     if missing:
         logger.warning(
             "%s has no column %r: its cells count as one donor, and there are no intervals", cells.label, donor

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from polygene.errors import PhenotypeError
+from polygene.errors import PhenotypeError, missing_column
 from polygene.evaluation.metrics import label_scores, label_tally
 from polygene.io.read import CellSource
 from polygene.model.checkpoint import PolyGene
@@ -86,12 +86,11 @@ def labels_of(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
 
     Raises
     ------
-    PhenotypeError
+    ColumnError, PhenotypeError
         There is no such column, or it does not hold two labels at least, or no two cells share one.
     """
     if key not in cells.columns:
-        msg = f"{cells.label} has no column {key!r} in obs to learn; it has {', '.join(cells.columns[:10]) or 'none'}."
-        raise PhenotypeError(msg)
+        raise missing_column(key, cells.columns, of=cells.label, holds="the labels to learn")
     if "/" in key:
         msg = f"{key!r} cannot be written to a file, in whose names '/' parts folders: rename the column of obs."
         raise PhenotypeError(msg)
@@ -110,10 +109,7 @@ def donors_of(cells: CellSource, donor: str) -> np.ndarray:
     """Read the donor of each cell, -1 = not given; only a column that nobody named may be missing."""
     if donor not in cells.columns:
         if donor != "donor_id":
-            msg = (
-                f"{cells.label} has no column {donor!r} in obs with the donor; it has {', '.join(cells.columns[:10])}."
-            )
-            raise PhenotypeError(msg)
+            raise missing_column(donor, cells.columns, of=cells.label, holds="the donor of each cell")
         return np.full(cells.n_obs, -1)
     return given_texts(cells.frame([donor])[donor])[0]
 

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from polygene.errors import DataError, GeneError
+from polygene.errors import GeneError, missing_column
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime.progress import progress
 from polygene.tl._perturb_cells import Perturbation, Predictor, bins_of, raised_bins, stacks, wanted_bins
@@ -103,10 +103,7 @@ class Study:
         """Read the donor of each cell, -1 = not given, and how many there are, 0 where cells are the replicates."""
         cells = self.reader.cells
         if donor not in cells.columns and donor != "donor_id":
-            msg = (
-                f"{cells.label} has no column {donor!r} in obs with the donor; it has {', '.join(cells.columns[:10])}."
-            )
-            raise DataError(msg)
+            raise missing_column(donor, cells.columns, of=cells.label, holds="the donor of each cell")
         frame = cells.frame([donor])
         donors_C, names = given_texts(frame[donor]) if donor in frame else (np.zeros(0, np.int32), [])
         if not names:

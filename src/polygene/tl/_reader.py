@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from polygene._version import __version__
-from polygene.errors import DataError
+from polygene.errors import DataError, missing_column
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.vocab.cells import EncodedCells
@@ -52,8 +52,8 @@ class CellReader:
         self._told = False
         self._labels_CP = _labels(cells, tokenizer, given)  # only those of the given phenotypes are read
         if totals is not None and totals not in cells.columns:
-            msg = f"{cells.label} has no column {totals!r} in obs; it has {', '.join(cells.columns[:10])}."
-            raise DataError(msg)
+            do = "Pass totals=<column>, or leave it out."
+            raise missing_column(totals, cells.columns, of=cells.label, holds="the counts of each cell", do=do)
         self._scale = cells.scale
         self.match = tokenizer.panel.match(cells.var)
         sample = cells.sample(columns=TOTALS)

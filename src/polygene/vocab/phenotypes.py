@@ -14,7 +14,7 @@ from typing import Literal, Self
 import numpy as np
 import pandas as pd
 
-from polygene.errors import PhenotypeError
+from polygene.errors import PhenotypeError, missing_column
 from polygene.vocab.ages import age_in_years
 
 __all__ = ["CELLXGENE", "NOT_GIVEN", "Phenotype", "PhenotypeSchema", "age_in_years", "count_labels"]
@@ -193,8 +193,10 @@ class PhenotypeSchema:
 
         Raises
         ------
+        ColumnError
+            A column of `use` is missing.
         PhenotypeError
-            A column of `use` is missing, or a label is not in the vocabulary (names the nearest).
+            A label is not in the vocabulary (names the nearest).
         """
         if unknown not in ("error", "not given"):
             msg = f"unknown is 'error' or 'not given', got {unknown!r}."
@@ -210,7 +212,8 @@ class PhenotypeSchema:
             elif use is None:
                 absent = {None: len(obs)}
             else:
-                raise PhenotypeError(_missing_column(phenotype, obs))
+                do = f"Copy it to obs[{phenotype.column!r}], or leave {phenotype.name} out."
+                raise missing_column(phenotype.column, obs.columns, of="the table", holds=phenotype.name, do=do)
             if absent:
                 said.append(_say_absent(phenotype, absent, len(obs)))
         if said:
@@ -308,12 +311,3 @@ def _say_absent(phenotype: Phenotype, absent: Mapping[str | None, int], n_cells:
 def _order(phenotype: Phenotype, label: str) -> tuple[float, str]:
     years = age_in_years(label) if phenotype.ordinal == "age" else None
     return (np.inf if years is None else years, label)
-
-
-def _missing_column(phenotype: Phenotype, obs: pd.DataFrame) -> str:
-    nearest = difflib.get_close_matches(phenotype.column, [str(column) for column in obs.columns], n=1)
-    hint = f" Is it {nearest[0]!r}?" if nearest else f" It has {', '.join(map(str, obs.columns[:10]))}."
-    return (
-        f"obs has no column {phenotype.column!r}, which holds {phenotype.name}.{hint} "
-        f"Copy it to obs[{phenotype.column!r}], or leave {phenotype.name} out."
-    )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from polygene.errors import DataError, ScaleError
+from polygene.errors import DataError, ScaleError, missing_column
 from polygene.vocab.gene_matching import GeneMatch
 
 logger = logging.getLogger("polygene")
@@ -160,8 +160,7 @@ def _totals(adata: Any, x_CG: sparse.csr_matrix, column: str | None, scale: Scal
         msg = f"totals={column!r} is for counts, and the expression is {scale}: it is normalised already."
         raise ScaleError(msg)
     if column not in adata.obs:
-        msg = f"obs has no column {column!r} with the counts of each cell; it has {', '.join(adata.obs.columns[:10])}."
-        raise DataError(msg)
+        raise missing_column(column, adata.obs.columns, of="adata", holds="the counts of each cell")
     totals_C = pd.to_numeric(adata.obs[column], errors="coerce").to_numpy(np.float64)
     n_wrong = int((~(np.isfinite(totals_C) & (totals_C >= 0.99 * sums_C))).sum())
     if n_wrong:
