@@ -155,7 +155,9 @@ def test_what_everybody_is_told_alike_does_not_count_even_where_it_beats_the_mar
     )
     test = Cells(labels_CP=labels_C[:, None], donors_C=donors_C, sources_C=np.zeros(2_000, int))
     schema = SimpleNamespace(names=("sex",), labels=(("female", "male"),))
-    model = SimpleNamespace(tokenizer=SimpleNamespace(schema=schema), calibration=Calibration())
+    model = SimpleNamespace(
+        tokenizer=SimpleNamespace(schema=schema), calibration=Calibration(), at_or_below=lambda _: None
+    )
     ((one,), _) = reliability(model, train, test, [p_CV]).values()
     log_loss = {row["predictor"]: row["value"] for row in one["scores"] if row["score"] == "log_loss"}
     assert log_loss["uniform"] == pytest.approx(np.log(2))

@@ -11,6 +11,7 @@ from polygene.model.calibration import (
     Calibration,
     calibrate,
     check_coverage,
+    finest,
     least_probabilities,
     level,
     unit_weights,
@@ -157,3 +158,48 @@ def test_a_calibration_of_another_model_is_refused(tmp_path, damage):
 def test_a_coverage_that_sets_cannot_have_is_refused(coverage):
     with pytest.raises(PhenotypeError, match=r"0\.5 to 0\.99"):
         check_coverage(coverage)
+
+
+# --- labels of several granularities ---
+
+TREE = np.array([[1, 1, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=bool)
+
+
+def coarse_cells():
+    """Cells whose label is 0 (which stands above 1 and 2) or 3, and predictions that are finer."""
+    rng = np.random.default_rng(0)
+    p_CV = rng.dirichlet([0.3, 2, 2, 0.5], 400).astype(np.float32)
+    truth_C = np.where(rng.random(400) < p_CV[:, 3] ** 0.5, 3, 0)
+    return p_CV, truth_C, np.array([f"donor{d}" for d in rng.integers(0, 20, 400)], dtype=object)
+
+
+def test_a_label_is_as_probable_as_all_labels_at_and_below_it():
+    p_CV, truth_C, donors_C = coarse_cells()
+    found = calibrate(p_CV, truth_C, donors_C, TREE)
+    weights_C = unit_weights(np.unique(donors_C, return_inverse=True)[1])
+
+    def log_loss(temperature):
+        scaled_CV = p_CV.astype(float) ** (1 / temperature)
+        scaled_CV /= scaled_CV.sum(1, keepdims=True)
+        return weights_C @ -np.log(np.where(truth_C == 3, scaled_CV[:, 3], 1 - scaled_CV[:, 3]))
+
+    assert found.log_loss_before == pytest.approx(log_loss(1), abs=1e-4)
+    assert found.log_loss == pytest.approx(log_loss(found.temperature), abs=1e-4)
+    assert found.log_loss == pytest.approx(min(log_loss(t) for t in np.geomspace(0.2, 5, 400)), abs=1e-4)
+    assert found.log_loss < calibrate(p_CV, truth_C, donors_C).log_loss
+
+
+def test_sets_hold_a_coarse_label_where_a_finer_one_is_likely_and_name_the_finest():
+    p_CV, truth_C, donors_C = coarse_cells()
+    found = calibrate(p_CV, truth_C, donors_C, TREE)
+    p_CV = p_CV ** (1 / found.temperature)
+    p_CV /= p_CV.sum(1, keepdims=True)
+    set_CV = found.sets(p_CV, 0.8, TREE)
+    least_V = np.where(found.own(0.8), found.least_AV[30], found.least_A[30])
+    by_hand = np.stack([p_CV[:, :3].sum(1), p_CV[:, 1], p_CV[:, 2], p_CV[:, 3]], axis=1) >= least_V - 1e-6
+    assert (set_CV == by_hand).all()
+    assert set_CV[np.arange(400), truth_C].mean() > 0.75
+    finest_CV = finest(set_CV, TREE)
+    assert (finest_CV[:, 1:] == set_CV[:, 1:]).all()
+    assert (finest_CV[:, 0] == set_CV[:, 0] & ~set_CV[:, 1] & ~set_CV[:, 2]).all()
+    assert (finest(set_CV, None) == set_CV).all()

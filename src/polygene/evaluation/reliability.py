@@ -23,7 +23,7 @@ from polygene.evaluation.metrics import (
     ratio,
 )
 from polygene.evaluation.test_cells import MODEL, named, scored_labels
-from polygene.model.calibration import LabelCalibration, units_needed
+from polygene.model.calibration import LabelCalibration, finest, units_needed
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime.subsample import spread
 
@@ -100,7 +100,12 @@ def reliability(
         )
         units_C = np.arange(len(truth_C)) if donors_C is None else donors_C
         of_kept = p_CV[kept_C], truth_C[kept_C], units_C[kept_C]
-        held = set_scores(*of_kept, one, labels, seed=seed) if one else {"why": "the model was not calibrated"}
+        table_VV = model.at_or_below(name)
+        held = (
+            set_scores(*of_kept, one, labels, at_or_below_VV=table_VV, seed=seed)
+            if one
+            else {"why": "the model was not calibrated"}
+        )
         sets.append({"phenotype": name, "asked": COVERAGE, **held, "risk_coverage": risk_coverage(*of_kept, seed=seed)})
     return {"calibration": calibrated, "sets": sets}
 
@@ -179,11 +184,12 @@ def set_scores(
     calibration: LabelCalibration,
     labels: tuple[str, ...],
     *,
+    at_or_below_VV: np.ndarray | None = None,
     seed: int,
 ) -> dict[str, Any]:
     """Score sets at `COVERAGE`: how often they hold the true label, by donor, and how many labels they hold."""
-    set_CV = calibration.sets(p_CV, COVERAGE)
-    size_C, held_C = set_CV.sum(axis=1), set_CV[np.arange(len(truth_C)), truth_C]
+    set_CV = calibration.sets(p_CV, COVERAGE, at_or_below_VV)
+    size_C, held_C = finest(set_CV, at_or_below_VV).sum(axis=1), set_CV[np.arange(len(truth_C)), truth_C]
     single_C, own_V = size_C == 1, calibration.own(COVERAGE)
     by_label = []
     for label in np.unique(truth_C):

@@ -66,14 +66,17 @@ class LabelCalibration:
         """Say which labels have enough units of their own for sets of this coverage, bool (V,)."""
         return np.array(self.units_V) >= units_needed(coverage)
 
-    def sets(self, probabilities_CV: np.ndarray, coverage: float) -> np.ndarray:
+    def sets(
+        self, probabilities_CV: np.ndarray, coverage: float, at_or_below_VV: np.ndarray | None = None
+    ) -> np.ndarray:
         """Say which labels are in the set of each cell, bool (C, V).
 
-        A label with too few units of its own is held to what all labels together ask for.
+        A label with too few units of its own is held to what all labels together ask for. With `at_or_below_VV`, as for
+        `calibrate`, a label is as probable as all labels at and below it together.
         """
         a = level(coverage)
         least_V = np.where(self.own(coverage), self.least_AV[a], self.least_A[a])
-        return probabilities_CV >= least_V - ROUNDING
+        return summed(probabilities_CV, at_or_below_VV) >= least_V - ROUNDING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +145,25 @@ def units_needed(coverage: float) -> int:
     return ceil(coverage / (1 - coverage) - 1e-9)
 
 
+def summed(probabilities_CV: np.ndarray, at_or_below_VV: np.ndarray | None) -> np.ndarray:
+    """Give the probability of each label and all labels below it together, (C, V)."""
+    return probabilities_CV if at_or_below_VV is None else probabilities_CV @ at_or_below_VV.T.astype(np.float32)
+
+
+def finest(set_CV: np.ndarray, at_or_below_VV: np.ndarray | None) -> np.ndarray:
+    """Leave out of each set the labels that another label of it is below: the finer one holds for them too."""
+    if at_or_below_VV is None:
+        return set_CV
+    strictly_VV = at_or_below_VV & ~at_or_below_VV.T  # two names of one term both stay
+    has_finer_CV: np.ndarray = set_CV.astype(np.int32) @ strictly_VV.T.astype(np.int32) > 0
+    return set_CV & ~has_finer_CV
+
+
 def calibrate(
-    probabilities_CV: np.ndarray, truth_C: np.ndarray, donors_C: np.ndarray | None
+    probabilities_CV: np.ndarray,
+    truth_C: np.ndarray,
+    donors_C: np.ndarray | None,
+    at_or_below_VV: np.ndarray | None = None,
 ) -> LabelCalibration | None:
     """Learn temperature and sets of one phenotype from cells that did not train the model.
 
@@ -161,6 +181,9 @@ def calibrate(
         int, -1 where the label is not given.
     donors_C
         Donor of each cell; None where donors are not known, and each cell is a unit.
+    at_or_below_VV
+        Which labels (columns) are at or below which (rows): the probability of a label is then theirs together, as in
+        training. None: its own.
 
     Returns
     -------
@@ -172,8 +195,9 @@ def calibrate(
     if not n_cells or n_labels < 2:
         return None
     unit_C = np.arange(n_cells) if donors_C is None else pd.factorize(donors_C[given_C])[0]
-    temperature = _temperature(log_p_CV, truth_C, unit_C)
-    before_C, surprise_C = _surprise(log_p_CV, truth_C, 1.0), _surprise(log_p_CV, truth_C, temperature)
+    table_VV = np.eye(n_labels, dtype=bool) if at_or_below_VV is None else at_or_below_VV
+    temperature = _temperature(log_p_CV, table_VV[truth_C], unit_C)
+    before_C, surprise_C = (_surprise(log_p_CV, table_VV[truth_C], one) for one in (1.0, temperature))
     weights_C, p_C = unit_weights(unit_C), np.exp(-surprise_C)
     of_label = [np.flatnonzero(truth_C == label) for label in range(n_labels)]
     least_VA = [least_probabilities(p_C[rows], unit_C[rows]) for rows in of_label]
@@ -232,30 +256,35 @@ def unit_weights(unit_C: np.ndarray) -> np.ndarray:
     return 1.0 / (len(counts) * counts[inverse_C])
 
 
-def _temperature(log_p_CV: np.ndarray, truth_C: np.ndarray, unit_C: np.ndarray) -> float:
+def _temperature(log_p_CV: np.ndarray, true_CV: np.ndarray, unit_C: np.ndarray) -> float:
     """Find the temperature with the least log loss, and keep it if it helps units that it was not found on."""
 
     def best(rows: np.ndarray) -> float:
-        weights, log_p, truth = unit_weights(unit_C[rows]), log_p_CV[rows], truth_C[rows]
+        weights, log_p, true = unit_weights(unit_C[rows]), log_p_CV[rows], true_CV[rows]
         found = minimize_scalar(
-            lambda log_t: weights @ _surprise(log_p, truth, exp(log_t)),
+            lambda log_t: weights @ _surprise(log_p, true, exp(log_t)),
             bounds=tuple(np.log(TEMPERATURES)),
             method="bounded",
         )
         return exp(found.x)
 
     fold_C = np.unique(unit_C, return_inverse=True)[1] % MOST_FOLDS
-    gain_C = np.zeros(len(truth_C))
+    gain_C = np.zeros(len(true_CV))
     for fold in np.unique(fold_C) if fold_C.any() else ():
         out = fold_C == fold
         temperature = best(np.flatnonzero(~out))
-        gain_C[out] = _surprise(log_p_CV[out], truth_C[out], 1.0) - _surprise(log_p_CV[out], truth_C[out], temperature)
-    return best(np.arange(len(truth_C))) if unit_weights(unit_C) @ gain_C > 0 else 1.0
+        gain_C[out] = _surprise(log_p_CV[out], true_CV[out], 1.0) - _surprise(log_p_CV[out], true_CV[out], temperature)
+    return best(np.arange(len(true_CV))) if unit_weights(unit_C) @ gain_C > 0 else 1.0
 
 
-def _surprise(log_p_CV: np.ndarray, truth_C: np.ndarray, temperature: float) -> np.ndarray:
-    """Give −ln of the probability of the truth at a temperature, (C,)."""
+def _surprise(log_p_CV: np.ndarray, true_CV: np.ndarray, temperature: float) -> np.ndarray:
+    """Give −ln of the probability of the labels that are true of a cell together, at a temperature, (C,)."""
     scaled_CV = log_p_CV / temperature
-    most_C1 = scaled_CV.max(axis=1, keepdims=True)
-    sums_C = np.log(np.exp(scaled_CV - most_C1).sum(axis=1)) + most_C1[:, 0]
-    return sums_C - scaled_CV[np.arange(len(truth_C)), truth_C]
+    true_scaled_CV = np.where(true_CV, scaled_CV, -np.inf)
+    return _log_sum_exp(scaled_CV) - _log_sum_exp(true_scaled_CV)
+
+
+def _log_sum_exp(x_CV: np.ndarray) -> np.ndarray:
+    most_C1 = x_CV.max(axis=1, keepdims=True)
+    sums_C: np.ndarray = np.log(np.exp(x_CV - most_C1).sum(axis=1)) + most_C1[:, 0]
+    return sums_C

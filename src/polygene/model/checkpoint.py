@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -38,6 +39,7 @@ from polygene.nn.config import PolyGeneConfig
 from polygene.nn.network import PolyGeneModel
 from polygene.runtime.distributed import own_device
 from polygene.runtime.json import write_json
+from polygene.vocab.cell_ontology import at_or_below
 from polygene.vocab.tokenizer import FILES, CellTokenizer
 
 CALIBRATION, NOVELTY, RECIPE, METRICS = "calibration.json", "novelty.safetensors", "recipe.toml", "metrics.json"
@@ -85,6 +87,12 @@ class PolyGene:
             f"{device}\n{self.tokenizer.schema.describe()}\n"
             f"  calibrated: {calibrated}; novelty: {'detected' if self.novelty else 'not detected'}"
         )
+
+    def at_or_below(self, phenotype: str) -> np.ndarray | None:
+        """Say which labels (columns) were trained as a part of which (rows), bool (V, V); None: each by itself."""
+        if self.recipe is None or not self.recipe.loss.granularity:
+            return None
+        return at_or_below(phenotype, self.tokenizer.schema.labels[self.tokenizer.schema.index(phenotype)])
 
     @classmethod
     def new(cls, tokenizer: CellTokenizer, *, seed: int = 0, **network: Any) -> PolyGene:

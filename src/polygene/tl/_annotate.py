@@ -16,7 +16,7 @@ from polygene.evaluation.ages import LEVEL, years_interval
 from polygene.evaluation.metrics import expected_years
 from polygene.io.read import Source
 from polygene.io.write import Answers, Block, deliver, watched
-from polygene.model.calibration import LabelCalibration, check_coverage, units_needed
+from polygene.model.calibration import LabelCalibration, check_coverage, finest, units_needed
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
 from polygene.tl._reader import CellReader, best_labels, blank, check_model, made_by, phenotypes_named
@@ -150,7 +150,7 @@ def annotation(
             answers, states = predict_labels(model, encoded, predict=asked, given=given)
             block = _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
             if coverage is not None:
-                _add_sets(block, calibrations, coverage, schema)
+                _add_sets(block, calibrations, coverage, model)
             if tree and back_off:
                 _add_terms(block.obs, tree, *tree.back_off(block.obsm["polygene_cell_type"], back_off))
             if known is not None:
@@ -201,13 +201,13 @@ def _block(schema: PhenotypeSchema, names_C: pd.Index, answers: dict[str, np.nda
     return Block(pd.DataFrame(columns, index=names_C), obsm)
 
 
-def _add_sets(
-    block: Block, calibrations: dict[str, LabelCalibration], coverage: float, schema: PhenotypeSchema
-) -> None:
+def _add_sets(block: Block, calibrations: dict[str, LabelCalibration], coverage: float, model: PolyGene) -> None:
     """Add the columns of sets to those of a block."""
     for name, calibration in calibrations.items():
-        p_CV, labels = block.obsm[f"polygene_{name}"], schema.labels[schema.index(name)]
-        for ending, column_C in label_sets(p_CV, calibration.sets(p_CV, coverage), labels).items():
+        p_CV, table_VV = block.obsm[f"polygene_{name}"], model.at_or_below(name)
+        labels = model.tokenizer.schema.labels[model.tokenizer.schema.index(name)]
+        set_CV = finest(calibration.sets(p_CV, coverage, table_VV), table_VV)
+        for ending, column_C in label_sets(p_CV, set_CV, labels).items():
             block.obs[f"polygene_{name}_{ending}"] = column_C
 
 

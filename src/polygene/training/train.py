@@ -378,7 +378,9 @@ def calibration(model: PolyGene, validation: CorpusSplit) -> Calibration:
     rows, names = spread(len(validation), MOST_CALIBRATION_CELLS), model.tokenizer.schema.names
     answers = label_probabilities(model, validation.cells(rows), predict=names)
     found = {
-        name: calibrate(probabilities_CV, validation.labels_CP[rows, p], named(validation, rows))
+        name: calibrate(
+            probabilities_CV, validation.labels_CP[rows, p], named(validation, rows), model.at_or_below(name)
+        )
         for p, (name, probabilities_CV) in enumerate(zip(names, answers, strict=True))
     }
     return Calibration(labels={name: one for name, one in found.items() if one is not None})

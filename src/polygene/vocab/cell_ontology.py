@@ -7,6 +7,7 @@ Legend: C cells, V labels of a model, N terms: those labels and everything above
 """
 
 import gzip
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import pandas as pd
 from polygene.errors import PhenotypeError
 
 Relation = Literal["same", "finer", "broader", "other"]
+logger = logging.getLogger("polygene")
 ROOT = "CL:0000000"  # cell
 SURE = 0.9
 """The probability from which an answer counts as sure, unless another is asked for."""
@@ -116,11 +118,20 @@ def at_or_below(phenotype: str, labels: Sequence[str]) -> np.ndarray | None:
     >>> at_or_below("cell_type", ["T cell", "CD4-positive, alpha-beta T cell", "my cluster"]).astype(int).tolist()
     [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
     """
-    if phenotype != "cell_type" or not labels:
-        return None
+    return _table(tuple(labels)) if phenotype == "cell_type" and labels else None
+
+
+@cache
+def _table(labels: tuple[str, ...]) -> np.ndarray | None:
     tree = LabelTree(labels)
     table_VV: np.ndarray = tree.under_NV[tree.of_label_V]
-    return table_VV if table_VV.sum() > len(labels) else None
+    table_VV.setflags(write=False)
+    if table_VV.sum() == len(labels):
+        return None
+    if tree.unknown:
+        few = ", ".join(map(repr, tree.unknown[:3])) + (", …" if len(tree.unknown) > 3 else "")
+        logger.info("%d of %d cell types stand for themselves, in no ontology: %s", len(tree.unknown), len(labels), few)
+    return table_VV
 
 
 class LabelTree:
