@@ -197,6 +197,7 @@ def main() -> None:
                     "marks": scoring.marks(results["rows"]),
                     "targets": scoring.targets(results["rows"]),
                     "speed": speed.measure(str(folder), corpora / "external" / f"{USUAL}.h5ad"),
+                    "data": cards.data_table(corpus),
                     "seed": arguments.seed,
                     "date": datetime.now(UTC).date().isoformat(),
                     "machine": platform.processor() or platform.machine(),

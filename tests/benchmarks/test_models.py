@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -191,12 +190,6 @@ def test_tables_are_markdown_and_show_intervals():
     assert laid.interval({"gain": 0.5, "gain_low": None, "gain_high": None}, "gain") == "+0.500"
 
 
-def test_the_card_quotes_the_first_comment_of_the_recipe(tmp_path):
-    (tmp_path / "one.toml").write_text("# 40 minutes on\n# two cores\n\n# not this\nout = 1  # nor this\n")
-    assert cards.recipe_head(tmp_path / "one.toml") == "40 minutes on\ntwo cores"
-    assert cards.recipe_head(tmp_path / "none.toml") == ""
-
-
 @pytest.mark.parametrize(
     ("took", "load", "said"), [(59, 9.0, "met"), (61, 0.1, "missed"), (61, 9.0, "not told, the machine was busy")]
 )
@@ -229,22 +222,38 @@ def results(asked):
     }
 
 
-def test_a_card_says_what_the_model_knows_its_data_and_every_row(tiny_model, results):
-    corpus = SimpleNamespace(info={"sources": []}, sources=(), split=lambda _: range(3))
-    text = cards.card("polygene-512", tiny_model, corpus, results)
+def test_a_card_is_a_page_that_says_what_the_model_knows_how_good_it_is_and_its_data(tiny_model, toy_corpus, results):
+    text = cards.card("polygene-512", tiny_model, toy_corpus, results)
     assert text.startswith("---\nlicense: mit\n")
     assert "$" not in text
-    for told in (
-        "velmeshev_asd_pfc_glia",
+    for said in (
+        "velmeshev_asd_pfc_glia".partition("_")[0].title(),
         "CC-BY-4.0",
-        "Left out: ",
-        "#### cell type, new (never seen)",
-        "50.0%",
+        "never seen",
         "20.0 s",
+        "targets are met",
     ):
-        assert told in text
+        assert said in text
+    assert len(text.splitlines()) < 130
+
+
+def test_a_card_counts_real_and_sampled_cells_of_each_tissue(toy_corpus):
+    head, *rows = cards.tissue_table(toy_corpus)
+    assert head == ["tissue", "real cells", "cells sampled from profiles"]
+    train = toy_corpus.split("train")
+    p = toy_corpus.tokenizer.schema.index("tissue")
+    counted = sum(int(row[1].replace(",", "")) for row in rows)
+    assert counted == (train.labels_CP[:, p] >= 0).sum() > 0
+    assert {row[2] for row in rows} == {"0"}
+
+
+def test_the_page_of_scores_shows_every_row_and_all_data(toy_corpus, results):
+    text = cards.docs({"polygene-512": results | {"data": cards.data_table(toy_corpus)}})
+    for said in ("velmeshev_asd_pfc_glia", "Left out: ", "### cell type, new (never seen)", "50.0%", "20.0 s"):
+        assert said in text
     for who in ROWS:
         assert f"| {laid.WORDS.get(who, who)} |" in text
+    assert text.count("## polygene-512") == 1
 
 
 def test_the_card_and_the_marks_are_written_into_the_folder_and_training_s_numbers_stay(results, tmp_path):
@@ -255,4 +264,3 @@ def test_the_card_and_the_marks_are_written_into_the_folder_and_training_s_numbe
     assert metrics["marks"] == results["marks"]
     assert metrics["judged"]["speed"]["verdict"] == "met"
     assert (tmp_path / "README.md").read_text() == "a card"
-    assert cards.docs({"polygene-512": results}).count("## polygene-512") == 1
