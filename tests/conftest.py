@@ -219,15 +219,15 @@ def tiny_model(toy_tokenizer: CellTokenizer) -> "PolyGene":
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Record the training loss of every batch of this process."""
-    from polygene.training import train as training
+    from polygene.training.engine import Engine
 
     recorded: list[float] = []
-    compute = training._Engine.compute_loss
+    compute = Engine.compute_loss
 
     def record(self, *args, **kwargs):
         loss = compute(self, *args, **kwargs)
         recorded.append(loss.item())
         return loss
 
-    monkeypatch.setattr(training._Engine, "compute_loss", record)
+    monkeypatch.setattr(Engine, "compute_loss", record)
     return recorded

@@ -49,6 +49,7 @@ from polygene.nn.attention import CellOffsets
 from polygene.nn.linear_branch import LinearBranch
 from polygene.nn.losses import LossConfig
 from polygene.training import train as training
+from polygene.training.engine import Engine
 
 STUDIES = ("onek1k", "velmeshev")
 SHOWN = {
@@ -61,7 +62,7 @@ SHOWN = {
     "gene_average_precision_expressed": "gene average precision",
     "train_s": "training, CPU s",
 }
-ENGINE, PACK, BRANCH = training._Engine, masking.pack_cells, LinearBranch.forward
+ENGINE, PACK, BRANCH = Engine, masking.pack_cells, LinearBranch.forward
 
 
 def joint(smoothing: float) -> type:
@@ -117,7 +118,7 @@ def no_branch(branch, input_ids, position_ids, cells, label_at, unmeasured=None)
 def undone(engine: type = ENGINE, pack=PACK, branch=BRANCH) -> Iterator[None]:
     """Train with these in place of what PolyGene has."""
     with (
-        patch.object(training, "_Engine", engine),
+        patch.object(training, "Engine", engine),
         patch.object(masking, "pack_cells", pack),
         patch.object(LinearBranch, "forward", branch),
     ):

@@ -37,6 +37,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import batches
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training import train as training
+from polygene.training.engine import FORWARD, TRUTH, Engine
 from polygene.vocab.cells import EncodedCells
 
 FILES = {"onek1k": "onek1k_scdesignpop_multicell", "velmeshev": "velmeshev_asd_pfc_glia"}
@@ -44,7 +45,7 @@ COLUMNS = {"onek1k": {}, "velmeshev": {"sex": "sex_inferred"}}
 NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
 
 
-class AskingCls(training._Engine):
+class AskingCls(Engine):
     """The engine with one more objective: [CLS] answers the hidden labels of its cell."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -56,8 +57,8 @@ class AskingCls(training._Engine):
             "label_at": torch.cat([inputs["label_at"], cls_at_Q]),
             "label_phenotype": inputs["label_phenotype"].repeat(2),
         }
-        answers = model(**{name: twice[name] for name in training.FORWARD})
-        shared = {name: inputs[name] for name in training.TRUTH} | {"n_cells": len(inputs["n_keys"])}
+        answers = model(**{name: twice[name] for name in FORWARD})
+        shared = {name: inputs[name] for name in TRUTH} | {"n_cells": len(inputs["n_keys"])}
         halves = [logits_QV.chunk(2) for logits_QV in answers.label_logits]
         asked, of_cls = (
             self.loss(gene_logits=answers.gene_logits, label_logits=tuple(half[i] for half in halves), **shared)
@@ -125,7 +126,7 @@ def learn(adata: ad.AnnData, name: str, folder: Path, engine: type, seed: int, e
         network=NETWORK,
         training=TrainingConfig(epochs=epochs, evaluations=4, seed=seed),
     )
-    with patch.object(training, "_Engine", engine):
+    with patch.object(training, "Engine", engine):
         return training.train(recipe), corpus
 
 
@@ -136,7 +137,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    engine = training._Engine
+    engine = Engine
     variants = {
         "all labels": (True, engine),
         "all labels, objective on [CLS]": (True, AskingCls),

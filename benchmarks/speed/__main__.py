@@ -58,7 +58,7 @@ from polygene.model.masking import MaskingCollator, MaskingConfig
 from polygene.model.recipe import NetworkConfig, Recipe
 from polygene.nn.losses import LossConfig, PolyGeneLoss
 from polygene.runtime.hashing import uniform
-from polygene.training.train import new_model
+from polygene.training.setup import new_model
 from polygene.vocab.cells import EncodedCells
 
 PINNED = {512: 0.20, 2432: 0.12}

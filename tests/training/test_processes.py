@@ -20,7 +20,8 @@ from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.model.checkpoint import PolyGene
 from polygene.model.masking import MaskingCollator, MaskingConfig
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
-from polygene.training.train import TrainingCells, train
+from polygene.training.data import TrainingCells
+from polygene.training.train import train
 
 NETWORK = NetworkConfig(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, hidden_dropout_prob=0.0
@@ -29,10 +30,10 @@ HELPED = """
 import json, os, signal, sys, time
 from pathlib import Path
 from polygene.cli import commands as cli
-from polygene.training import train as training
+from polygene.training.engine import Engine
 
 folder, kill_at, recipe = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-rank, losses, compute = os.environ.get("RANK", "0"), [], training._Engine.compute_loss
+rank, losses, compute = os.environ.get("RANK", "0"), [], Engine.compute_loss
 
 def record(self, model, *args, **kwargs):
     if rank == "1" and len(losses) == kill_at:
@@ -43,7 +44,7 @@ def record(self, model, *args, **kwargs):
     losses.append(loss.item())
     return loss
 
-training._Engine.compute_loss = record
+Engine.compute_loss = record
 sys.argv = ["polygene", "train", recipe]
 try:
     cli.main()

@@ -31,8 +31,12 @@ from polygene.model.masking import MaskingCollator
 from polygene.model.metrics import Metrics
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
+from polygene.training import engine
 from polygene.training import train as training
-from polygene.training.train import balancing_odds, class_weights, new_model, train
+from polygene.training.data import balancing_odds, class_weights
+from polygene.training.engine import Engine
+from polygene.training.setup import new_model, spread_counts
+from polygene.training.train import train
 
 NETWORK = NetworkConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 TRAINING = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-2, evaluations=4)
@@ -102,8 +106,10 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[2]))
-from polygene.training import train as training
 from polygene.model.recipe import Recipe
+from polygene.training.data import TrainingCells
+from polygene.training.engine import Engine
+from polygene.training.train import train
 
 def kill_at(kind, name, call):
     calls, original = [], getattr(kind, name)
@@ -118,8 +124,8 @@ recipe, states = Recipe.load(sys.argv[1]), []
 for kind, name, call in json.loads(sys.argv[3]):
     child = os.fork()
     if not child:
-        kill_at(getattr(training, kind), name, call)
-        training.train(recipe)
+        kill_at({"TrainingCells": TrainingCells, "Engine": Engine}[kind], name, call)
+        train(recipe)
         os._exit(0)
     signal_that_ended_it = os.WTERMSIG(os.waitpid(child, 0)[1])
     files = [path.relative_to(recipe.out).as_posix() for path in Path(recipe.out).rglob("*")]
@@ -132,7 +138,7 @@ print(json.dumps(states))
 def test_a_run_killed_at_a_step_and_again_while_saving_ends_with_the_same_weights(recipe_for, uninterrupted, tmp_path):
     recipe = recipe_for()
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
-    moments = [("TrainingCells", "__getitem__", 11), ("_Engine", "_save_rng_state", 1)]
+    moments = [("TrainingCells", "__getitem__", 11), ("Engine", "_save_rng_state", 1)]
     process = subprocess.run(
         [sys.executable, "-c", KILLED, tmp_path / "recipe.toml", str(torch.get_num_threads()), json.dumps(moments)],
         capture_output=True,
@@ -176,13 +182,13 @@ def write_half(self, folder):
 @pytest.mark.parametrize(
     ("kind", "name", "stopping"),
     [
-        (training, "_last_whole_state", stop),
-        (training._Engine, "_save_optimizer_and_scheduler", stop),
-        (training._States, "on_save", stop),
-        (training.shutil, "rmtree", half_remove),
-        (training._Engine, "_load_best_model", stop),
+        (training, "last_whole_state", stop),
+        (Engine, "_save_optimizer_and_scheduler", stop),
+        (engine._States, "on_save", stop),
+        (engine.shutil, "rmtree", half_remove),
+        (Engine, "_load_best_model", stop),
         (PolyGene, "save_pretrained", write_half),
-        (training, "_drop_states", stop),
+        (training, "drop_states", stop),
     ],
     ids=[
         "before the first step",
@@ -301,7 +307,7 @@ def test_the_state_with_the_best_validation_loss_is_kept(recipe_for, monkeypatch
         seen.append({name: weights.clone() for name, weights in model.network.state_dict().items()})
         return {"loss": [3.0, 1.0, 2.0, 1.0, 0.0][len(seen) - 1]}
 
-    monkeypatch.setattr(training, "validation_scores", scores)
+    monkeypatch.setattr(engine, "validation_scores", scores)
     recipe = recipe_for()
     train(recipe)
     assert len(seen) == 5, "four evaluations, and one of what is kept"
@@ -354,7 +360,7 @@ def test_without_validation_cells_the_last_state_is_kept(recipe_for, corpus_with
     def remember(self, args, state, control, model=None, **kwargs):
         last.append({name: weights.clone() for name, weights in model.state_dict().items()})
 
-    monkeypatch.setattr(training._States, "on_train_end", remember, raising=False)
+    monkeypatch.setattr(engine._States, "on_train_end", remember, raising=False)
     recipe = recipe_for(corpus=corpus_without_validation, epochs=2, evaluations=2)
     model = train(recipe)
     assert "no validation cells" in caplog.text
@@ -392,28 +398,28 @@ def test_an_untrained_model_answers_the_frequencies_of_training(toy_corpus, reci
 
 def test_the_cells_of_a_coarse_label_are_spread_over_the_labels_at_and_below_it():
     table_VV = np.array([[1, 1, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=bool)
-    spread_V = training.spread_counts(np.array([300, 200, 100, 50]), table_VV)
+    spread_V = spread_counts(np.array([300, 200, 100, 50]), table_VV)
     assert spread_V.sum() == pytest.approx(650)
     of_own = np.array([300.5, 200.5, 100.5]) / 601.5
     assert spread_V[:3] == pytest.approx(300 * of_own + [0, 200, 100])
     assert spread_V[3] == 50
-    assert (training.spread_counts(spread_V, None) == spread_V).all()
+    assert (spread_counts(spread_V, None) == spread_V).all()
 
 
 # --- weights and balance ---
 
 
-def test_class_weights_undo_the_frequencies_and_are_one_on_average(toy_corpus, recipe_for):
+def test_class_weights_undo_the_frequencies_and_are_one_on_average(toy_corpus):
     labels_CP = toy_corpus.split("train").labels_CP.copy()
     labels_CP[::3, 2] = -1
-    model = new_model(recipe_for(), toy_corpus)
-    for p, weights_V in enumerate(class_weights(labels_CP, model)):
+    sizes = [len(labels) for labels in toy_corpus.tokenizer.schema.labels]
+    for p, weights_V in enumerate(class_weights(labels_CP, sizes)):
         given = labels_CP[labels_CP[:, p] >= 0, p]
         assert weights_V[given].mean() == pytest.approx(1)
         of_labels = [weights_V[given[given == v]].sum() for v in np.unique(given)]
         np.testing.assert_allclose(of_labels, len(given) / len(of_labels), err_msg="every label weighs the same")
     labels_CP[:, 0] = -1
-    assert class_weights(labels_CP, model)[0] is None
+    assert class_weights(labels_CP, sizes)[0] is None
 
 
 def test_class_weights_change_what_is_learned(recipe_for, uninterrupted):

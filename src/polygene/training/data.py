@@ -1,0 +1,130 @@
+"""The cells of a training run, in the order in which they are learned, as the masked batches of one process.
+
+The whole run is one long list of cells: place k holds cell `order(epoch)[k % n]` of epoch `k // n`. The list is cut
+into batches, and each batch into one part a process. So the engine sees a plain sequence of batches, resuming skips
+those that are done, and processes and workers share the list without changing it.
+
+Legend: C cells, P phenotypes, V labels of one phenotype.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from polygene.corpus.corpus import Corpus, CorpusSplit
+from polygene.model.masking import MaskingCollator
+from polygene.model.recipe import Recipe
+
+
+class TrainingCells(Dataset):
+    """The masked batches of one process over a whole run.
+
+    The loss of a step is the mean over its cells. The engine takes the mean over batches and processes instead, so a
+    batch says its `share`: how many of the cells of the step it holds, 1 if all batches of the step have equally many.
+    """
+
+    def __init__(
+        self,
+        split: CorpusSplit,
+        collator: MaskingCollator,
+        *,
+        epochs: int,
+        seed: int,
+        batch_size: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        odds_C: np.ndarray | None = None,
+    ) -> None:
+        self.split, self.collator, self.seed, self.odds_C = split, collator, seed, odds_C
+        self.n_places, self.width, self.accumulation = epochs * len(split), batch_size * world_size, accumulation
+        self.rank, self.world_size = rank, world_size
+        self.order = lru_cache(maxsize=2)(self._order)
+
+    def __len__(self) -> int:
+        return math.ceil(self.n_places / self.width)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the cells of one epoch: each once, or drawn by their odds."""
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.odds_C is None:
+            return rng.permutation(len(self.split))
+        return rng.choice(len(self.split), size=len(self.split), p=self.odds_C)
+
+    def __getitem__(self, batch: int) -> dict[str, Tensor]:
+        first = batch * self.width
+        n_cells = min(self.width, self.n_places - first)
+        mine = [first + n_cells * rank // self.world_size for rank in (self.rank, self.rank + 1)]
+        share = (mine[1] - mine[0]) * self.world_size / self._cells_per_batch(batch)
+        # A process without a cell takes part all the same, or the others would wait: with a cell that does not count.
+        places_C = np.arange(mine[0], mine[1]) if mine[1] > mine[0] else np.array([first])
+        epochs_C, within_C = np.divmod(places_C, len(self.split))
+        indices_C = np.empty_like(places_C)
+        for epoch in np.unique(epochs_C):
+            of_epoch = epochs_C == epoch
+            indices_C[of_epoch] = self.order(int(epoch))[within_C[of_epoch]]
+        made = self.collator(self.split.cells(indices_C), self.split.sources_C[indices_C], indices_C, epochs_C)
+        return made | {"share": torch.tensor(share)}
+
+    def _cells_per_batch(self, batch: int) -> float:
+        """Cells of all processes in a batch, averaged over the batches of the same step."""
+        first = batch // self.accumulation * self.accumulation
+        last = min(first + self.accumulation, len(self))
+        return (min(last * self.width, self.n_places) - first * self.width) / (last - first)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.order = lru_cache(maxsize=2)(self._order)
+
+
+def training_cells(recipe: Recipe, corpus: Corpus, *, rank: int, world_size: int) -> TrainingCells:
+    """Lay out the cells of a run for one process, masked, weighted and drawn as the recipe says."""
+    split, training, schema = corpus.split("train"), recipe.training, corpus.tokenizer.schema
+    odds_C = balancing_odds(split.labels_CP[:, schema.index(training.balance)]) if training.balance else None
+    sizes = [len(labels) for labels in schema.labels]
+    collator = MaskingCollator(
+        tokenizer=corpus.tokenizer,
+        measured_SG=corpus.measured_SG,
+        config=recipe.masking,
+        seed=training.seed,
+        class_weights=class_weights(split.labels_CP, sizes) if training.class_weights else None,
+    )
+    return TrainingCells(
+        split,
+        collator,
+        epochs=training.epochs,
+        seed=training.seed,
+        batch_size=training.batch_size,
+        accumulation=training.accumulation,
+        rank=rank,
+        world_size=world_size,
+        odds_C=odds_C,
+    )
+
+
+def class_weights(labels_CP: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray | None]:
+    """Weights of each phenotype's labels against their frequency; their mean over the labelled cells is 1."""
+    weights: list[np.ndarray | None] = []
+    for p, n_labels in enumerate(sizes):
+        given = labels_CP[labels_CP[:, p] >= 0, p]
+        counts_V = np.maximum(np.bincount(given, minlength=n_labels), 1)
+        weights.append(len(given) / (max(np.count_nonzero(np.bincount(given)), 1) * counts_V) if len(given) else None)
+    return weights
+
+
+def balancing_odds(labels_C: np.ndarray) -> np.ndarray:
+    """Odds of drawing each cell such that all labels are drawn equally often, cells without a label as one more."""
+    _, inverse_C, counts = np.unique(labels_C, return_inverse=True, return_counts=True)
+    odds_C = 1.0 / counts[inverse_C]
+    return odds_C / odds_C.sum()

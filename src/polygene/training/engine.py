@@ -1,0 +1,266 @@
+"""The engine: transformers' Trainer with our loss, our order of cells and our evaluation."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
+
+from polygene.corpus.corpus import CorpusSplit
+from polygene.errors import RecipeError, RunEndedError
+from polygene.evaluation.evaluate import validation_scores
+from polygene.model.checkpoint import PolyGene, without_bars
+from polygene.model.recipe import Recipe
+from polygene.nn.losses import PolyGeneLoss
+from polygene.nn.network import PolyGeneModel
+from polygene.training.states import COMPLETE
+
+log = logging.getLogger("polygene")
+FORWARD = (
+    "input_ids",
+    "position_ids",
+    "token_type_ids",
+    "n_keys",
+    "n_queries",
+    "gene_at",
+    "label_at",
+    "label_phenotype",
+    "unmeasured",
+)
+TRUTH = ("bins", "bin_weights", "labels", "label_weights", "label_phenotype")
+
+
+class Engine(Trainer):
+    """Trainer with our loss, our order of cells and our evaluation; its dataset holds whole batches."""
+
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        args: TrainingArguments,
+        loss: PolyGeneLoss,
+        model_of: PolyGene,
+        validation: CorpusSplit,
+        **kwargs: Any,
+    ) -> None:
+        self.loss, self.model_of, self.validation = loss, model_of, validation
+        self.bar = _ProgressBar(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+        callbacks = [_States(), self.bar, *_loggers(recipe.training.report_to)]
+        super().__init__(model=model_of.network, args=args, eval_dataset=validation, callbacks=callbacks, **kwargs)
+        self.remove_callback(PrinterCallback)
+
+    def say(self, message: str, *values: object) -> None:
+        """Log a line once, by the first of the processes."""
+        (log.info if self.is_world_process_zero() else log.debug)(message, *values)
+
+    def learn(self, state: str | None) -> None:
+        """Train to the end, from a saved state if there is one.
+
+        Raises
+        ------
+        RunEndedError
+            Another process of the run ended.
+        """
+        try:
+            with without_bars():
+                self.train(resume_from_checkpoint=state)
+        except RuntimeError as error:
+            lost = isinstance(error, torch.distributed.DistError) or "by peer" in str(error)  # as NCCL and gloo say it
+            if self.args.world_size == 1 or not lost:
+                raise
+            msg = (
+                "another process of this run ended, see its message; the same command goes on from the last saved state"
+            )
+            raise RunEndedError(msg) from error
+        finally:
+            self.bar.bar.stop()
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Give this process its batches; accelerate would fill up an uneven last one with cells that were learned."""
+        return DataLoader(
+            self.train_dataset,
+            collate_fn=_only_one,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Weigh the mean over the cells of a batch by the batch's share of the step."""
+        predicted = model(**{name: inputs[name] for name in FORWARD})
+        parts = self.loss(
+            gene_logits=predicted.gene_logits,
+            label_logits=predicted.label_logits,
+            n_cells=len(inputs["n_keys"]),
+            **{name: inputs[name] for name in TRUTH},
+        )
+        return parts["loss"] * inputs["share"]
+
+    def trained(self) -> PolyGene:
+        """Give the model with the weights as they are; where processes share them out (FSDP), with a copy of all."""
+        network: Any = self.model
+        if self.is_fsdp_enabled:
+            weights = get_model_state_dict(network, options=StateDictOptions(full_state_dict=True))
+            network = PolyGeneModel(self.model_of.network.config).to(self.args.device)
+            network.load_state_dict(weights)
+        return replace(self.model_of, network=network.eval())
+
+    def scores(self) -> dict[str, float]:
+        """Score the weights as they are on the validation cells."""
+        return validation_scores(self.trained(), self.train_dataset.split, self.validation, self.loss.config)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score the validation cells in our own loop, which the engine then compares."""
+        metrics = {f"eval_{name}": value for name, value in self.scores().items()}
+        self.log(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.model.train()
+        return metrics
+
+
+def _only_one(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return batches[0]
+
+
+class _States(TrainerCallback):
+    """Score and save at the last step too; keep the newest and the best of the saved states.
+
+    The engine would remove old states before the new one is marked as whole, and a kill in between could leave none.
+    """
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.global_step >= state.max_steps:
+            control.should_save = True
+            control.should_evaluate = args.load_best_model_at_end
+
+    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if args.world_size > 1:
+            torch.distributed.barrier()  # the other ranks have written their part
+        if not state.is_world_process_zero:
+            return
+        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (newest / COMPLETE).touch()
+        kept = {newest.name, Path(state.best_model_checkpoint or newest).name}
+        for old in newest.parent.glob("checkpoint-*"):
+            if old.name not in kept:
+                shutil.rmtree(old)
+
+
+class _ProgressBar(TrainerCallback):
+    """Show steps, loss and cells/s while training, and a line for every evaluation."""
+
+    def __init__(self, cells_per_step: int) -> None:
+        self.cells_per_step = cells_per_step
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]} loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if not state.is_world_process_zero:
+            return
+        self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, speed="", loss="")
+        self.first, self.paused = state.global_step, 0.0
+        self.started = self.stepped = time.perf_counter()
+        self.bar.start()
+
+    def speed(self, state: Any) -> float:
+        """Cells trained a second, evaluations left out."""
+        seconds = time.perf_counter() - self.started - self.paused
+        return (state.global_step - self.first) * self.cells_per_step / max(seconds, 1e-9)
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.is_world_process_zero:
+            self.bar.update(self.task, completed=state.global_step, speed=f"{self.speed(state):,.0f} cells/s")
+            self.stepped = time.perf_counter()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+        if state.is_world_process_zero and "loss" in (logs or {}):
+            self.bar.update(self.task, loss=f"{float(logs['loss']):.3f}")
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
+        if state.is_world_process_zero:
+            log.info(
+                "step %d of %d, %.0f cells/s, validation cells: %s",
+                state.global_step,
+                state.max_steps,
+                self.speed(state),
+                of_interest({name.removeprefix("eval_"): value for name, value in metrics.items()}),
+            )
+            self.paused += time.perf_counter() - self.stepped
+
+
+def of_interest(scores: Mapping[str, float]) -> str:
+    """Name the scores that are looked at while waiting."""
+    shown = {name: value for name, value in scores.items() if name == "loss" or name.endswith("macro_f1")}
+    return ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+
+
+def _loggers(name: str) -> list[TrainerCallback]:
+    """Make the loggers of a recipe's `report_to`."""
+    try:
+        return [logger() for logger in get_reporting_integration_callbacks(name)]
+    except (ValueError, RuntimeError, ImportError) as error:
+        msg = f'training.report_to = {name!r} cannot be used: {error} Or write "none".'
+        raise RecipeError(msg) from error
+
+
+def trainer_arguments(recipe: Recipe, states: Path, n_places: int, *, validates: bool) -> TrainingArguments:
+    """Translate the recipe into the engine's words."""
+    training = recipe.training
+    arguments = TrainingArguments(
+        output_dir=str(states),
+        num_train_epochs=1,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.accumulation,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        lr_scheduler_type="cosine",
+        warmup_steps=training.warmup,
+        bf16=training.precision == "bfloat16",
+        use_cpu=not torch.accelerator.is_available(),  # unless this is said, the engine refuses bfloat16 on CPUs
+        seed=training.seed,
+        dataloader_num_workers=training.num_workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        eval_strategy="steps" if validates else "no",
+        save_strategy="steps",
+        logging_steps=20,
+        load_best_model_at_end=validates,
+        metric_for_best_model="loss" if validates else None,
+        greater_is_better=False if validates else None,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",  # `_loggers` makes them
+        label_names=[],
+        ddp_find_unused_parameters=False,  # every head enters every loss
+    )
+    if arguments.n_gpu > 1:
+        msg = (
+            f"{arguments.n_gpu} GPUs are visible to one process, which would cut the packed rows apart. "
+            "Start one process a GPU: torchrun --nproc-per-node=gpu -m polygene train RECIPE.toml, "
+            "or show it one GPU with CUDA_VISIBLE_DEVICES=0."
+        )
+        raise RecipeError(msg)
+    steps = math.ceil(n_places / (training.batch_size * training.accumulation * arguments.world_size))
+    arguments.eval_steps = arguments.save_steps = max(1, math.ceil(steps / training.evaluations))
+    return arguments

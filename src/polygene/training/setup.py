@@ -1,0 +1,76 @@
+"""The model and the loss that a run starts from.
+
+Legend: P phenotypes, V labels of one phenotype.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from polygene.corpus.corpus import Corpus
+from polygene.errors import RecipeError
+from polygene.model.calibration import Calibration
+from polygene.model.checkpoint import PolyGene
+from polygene.model.recipe import Recipe
+from polygene.nn.losses import PolyGeneLoss, gene_targets
+from polygene.vocab.cell_ontology import at_or_below
+
+
+def new_model(recipe: Recipe, corpus: Corpus) -> PolyGene:
+    """Make the untrained model of a recipe; its biases start at the frequencies in the training cells."""
+    shape, n_bins = vars(recipe.network), corpus.tokenizer.binner.n_bins
+    targets = gene_targets(n_bins, recipe.loss).tolist() if n_bins > 2 and recipe.loss.smoothing else None
+    model = PolyGene.new(corpus.tokenizer, seed=recipe.training.seed, bin_targets=targets, **shape)
+    labels_CP = corpus.split("train").labels_CP
+    tables = label_tables(corpus, recipe)
+    counts = [
+        torch.from_numpy(spread_counts(np.bincount(labels_CP[labels_CP[:, p] >= 0, p], minlength=n), tables[p]))
+        for p, n in enumerate(model.network.config.phenotype_sizes)
+    ]
+    model.network.start_from_frequencies(torch.from_numpy(corpus.tokenizer.inverse.counts_GB), counts)
+    return model
+
+
+def label_tables(corpus: Corpus, recipe: Recipe) -> list[np.ndarray | None]:
+    """Give for each phenotype which labels are at or below which, where the recipe trains labels so."""
+    schema = corpus.tokenizer.schema
+    if not recipe.loss.granularity:
+        return [None] * len(schema.names)
+    return [at_or_below(name, labels) for name, labels in zip(schema.names, schema.labels, strict=True)]
+
+
+def spread_counts(counts_V: np.ndarray, at_or_below_VV: np.ndarray | None) -> np.ndarray:
+    """Spread the cells of each label over the labels at and below it, as these have cells of their own.
+
+    It is what the network is trained towards: a cell labelled "T cell" is a cell of some finer label too.
+    """
+    if at_or_below_VV is None:
+        return counts_V
+    share_VV = at_or_below_VV * (counts_V + 0.5)
+    spread_V: np.ndarray = counts_V @ (share_VV / share_VV.sum(axis=1, keepdims=True))
+    return spread_V
+
+
+def copy_model(start: PolyGene, corpus: Corpus) -> PolyGene:
+    """Copy a model to go on from, without its calibration and its novelty detector, which are of its old weights."""
+    if corpus.tokenizer.fingerprint() != start.tokenizer.fingerprint():
+        msg = f"{corpus.folder} was made with another tokenizer than the model's: make it with `prepare(tokenizer=…)`."
+        raise RecipeError(msg)
+    network = deepcopy(start.network).requires_grad_(True)
+    return replace(start, network=network, calibration=Calibration(), novelty=None)
+
+
+def loss_of(recipe: Recipe, corpus: Corpus) -> PolyGeneLoss:
+    """Make the loss of the recipe for the bins and labels of the corpus."""
+    schema = corpus.tokenizer.schema
+    return PolyGeneLoss(
+        config=recipe.loss,
+        n_bins=corpus.tokenizer.binner.n_bins,
+        phenotype_sizes=[len(labels) for labels in schema.labels],
+        years=[schema.years(one.name).tolist() if one.ordinal == "age" else None for one in schema.phenotypes],
+        at_or_below=[None if one is None else torch.from_numpy(one) for one in label_tables(corpus, recipe)],
+    )
