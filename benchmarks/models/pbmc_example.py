@@ -20,7 +20,7 @@ import scanpy as sc
 from scipy import sparse
 
 from benchmarks.shared import files
-from polygene.vocab.cell_ontology import cell_ontology
+from polygene.vocab.ontology import ontology_of
 
 OUT = Path(__file__).parents[2] / "src" / "polygene" / "io" / "pbmc.h5ad"
 N_CELLS, FEWEST, SEED = 700, 30, 0
@@ -83,7 +83,7 @@ def example(source: ad.AnnData) -> ad.AnnData:
     obs = pd.DataFrame(
         {
             "author_label": pd.Categorical(kind_C.map(lambda kind: TYPES[kind][0]), authors),
-            "cell_type": pd.Categorical(terms.map(cell_ontology().names)),
+            "cell_type": pd.Categorical(terms.map(ontology_of("cell_type").names)),
             "cell_type_ontology_term_id": pd.Categorical(terms),
             "tissue": pd.Categorical(["blood"] * len(rows)),
             "disease": pd.Categorical(["normal"] * len(rows)),

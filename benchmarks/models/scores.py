@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.models.baselines import CELLTYPIST, Asked
 from polygene.evaluation.metrics import compare, label_tally, scorable, years_tally
 from polygene.evaluation.test_cells import MODEL, REFERENCE, YEARS_REFERENCE
-from polygene.vocab.cell_ontology import LabelTree
+from polygene.vocab.ontology import LabelTree
 
 FEW_DONORS = 3
 """With fewer test donors resampling them says nothing: intervals are over cells, which makes them too narrow."""

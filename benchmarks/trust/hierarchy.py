@@ -19,7 +19,7 @@ from benchmarks.shared.studies import STUDIES, trained
 from polygene.corpus.corpus import CorpusSplit
 from polygene.evaluation.baselines import CellTable, baseline_probabilities
 from polygene.model.inference import label_probabilities
-from polygene.vocab.cell_ontology import LabelTree
+from polygene.vocab.ontology import LabelTree
 
 NAMES, LEVELS = ("onek1k", "zheng"), (0.8, 0.9)
 

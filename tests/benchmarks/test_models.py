@@ -17,7 +17,7 @@ from benchmarks.models import scores as scoring
 from benchmarks.models import speed as speed
 from benchmarks.models import tables as laid
 from polygene.evaluation.baselines import CellTable, baseline_probabilities, tuned_probabilities
-from polygene.vocab.cell_ontology import LabelTree
+from polygene.vocab.ontology import LabelTree
 
 LABELS = ("T cell", "CD8-positive, alpha-beta T cell", "B cell")
 ROWS = ("PolyGene", "logistic regression", "k-nearest neighbours", "CellTypist", "majority", "source majority",

@@ -29,7 +29,7 @@ from polygene.model.inference import label_probabilities
 from polygene.model.recipe import Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
 from polygene.training.train import calibration
-from polygene.vocab.cell_ontology import SURE, LabelTree
+from polygene.vocab.ontology import SURE, LabelTree
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 SEX, TISSUE, CELL_TYPE, AGE, DISEASE = range(5)

@@ -7,7 +7,7 @@ import pytest
 
 import polygene as pg
 from polygene.io.datasets import PBMC
-from polygene.vocab.cell_ontology import cell_ontology
+from polygene.vocab.ontology import ontology_of
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,9 @@ def test_rare_types_stay_in_pbmc(pbmc: ad.AnnData) -> None:
 
 
 def test_cell_types_of_pbmc_are_terms_of_the_cell_ontology(pbmc: ad.AnnData) -> None:
-    ontology = cell_ontology()
+    names = ontology_of("cell_type").names
     ids = pbmc.obs["cell_type_ontology_term_id"].astype(str)
-    assert list(ids.map(ontology.names)) == list(pbmc.obs["cell_type"])
+    assert list(ids.map(names)) == list(pbmc.obs["cell_type"])
 
 
 def test_pbmc_shows_the_markers_of_its_labels(pbmc: ad.AnnData) -> None:

@@ -24,7 +24,7 @@ from polygene.tl import annotate, embed
 from polygene.tl._annotate import annotation
 from polygene.tl._embed import embedding
 from polygene.vocab.ages import age_in_years
-from polygene.vocab.cell_ontology import LabelTree
+from polygene.vocab.ontology import LabelTree
 from polygene.vocab.phenotypes import PhenotypeSchema
 
 MakeAnnData = Callable[..., ad.AnnData]

@@ -30,7 +30,7 @@ from polygene.pl._demo import demo_picture
 from polygene.runtime.json import write_json
 from polygene.tl._annotate import annotate
 from polygene.tl._finetune import finetune
-from polygene.vocab.cell_ontology import cell_ontology
+from polygene.vocab.ontology import ontology_of
 
 logger = logging.getLogger("polygene")
 
@@ -99,7 +99,7 @@ def agreement(obs: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `agrees` (the same type or a finer one), `broader`, `other`.
     """
-    compare = cell_ontology().compare
+    compare = ontology_of("cell_type").compare
     pairs = zip(obs[PREDICTED].astype(str), obs["cell_type"].astype(str), strict=True)
     relation_C = np.array(
         ["same" if ALSO.get(truth) == predicted else compare(predicted, truth) for predicted, truth in pairs]

@@ -55,8 +55,8 @@ from polygene.runtime.hashing import uniform
 from polygene.runtime.json import finite
 from polygene.runtime.seeds import check_seed
 from polygene.runtime.subsample import spread
-from polygene.vocab.cell_ontology import SURE, LabelTree
 from polygene.vocab.cells import EncodedCells
+from polygene.vocab.ontology import SURE, LabelTree
 
 log = logging.getLogger("polygene")
 

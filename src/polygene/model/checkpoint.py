@@ -39,7 +39,7 @@ from polygene.nn.config import PolyGeneConfig
 from polygene.nn.network import PolyGeneModel
 from polygene.runtime.distributed import own_device
 from polygene.runtime.json import write_json
-from polygene.vocab.cell_ontology import at_or_below
+from polygene.vocab.ontology import at_or_below
 from polygene.vocab.tokenizer import FILES, CellTokenizer
 
 CALIBRATION, NOVELTY, RECIPE, METRICS = "calibration.json", "novelty.safetensors", "recipe.toml", "metrics.json"

@@ -20,7 +20,7 @@ from polygene.model.calibration import LabelCalibration, check_coverage, finest,
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
 from polygene.tl._reader import CellReader, best_labels, blank, check_model, made_by, phenotypes_named
-from polygene.vocab.cell_ontology import LabelTree, check_level
+from polygene.vocab.ontology import LabelTree, check_level
 from polygene.vocab.phenotypes import PhenotypeSchema
 
 logger = logging.getLogger("polygene")

@@ -17,7 +17,7 @@ from polygene.model.calibration import Calibration
 from polygene.model.checkpoint import PolyGene
 from polygene.model.recipe import Recipe
 from polygene.nn.losses import PolyGeneLoss, gene_targets
-from polygene.vocab.cell_ontology import at_or_below
+from polygene.vocab.ontology import at_or_below
 
 
 def new_model(recipe: Recipe, corpus: Corpus) -> PolyGene:

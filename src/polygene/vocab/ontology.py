@@ -1,7 +1,7 @@
-"""What cell types are called in the Cell Ontology, what stands above them, and answers no finer than they are sure.
+"""What labels are called in their ontologies, what stands above them, and predictions no finer than they are sure.
 
-The terms are those of the table that ships with PolyGene: its head says of which day, and recipes/vocab/cell_types.py
-makes it again.
+Cell types are terms of the Cell Ontology, tissues of UBERON, diseases of MONDO. The terms are those of the tables that
+ship with PolyGene: their heads say of which day, and recipes/vocab/ontologies.py makes them again.
 
 Legend: C cells, V labels of a model, N terms: those labels and everything above them.
 """
@@ -22,7 +22,8 @@ from polygene.errors import PhenotypeError
 
 Relation = Literal["same", "finer", "broader", "other"]
 logger = logging.getLogger("polygene")
-ROOT = "CL:0000000"  # cell
+TABLES = {"cell_type": ("CL", "cell_types"), "tissue": ("UBERON", "tissues"), "disease": ("MONDO", "diseases")}
+"""By phenotype the prefix of its ids and the table; the other phenotypes have no ontology here."""
 SURE = 0.9
 """The probability from which an answer counts as sure, unless another is asked for."""
 ROUNDING = 1e-5
@@ -30,8 +31,8 @@ ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellOntology:
-    """The types of cells.
+class Ontology:
+    """The terms of an ontology.
 
     Attributes
     ----------
@@ -52,19 +53,22 @@ class CellOntology:
 
         Examples
         --------
-        >>> cell_ontology().find("Treg"), cell_ontology().find("my favourite cluster")
+        >>> ontology_of("cell_type").find("Treg"), ontology_of("tissue").find("my favourite organ")
         ('CL:0000815', None)
         """
         return label if label in self.names else self.ids.get(label.strip().lower())
 
     def compare(self, predicted: str, truth: str) -> Relation:
-        """Say how a predicted type stands to the true one; a label that is not in the ontology is only itself.
+        """Say how a predicted label stands to the true one; a label that is not in the ontology is only itself.
 
         Examples
         --------
-        >>> cell_ontology().compare("naive B cell", "B cell"), cell_ontology().compare("lymphocyte", "B cell")
+        >>> (
+        ...     ontology_of("cell_type").compare("naive B cell", "B cell"),
+        ...     ontology_of("tissue").compare("brain", "cerebellum"),
+        ... )
         ('finer', 'broader')
-        >>> cell_ontology().compare("my favourite cluster", "B cell")
+        >>> ontology_of("cell_type").compare("my favourite cluster", "B cell")
         'other'
         """
         a, b = self.find(predicted) or predicted, self.find(truth) or truth
@@ -76,24 +80,31 @@ class CellOntology:
 
     @cached_property
     def information(self) -> dict[str, float]:
-        """Id to how much it says, from 0 (cell) to 1 (nothing below): 1 - log(terms at or below it) / log(all terms).
+        """Id to how much it says, from 0 (the root) to 1 (nothing below): 1 - log(terms at or below) / log(all terms).
 
         Seco et al. 2004, ECAI, 1089: the information content that needs no corpus.
         """
         n_below = Counter(term for terms in self.above.values() for term in terms)
-        return {term: max(0.0, 1 - np.log(n) / np.log(n_below[ROOT])) for term, n in n_below.items()}
+        n_all = max(n_below.values())
+        return {term: float(1 - np.log(n) / np.log(n_all)) for term, n in n_below.items()}
 
 
 @cache
-def cell_ontology() -> CellOntology:
-    """Read the table that ships with PolyGene, once."""
+def ontology_of(phenotype: str) -> Ontology:
+    """Read the table of a phenotype in `TABLES`, once."""
+    prefix, table = TABLES[phenotype]
+
+    def id_of(number: str) -> str:
+        # A term of another ontology, such as PATO's "normal", stands with its whole id.
+        return number if ":" in number else f"{prefix}:{number:0>7}"
+
     names, parents, ids = dict[str, str](), dict[str, list[str]](), dict[str, str]()
-    text = gzip.decompress(files("polygene.vocab").joinpath("cell_types.tsv.gz").read_bytes()).decode()
+    text = gzip.decompress(files("polygene.vocab").joinpath(f"{table}.tsv.gz").read_bytes()).decode()
     for line in text.splitlines():
         if not line.startswith("#"):
             number, name, over, others = line.split("\t")
-            term = f"CL:{number:0>7}"
-            names[term], parents[term] = name, [f"CL:{one:0>7}" for one in over.split("|") if one]
+            term = id_of(number)
+            names[term], parents[term] = name, [id_of(one) for one in over.split("|") if one]
             ids |= {one.lower(): term for one in (name, *others.split("|")) if one}
     above = dict[str, frozenset[str]]()
 
@@ -104,7 +115,7 @@ def cell_ontology() -> CellOntology:
 
     for term in parents:
         all_above(term)
-    return CellOntology(names=names, above=above, ids=ids)
+    return Ontology(names=names, above=above, ids=ids)
 
 
 def at_or_below(phenotype: str, labels: Sequence[str]) -> np.ndarray | None:
@@ -118,19 +129,25 @@ def at_or_below(phenotype: str, labels: Sequence[str]) -> np.ndarray | None:
     >>> at_or_below("cell_type", ["T cell", "CD4-positive, alpha-beta T cell", "my cluster"]).astype(int).tolist()
     [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
     """
-    return _table(tuple(labels)) if phenotype == "cell_type" and labels else None
+    return _table(phenotype, tuple(labels)) if phenotype in TABLES and labels else None
 
 
 @cache
-def _table(labels: tuple[str, ...]) -> np.ndarray | None:
-    tree = LabelTree(labels)
+def _table(phenotype: str, labels: tuple[str, ...]) -> np.ndarray | None:
+    tree = LabelTree(labels, phenotype)
     table_VV: np.ndarray = tree.under_NV[tree.of_label_V]
     table_VV.setflags(write=False)
     if table_VV.sum() == len(labels):
         return None
     if tree.unknown:
         few = ", ".join(map(repr, tree.unknown[:3])) + (", …" if len(tree.unknown) > 3 else "")
-        logger.info("%d of %d cell types stand for themselves, in no ontology: %s", len(tree.unknown), len(labels), few)
+        logger.info(
+            "%s: %d of %d labels stand for themselves, in no ontology: %s",
+            phenotype,
+            len(tree.unknown),
+            len(labels),
+            few,
+        )
     return table_VV
 
 
@@ -142,7 +159,7 @@ class LabelTree:
     ids_N, names_N
         Of the terms; a label that is no term of the ontology stands for itself, has the id "" and nothing above it.
     information_N
-        How much each says, see `CellOntology.information`; 1 for a label that stands for itself.
+        How much each says, see `Ontology.information`; 1 for a label that stands for itself.
     under_NV
         bool, whether a label is the term or below it.
     of_label_V
@@ -151,15 +168,15 @@ class LabelTree:
         Labels that are no term of the ontology.
     """
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        ontology = cell_ontology()
-        found = [ontology.find(label) for label in labels]
+    def __init__(self, labels: Sequence[str], phenotype: str = "cell_type") -> None:
+        terms_of = ontology_of(phenotype)
+        found = [terms_of.find(label) for label in labels]
         self.unknown = tuple(label for label, term in zip(labels, found, strict=True) if term is None)
-        above = [{label} if term is None else ontology.above[term] for label, term in zip(labels, found, strict=True)]
-        says = {term: ontology.information.get(term, 1.0) for terms in above for term in terms}
+        above = [{label} if term is None else terms_of.above[term] for label, term in zip(labels, found, strict=True)]
+        says = {term: terms_of.information.get(term, 1.0) for terms in above for term in terms}
         terms = sorted(says, key=lambda term: (-says[term], term))
-        self.ids_N = np.array([term if term in ontology.names else "" for term in terms], dtype=object)
-        self.names_N = np.array([ontology.names.get(term, term) for term in terms], dtype=object)
+        self.ids_N = np.array([term if term in terms_of.names else "" for term in terms], dtype=object)
+        self.names_N = np.array([terms_of.names.get(term, term) for term in terms], dtype=object)
         self.information_N = np.array([says[term] for term in terms])
         self.under_NV = np.array([[term in above_V for above_V in above] for term in terms], dtype=bool)
         place = {term: n for n, term in enumerate(terms)}
