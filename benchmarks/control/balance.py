@@ -5,7 +5,7 @@
 In OneK1K one cell type is made rare: training donors keep 5, 10 or 20 of its cells. A network learns the cells of these
 donors and nothing else. Then a classifier learns the cell types from the rare file as it is, with class weights, with
 the rare cells repeated, or with generated ones, until the type has 1,000 cells. Classifiers:
-logistic regression on log1p values, and a head on the network's own states (that of `tl.classify`). Scored is F1 of the
+logistic regression on log1p values, and a head on the network's own states (that of `tl.finetune`). Scored is F1 of the
 rare type in the cells of test donors.
 """
 

@@ -114,7 +114,7 @@ def hide(name: str, adata: ad.AnnData, model: PolyGene, columns_G: np.ndarray, s
 
 @functools.cache
 def by_polygene(model: PolyGene, task: Task) -> np.ndarray:
-    """What `tl.denoise` and `tl.impute` write, as shares."""
+    """What `tl.denoise` writes, as shares."""
     return task.expected(np.expm1(expected_expression(model, task.tokens, task.genes_A)) / 10_000)
 
 

@@ -8,10 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from polygene import pl, pp, tl
+    from polygene import errors, pl, pp, tl
+    from polygene.corpus.corpus import Corpus
+    from polygene.corpus.prepare import prepare
+    from polygene.evaluation.evaluate import evaluate
     from polygene.io import datasets
     from polygene.model.checkpoint import PolyGene
     from polygene.model.recipe import Recipe
+    from polygene.training.train import train
     from polygene.vocab.binning import ExpressionBinner
     from polygene.vocab.panel import GenePanel
     from polygene.vocab.phenotypes import PhenotypeSchema
@@ -21,6 +25,7 @@ from polygene._version import __version__
 
 __all__ = [
     "CellTokenizer",
+    "Corpus",
     "ExpressionBinner",
     "GenePanel",
     "PhenotypeSchema",
@@ -28,20 +33,34 @@ __all__ = [
     "Recipe",
     "__version__",
     "datasets",
+    "errors",
+    "evaluate",
     "pl",
     "pp",
+    "prepare",
     "tl",
+    "train",
 ]
 
 _MODULE_OF = {
     "CellTokenizer": "polygene.vocab.tokenizer",
+    "Corpus": "polygene.corpus.corpus",
     "ExpressionBinner": "polygene.vocab.binning",
     "GenePanel": "polygene.vocab.panel",
     "PhenotypeSchema": "polygene.vocab.phenotypes",
     "PolyGene": "polygene.model.checkpoint",
     "Recipe": "polygene.model.recipe",
+    "evaluate": "polygene.evaluation.evaluate",
+    "prepare": "polygene.corpus.prepare",
+    "train": "polygene.training.train",
 }
-_MODULES = {"datasets": "polygene.io.datasets", "pl": "polygene.pl", "pp": "polygene.pp", "tl": "polygene.tl"}
+_MODULES = {
+    "datasets": "polygene.io.datasets",
+    "errors": "polygene.errors",
+    "pl": "polygene.pl",
+    "pp": "polygene.pp",
+    "tl": "polygene.tl",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""Drawing cells: what the model believes is what is drawn, and a cell is drawn alike in any company."""
+"""Drawing cells: classes follow the probabilities, and a cell does not depend on its batch."""
 
 from dataclasses import replace
 
@@ -36,20 +36,33 @@ def test_a_low_temperature_sharpens_and_a_high_one_flattens():
     assert shares == pytest.approx(expected, abs=1e-3)
 
 
-def test_one_step_draws_every_gene_from_what_the_tokens_alone_say(tiny_model):
+@pytest.mark.parametrize("temperature", [0.001, 0.01, 0.1])
+def test_near_temperature_zero_the_most_probable_class_is_drawn(temperature):
+    """Powers of small probabilities underflow: 0.4 ** 1000 is 0, and so is every other."""
+    p_QV = np.random.default_rng(0).dirichlet(np.ones(60), size=200).astype(np.float32)
+    p_QV[:, 37] = p_QV.max(axis=1) * 4
+    random_Q = np.linspace(0.001, 0.999, 200)
+    assert set(draw(p_QV / p_QV.sum(axis=1, keepdims=True), random_Q, temperature)) == {37}
+
+
+def test_a_class_without_probability_is_never_drawn():
+    assert draw(np.array([[0.0, 0.5, 0.5]], dtype=np.float32), np.zeros(1), 1.0).tolist() == [1]
+
+
+def test_one_step_draws_every_gene_from_the_tokens_alone(tiny_model):
     """2,000 cells: the share of cells that express a gene is the model's probability, to five standard errors."""
     bins_CG = drawn(tiny_model, range(2000), steps=1)
     empty = tiny_model.tokenizer.from_bins(
         np.zeros((1, N_GENES), np.uint8), np.full((1, N_PHENOTYPES), -1, np.int16), ALL
     )
-    answers_GB = bin_probabilities(
+    p_GB = bin_probabilities(
         tiny_model, empty, np.zeros(N_GENES, np.int64), np.arange(N_GENES), np.zeros(0, bool), shown=0.0
     )
-    expected_G = 1 - answers_GB[:, 0]
+    expected_G = 1 - p_GB[:, 0]
     assert np.abs((bins_CG > 0).mean(0) - expected_G).max() < 5 * np.sqrt(0.25 / 2000)
 
 
-def test_a_cell_is_the_same_in_any_company(tiny_model):
+def test_a_cell_does_not_depend_on_its_batch(tiny_model):
     whole = drawn(tiny_model, range(30), steps=4)
     np.testing.assert_array_equal(drawn(tiny_model, [7, 23, 4], steps=4), whole[[7, 23, 4]])
 
@@ -58,8 +71,8 @@ def test_another_seed_draws_other_cells(tiny_model):
     assert (drawn(tiny_model, range(5), steps=2) != drawn(tiny_model, range(5), seed=1, steps=2)).any()
 
 
-def test_later_genes_are_drawn_knowing_earlier_ones(tiny_model):
-    """The last gene alone is left: its bins follow the answer to the other 39."""
+def test_later_genes_are_drawn_given_earlier_ones(tiny_model):
+    """One gene is left: its bins follow the prediction from the other 39."""
     given_G = (np.arange(N_GENES) % 3).astype(np.int16)
     given_G[17] = -1
     bins_CG = drawn(tiny_model, range(3000), given_G=given_G, steps=1)
@@ -67,9 +80,9 @@ def test_later_genes_are_drawn_knowing_earlier_ones(tiny_model):
     shown = np.maximum(given_G, 0).astype(np.uint8)[None]
     cell = tiny_model.tokenizer.from_bins(shown, np.full((1, N_PHENOTYPES), -1, np.int16), ALL)
     everything = np.ones(len(cell.genes_N), bool)
-    (answer_B,) = bin_probabilities(tiny_model, cell, np.array([0]), np.array([17]), everything, shown=39 / 40)
-    shares_B = np.bincount(bins_CG[:, 17], minlength=len(answer_B)) / 3000
-    assert np.abs(shares_B - answer_B).max() < 5 * np.sqrt(0.25 / 3000)
+    (p_B,) = bin_probabilities(tiny_model, cell, np.array([0]), np.array([17]), everything, shown=39 / 40)
+    shares_B = np.bincount(bins_CG[:, 17], minlength=len(p_B)) / 3000
+    assert np.abs(shares_B - p_B).max() < 5 * np.sqrt(0.25 / 3000)
 
 
 def test_labels_are_drawn_one_after_the_other_from_those_that_are_given(tiny_model):
@@ -79,9 +92,9 @@ def test_labels_are_drawn_one_after_the_other_from_those_that_are_given(tiny_mod
     labels_CP = draw_labels(tiny_model, given_CP, ["cell_type"], np.arange(2000), 0, 1.0)
     assert (np.delete(labels_CP, 2, axis=1) == np.delete(given_CP, 2, axis=1)).all()
     empty = tiny_model.tokenizer.from_bins(np.zeros((1, N_GENES), np.uint8), given_CP[:1], ALL)
-    ((answer_V,),) = label_probabilities(tiny_model, empty, predict=["cell_type"], given=["sex"], shown=0.0)
+    ((p_V,),) = label_probabilities(tiny_model, empty, predict=["cell_type"], given=["sex"], shown=0.0)
     shares_V = np.bincount(labels_CP[:, 2], minlength=len(schema.labels[2])) / 2000
-    assert np.abs(shares_V - answer_V).max() < 5 * np.sqrt(0.25 / 2000)
+    assert np.abs(shares_V - p_V).max() < 5 * np.sqrt(0.25 / 2000)
 
 
 def test_values_are_drawn_inside_the_bin_from_its_quantiles(tiny_model):
@@ -96,6 +109,6 @@ def test_values_are_drawn_inside_the_bin_from_its_quantiles(tiny_model):
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"temperature": 0.0}])
-def test_sampling_that_cannot_be_is_refused(wrong):
+def test_wrong_sampling_is_refused(wrong):
     with pytest.raises(RecipeError, match=next(iter(wrong))):
         SamplingConfig(**wrong)

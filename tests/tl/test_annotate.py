@@ -21,8 +21,6 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
 from polygene.model.novelty import NoveltyDetector
 from polygene.tl import annotate, embed
-from polygene.tl._annotate import annotation
-from polygene.tl._embed import embedding
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.ontology import LabelTree
 from polygene.vocab.phenotypes import PhenotypeSchema
@@ -34,6 +32,15 @@ MakeAnnData = Callable[..., ad.AnnData]
 def adata(make_adata: MakeAnnData) -> ad.AnnData:
     """60 labelled cells that measure 36 of the model's 40 genes."""
     return make_adata(60, 36)
+
+
+def annotated(
+    adata: ad.AnnData, model: PolyGene, *, verb: Callable[..., None] = annotate, **options: Any
+) -> ad.AnnData:
+    """A copy of the cells with the results."""
+    copy = adata if adata.isbacked else adata.copy()
+    verb(copy, model, **options)
+    return copy
 
 
 def test_every_phenotype_gets_label_probability_and_all_probabilities(adata: ad.AnnData, tiny_model: PolyGene) -> None:
@@ -79,30 +86,30 @@ def test_no_label_column_is_needed_and_none_is_used(adata: ad.AnnData, tiny_mode
         np.testing.assert_array_equal(adata.obsm[key], bare.obsm[key])
 
 
-def test_an_answer_is_the_same_whatever_else_is_asked(adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    together = annotation(adata, tiny_model, given=["sex"]).collect().obsm["polygene_cell_type"]
+def test_a_prediction_is_the_same_whatever_else_is_predicted(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    together = annotated(adata, tiny_model, given=["sex"]).obsm["polygene_cell_type"]
     for predict in (["cell_type"], ["tissue", "cell_type"], ["cell_type", "age", "disease"]):
-        alone = annotation(adata, tiny_model, given=["sex"], predict=predict).collect().obsm["polygene_cell_type"]
+        alone = annotated(adata, tiny_model, given=["sex"], predict=predict).obsm["polygene_cell_type"]
         np.testing.assert_allclose(alone, together, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "rows", [np.arange(60)[::-1], np.array([17]), np.array([3, 3, 41])], ids=["reversed", "alone", "with a copy"]
 )
-def test_an_answer_depends_on_nothing_but_the_cell(rows: np.ndarray, adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    whole = annotation(adata, tiny_model).collect().obsm["polygene_cell_type"]
+def test_a_prediction_depends_on_nothing_but_the_cell(
+    rows: np.ndarray, adata: ad.AnnData, tiny_model: PolyGene
+) -> None:
+    whole = annotated(adata, tiny_model).obsm["polygene_cell_type"]
     some = ad.AnnData(adata.X[rows], var=adata.var)
-    np.testing.assert_allclose(
-        annotation(some, tiny_model).collect().obsm["polygene_cell_type"], whole[rows], atol=1e-6
-    )
+    np.testing.assert_allclose(annotated(some, tiny_model).obsm["polygene_cell_type"], whole[rows], atol=1e-6)
 
 
 def test_given_labels_are_used_and_a_missing_one_is_not_given(adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    alone = annotation(adata, tiny_model, predict=["cell_type"]).collect().obsm["polygene_cell_type"]
+    alone = annotated(adata, tiny_model, predict=["cell_type"]).obsm["polygene_cell_type"]
     adata.obs["sex"] = adata.obs["sex"].astype(object)
     adata.obs.loc[adata.obs_names[0], "sex"] = np.nan
     adata.obs.loc[adata.obs_names[1], "sex"] = "unknown"
-    given = annotation(adata, tiny_model, given="sex", predict="cell_type").collect().obsm["polygene_cell_type"]
+    given = annotated(adata, tiny_model, given="sex", predict="cell_type").obsm["polygene_cell_type"]
     np.testing.assert_allclose(given[:2], alone[:2], atol=1e-6)
     assert (np.abs(given[2:] - alone[2:]).max(1) > 1e-4).all()
 
@@ -113,11 +120,14 @@ def test_a_long_file_is_read_in_pieces_with_the_same_answers_and_one_report(
     adata = make_adata(2_100, 36)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     caplog.set_level("INFO", logger="polygene")
-    added = annotation(tmp_path / "cells.h5ad", tiny_model, given=["sex", "tissue"], predict=["cell_type"]).collect()
-    assert added.obs.index.equals(adata.obs_names)
+    annotate(
+        tmp_path / "cells.h5ad", tiny_model, given=["sex", "tissue"], predict=["cell_type"], out=tmp_path / "out.h5ad"
+    )
+    added = ad.read_h5ad(tmp_path / "out.h5ad")
+    assert added.obs_names.equals(adata.obs_names)
     assert sum("matched 36 of 40" in message for message in caplog.messages) == 1
     rows = np.array([0, 999, 1_000, 2_099])
-    few = annotation(adata[rows].copy(), tiny_model, given=["sex", "tissue"], predict=["cell_type"]).collect()
+    few = annotated(adata[rows].copy(), tiny_model, given=["sex", "tissue"], predict=["cell_type"])
     np.testing.assert_allclose(added.obsm["polygene_cell_type"][rows], few.obsm["polygene_cell_type"], atol=1e-6)
 
 
@@ -151,7 +161,7 @@ def test_the_device_and_the_speed_are_said_at_the_end(
 def test_expression_is_found_where_it_is_said_to_be(
     where: str, adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
 ) -> None:
-    expected = annotation(adata, tiny_model).collect().obsm["polygene_cell_type"]
+    expected = annotated(adata, tiny_model).obsm["polygene_cell_type"]
     layer = None
     if where == "layer":
         adata.layers["counts"], adata.X, layer = adata.X.copy(), None, "counts"
@@ -164,14 +174,14 @@ def test_expression_is_found_where_it_is_said_to_be(
     else:
         adata.X = adata.X.tocsc() if where == "csc" else adata.X.toarray()
     np.testing.assert_allclose(
-        annotation(adata, tiny_model, layer=layer).collect().obsm["polygene_cell_type"], expected, atol=1e-6
+        annotated(adata, tiny_model, layer=layer).obsm["polygene_cell_type"], expected, atol=1e-6
     )
 
 
 def test_recorded_totals_change_what_counts_mean(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     adata.obs["all_counts"] = np.asarray(adata.X.sum(1)).ravel() * 50
-    own = annotation(adata, tiny_model).collect().obsm["polygene_cell_type"]
-    whole = annotation(adata, tiny_model, totals="all_counts").collect().obsm["polygene_cell_type"]
+    own = annotated(adata, tiny_model).obsm["polygene_cell_type"]
+    whole = annotated(adata, tiny_model, totals="all_counts").obsm["polygene_cell_type"]
     assert not np.allclose(own, whole, atol=1e-3)
 
 
@@ -193,10 +203,10 @@ def test_a_chunk_that_expresses_no_panel_gene_is_answered(
     adata.var_names = ["OTHER", *adata.var_names[1:]]
     only_other = sparse.csr_matrix((np.ones(CHUNK, np.float32), (np.arange(CHUNK), np.zeros(CHUNK, int))), (CHUNK, 36))
     adata.X = sparse.vstack([only_other, adata.X[CHUNK:]], format="csr")
-    found = annotation(adata, tiny_model, predict="cell_type").collect()
+    found = annotated(adata, tiny_model, predict="cell_type")
     assert found.obs["polygene_no_panel_genes"].tolist() == [True] * CHUNK + [False] * 20
     assert np.isfinite(found.obsm["polygene_cell_type"]).all()
-    assert np.isfinite(embedding(adata, tiny_model).collect().obsm["X_polygene"]).all()
+    assert np.isfinite(annotated(adata, tiny_model, verb=embed).obsm["X_polygene"]).all()
 
 
 def test_how_much_of_the_panel_was_measured_is_written_and_survives_the_file(
@@ -215,12 +225,13 @@ def test_how_much_of_the_panel_was_measured_is_written_and_survives_the_file(
 
 
 def test_columns_of_one_gene_are_summed_before_they_are_read(adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    whole = annotation(adata, tiny_model).collect().obsm["polygene_cell_type"]
+    whole = annotated(adata, tiny_model).obsm["polygene_cell_type"]
     half = np.random.default_rng(0).binomial(adata.X.toarray().astype(int), 0.5).astype(np.float32)
     halves = np.hstack([half, adata.X.toarray() - half])
     with pytest.warns(UserWarning, match="not unique"):
         twice = ad.AnnData(sparse.csr_matrix(halves), var=pd.DataFrame(index=[*adata.var_names, *adata.var_names]))
-    np.testing.assert_allclose(annotation(twice, tiny_model).collect().obsm["polygene_cell_type"], whole, atol=1e-6)
+    annotate(twice, tiny_model)
+    np.testing.assert_allclose(twice.obsm["polygene_cell_type"], whole, atol=1e-6)
 
 
 def test_labels_with_slashes_survive_the_file(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
@@ -244,10 +255,10 @@ def test_a_second_question_leaves_the_first_answers(adata: ad.AnnData, tiny_mode
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"given": ["sex"], "predict": ["sex", "tissue"]}, "sex: given and asked at once"),
+        ({"given": ["sex"], "predict": ["sex", "tissue"]}, "sex: given and predicted at once"),
         ({"predict": ["cell_typ"]}, "Did you mean 'cell_type'"),
         ({"given": ["colour"]}, "the model knows sex, tissue, cell_type, age, disease"),
-        ({"given": ["sex", "tissue", "cell_type", "age", "disease"]}, "nothing to ask"),
+        ({"given": ["sex", "tissue", "cell_type", "age", "disease"]}, "Nothing is left to predict"),
         ({"given": ["age"]}, "does not know the label '30-year-old stage'.*the nearest is"),
         ({"given": ["tissue"], "columns": {"tissue": "tisue"}}, "no column 'tissue'.*Did you mean 'tisue'"),
     ],
@@ -268,7 +279,7 @@ def test_what_the_model_never_learned_is_not_answered(adata: ad.AnnData, tiny_mo
     tokenizer, schema = tiny_model.tokenizer, tiny_model.tokenizer.schema
     schema = PhenotypeSchema(phenotypes=schema.phenotypes, labels=((), *schema.labels[1:]))
     model = PolyGene.new(replace(tokenizer, schema=schema), hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
-    with pytest.raises(PhenotypeError, match=r"never saw a label of sex.*can answer tissue, cell_type"):
+    with pytest.raises(PhenotypeError, match=r"learned no label of sex.*can predict tissue, cell_type"):
         annotate(adata, model, predict=["sex"])
     annotate(adata, model)
     assert "polygene_sex" not in adata.obs
@@ -391,7 +402,7 @@ def test_a_model_without_a_record_of_its_training_flags_nothing_and_says_so(
 ) -> None:
     with caplog.at_level("INFO", logger="polygene"):
         annotate(adata, tiny_model)
-    assert "cells unlike any of them are not told" in caplog.text
+    assert "novel cells are not flagged" in caplog.text
     assert "polygene_unknown" not in adata.obs
     assert "false_alarms" not in adata.uns["polygene"]["annotate"]
 
@@ -411,7 +422,7 @@ def test_backed_off_types_are_written_with_id_and_probability(adata: ad.AnnData,
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"back_off": 0.4}, "above 0.5"), ({"back_off": 0.9, "predict": "sex"}, "not asked")]
+    ("options", "says"), [({"back_off": 0.4}, "above 0.5"), ({"back_off": 0.9, "predict": "sex"}, "not predicted")]
 )
 def test_backing_off_needs_a_level_and_cell_types(
     adata: ad.AnnData, tiny_model: PolyGene, options: dict[str, Any], says: str
@@ -426,6 +437,6 @@ def test_types_that_are_not_in_the_ontology_are_named(
     schema = tiny_model.tokenizer.schema
     labels = (*schema.labels[:2], ("B cell", "cluster 7", "monocyte"), *schema.labels[3:])
     tokenizer = replace(tiny_model.tokenizer, schema=replace(schema, labels=labels))
-    annotation(adata, replace(tiny_model, tokenizer=tokenizer), back_off=0.9).collect()
+    annotated(adata, replace(tiny_model, tokenizer=tokenizer), back_off=0.9)
     assert "1 of 3 cell types of the model are not in the Cell Ontology" in caplog.text
     assert "'cluster 7'" in caplog.text

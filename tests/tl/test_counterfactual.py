@@ -55,7 +55,7 @@ def expected_row(per_cell: np.ndarray, donors: pd.Series) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("context", ["tokens", "half"])
-def test_changes_are_those_of_single_questions(context: str, adata: ad.AnnData, tiny_model: PolyGene) -> None:
+def test_changes_are_those_of_single_predictions(context: str, adata: ad.AnnData, tiny_model: PolyGene) -> None:
     table = counterfactual(adata, tiny_model, {"sex": "male"}, given=GIVEN, n_repeats=2, seed=3).set_index("gene")
     females = adata[adata.obs["sex"] == "female"].copy()
     ids_C = pd.util.hash_array(females.obs_names.to_numpy(dtype=object))
@@ -130,7 +130,7 @@ def test_a_file_in_pieces_gives_the_table_of_the_cells_in_memory(
     adata.write_h5ad(tmp_path / "cells.h5ad")
     caplog.set_level("INFO", logger="polygene")
     of_file = counterfactual(tmp_path / "cells.h5ad", tiny_model, {"sex": "male"})
-    assert "32 of 1,200 cells are asked: 1,168 have the new label already" in caplog.messages
+    assert "32 of 1,200 cells are used: 1,168 have the new label already" in caplog.messages
     assert any(message.startswith("counterfactual (sex) 32 cells on cpu") for message in caplog.messages)
     assert any("association in the training data, not the effect of an intervention" in m for m in caplog.messages)
     of_few = counterfactual(adata[adata.obs["sex"] == "female"].copy(), tiny_model, {"sex": "male"})
@@ -165,10 +165,21 @@ def test_the_label_changed_from_chooses_cells(
     n_there, n_other = (types == "monocyte").sum(), (types == "B cell").sum()
     n_lost = (types[4:7] == "T cell").sum()
     said = (
-        f"{n_left} of 60 cells are asked: 4 have no label to change, {n_there} have the new label already, {n_other} "
+        f"{n_left} of 60 cells are used: 4 have no label to change, {n_there} have the new label already, {n_other} "
         f"have another label than the one changed from"
     ) + (f", {n_lost} have no donor or no group" if n_lost else "")
     assert said in caplog.messages
+
+
+@pytest.mark.parametrize("column", ["gene", "cells", "donors", "tokens_expression"])
+def test_a_group_named_like_a_column_of_the_table_loses_none(
+    column: str, adata: ad.AnnData, tiny_model: PolyGene
+) -> None:
+    adata.obs[column] = adata.obs["cell_type"].astype(str)
+    options = {"n_repeats": 1, "given": "tissue"}
+    by_type = counterfactual(adata, tiny_model, {"sex": "male"}, groupby="cell_type", **options)
+    table = counterfactual(adata, tiny_model, {"sex": "male"}, groupby=column, **options)
+    pd.testing.assert_frame_equal(table, by_type.rename(columns={"cell_type": f"{column}_group"}))
 
 
 def test_two_phenotypes_change_together(adata: ad.AnnData, tiny_model: PolyGene) -> None:
@@ -183,7 +194,7 @@ def test_two_phenotypes_change_together(adata: ad.AnnData, tiny_model: PolyGene)
     assert np.abs(both["tokens_expression"] - one["tokens_expression"]).max() > 1e-3
 
 
-def test_what_is_given_is_told_and_all_labels_are_by_default(
+def test_given_labels_are_control_tokens_and_by_default_all_are(
     adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
 ) -> None:
     def changes(**options: Any) -> np.ndarray:
@@ -198,7 +209,7 @@ def test_what_is_given_is_told_and_all_labels_are_by_default(
     assert (np.abs(by_default - changes(given=())).max(axis=0) > 1e-4).all()
 
 
-def test_the_table_survives_the_file_and_says_what_it_is(
+def test_the_table_and_its_meaning_are_kept_in_the_file(
     adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
 ) -> None:
     table = counterfactual(adata, tiny_model, {"sex": ("female", "male")}, n_repeats=1, groupby="cell_type")
@@ -212,7 +223,7 @@ def test_the_table_survives_the_file_and_says_what_it_is(
     assert how["genes"]["measured"] == 36
 
 
-def test_one_donor_has_no_interval_and_no_donors_are_said(
+def test_one_donor_has_no_interval_and_missing_donors_are_a_warning(
     adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
 ) -> None:
     del adata.obs["donor_id"]
@@ -223,7 +234,7 @@ def test_one_donor_has_no_interval_and_no_donors_are_said(
     assert any("no column 'donor_id': its cells count as one donor" in message for message in caplog.messages)
 
 
-def test_a_binary_model_answers_expressed_alone(
+def test_a_binary_model_predicts_expressed_alone(
     adata: ad.AnnData, make_tokenizer: Callable[..., Any], tiny_model: PolyGene
 ) -> None:
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "initializer_range": 0.2}
@@ -243,7 +254,7 @@ def test_a_binary_model_answers_expressed_alone(
         ({"cell_type": ("Tcell", "B cell")}, {}, PhenotypeError, "label 'Tcell'; the nearest is 'T cell'"),
         ({"sex": "xyz"}, {}, PhenotypeError, "the label 'xyz'; it knows 'female', 'male'"),
         ({"sex": ("male", "male")}, {}, PhenotypeError, "sex: changed from 'male' to itself"),
-        ({"sex": ("male", "female", "male")}, {}, PhenotypeError, "say the label changed to, or the two"),
+        ({"sex": ("male", "female", "male")}, {}, PhenotypeError, "give the new label, or the labels changed"),
         ({}, {}, PhenotypeError, "changes name the new label"),
         ("male", {}, PhenotypeError, "changes name the new label"),
         ({"sex": "male"}, {"given": ["tissue", "sex"]}, PhenotypeError, "sex: given and changed at once"),
@@ -252,11 +263,12 @@ def test_a_binary_model_answers_expressed_alone(
         ({"sex": "male"}, {"donor": "patient"}, ColumnError, "no column 'patient' in obs. It has donor_id"),
         ({"sex": "male"}, {"groupby": "cluster"}, ColumnError, "no column 'cluster' in obs"),
         ({"sex": "male"}, {"n_repeats": 0}, DataError, "1 or more, got 0"),
-        ({"tissue": "blood"}, {}, DataError, "No cell of adata is left to ask: of 60, 60 have the new label already"),
+        ({"sex": "male"}, {"seed": -1}, DataError, "the seed is -1"),
+        ({"tissue": "blood"}, {}, DataError, "No cell of adata is left: of 60, 60 have the new label already"),
         ({"tissue": ("lung", "blood")}, {}, DataError, "60 have the new label already"),
     ],
 )  # fmt: skip
-def test_a_wrong_question_is_refused_and_nothing_is_written(
+def test_a_wrong_option_is_refused_and_nothing_is_written(
     changes: Any, options: dict[str, Any], error: type, says: str, adata: ad.AnnData, tiny_model: PolyGene
 ) -> None:
     with pytest.raises(error, match=says):
@@ -270,8 +282,8 @@ def test_a_missing_column_and_missing_cells_are_named(adata: ad.AnnData, tiny_mo
     adata.obs = adata.obs.rename(columns={"sex": "sexes"})
     with pytest.raises(ColumnError, match=r"no column 'sex' in obs, which should hold sex\. Did you mean 'sexes'"):
         counterfactual(adata, tiny_model, {"sex": "male"})
-    with pytest.raises(DataError, match="from_pretrained"):
-        counterfactual(adata, "model", {"sex": "male"})
+    with pytest.raises(DataError, match="model is a PolyGene"):
+        counterfactual(adata, 3, {"sex": "male"})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Denoise: a layer of what panel genes are expected to be, the same in memory and in a copy of the file."""
+"""Denoise: expected expression as a layer, or of the whole panel as a new AnnData, in memory or in a file."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +16,8 @@ from polygene.errors import DataError, PhenotypeError, RecipeError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import expected_expression
 from polygene.tl import denoise, embed
-from polygene.tl._denoise import denoising
 from polygene.vocab.binning import ExpressionBinner
+from polygene.vocab.panel import GenePanel
 from polygene.vocab.tokenizer import CellTokenizer
 
 
@@ -79,7 +79,7 @@ def test_a_copy_of_the_file_holds_what_the_object_would(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "once.h5ad", "twice.h5ad"]
 
 
-def test_columns_of_one_gene_are_answered_once(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+def test_columns_of_one_gene_get_one_prediction(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     twice = adata.copy()
     twice.var_names = ["GENE3" if name == "OTHER0" else name for name in twice.var_names]
     columns = np.flatnonzero(twice.var_names == "GENE3")
@@ -114,13 +114,14 @@ def test_a_binary_model_knows_whether_and_not_how_much(
     ("asked", "error", "says"),
     [
         ({"output": "values"}, RecipeError, "output is one of expression, expressed; got 'values'"),
+        ({"panel": "some"}, RecipeError, "panel is one of measured, all; got 'some'"),
         ({"given": "cell_typ"}, PhenotypeError, "Did you mean 'cell_type'"),
         ({"given": "age"}, PhenotypeError, "does not know the label '30-year-old stage'"),
         ({"layer": "raw"}, DataError, r"pass adata\.raw\.to_adata\(\)"),
         ({"out": "x.h5ad"}, DataError, "writes into an AnnData"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_and_nothing_is_written(
+def test_a_wrong_option_is_refused_and_nothing_is_written(
     asked: dict[str, Any], error: type, says: str, adata: ad.AnnData, tiny_model: PolyGene
 ) -> None:
     adata.raw = adata.copy()
@@ -139,26 +140,107 @@ def test_a_matrix_does_not_go_into_a_table(adata: ad.AnnData, tiny_model: PolyGe
     assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
 
 
-def test_a_cell_without_counts_is_answered(
+def test_a_cell_without_counts_is_predicted(
     adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
 ) -> None:
     adata.X = sparse.diags((np.arange(60) > 0).astype(np.float32)).tocsr() @ adata.X
     caplog.set_level("WARNING", logger="polygene")
-    assert np.isfinite(denoising(adata, tiny_model).collect().layers["polygene"]).all()
+    denoise(adata, tiny_model)
+    assert np.isfinite(adata.layers["polygene"].data).all()
     assert any("1 of 60 cells express no gene of the panel" in message for message in caplog.messages)
 
 
-def test_a_given_label_is_heard_and_written_down(adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    alone = denoising(adata, tiny_model).collect().layers["polygene"]
-    answers = denoising(adata, tiny_model, given="cell_type")
-    assert list(answers.uns["given"]) == ["cell_type"]
-    assert (np.abs(answers.collect().layers["polygene"] - alone).max(1) > 1e-4).all()
+def test_a_given_label_changes_predictions_and_is_in_uns(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    given = adata.copy()
+    denoise(adata, tiny_model)
+    denoise(given, tiny_model, given="cell_type")
+    assert list(given.uns["polygene"]["denoise"]["given"]) == ["cell_type"]
+    assert (np.abs((given.layers["polygene"] - adata.layers["polygene"]).toarray()).max(1) > 1e-4).all()
 
 
 def test_genes_are_found_by_every_name(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     tokenizer = tiny_model.tokenizer
     ids = tuple(f"ENSG{g:011d}" for g in range(40))
     model = replace(tiny_model, tokenizer=replace(tokenizer, panel=replace(tokenizer.panel, ensembl_ids=ids)))
-    by_symbol = denoising(adata, model).collect().layers["polygene"]
-    adata.var_names = [ids[int(n[4:])] if n.startswith("GENE") else n for n in adata.var_names]
-    np.testing.assert_array_equal(denoising(adata, model).collect().layers["polygene"], by_symbol)
+    by_id = adata.copy()
+    by_id.var_names = [ids[int(n[4:])] if n.startswith("GENE") else n for n in adata.var_names]
+    denoise(adata, model)
+    denoise(by_id, model)
+    np.testing.assert_array_equal(by_id.layers["polygene"].toarray(), adata.layers["polygene"].toarray())
+
+
+@pytest.fixture
+def measured(make_adata: Callable[..., ad.AnnData]) -> ad.AnnData:
+    """60 cells with the first 36 of the panel's 40 genes, in the panel's order."""
+    return make_adata(60, 36)
+
+
+def whole_panel(adata: ad.AnnData, model: PolyGene, **options: str) -> ad.AnnData:
+    new = denoise(adata, model, panel="all", **options)
+    assert new is not None
+    return new
+
+
+def test_the_whole_panel_comes_back_with_what_was_measured_marked(measured: ad.AnnData, tiny_model: PolyGene) -> None:
+    before = measured.copy()
+    new = whole_panel(measured, tiny_model)
+    assert (new.shape, new.X.dtype) == ((60, 40), np.float32)
+    assert new.var_names.tolist() == list(tiny_model.tokenizer.panel.symbols)
+    assert new.var["measured"].tolist() == [True] * 36 + [False] * 4
+    assert (new.X > 0).all()
+    pd.testing.assert_frame_equal(new.obs, before.obs)
+    assert list(new.uns["polygene"]["denoise"]["genes"]["missing"]) == [f"GENE{g}" for g in range(36, 40)]
+    denoise(measured, tiny_model)
+    np.testing.assert_allclose(new.X[:, :36], measured.layers["polygene"].toarray(), atol=1e-5)
+    assert list(before.layers) == []
+
+
+@pytest.mark.parametrize("kind", ["csr.h5ad", "csc.zarr", "mtx"])
+def test_the_whole_panel_of_a_file_is_that_of_the_object(
+    kind: str,
+    measured: ad.AnnData,
+    tiny_model: PolyGene,
+    write_as: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("polygene.io.read.CellSource.chunks.__defaults__", (None, 17))
+    measured.obsm["X_pca"] = np.ones((60, 2))
+    source, out = write_as(measured, tmp_path, kind), tmp_path / "out.h5ad"
+    assert denoise(source, tiny_model, panel="all", out=out, output="expressed") is None
+    new, expected = ad.read_h5ad(out), whole_panel(measured, tiny_model, output="expressed")
+    np.testing.assert_allclose(new.X, expected.X, atol=1e-6)
+    assert new.var.index.tolist() == expected.var.index.tolist()
+    assert new.var["measured"].tolist() == expected.var["measured"].tolist()
+    assert new.obs_names.tolist() == measured.obs_names.tolist()
+    assert (not new.obsm, not new.layers, new.raw) == (True, True, None)
+    if kind.endswith(("h5ad", "zarr")):
+        pd.testing.assert_frame_equal(new.obs, measured.obs)
+    with h5py.File(out) as file:
+        assert file["X"].attrs["encoding-type"] == "array"
+
+
+def test_raw_can_be_read_since_the_genes_are_new(measured: ad.AnnData, tiny_model: PolyGene) -> None:
+    expected = whole_panel(measured, tiny_model)
+    measured.raw = measured.copy()
+    new = whole_panel(measured[:, :5].copy(), tiny_model, layer="raw")
+    np.testing.assert_allclose(new.X, expected.X, atol=1e-6)
+
+
+def test_genes_without_a_name_of_their_own_go_by_id(measured: ad.AnnData, tiny_model: PolyGene) -> None:
+    symbols = ["GENE0", "GENE1", *(f"GENE{g}" for g in range(2, 39)), "GENE1"]
+    ids = [f"ENSG{g:011d}" for g in range(40)]
+    panel = GenePanel(symbols=("", *symbols[1:]), ensembl_ids=tuple(ids))
+    measured.var["gene_ids"] = ids[:36]
+    new = whole_panel(measured, replace(tiny_model, tokenizer=replace(tiny_model.tokenizer, panel=panel)))
+    assert new.var_names.tolist() == [ids[0], ids[1], *symbols[2:39], ids[39]]
+
+
+def test_a_binary_model_is_refused_before_a_file_is_begun(
+    measured: ad.AnnData, make_tokenizer: Callable[..., CellTokenizer], tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer(40, ExpressionBinner.binary())
+    model = PolyGene.new(tokenizer, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    with pytest.raises(DataError, match="The model is binary"):
+        denoise(measured, model, panel="all", out=tmp_path / "out.h5ad")
+    assert not list(tmp_path.iterdir())

@@ -1,41 +1,40 @@
-"""Generate and balance: cells to order, marked as such."""
+"""Generate and balance: drawn cells, marked as such."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
 from scipy import sparse
 
-from polygene.errors import DataError, GeneError, PhenotypeError
+from polygene.errors import DataError, GeneError, PhenotypeError, RecipeError
 from polygene.model.checkpoint import PolyGene
-from polygene.model.sampling import SamplingConfig
+from polygene.model.inference import label_probabilities
 from polygene.tl import balance, generate
 from polygene.tl._generate import as_counts
 from polygene.vocab.binning import ExpressionBinner
 
-FEW = SamplingConfig(steps=3)
+
+def drawn(model: PolyGene, **options: object) -> ad.AnnData:
+    return generate(model, {"sex": "female", "cell_type": "B cell"}, n_cells=20, steps=3, **options)  # type: ignore[arg-type]
 
 
-def order(model: PolyGene, **options: object) -> ad.AnnData:
-    return generate(model, {"sex": "female", "cell_type": "B cell"}, n_cells=20, sampling=FEW, **options)  # type: ignore[arg-type]
-
-
-def test_cells_carry_the_labels_that_were_ordered_and_say_that_they_are_generated(tiny_model: PolyGene) -> None:
-    adata = order(tiny_model)
+def test_cells_carry_their_labels_and_are_marked_as_generated(tiny_model: PolyGene) -> None:
+    adata = drawn(tiny_model)
     assert adata.shape == (20, 40)
     assert list(adata.var_names) == list(tiny_model.tokenizer.panel.symbols)
     assert set(adata.obs["sex"]) == {"female"}
     assert set(adata.obs["cell_type"]) == {"B cell"}
-    assert adata.obs["tissue"].isna().all(), "what was not ordered is not given"
+    assert adata.obs["tissue"].isna().all(), "a phenotype without a label is not given"
     assert adata.obs["polygene_generated"].all()
-    said = adata.uns["polygene"]["generate"]
-    assert said["labels"] == {"sex": "female", "cell_type": "B cell"}
-    assert said["steps"] == 3
+    facts = adata.uns["polygene"]["generate"]
+    assert facts["labels"] == {"sex": "female", "cell_type": "B cell"}
+    assert facts["steps"] == 3
 
 
 def test_values_lie_in_their_bins(tiny_model: PolyGene) -> None:
-    adata = order(tiny_model)
+    adata = drawn(tiny_model)
     assert sparse.issparse(adata.X)
     assert adata.X.dtype == np.float32
     bins_CG = adata.layers["polygene_bins"]
@@ -46,26 +45,26 @@ def test_values_lie_in_their_bins(tiny_model: PolyGene) -> None:
 
 
 def test_the_first_cells_are_the_same_however_many_are_drawn(tiny_model: PolyGene) -> None:
-    few, many = (generate(tiny_model, {}, n_cells=n, sampling=FEW) for n in (5, 25))
+    few, many = (generate(tiny_model, {}, n_cells=n, steps=3) for n in (5, 25))
     assert (many.X[:5] != few.X).nnz == 0
 
 
-def test_labels_that_are_asked_for_come_back_as_labels(tiny_model: PolyGene) -> None:
-    adata = generate(tiny_model, {"sex": "male"}, n_cells=60, predict=["cell_type", "age"], sampling=FEW)
+def test_drawn_labels_come_back_in_obs(tiny_model: PolyGene) -> None:
+    adata = generate(tiny_model, {"sex": "male"}, n_cells=60, predict=["cell_type", "age"], steps=3)
     assert adata.obs["cell_type"].notna().all()
     assert adata.obs["cell_type"].nunique() > 1
     assert adata.obs["development_stage"].notna().all()
 
 
 def test_given_genes_stay_as_given(tiny_model: PolyGene) -> None:
-    adata = order(tiny_model, genes={"GENE3": 0, "GENE7": 4})
+    adata = drawn(tiny_model, genes={"GENE3": 0, "GENE7": 4})
     bins_CG = adata.layers["polygene_bins"].toarray()
     assert (bins_CG[:, 3] == 0).all()
     assert (bins_CG[:, 7] == 4).all()
 
 
 def test_counts_are_whole_and_the_smallest_is_one(tiny_model: PolyGene) -> None:
-    counts_CG = order(tiny_model, counts=True).layers["counts"]
+    counts_CG = drawn(tiny_model, counts=True).layers["counts"]
     assert (counts_CG.data == np.rint(counts_CG.data)).all()
     for c in range(20):
         assert counts_CG[c].data.min() == 1
@@ -86,15 +85,32 @@ def test_counts_of_cells_that_were_counted_come_back() -> None:
         ({"labels": {"cell_type": "B cel"}}, PhenotypeError, "the nearest is 'B cell'"),
         ({"labels": {"sex": "male"}, "predict": ["sex"]}, PhenotypeError, "given and drawn at once"),
         ({"labels": {}, "n_cells": 0}, DataError, "one cell or more"),
+        ({"labels": {}, "seed": -1}, DataError, "the seed is -1"),
+        ({"labels": {}, "temperature": 0.0}, RecipeError, "temperature = 0.0"),
+        ({"labels": {}, "out": "cells.csv"}, DataError, "must end with .h5ad"),
         ({"labels": {}, "genes": {"GATA1": 0}}, GeneError, "'GATA1' is not among the 40 genes"),
         ({"labels": {}, "genes": {"GENE1": 10}}, GeneError, "there is no bin 10"),
     ],
 )
-def test_an_order_that_cannot_be_filled_says_why(
-    tiny_model: PolyGene, options: dict, error: type[Exception], says: str
-) -> None:
+def test_a_wrong_option_is_refused(tiny_model: PolyGene, options: dict, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         generate(tiny_model, **options)
+
+
+def test_a_low_temperature_always_draws_the_most_probable_label(tiny_model: PolyGene) -> None:
+    adata = generate(tiny_model, {"sex": "male"}, n_cells=40, predict="cell_type", steps=1, temperature=0.001)
+    nothing = tiny_model.tokenizer.from_bins(
+        np.zeros((1, 40), np.uint8), np.array([[1, -1, -1, -1, -1]], np.int16), np.ones(40, dtype=bool)
+    )
+    ((p_V,),) = label_probabilities(tiny_model, nothing, predict=["cell_type"], given=["sex"], shown=0.0)
+    assert set(adata.obs["cell_type"]) == {tiny_model.tokenizer.schema.labels[2][p_V.argmax()]}
+
+
+def test_generated_cells_are_written_to_a_file(tiny_model: PolyGene, tmp_path: Path) -> None:
+    adata = drawn(tiny_model, out=tmp_path / "cells.h5ad")
+    written = ad.read_h5ad(tmp_path / "cells.h5ad")
+    np.testing.assert_array_equal(written.X.toarray(), adata.X.toarray())
+    assert list(written.obs["cell_type"]) == list(adata.obs["cell_type"])
 
 
 def test_balancing_adds_cells_to_rare_labels_until_all_have_as_many(
@@ -102,7 +118,7 @@ def test_balancing_adds_cells_to_rare_labels_until_all_have_as_many(
 ) -> None:
     adata = make_adata(90, 40)
     adata = adata[(adata.obs["cell_type"] != "monocyte") | (np.arange(90) % 5 == 0)].copy()
-    both = balance(adata, tiny_model, sampling=FEW, given=["sex"])
+    both = balance(adata, tiny_model, steps=3, given=["sex"])
     real = both[~both.obs["polygene_generated"]]
     counts = both.obs["cell_type"].value_counts()
     assert counts.nunique() == 1
@@ -131,3 +147,5 @@ def test_balancing_by_a_label_that_no_cell_has_says_so(
     adata.obs["cell_type"] = np.nan
     with pytest.raises(DataError, match="nothing to balance"):
         balance(adata, tiny_model)
+    with pytest.raises(DataError, match="the seed is -3"):
+        balance(adata, tiny_model, seed=-3)

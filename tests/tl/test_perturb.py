@@ -285,8 +285,8 @@ def test_no_cells_no_model_and_values_of_a_binary_model_are_refused(
 ) -> None:
     with pytest.raises(DataError, match="empty"):
         perturb(adata[:0].copy(), model, knock_out="GENE7")
-    with pytest.raises(DataError, match="model is a PolyGene, got str"):
-        perturb(adata, "polygene-512", knock_out="GENE7")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="model is a PolyGene, a folder or a name such as 'polygene-512'; got int"):
+        perturb(adata, 512, knock_out="GENE7")  # type: ignore[arg-type]
     binary = PolyGene.new(
         make_tokenizer(40, ExpressionBinner.binary()),
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,

@@ -103,7 +103,7 @@ def _finetuned(said: Mapping[str, Any]) -> Table:
         "from": said["from"],
         "labels": f"{len(said['labels'])} of obs[{said['label']!r}]: {_some(said['labels'])}",
         "how": said["how"],
-        "learned from": f"{said['cells']:,} cells of {said['donors']:,} donors",
+        "learned from": f"{said['cells']:,} of {said['labelled']:,} labelled cells, of {said['donors']:,} donors",
     }
     if "macro_f1" in said:
         facts["macro-F1"] = f"{said['macro_f1']:.3f} on {said['held_out']} held out in turn"

@@ -1,11 +1,12 @@
-"""Cells to order: from control tokens alone to expression, gene by gene in random order.
+"""Draw cells from control tokens: labels first, then expression, gene by gene in random order.
 
-Legend: C cells, G panel genes, N expressed entries, P phenotypes, B bins, V labels of one phenotype, R quantile levels.
+Legend: C cells, G panel genes, N expressed entries, P phenotypes, B bins, Q queries, V classes of one query, R quantile
+levels.
 
-A cell starts with its labels and no gene told. In every step a random share of its genes is asked, their bins are drawn
-from the answers, and what was drawn is told from then on (any-order autoregression: Uria, Murray & Larochelle 2014;
-Chang et al. 2022 draw images so). Genes of one step are drawn independently given all earlier ones, so more steps bring
-more of the correlation.
+A cell starts with its labels and no visible gene. In every step a random share of its genes is predicted, their bins
+are drawn from the predictions, and the drawn genes are visible from then on (any-order autoregression: Uria, Murray &
+Larochelle 2014; Chang et al. 2022 draw images so). Genes of one step are drawn independently given all earlier ones, so
+more steps keep more of the correlation.
 
 All randomness of a cell comes from (seed, number of the cell): the batch it is made in changes nothing.
 """
@@ -25,7 +26,7 @@ from polygene.runtime.toml import check_bounds
 from polygene.vocab.binning import LEVELS, BinInverse
 
 ORDER, BINS, LABELS, VALUES = range(4)
-"""What a random number decides: each has numbers of its own."""
+"""What a random number decides: each has its own stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class SamplingConfig:
     steps
         In how many steps the genes of a cell are drawn, about equally many in each.
     temperature
-        Below 1 likely bins and labels become likelier, at 1 they are drawn as the model believes.
+        1 draws from the model's probabilities; below 1 probable bins and labels become more probable.
     """
 
     steps: int = 32
@@ -49,15 +50,17 @@ class SamplingConfig:
 
 def draw(probabilities_QV: np.ndarray, random_Q: np.ndarray, temperature: float) -> np.ndarray:
     """Draw one class for each row of probabilities by its random number, int64 (Q,)."""
-    weights_QV = probabilities_QV.astype(np.float64) ** (1 / temperature)
+    # relative to the most probable class: near temperature 0 the powers of plain probabilities all become 0
+    relative_QV = probabilities_QV.astype(np.float64) / probabilities_QV.max(axis=1, keepdims=True)
+    weights_QV = relative_QV ** (1 / temperature)
     cumulative_QV = np.cumsum(weights_QV, axis=1)
-    return (cumulative_QV < (random_Q * cumulative_QV[:, -1])[:, None]).sum(axis=1)
+    return (cumulative_QV <= (random_Q * cumulative_QV[:, -1])[:, None]).sum(axis=1)
 
 
 def draw_labels(
     model: PolyGene, labels_CP: np.ndarray, predict: Sequence[str], ids_C: np.ndarray, seed: int, temperature: float
 ) -> np.ndarray:
-    """Draw the labels of some phenotypes from those that are given, one phenotype after the other; (C, P)."""
+    """Draw the labels of some phenotypes, each given the labels before it; (C, P)."""
     schema, labels_CP = model.tokenizer.schema, labels_CP.copy()
     all_G = np.ones(len(model.tokenizer.panel), dtype=bool)
     nothing_CG = np.zeros((len(labels_CP), len(all_G)), dtype=np.uint8)
@@ -65,10 +68,10 @@ def draw_labels(
     for name in predict:
         p = schema.index(name)
         cells = model.tokenizer.from_bins(nothing_CG, labels_CP, all_G)
-        (answer_CV,) = label_probabilities(
+        (p_CV,) = label_probabilities(
             model, cells, predict=[name], given=[other for other in schema.names if other != name], shown=0.0
         )
-        labels_CP[:, p] = draw(answer_CV, random_CP[:, p], temperature)
+        labels_CP[:, p] = draw(p_CV, random_CP[:, p], temperature)
     return labels_CP
 
 
@@ -106,8 +109,8 @@ def draw_cells(
         cells_Q, genes_Q = np.nonzero((order_CG >= first) & (order_CG < last))
         cells = model.tokenizer.from_bins(bins_CG, labels_CP, np.ones(len(ids_G), dtype=bool))
         all_N, shown = np.ones(len(cells.genes_N), dtype=bool), given + (1 - given) * first
-        answers_QB = bin_probabilities(model, cells, cells_Q, genes_Q, all_N, given=schema.names, shown=shown)
-        bins_CG[cells_Q, genes_Q] = draw(answers_QB, random_CG[cells_Q, genes_Q], config.temperature)
+        p_QB = bin_probabilities(model, cells, cells_Q, genes_Q, all_N, given=schema.names, shown=shown)
+        bins_CG[cells_Q, genes_Q] = draw(p_QB, random_CG[cells_Q, genes_Q], config.temperature)
     return bins_CG
 
 

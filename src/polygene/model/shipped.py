@@ -4,6 +4,8 @@ from pathlib import Path
 
 NAMES = ("polygene-512", "polygene-2432")
 """Named by the genes of their panels."""
+DEFAULT = "polygene-512"
+"""The model of a verb or command that names none."""
 MODELS = Path(__file__).parents[1] / "models"
 MOST_BYTES = 25_000_000
 """No file of a shipped model is larger: the package stays a quick download."""

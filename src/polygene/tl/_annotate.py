@@ -1,10 +1,11 @@
-"""Annotate: which phenotypes a cell has.
+"""Annotate: predict the phenotypes of cells.
 
-Legend: C cells, V labels of one phenotype.
+Legend: C cells, D width, V labels of one phenotype, N terms of the Cell Ontology.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from polygene.errors import PhenotypeError
 from polygene.evaluation.ages import LEVEL, years_interval
 from polygene.evaluation.metrics import expected_years
 from polygene.io.read import Source
-from polygene.io.write import Answers, Block, deliver, watched
+from polygene.io.write import Block, deliver
 from polygene.model.calibration import LabelCalibration, check_coverage, finest, units_needed
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
-from polygene.tl._reader import CellReader, best_labels, blank, check_model, made_by, phenotypes_named
+from polygene.model.shipped import DEFAULT
+from polygene.tl._reader import CellReader, best_labels, blank, load_model, phenotypes_named, results_of
+from polygene.vocab.cells import EncodedCells
 from polygene.vocab.ontology import LabelTree, check_level
 from polygene.vocab.phenotypes import PhenotypeSchema
 
@@ -29,7 +32,7 @@ NO_LABEL = "no label"
 
 def annotate(
     adata: Source,
-    model: PolyGene,
+    model: PolyGene | str | Path = DEFAULT,
     *,
     given: str | Sequence[str] = (),
     predict: str | Sequence[str] | None = None,
@@ -39,205 +42,189 @@ def annotate(
     back_off: float | None = None,
     out: str | Path | None = None,
 ) -> None:
-    """Predict phenotypes of cells from their expression, and from what is already known of them.
+    """Predict phenotypes of cells from their expression, and from labels that are known.
 
-    The answer for a cell depends on nothing but the cell: not on other cells, nor on what else is asked.
+    The prediction for a cell depends on nothing but the cell: not on other cells, nor on what else is predicted.
 
     Parameters
     ----------
     adata
         Cells with counts or log1p values, an AnnData or a file; no label is needed.
     model
-        What answers.
+        A PolyGene, or the name or folder of one.
     given
-        Phenotypes that are known: their labels in `obs` (in the column of the model's schema) are given to the model. A
-        cell without such a label is answered without it.
+        Phenotypes to condition on: their labels in `obs`, in the column of the model's schema. A cell without such a
+        label is predicted without it.
     predict
-        Phenotypes to ask. None: all that are not given.
+        Phenotypes to predict. None: all that are not given.
     coverage
-        How often the set of labels of a cell shall hold the true one, 0.5 to 0.99, such as 0.9. None: no sets. It is
-        meant on average over new donors like those that the model was calibrated on, for cells of every label.
+        How often the set of labels of a cell shall hold the true one, 0.5 to 0.99, such as 0.9, on average over new
+        donors like those that the model was calibrated on. None: no sets.
     layer
         Where the expression is: None for `X`, the name of a layer, or "raw" for `adata.raw`.
     totals
-        The column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
+        Column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
     back_off
-        Where the most probable cell type is less probable than this, such as 0.9, answer with a type of the Cell
-        Ontology above it that is not.
+        Where the most probable cell type is less probable than this, such as 0.9, give the most specific type of the
+        Cell Ontology above it that is as probable.
     out
-        Of a file, where the answers go: a copy of it with them (.h5ad), or the columns of `obs` alone (.parquet, .csv).
-        Only some rows are in memory at a time. An AnnData holds its answers itself.
+        Where the results of a file go: a copy of it with them (.h5ad), or their columns alone (.parquet, .csv). Only
+        some rows are in memory at a time. An AnnData is changed in place.
 
     Notes
     -----
     Written for each phenotype, for example `cell_type`:
 
-    `obs["polygene_cell_type"]`
-        The most probable label, categorical with all labels that the model knows.
-    `obs["polygene_cell_type_probability"]`
-        Its probability, float32.
+    `obs["polygene_cell_type"]`, `obs["polygene_cell_type_probability"]`
+        The most probable label, categorical, and its probability, float32.
     `obsm["polygene_cell_type"]`
-        The probabilities of all labels, float32 (C, V), in the order of the categories, which is also
+        The probabilities of all labels, float32 (C, V), in the order of the categories and of
         `uns["polygene"]["annotate"]["labels"]["cell_type"]`.
-    `obs["polygene_cell_type_set"]`, `obs["polygene_cell_type_set_size"]`, `obs["polygene_cell_type_abstains"]`
-        Only with `coverage`: the labels that may be true, most probable first, as "label | label"; how many; and
-        whether the model abstains, because the set is not one label: with several it cannot tell, with "no label" the
-        cell is less typical than the share `coverage` of the cells of every label.
-        `uns["polygene"]["annotate"]["sets"]["cell_type"]` says how many donors the sets rest on, and which labels had
-        too few of their own and are held to what all labels together ask for.
-    `obs["polygene_age_years"]`, `obs["polygene_age_years_low"]`, `obs["polygene_age_years_high"]`
-        Only of ages: the expected years, over the labels that can be read as years, and the ages between which the
-        middle 90 % of their probability lies (`uns["polygene"]["annotate"]["years_level"]`); float32.
+    `obs["polygene_cell_type_set"]`, `..._set_size`, `..._abstains`
+        With `coverage`: the labels that may be true, as "label | label", most probable first; how many; whether they
+        are not exactly one. "no label": the cell is less typical than that share of the cells of every label.
+    `obs["polygene_age_years"]`, `..._low`, `..._high`
+        Of ages: the expected years, and the middle 90 % of their probability; float32.
     `obs["polygene_cell_type_term"]`, `..._term_id`, `..._term_probability`
-        Only with `back_off`: of the types that are as probable as that, each with all labels below it, the one that
-        says most; its id in the Cell Ontology ("" for a label that is not in it), and its probability, float32.
+        With `back_off`: the type of the Cell Ontology, its id ("" for a label outside it), its probability.
+
+    Written once:
+
     `obs["polygene_no_panel_genes"]`
-        True for a cell that expresses no gene of the panel, so that its answers say nothing of it.
+        True for a cell that expresses no gene of the panel: its predictions mean nothing.
     `obs["polygene_novelty"]`, `obs["polygene_unknown"]`
-        How far the cell is from every kind of cell that trained the model, whatever is given and asked: above 1 it is
-        flagged as unknown, and its answers are not to be trusted. Of known cells a share of
-        `uns["polygene"]["annotate"]["false_alarms"]` is flagged too. Left out if the model has no `novelty`.
+        Distance to the nearest kind of training cell in units of the threshold, and whether it is above 1: then do not
+        trust the predictions. A share `uns["polygene"]["annotate"]["false_alarms"]` of known cells is above it too.
     `uns["polygene"]["annotate"]`
-        The model, what was given and asked, the version of PolyGene, and under `genes` how much of the panel the file
-        measured: counts and shares, how genes were found, and which are missing.
+        Model, version, what was given and predicted, how much of the panel the file measures, what the sets rest on.
 
     Raises
     ------
     PhenotypeError
-        A name is no phenotype of the model, is both given and asked, or its column or one of its labels is unknown; or
-        sets are wanted of a model that was not calibrated, `back_off` is no level above a half, or cell_type is not
-        asked.
+        A phenotype, its column or a label is unknown, or given and predicted at once; sets of a model that was not
+        calibrated; `back_off` without cell_type.
     DataError, GeneError, ScaleError
         The expression cannot be read; the message says what to do.
+
+    Examples
+    --------
+    >>> import polygene as pg
+    >>> adata = pg.datasets.pbmc()[:50].copy()
+    >>> pg.tl.annotate(adata, predict="cell_type")
+    >>> adata.obsm["polygene_cell_type"].shape
+    (50, 55)
     """
-    answers = annotation(
-        adata,
-        model,
-        given=given,
-        predict=predict,
-        coverage=coverage,
-        layer=layer,
-        totals=totals,
-        back_off=back_off,
-    )
-    deliver(answers, adata, out)
-
-
-def annotation(
-    source: Source,
-    model: PolyGene,
-    *,
-    given: str | Sequence[str] = (),
-    predict: str | Sequence[str] | None = None,
-    coverage: float | None = None,
-    layer: str | None = None,
-    totals: str | None = None,
-    back_off: float | None = None,
-) -> Answers:
-    """Return what `annotate` writes, found out when it is asked for."""
-    check_model(model)
+    model = load_model(model)
     schema = model.tokenizer.schema
-    given, asked = questions(schema, given, predict)
-    calibrations = {} if coverage is None else _calibrations(model, asked, coverage)
-    tree = _tree(schema, asked, back_off)
-    reader = CellReader(source, model.tokenizer, given=given, layer=layer, totals=totals)
-    known = model.novelty
-    if known is None:
-        logger.info("the model has no record of its training cells: cells unlike any of them are not told")
+    given, predict = check_phenotypes(schema, given, predict)
+    annotator = _Annotator(model, given, predict, coverage, back_off)
+    reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals)
+    done = f"annotated ({', '.join(predict)})"
+    deliver(results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns()), adata, out)
 
-    def blocks(rows: range) -> Iterator[Block]:
-        for names_C, encoded in reader.chunks(rows):
-            answers, states = predict_labels(model, encoded, predict=asked, given=given)
-            block = _block(schema, names_C, dict(zip(asked, answers, strict=True)), blank(encoded))
-            if coverage is not None:
-                _add_sets(block, calibrations, coverage, model)
-            if tree and back_off:
-                _add_terms(block.obs, tree, *tree.back_off(block.obsm["polygene_cell_type"], back_off))
-            if known is not None:
-                if given or known.query not in asked:  # novelty is learned with nothing given
-                    states_CD = predict_labels(model, encoded, predict=[known.query])[1][0]
-                else:
-                    states_CD = states[asked.index(known.query)]
-                block.obs["polygene_novelty"] = known.score(states_CD)
-                block.obs["polygene_unknown"] = block.obs["polygene_novelty"] > 1
-            yield block
 
-    done, device = f"annotated ({', '.join(asked)})", model.network.device
-    uns: dict[str, Any] = {
-        **made_by(model),
-        "given": np.array(given, dtype=str),
-        "predict": np.array(asked, dtype=str),
-        "genes": reader.genes,
-        "years_level": LEVEL,
-        **({"false_alarms": known.false_alarms} if known is not None else {}),
-        "labels": {name: np.array(schema.labels[schema.index(name)], dtype=str) for name in asked},
-    }
-    if coverage is not None:
-        uns["sets"] = {
-            name: _rests_on(one, coverage, schema.labels[schema.index(name)]) for name, one in calibrations.items()
+@dataclass(eq=False)
+class _Annotator:
+    """Predictions of one model as columns and arrays."""
+
+    model: PolyGene
+    given: list[str]
+    predict: list[str]
+    coverage: float | None
+    back_off: float | None
+    sets: Mapping[str, LabelCalibration] = field(init=False)
+    tree: LabelTree | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.schema = self.model.tokenizer.schema
+        self.labels = {name: self.schema.labels[self.schema.index(name)] for name in self.predict}
+        self.sets = {} if self.coverage is None else _calibrations(self.model, self.predict, self.coverage)
+        self.tree = None if self.back_off is None else _tree(self.labels, self.back_off)
+        if self.model.novelty is None:
+            logger.info("the model has no record of its training cells, so novel cells are not flagged")
+
+    def block(self, names_C: pd.Index, cells: EncodedCells) -> Block:
+        """Predict a chunk of cells."""
+        p_PCV, states_PCD = predict_labels(self.model, cells, predict=self.predict, given=self.given)
+        columns: dict[str, Any] = {}
+        for name, p_CV in zip(self.predict, p_PCV, strict=True):
+            columns |= best_labels(name, self.labels[name], p_CV) | self._years(name, p_CV)
+        columns["polygene_no_panel_genes"] = blank(cells)
+        for name, calibration in self.sets.items():
+            p_CV, at_or_below_VV = p_PCV[self.predict.index(name)], self.model.at_or_below(name)
+            set_CV = finest(calibration.sets(p_CV, self.coverage or 0.0, at_or_below_VV), at_or_below_VV)
+            columns |= _set_columns(name, p_CV, set_CV, self.labels[name])
+        if self.tree and self.back_off:
+            columns |= _term_columns(self.tree, p_PCV[self.predict.index("cell_type")], self.back_off)
+        if novelty := self.model.novelty:
+            # the threshold was learned with nothing given, so the state is one with nothing given too
+            if self.given or novelty.query not in self.predict:
+                states_CD = predict_labels(self.model, cells, predict=[novelty.query])[1][0]
+            else:
+                states_CD = states_PCD[self.predict.index(novelty.query)]
+            columns["polygene_novelty"] = novelty.score(states_CD)
+            columns["polygene_unknown"] = columns["polygene_novelty"] > 1
+        obsm = {f"polygene_{name}": p_CV for name, p_CV in zip(self.predict, p_PCV, strict=True)}
+        return Block(pd.DataFrame(columns, index=names_C), obsm)
+
+    def _years(self, name: str, p_CV: np.ndarray) -> dict[str, np.ndarray]:
+        if self.schema.phenotypes[self.schema.index(name)].ordinal != "age":
+            return {}
+        years_V = self.schema.years(name)
+        found = (expected_years(p_CV, years_V), *years_interval(p_CV, years_V))
+        endings = ("years", "years_low", "years_high")
+        return {f"polygene_{name}_{end}": x_C.astype(np.float32) for end, x_C in zip(endings, found, strict=True)}
+
+    def uns(self) -> dict[str, Any]:
+        """Describe how the predictions were made."""
+        uns: dict[str, Any] = {
+            "given": np.array(self.given, dtype=str),
+            "predict": np.array(self.predict, dtype=str),
+            "years_level": LEVEL,
+            "labels": {name: np.array(labels, dtype=str) for name, labels in self.labels.items()},
         }
-    if back_off is not None:
-        uns["back_off"] = back_off
-    return Answers(
-        verb="annotate",
-        cells=reader.cells,
-        blocks=lambda rows: watched(blocks(rows), len(rows), done=done, device=device),
-        uns=uns,
-    )
+        if self.model.novelty is not None:
+            uns["false_alarms"] = self.model.novelty.false_alarms
+        if self.coverage is not None:
+            uns["sets"] = {name: self._evidence(name, one, self.coverage) for name, one in self.sets.items()}
+        if self.back_off is not None:
+            uns["back_off"] = self.back_off
+        return uns
+
+    def _evidence(self, name: str, calibration: LabelCalibration, coverage: float) -> dict[str, Any]:
+        """Describe what sets rest on; labels with too few donors of their own use the threshold of all labels."""
+        own_V = calibration.own(coverage)
+        pooled = [label for label, own in zip(self.labels[name], own_V, strict=True) if not own]
+        return {
+            "coverage": coverage,
+            "unit": calibration.unit,
+            "units": calibration.units,
+            "held_to_all_labels": np.array(pooled, dtype=str),
+        }
 
 
-def _block(schema: PhenotypeSchema, names_C: pd.Index, answers: dict[str, np.ndarray], blank_C: np.ndarray) -> Block:
-    """Lay out the probabilities of each phenotype as columns and arrays."""
-    columns: dict[str, Any] = {}
-    for name, probabilities_CV in answers.items():
-        columns |= best_labels(name, schema.labels[schema.index(name)], probabilities_CV)
-        if schema.phenotypes[schema.index(name)].ordinal == "age":
-            years_V = schema.years(name)
-            found = (expected_years(probabilities_CV, years_V), *years_interval(probabilities_CV, years_V))
-            for ending, years_C in zip(("", "_low", "_high"), found, strict=True):
-                columns[f"polygene_{name}_years{ending}"] = years_C.astype(np.float32)
-    columns["polygene_no_panel_genes"] = blank_C
-    obsm = {f"polygene_{name}": probabilities_CV for name, probabilities_CV in answers.items()}
-    return Block(pd.DataFrame(columns, index=names_C), obsm)
-
-
-def _add_sets(block: Block, calibrations: dict[str, LabelCalibration], coverage: float, model: PolyGene) -> None:
-    """Add the columns of sets to those of a block."""
-    for name, calibration in calibrations.items():
-        p_CV, table_VV = block.obsm[f"polygene_{name}"], model.at_or_below(name)
-        labels = model.tokenizer.schema.labels[model.tokenizer.schema.index(name)]
-        set_CV = finest(calibration.sets(p_CV, coverage, table_VV), table_VV)
-        for ending, column_C in label_sets(p_CV, set_CV, labels).items():
-            block.obs[f"polygene_{name}_{ending}"] = column_C
-
-
-def label_sets(p_CV: np.ndarray, set_CV: np.ndarray, labels: Sequence[str]) -> dict[str, np.ndarray]:
+def _set_columns(name: str, p_CV: np.ndarray, set_CV: np.ndarray, labels: Sequence[str]) -> dict[str, np.ndarray]:
     """Write sets of labels as text, most probable first, with their sizes and whether they are not one label."""
     size_C = set_CV.sum(axis=1).astype(np.int32)
     order_CV = np.argsort(np.where(set_CV, -p_CV, np.inf), axis=1, kind="stable")
     named = np.asarray(labels, dtype=object)
     texts = [" | ".join(named[order_V[:size]]) or NO_LABEL for order_V, size in zip(order_CV, size_C, strict=True)]
-    return {"set": np.array(texts, dtype=object), "set_size": size_C, "abstains": size_C != 1}
+    columns = {"set": np.array(texts, dtype=object), "set_size": size_C, "abstains": size_C != 1}
+    return {f"polygene_{name}_{ending}": column_C for ending, column_C in columns.items()}
 
 
-def _calibrations(model: PolyGene, asked: Sequence[str], coverage: float) -> dict[str, LabelCalibration]:
-    """Give what sets of the asked phenotypes rest on; say aloud where that is little, or nothing.
-
-    Raises
-    ------
-    PhenotypeError
-        The coverage cannot be asked for, or the model was not calibrated for any of them.
-    """
+def _calibrations(model: PolyGene, predict: Sequence[str], coverage: float) -> dict[str, LabelCalibration]:
+    """Return the calibrations that sets of these phenotypes rest on; warn where there is none or it is small."""
     check_coverage(coverage)
-    found = {name: model.calibration.labels[name] for name in asked if name in model.calibration.labels}
+    found = {name: model.calibration.labels[name] for name in predict if name in model.calibration.labels}
     if not found:
         msg = (
-            f"The model was not calibrated for {', '.join(asked)}, so it has no sets of labels. Leave `coverage` out, "
-            "or train on a corpus whose validation donors have these labels."
+            f"The model was not calibrated for {', '.join(predict)}, so it has no sets of labels. Leave `coverage` "
+            "out, or train on a corpus whose validation donors have these labels."
         )
         raise PhenotypeError(msg)
     needed = units_needed(coverage)
-    for name in asked:
+    for name in predict:
         if name not in found:
             logger.warning("%s: no sets, since the model was not calibrated for it", name)
         elif found[name].units < needed:
@@ -248,26 +235,13 @@ def _calibrations(model: PolyGene, asked: Sequence[str], coverage: float) -> dic
     return found
 
 
-def _rests_on(calibration: LabelCalibration, coverage: float, labels: Sequence[str]) -> dict[str, Any]:
-    """Say for `uns` what sets rest on."""
-    own_V = calibration.own(coverage)
-    return {
-        "coverage": coverage,
-        "unit": calibration.unit,
-        "units": calibration.units,
-        "held_to_all_labels": np.array([label for label, own in zip(labels, own_V, strict=True) if not own], dtype=str),
-    }
-
-
-def _tree(schema: PhenotypeSchema, asked: Sequence[str], back_off: float | None) -> LabelTree | None:
-    """Find the cell types of the model in the ontology, where answers are to be backed off."""
-    if back_off is None:
-        return None
+def _tree(labels: Mapping[str, Sequence[str]], back_off: float) -> LabelTree:
+    """Place the cell types of the model in the Cell Ontology."""
     check_level(back_off)
-    if "cell_type" not in asked:
-        msg = f"back_off is about cell_type, which is not asked; asked are {', '.join(asked)}"
+    if "cell_type" not in labels:
+        msg = f"back_off is for cell_type, which is not predicted; predicted are {', '.join(labels)}"
         raise PhenotypeError(msg)
-    tree = LabelTree(schema.labels[schema.index("cell_type")])
+    tree = LabelTree(labels["cell_type"])
     if tree.unknown:
         few = ", ".join(map(repr, tree.unknown[:3])) + (", …" if len(tree.unknown) > 3 else "")
         logger.warning(
@@ -277,39 +251,42 @@ def _tree(schema: PhenotypeSchema, asked: Sequence[str], back_off: float | None)
     return tree
 
 
-def _add_terms(obs: pd.DataFrame, tree: LabelTree, term_C: np.ndarray, probability_C: np.ndarray) -> None:
+def _term_columns(tree: LabelTree, p_CV: np.ndarray, back_off: float) -> dict[str, Any]:
+    term_C, probability_C = tree.back_off(p_CV, back_off)
     ids, id_N = np.unique(tree.ids_N.astype(str), return_inverse=True)
-    obs["polygene_cell_type_term"] = pd.Categorical.from_codes(term_C, tree.names_N)
-    obs["polygene_cell_type_term_id"] = pd.Categorical.from_codes(np.where(term_C < 0, -1, id_N[term_C]), ids)
-    obs["polygene_cell_type_term_probability"] = probability_C
+    return {
+        "polygene_cell_type_term": pd.Categorical.from_codes(term_C, tree.names_N),
+        "polygene_cell_type_term_id": pd.Categorical.from_codes(np.where(term_C < 0, -1, id_N[term_C]), ids),
+        "polygene_cell_type_term_probability": probability_C,
+    }
 
 
-def questions(
+def check_phenotypes(
     schema: PhenotypeSchema, given: str | Sequence[str], predict: str | Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
-    """Settle which phenotypes are given and which are asked, in the order of the schema.
+    """Return which phenotypes are given and which are predicted, in the order of the schema.
 
     Raises
     ------
     PhenotypeError
-        There is no such phenotype, one is both, none is left to ask, or the model learned no label of one.
+        There is no such phenotype, one is both, none is left to predict, or the model learned no label of one.
     """
     known = {name: list(labels) for name, labels in zip(schema.names, schema.labels, strict=True)}
     given = phenotypes_named(schema, given)
-    asked = [name for name in schema.names if name not in given and known[name]]
+    chosen = [name for name in schema.names if name not in given and known[name]]
     if predict is not None:
-        asked = phenotypes_named(schema, predict)
-    if both := [name for name in asked if name in given]:
-        msg = f"{', '.join(both)}: given and asked at once. Leave it out of `given` or out of `predict`."
+        chosen = phenotypes_named(schema, predict)
+    if both := [name for name in chosen if name in given]:
+        msg = f"{', '.join(both)}: given and predicted at once. Leave it out of `given` or out of `predict`."
         raise PhenotypeError(msg)
-    if unlearned := [name for name in asked if not known[name]]:
+    if unlearned := [name for name in chosen if not known[name]]:
         able = ", ".join(name for name in schema.names if known[name])
-        msg = f"The model never saw a label of {', '.join(unlearned)}, so it cannot answer; it can answer {able}."
+        msg = f"The model learned no label of {', '.join(unlearned)}, so it cannot predict it; it can predict {able}."
         raise PhenotypeError(msg)
-    if not asked:
-        msg = f"There is nothing to ask: the model knows {', '.join(schema.names)}, and {', '.join(given)} are given."
+    if not chosen:
+        msg = f"Nothing is left to predict: the model knows {', '.join(schema.names)}; given are {', '.join(given)}."
         raise PhenotypeError(msg)
-    for name in asked:
+    for name in chosen:
         if len(known[name]) == 1:
-            logger.warning("%s: the model knows one label only, %r, and answers nothing else", name, known[name][0])
-    return given, asked
+            logger.warning("%s: the model knows one label only, %r, and always predicts it", name, known[name][0])
+    return given, chosen

@@ -1,136 +1,137 @@
-"""Denoise: what each panel gene of a cell is expected to be, given the rest of the cell.
+"""Denoise: the expected expression of each panel gene of a cell, given the rest of the cell.
 
-Legend: C cells, M panel genes that the file measured.
+Legend: C cells, G panel genes, M panel genes that are predicted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, get_args
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 
 from polygene.errors import DataError, RecipeError
 from polygene.io.read import Source
-from polygene.io.write import Answers, Block, deliver, watched
+from polygene.io.write import Block, answers_to, deliver
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import Output, expected_expression
-from polygene.tl._reader import CellReader, check_model, made_by, phenotypes_named
+from polygene.model.shipped import DEFAULT
+from polygene.tl._reader import CellReader, load_model, panel_var, phenotypes_named, results_of
+from polygene.vocab.cells import EncodedCells
 
 LAYERS: dict[Output, str] = {"expression": "polygene", "expressed": "polygene_expressed"}
+Genes = Literal["measured", "all"]
 
 
 def denoise(
     adata: Source,
-    model: PolyGene,
+    model: PolyGene | str | Path = DEFAULT,
     *,
     output: Output = "expression",
+    panel: Genes = "measured",
     given: str | Sequence[str] = (),
     layer: str | None = None,
     totals: str | None = None,
     out: str | Path | None = None,
-) -> None:
-    """Answer every panel gene that was measured from the other genes of its cell.
+) -> ad.AnnData | None:
+    """Predict the expression of each panel gene from the other genes of its cell.
 
-    Genes are hidden in folds, so no answer is told the gene's own value; it depends on nothing but the cell. An answer
-    is what the model expects to be measured, zeros included, in a cell like this one: no value of it is zero.
+    Genes are masked in folds, so no prediction sees the gene's own value, and each depends on nothing but the cell. It
+    is the expected measurement in a cell like this one, zeros included, so it is never zero. A gene that the file does
+    not measure is predicted from all that it does.
 
     Parameters
     ----------
     adata
         Cells with counts or log1p values, an AnnData or a file; no label is needed.
     model
-        What answers.
+        A PolyGene, or the name or folder of one.
     output
         "expression": expected log1p counts per 10,000. "expressed": the probability of being expressed at all.
+    panel
+        "measured": the panel genes that the file measures, as a layer. "all": the whole panel, as a new AnnData.
     given
-        Phenotypes that are known: their labels in `obs` are given to the model, as for `annotate`.
-    layer
-        Where the expression is: None for `X`, or the name of a layer.
-    totals
-        The column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
+        Phenotypes to condition on: their labels in `obs`, as for `annotate`.
+    layer, totals
+        Where the expression is, as for `annotate`. "raw" only with panel="all", as a layer has the genes of `X`.
     out
-        Of a file, where the answers go: a copy of it with them (.h5ad). Only some rows are in memory at a time. An
-        AnnData holds its answers itself.
+        Where the results of a file go (.h5ad), written while only some rows are in memory.
+
+    Returns
+    -------
+    With panel="all" and without `out` a new AnnData: `X` float32 (C, G), dense, in the order of the panel; the `obs` of
+    the cells; `var["gene_id"]` (Ensembl) and `var["measured"]`. Else None.
 
     Notes
     -----
-    Written are:
+    With panel="measured" the AnnData, or the copy of the file, gets
 
     `layers["polygene"]` (or `layers["polygene_expressed"]`)
-        float32 CSR of the shape of `X`. Panel genes hold a value in every cell, all other genes nothing: 8 bytes a
-        cell and panel gene. None is left out for being small, so that an empty place always means "not answered".
+        float32 CSR of the shape of `X`. Panel genes hold a value in every cell, 8 bytes each; other genes none.
     `var["polygene_panel"]`
-        True for the columns that hold answers. Where several columns are one gene of the panel, they are read as their
-        sum, and the first of them holds the answer.
-    `uns["polygene"]["denoise"]`
-        The model, the output, what was given, the version of PolyGene, and `genes`, as `annotate` writes them.
+        True for the columns that hold values. Where several columns are one panel gene, their sum is read, and the
+        first of them holds the value.
+
+    Both write `uns["polygene"]["denoise"]`.
 
     Raises
     ------
     DataError
-        A binary model is asked for values, or layer="raw", whose genes are not those of a layer.
+        Values are wanted of a binary model, or of layer="raw" without panel="all".
     PhenotypeError, GeneError, ScaleError
         The labels or the expression cannot be read; the message says what to do.
     """
-    deliver(denoising(adata, model, output=output, given=given, layer=layer, totals=totals), adata, out)
-
-
-def denoising(
-    source: Source,
-    model: PolyGene,
-    *,
-    output: Output = "expression",
-    given: str | Sequence[str] = (),
-    layer: str | None = None,
-    totals: str | None = None,
-) -> Answers:
-    """Return what `denoise` writes, found out when it is asked for."""
-    check_output(model, output)
-    if layer == "raw" and "raw" not in getattr(source, "layers", ()):
+    _check(output, panel, adata, layer)
+    model = load_model(model)
+    if output == "expression" and model.tokenizer.binner.n_bins == 2:
         msg = (
-            "denoise writes a layer, which has the genes of X and not those of raw: pass adata.raw.to_adata(), or "
-            "impute(…, layer='raw'), which makes a new AnnData."
+            "The model is binary: it predicts whether a gene is expressed, not how much. Use output='expressed' "
+            "(--output expressed), or a model with more bins."
         )
         raise DataError(msg)
     given = phenotypes_named(model.tokenizer.schema, given)
-    reader = CellReader(source, model.tokenizer, given=given, layer=layer, totals=totals)
+    reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals)
+    genes_M, layout = _measured_genes(reader) if panel == "measured" else _all_genes(reader, model)
+
+    def block(names_C: pd.Index, cells: EncodedCells) -> Block:
+        x_CM = expected_expression(model, cells, genes_M, output=output, given=given)
+        return Block(pd.DataFrame(index=names_C), {}, {LAYERS[output] if panel == "measured" else "X": x_CM})
+
+    uns = {"output": output, "panel": panel, "given": np.array(given, dtype=str)}
+    results = results_of("denoise", model, reader, block, done=f"denoised ({len(genes_M):,} genes)", uns=uns, **layout)
+    if panel == "measured":
+        deliver(results, adata, out)
+    elif out is None:
+        return results.to_adata()
+    else:
+        with answers_to(out, results.suffixes) as write:
+            write(results)
+    return None
+
+
+def _check(output: str, panel: str, source: Source, layer: str | None) -> None:
+    for name, value, choices in (("output", output, get_args(Output)), ("panel", panel, get_args(Genes))):
+        if value not in choices:
+            msg = f"{name} is one of {', '.join(choices)}; got {value!r}."
+            raise RecipeError(msg)
+    if panel == "measured" and layer == "raw" and "raw" not in getattr(source, "layers", ()):
+        msg = (
+            "A new layer has the genes of X, not those of raw: pass adata.raw.to_adata(), or panel='all' "
+            "(--panel all), which makes a new AnnData."
+        )
+        raise DataError(msg)
+
+
+def _measured_genes(reader: CellReader) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the measured panel genes in the order of the file's columns, and where their values go."""
     genes_M, first_M = np.unique(reader.match.genes_N, return_index=True)
     columns_M = reader.match.columns_N[first_M]
     order_M = np.argsort(columns_M)
-    genes_M, columns_M = genes_M[order_M], columns_M[order_M]
-
-    def blocks(rows: range) -> Iterator[Block]:
-        for names_C, encoded in reader.chunks(rows):
-            x_CM = expected_expression(model, encoded, genes_M, output=output, given=given)
-            yield Block(pd.DataFrame(index=names_C), {}, {LAYERS[output]: x_CM})
-
-    done, device = f"denoised ({len(genes_M):,} genes)", model.network.device
-    return Answers(
-        verb="denoise",
-        cells=reader.cells,
-        blocks=lambda rows: watched(blocks(rows), len(rows), done=done, device=device),
-        uns={**made_by(model), "output": output, "given": np.array(given, dtype=str), "genes": reader.genes},
-        columns_M=columns_M,
-        var={"polygene_panel": np.isin(np.arange(len(reader.cells.var)), columns_M)},
-    )
+    is_panel = np.isin(np.arange(len(reader.cells.var)), columns_M)
+    return genes_M[order_M], {"columns_M": columns_M[order_M], "var": {"polygene_panel": is_panel}}
 
 
-def check_output(model: PolyGene, output: str) -> None:
-    """Refuse what is no model, and what this model cannot be asked for.
-
-    Raises
-    ------
-    DataError, RecipeError
-        Says what can be asked for.
-    """
-    check_model(model)
-    if output not in get_args(Output):
-        msg = f"output is one of {', '.join(get_args(Output))}; got {output!r}."
-        raise RecipeError(msg)
-    if output == "expression" and model.tokenizer.binner.is_binary:
-        msg = (
-            "The model is binary: it knows whether a gene is expressed and not how much. Ask for output='expressed' "
-            "(--output expressed), or train a model with more bins."
-        )
-        raise DataError(msg)
+def _all_genes(reader: CellReader, model: PolyGene) -> tuple[np.ndarray, dict[str, Any]]:
+    var = panel_var(model.tokenizer.panel).assign(measured=reader.match.measured_G)
+    return np.arange(len(var)), {"genes": var}

@@ -1,11 +1,12 @@
-"""Generate: cells to order, from control tokens.
+"""Generate: draw cells from control tokens.
 
 Legend: C cells, G panel genes, N expressed entries, P phenotypes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
 
 import anndata as ad
 import numpy as np
@@ -15,9 +16,12 @@ from scipy import sparse
 from polygene.errors import DataError, GeneError, PhenotypeError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.sampling import VALUES, SamplingConfig, draw_cells, draw_labels, draw_values
+from polygene.model.shipped import DEFAULT
+from polygene.runtime.distributed import one_process
 from polygene.runtime.hashing import uniform
 from polygene.runtime.progress import progress
-from polygene.tl._reader import check_model, made_by, panel_var
+from polygene.runtime.seeds import check_seed
+from polygene.tl._reader import load_model, made_by, panel_var, written
 from polygene.vocab.phenotypes import PhenotypeSchema
 
 GENERATED = "polygene_generated"
@@ -26,90 +30,95 @@ CELLS = 1_000
 
 
 def generate(
-    model: PolyGene,
-    labels: Mapping[str, str],
+    model: PolyGene | str | Path = DEFAULT,
+    labels: Mapping[str, str] = MappingProxyType({}),
     *,
     n_cells: int = 100,
     predict: str | Sequence[str] = (),
-    genes: Mapping[str, int] | None = None,
+    genes: Mapping[str, int] = MappingProxyType({}),
     counts: bool = False,
+    steps: int = 32,
+    temperature: float = 1.0,
     seed: int = 0,
-    sampling: SamplingConfig | None = None,
+    out: str | Path | None = None,
 ) -> ad.AnnData:
-    """Draw cells that have these labels, as the model believes such cells to be.
+    """Draw cells that have these labels, from the model's probabilities.
 
-    They are drawn from what the training cells had in common and are no measurement: use them to look at what the model
-    learned, or to train on, never as evidence. How close they come to real ones: docs/control.md.
+    They show what the model learned that the training cells have in common, and are no measurement: never use them as
+    evidence. How close they come to real cells: docs/control.md.
 
     Parameters
     ----------
     model
-        What draws them.
+        A PolyGene, or the name or folder of one.
     labels
         Control tokens: phenotype to label, such as ``{"tissue": "blood", "cell_type": "memory B cell"}``. A phenotype
-        that is left out stays "not given", and the cells are like those of all its labels together.
+        that is left out is not given, and the cells are a mixture over its labels.
     n_cells
         How many.
     predict
-        Phenotypes whose labels are drawn first, from the labels that are given, and then stand as control tokens too.
+        Phenotypes whose labels are drawn first and then condition the genes too.
     genes
-        Genes whose bin is fixed: symbol or Ensembl id to bin, 0 for "not expressed".
+        Genes with a fixed bin: symbol or Ensembl id to bin, 0 for "not expressed".
     counts
-        Whether to add whole counts; most genes of a cell are supposed to be counted once, as in shallow sequencing.
+        Whether to add whole counts. Most genes of a cell are taken as counted once, as in shallow sequencing.
+    steps
+        In how many steps the genes of a cell are drawn; more keep more of the correlation of genes.
+    temperature
+        1 draws from the model's probabilities; near 0 always the most probable bin.
     seed
         Decides everything that is drawn; the first cells are the same whatever `n_cells`.
-    sampling
-        Steps and temperature.
+    out
+        Also write the cells here (.h5ad).
 
     Returns
     -------
-    AnnData over the panel: `X` float32 csr, log1p counts per 10,000, drawn inside the bin from the distribution of the
-    gene's bin in training; `layers["polygene_bins"]`; `layers["counts"]` if asked for; in `obs` the labels,
-    in the columns of the model's schema, and `polygene_generated`, True; in `uns["polygene"]["generate"]` what was
-    ordered of which model.
+    AnnData over the panel: `X` float32 CSR, log1p counts per 10,000, drawn inside the bin from the training values of
+    the gene; `layers["polygene_bins"]`; `layers["counts"]` with `counts`; in `obs` the labels, in the columns of the
+    model's schema, and `polygene_generated`, True; `uns["polygene"]["generate"]`.
 
     Raises
     ------
     PhenotypeError
-        The model does not know a phenotype or a label (the nearest are named), or one is ordered and drawn at once.
+        The model does not know a phenotype or a label (the nearest are named), or one is given and drawn at once.
     GeneError
         A gene is not in the panel, or its bin does not exist.
-    DataError
-        No cell is ordered, or a model of binary expression is asked for values.
+    DataError, RecipeError
+        A number is wrong, or counts are wanted of a binary model.
+
+    Examples
+    --------
+    >>> import polygene as pg
+    >>> cells = pg.tl.generate(labels={"cell_type": "monocyte"}, n_cells=5, steps=2)
+    >>> cells.shape
+    (5, 512)
     """
-    check_model(model)
-    tokenizer, sampling = model.tokenizer, sampling or SamplingConfig()
-    label_P = control_labels(tokenizer.schema, labels)
-    predict = [predict] if isinstance(predict, str) else list(predict)
-    for name in predict:
-        if label_P[tokenizer.schema.index(name)] >= 0 or not tokenizer.schema.labels[tokenizer.schema.index(name)]:
-            why = "given and drawn at once" if name in labels else "a phenotype of which the model learned no label"
-            msg = f"{name} is {why}; leave it out of `predict`."
-            raise PhenotypeError(msg)
+    one_process("generate")
+    check_seed(seed)
+    sampling = SamplingConfig(steps=steps, temperature=temperature)
     if n_cells < 1:
         msg = f"n_cells = {n_cells:,}: ask for one cell or more."
         raise DataError(msg)
-    if counts and tokenizer.binner.is_binary:
-        msg = "This model tells only whether a gene is expressed, so it has no counts: leave counts (--counts) out."
+    model = load_model(model)
+    tokenizer, predict = model.tokenizer, [predict] if isinstance(predict, str) else list(predict)
+    label_P = _label_indices(tokenizer.schema, labels, predict)
+    given_G = _given_bins(model, genes)
+    if counts and tokenizer.binner.n_bins == 2:
+        msg = "This model predicts whether a gene is expressed, not how much, so it has no counts: leave counts out."
         raise DataError(msg)
-    given_G = _given_genes(model, genes or {})
-    adata = drawn(model, np.tile(label_P, (n_cells, 1)), given_G, predict=predict, seed=seed, sampling=sampling)
-    if counts:
-        adata.layers["counts"] = as_counts(adata.X, adata.layers["polygene_bins"])
-    adata.uns["polygene"] = {
-        "generate": {
-            **made_by(model),
-            "labels": dict(labels),
-            "genes": dict(genes or {}),
-            "predict": np.array(predict, dtype=str),
-            "seed": seed,
-            **asdict(sampling),
-        }
-    }
+    facts = {"labels": dict(labels), "genes": dict(genes), "predict": np.array(predict, dtype=str), "seed": seed}
+    labels_CP = np.tile(label_P, (n_cells, 1))
+    with written(out, (".h5ad",)) as part:
+        adata = draw_adata(model, labels_CP, given_G, predict=predict, seed=seed, sampling=sampling)
+        if counts:
+            adata.layers["counts"] = as_counts(adata.X, adata.layers["polygene_bins"])
+        adata.uns["polygene"] = {"generate": {**made_by(model), **facts, "steps": steps, "temperature": temperature}}
+        if part is not None:
+            adata.write_h5ad(part)
     return adata
 
 
-def drawn(
+def draw_adata(
     model: PolyGene,
     labels_CP: np.ndarray,
     given_G: np.ndarray,
@@ -120,7 +129,7 @@ def drawn(
 ) -> ad.AnnData:
     """Draw a cell for each row of labels, chunk by chunk."""
     tokenizer, n_cells = model.tokenizer, len(labels_CP)
-    parts, found_CP = [], []
+    parts, drawn_CP = [], []
     with progress(n_cells, done="generated", device=model.network.device) as advance:
         for first in range(0, n_cells, CELLS):
             ids_C = np.arange(first, min(first + CELLS, n_cells))
@@ -128,33 +137,33 @@ def drawn(
             bins_CG = draw_cells(model, part_CP, given_G, ids_C=ids_C, seed=seed, config=sampling)
             cells_N, genes_N = np.nonzero(bins_CG)
             bins_N = bins_CG[cells_N, genes_N]
+            # one random number a cell: depth moves all values of a cell together
             random_C1 = uniform(seed, np.full(len(ids_C), VALUES), ids_C, np.arange(1))
             values_N = draw_values(tokenizer.inverse, genes_N, bins_N, random_C1[cells_N, 0])
             parts.append([sparse.csr_matrix((x_N, (cells_N, genes_N)), bins_CG.shape) for x_N in (values_N, bins_N)])
-            found_CP.append(part_CP)
+            drawn_CP.append(part_CP)
             advance(len(ids_C))
     x_CG, bins_CG = (sparse.vstack(of_parts, format="csr") for of_parts in zip(*parts, strict=True))
-    obs = tokenizer.schema.decode(np.concatenate(found_CP))
+    obs = tokenizer.schema.decode(np.concatenate(drawn_CP))
     obs.index = pd.Index([f"generated-{i}" for i in range(n_cells)])
     obs[GENERATED] = True
     return ad.AnnData(X=x_CG, obs=obs, var=panel_var(tokenizer.panel), layers={"polygene_bins": bins_CG})
 
 
-def control_labels(schema: PhenotypeSchema, labels: Mapping[str, str]) -> np.ndarray:
-    """Give label_P int16 of control tokens, -1 where none is ordered.
-
-    Raises
-    ------
-    PhenotypeError
-        Names what is unknown, and the nearest that is known.
-    """
+def _label_indices(schema: PhenotypeSchema, labels: Mapping[str, str], predict: Sequence[str]) -> np.ndarray:
+    """label_P int16 of control tokens, -1 where none is given."""
     label_P = np.full(len(schema.names), -1, dtype=np.int16)
     for name, label in labels.items():
         label_P[schema.index(name)] = schema.label_index(name, label)
+    for name in predict:
+        if label_P[schema.index(name)] >= 0 or not schema.labels[schema.index(name)]:
+            why = "given and drawn at once" if name in labels else "a phenotype of which the model learned no label"
+            msg = f"{name} is {why}; leave it out of `predict`."
+            raise PhenotypeError(msg)
     return label_P
 
 
-def _given_genes(model: PolyGene, genes: Mapping[str, int]) -> np.ndarray:
+def _given_bins(model: PolyGene, genes: Mapping[str, int]) -> np.ndarray:
     """Bins of the genes that are fixed, int16 (G,); -1 for the others."""
     panel, n_bins = model.tokenizer.panel, model.tokenizer.binner.n_bins
     given_G = np.full(len(panel), -1, dtype=np.int16)
@@ -167,15 +176,13 @@ def _given_genes(model: PolyGene, genes: Mapping[str, int]) -> np.ndarray:
 
 
 def as_counts(x_CG: sparse.csr_matrix, bins_CG: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Turn log1p counts per 10,000 into whole counts, at least 1 each.
-
-    The genes that were counted once have one value, so they share a bin, the fullest one of most cells: it and the bins
-    below stand for one count, its mean value for the unit of the others.
-    """
+    """Turn log1p counts per 10,000 into whole counts, at least 1 each."""
     counts_CG = sparse.csr_matrix((np.expm1(x_CG.data), x_CG.indices, x_CG.indptr), x_CG.shape)
     for first, last in pairwise(counts_CG.indptr):
         if last > first:
             values_N, bins_N = counts_CG.data[first:last], bins_CG.data[first:last]
+            # genes that were counted once share one value, so one bin, the fullest of most cells: it and the bins
+            # below stand for one count, and its mean is the unit of the others
             ones = np.bincount(bins_N).argmax()
             unit = values_N[bins_N == ones].mean()
             counts_CG.data[first:last] = np.where(bins_N <= ones, 1, np.maximum(np.rint(values_N / unit), 1))

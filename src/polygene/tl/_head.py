@@ -1,4 +1,4 @@
-"""A head: logistic regression from what the model says of a cell, and from its bins, to any label.
+"""A head: logistic regression from the hidden state of a query, and from the bins of the genes, to any label.
 
 Legend: C cells, D width, G panel genes, F features (D + G), V labels.
 """
@@ -30,7 +30,7 @@ logger = logging.getLogger("polygene")
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse strengths of regularisation that are tried, for features whose variances add up to 1 in each part."""
 SHARES = (1.0, 0.25, 0.0)
-"""How much the state that asks counts beside the genes: as much, or less where the cells are foreign to the network."""
+"""Weight of the query's state beside the genes: as much, or less where the cells are foreign to the network."""
 CHOSEN_ON = 4_000
 """Labelled cells, at most, on which these two are chosen."""
 
@@ -39,16 +39,16 @@ NEVER = -100.0
 """Logit of a label that no cell has."""
 
 
-def head_features(model: PolyGene, cells: EncodedCells, asked: str) -> np.ndarray:
-    """Say what a head reads, float32 (C, F): the state that asks a phenotype, nothing given, then a value a gene.
+def head_features(model: PolyGene, cells: EncodedCells, query: str) -> np.ndarray:
+    """What a head reads, float32 (C, F): the state of a phenotype's query, nothing given, then a value a gene.
 
-    The values are those of the linear branch (see `nn.linear_branch.LinearBranch`), 0 where a gene is not expressed or
-    not measured, so that the network itself can answer as the head does.
+    The values are those of the network's `LinearBranch`, 0 where a gene is not expressed or not measured, so that the
+    network itself can predict what the head predicts.
     """
     branch = model.network.linear_branch
     bins_B, genes_GD = (one.detach().float().cpu().numpy() for one in (branch.bins, branch.genes.weight))
     values_CG = cells.as_csr(bins_B[cells.bins_N], len(genes_GD)).toarray()
-    (state_CD,) = predict_labels(model, cells, predict=[asked])[1]
+    (state_CD,) = predict_labels(model, cells, predict=[query])[1]
     return np.concatenate([state_CD + values_CG @ genes_GD, values_CG], axis=1)
 
 
@@ -56,21 +56,20 @@ def learn_head(
     reader: CellReader,
     rows: np.ndarray,
     model: PolyGene,
-    asked: str,
+    name: str,
     labels_C: np.ndarray,
     donors_C: np.ndarray,
     *,
-    name: str,
     seed: int,
 ) -> "Head":
-    """Read these cells of a source, train a head on them (see `fit_head`), and say how good it is.
+    """Read these cells of a source, fit a head for a phenotype on them, and log its score.
 
-    `labels_C` and `donors_C` are those of all cells of the source, `asked` the phenotype whose question the head reads.
+    `labels_C` and `donors_C` are those of all cells of the source.
     """
     found = [np.zeros((0, model.network.config.hidden_size + len(model.tokenizer.panel)), np.float32)]
     with progress(len(rows), done="read", device=model.network.device) as advance:
         for _, encoded in reader.chunks(rows):
-            found.append(head_features(model, encoded, asked))
+            found.append(head_features(model, encoded, name))
             advance(len(encoded))
     sizes = {"width": model.network.config.hidden_size, "n_labels": int(labels_C.max()) + 1}
     head = fit_head(np.concatenate(found), labels_C[rows], donors_C[rows], **sizes, seed=seed)
@@ -91,9 +90,6 @@ def labels_of(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
     """
     if key not in cells.columns:
         raise missing_column(key, cells.columns, of=cells.label, holds="the labels to learn")
-    if "/" in key:
-        msg = f"{key!r} cannot be written to a file, in whose names '/' parts folders: rename the column of obs."
-        raise PhenotypeError(msg)
     labels_C, labels = given_texts(cells.frame([key])[key])
     n_labelled = int((labels_C >= 0).sum())
     if len(labels) < 2 or len(labels) > n_labelled / 2:
@@ -127,11 +123,11 @@ class Head:
     scored
         The labels that more than one donor has.
     macro_f1
-        Of the held-out answers, over the scored labels.
+        Of the held-out predictions, over the scored labels.
     held_out
         "donors", or "cells" where donors are not known or tell the labels apart.
     strength, share
-        Of `STRENGTHS` and `SHARES` those with the least log loss on what was held out.
+        Those of `STRENGTHS` and `SHARES` with the least log loss on what was held out.
     """
 
     weights_FV: np.ndarray
@@ -144,7 +140,7 @@ class Head:
     share: float
 
     def probabilities(self, features_CF: np.ndarray) -> np.ndarray:
-        """Answer for cells, float32 (C, V)."""
+        """Predict cells, float32 (C, V)."""
         return softmax(features_CF @ self.weights_FV + self.bias_V, axis=1).astype(np.float32)
 
 
@@ -157,55 +153,55 @@ def fit_head(
     n_labels: int | None = None,
     seed: int = 0,
 ) -> Head:
-    """Train a head for labels 0 … V-1, its regularisation chosen by cross-validation over donors (-1: not given).
+    """Fit a head for labels 0 … V-1, its regularisation chosen by cross-validation over donors (-1: not given).
 
-    V is `n_labels`, or as many as the cells have; a label that none of them has is never the answer.
-
-    The first `width` features are the state that asks and the others the genes. The parts weigh alike, however many
-    features they have, unless the state does better with less weight.
+    V is `n_labels`, or as many as the cells have; a label that no cell has is never predicted. The first `width`
+    features are the state of the query, the others the genes.
     """
     n_labels, held_out = n_labels or int(labels_C.max()) + 1, held_out_by(labels_C, donors_C)
     groups_C = donors_C if held_out == "donors" else np.arange(len(labels_C))
     scored = _scored(labels_C, groups_C, n_labels)
     features_CF = features_CF.astype(float)  # in single precision a fit is not the same each time
     mean_F, scale_F = features_CF.mean(axis=0), features_CF.std(axis=0)
+    # state and genes weigh alike, however many features they have, unless a smaller share of the state does better
     is_state_F = np.arange(len(mean_F)) < width
     n_alike_F = np.where(is_state_F, width, len(mean_F) - width)
     factor_F = 1 / np.where(scale_F > 1e-6, scale_F, np.inf) / np.sqrt(n_alike_F)
     scaled_CF = (features_CF - mean_F) * factor_F
 
-    def held_out_answers(cells: np.ndarray, strength: float, share: float) -> tuple[dict[str, float], np.ndarray]:
+    def cross_validated(cells: np.ndarray, strength: float, share: float) -> tuple[dict[str, float], np.ndarray]:
         shared_CF = scaled_CF[cells] * np.where(is_state_F, share, 1)
-        answers_CV = np.zeros((len(cells), n_labels), np.float32)
-        for train, test in _folds(labels_C[cells], groups_C[cells], seed):
-            weights_FV, bias_V = _fit(shared_CF[train], labels_C[cells[train]], n_labels, strength)
-            answers_CV[test] = softmax(shared_CF[test] @ weights_FV + bias_V, axis=1)
-        tally = label_tally(answers_CV, labels_C[cells], scorable_SV=np.isin(np.arange(n_labels), scored)[None])
-        return label_scores(tally), answers_CV
+        p_CV = _cross_validated(shared_CF, labels_C[cells], groups_C[cells], n_labels, strength, seed)
+        tally = label_tally(p_CV, labels_C[cells], scorable_SV=np.isin(np.arange(n_labels), scored)[None])
+        return label_scores(tally), p_CV
 
     few = spread(len(labels_C), CHOSEN_ON)
     options = [(strength, share) for strength in STRENGTHS for share in SHARES]
-    losses = [held_out_answers(few, *one)[0]["log_loss"] for one in options]
-    strength, share = options[int(np.argmin(losses))]
-    scores, held_out_CV = held_out_answers(np.arange(len(labels_C)), strength, share)
-    factor_F = factor_F * np.where(is_state_F, share, 1)
-    scaled_CF *= np.where(is_state_F, share, 1)
-    weights_FV, bias_V = _fit(scaled_CF, labels_C, n_labels, strength)
-    weights_FV *= factor_F[:, None]
+    strength, share = options[int(np.argmin([cross_validated(few, *one)[0]["log_loss"] for one in options]))]
+    scores, held_out_CV = cross_validated(np.arange(len(labels_C)), strength, share)
+    share_F = np.where(is_state_F, share, 1)
+    weights_FV, bias_V = _fit(scaled_CF * share_F, labels_C, n_labels, strength)
+    weights_FV *= (factor_F * share_F)[:, None]
+    bias_V = bias_V - mean_F @ weights_FV
     return Head(
-        weights_FV=weights_FV,
-        bias_V=bias_V - mean_F @ weights_FV,
-        held_out_CV=held_out_CV,
-        scored=scored,
-        macro_f1=scores["macro_f1"],
-        held_out=held_out,
-        strength=strength,
-        share=share,
-    )
+        weights_FV=weights_FV, bias_V=bias_V, held_out_CV=held_out_CV, scored=scored, macro_f1=scores["macro_f1"],
+        held_out=held_out, strength=strength, share=share,
+    )  # fmt: skip
+
+
+def _cross_validated(
+    scaled_CF: np.ndarray, labels_C: np.ndarray, groups_C: np.ndarray, n_labels: int, strength: float, seed: int
+) -> np.ndarray:
+    """Predict each cell by a head that did not see its group, float32 (C, V)."""
+    p_CV = np.zeros((len(labels_C), n_labels), np.float32)
+    for train, test in _folds(labels_C, groups_C, seed):
+        weights_FV, bias_V = _fit(scaled_CF[train], labels_C[train], n_labels, strength)
+        p_CV[test] = softmax(scaled_CF[test] @ weights_FV + bias_V, axis=1)
+    return p_CV
 
 
 def held_out_by(labels_C: np.ndarray, donors_C: np.ndarray) -> Literal["donors", "cells"]:
-    """Say what can be held out to judge what was learned of labels (-1: not given); cells are warned of."""
+    """Return what can be held out to score labels (-1: not given); warn if it is cells."""
     if len(_scored(labels_C[labels_C >= 0], donors_C[labels_C >= 0], int(labels_C.max()) + 1)) >= 2:
         return "donors"
     logger.warning("no two labels have two known donors each, so cells are held out, which flatters the score")
@@ -227,7 +223,7 @@ def _folds(labels_C: np.ndarray, groups_C: np.ndarray, seed: int) -> list[tuple[
 
 
 def _fit(scaled_CF: np.ndarray, labels_C: np.ndarray, n_labels: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Fit (weights_FV, bias_V); a label that no cell has is never the answer."""
+    """Fit (weights_FV, bias_V); a label that no cell has is never predicted."""
     weights_FV, bias_V = np.zeros((scaled_CF.shape[1], n_labels)), np.full(n_labels, NEVER)
     seen = np.unique(labels_C)
     if len(seen) == 1:

@@ -1,4 +1,4 @@
-"""Control tokens and what changes of them: labels told by the user, found in the schema and read from `obs`.
+"""Control tokens and their changes: labels named by the user, found in the schema and read from `obs`.
 
 Legend: C cells, P phenotypes.
 """
@@ -15,54 +15,54 @@ from polygene.vocab.phenotypes import PhenotypeSchema
 logger = logging.getLogger("polygene")
 
 Changes = Mapping[str, str | tuple[str, str]]
-Places = dict[int, tuple[int | None, int]]
-"""Phenotype → the label changed from (None: whichever a cell has) and the label changed to, as indices."""
+LabelChanges = dict[int, tuple[int | None, int]]
+"""Phenotype → the label changed from (None: any) and the label changed to, as indices."""
 
 
-def find_changes(schema: PhenotypeSchema, changes: Changes) -> Places:
-    """Find changed phenotypes and labels in the schema; refuse changes that the model cannot answer."""
+def parse_changes(schema: PhenotypeSchema, changes: Changes) -> LabelChanges:
+    """Find changed phenotypes and labels in the schema; refuse changes that the model cannot predict."""
     if not isinstance(changes, Mapping) or not changes:
         msg = f"changes name the new label of a phenotype, such as {{'sex': 'male'}}, got {changes!r}."
         raise PhenotypeError(msg)
-    places: Places = {}
-    for name, said in changes.items():
-        labels = (said,) if isinstance(said, str) else tuple(said)
+    found: LabelChanges = {}
+    for name, change in changes.items():
+        labels = (change,) if isinstance(change, str) else tuple(change)
         if len(labels) not in (1, 2):
-            msg = f"{name}: say the label changed to, or the two changed from and to, got {said!r}."
+            msg = f"{name}: give the new label, or the labels changed from and to, got {change!r}."
             raise PhenotypeError(msg)
         *before, after = (schema.label_index(name, label) for label in labels)
         p = schema.index(name)
         if len(schema.labels[p]) == 1:
-            msg = f"{name}: the model knows one label only, {labels[-1]!r}, so it cannot tell what a change would do."
+            msg = f"{name}: the model knows one label only, {labels[-1]!r}, so it cannot predict a change."
             raise PhenotypeError(msg)
         if before == [after]:
             msg = f"{name}: changed from {labels[0]!r} to itself; name another label."
             raise PhenotypeError(msg)
-        places[p] = (before[0] if before else None, after)
-    return places
+        found[p] = (before[0] if before else None, after)
+    return found
 
 
-def changed(labels_CP: np.ndarray, places: Places) -> np.ndarray:
+def changed(labels_CP: np.ndarray, found: LabelChanges) -> np.ndarray:
     """Return labels with the new ones in place."""
     changed_CP = labels_CP.copy()
-    for p, (_, after) in places.items():
+    for p, (_, after) in found.items():
         changed_CP[:, p] = after
     return changed_CP
 
 
 def read_controls(
-    cells: CellSource, schema: PhenotypeSchema, places: Places, given: str | Sequence[str] | None
+    cells: CellSource, schema: PhenotypeSchema, found: LabelChanges, given: str | Sequence[str] | None
 ) -> np.ndarray:
     """Read labels_CP of the changed phenotypes and of the given ones (None: of all others that `obs` has).
 
-    Of a phenotype that nobody named, a label that the model does not know is not given, aloud.
+    A label that the model does not know is not given, with a warning, unless its phenotype was named.
     """
     named = [] if given is None else [given] if isinstance(given, str) else list(given)
-    if both := [name for name in named if schema.index(name) in places]:
+    if both := [name for name in named if schema.index(name) in found]:
         msg = f"{', '.join(both)}: given and changed at once. Leave it out of `given` or out of the changes."
         raise PhenotypeError(msg)
     columns = {phenotype.name: phenotype.column for phenotype in schema.phenotypes}
-    use = [name for p, name in enumerate(schema.names) if p in places or name in named]
+    use = [name for p, name in enumerate(schema.names) if p in found or name in named]
     complete = {columns[name] for name in use} <= set(cells.columns)
     obs = cells.frame(columns.values()) if complete else cells.obs  # all of obs for a helpful error
     labels_CP = schema.encode(obs, use=use)
@@ -72,30 +72,30 @@ def read_controls(
     return labels_CP
 
 
-def rows_to_change(label: str, labels_CP: np.ndarray, places: Places, grouped_C: np.ndarray) -> np.ndarray:
-    """List the cells whose labels change; all others are counted aloud.
+def rows_to_change(label: str, labels_CP: np.ndarray, found: LabelChanges, grouped_C: np.ndarray) -> np.ndarray:
+    """List the cells whose labels change; all others are counted in a message.
 
     Raises
     ------
     DataError
-        None is left; says why.
+        None is left; the message counts why.
     """
-    own_CP, after_P = labels_CP[:, list(places)], [after for _, after in places.values()]
-    before_P = np.array([-1 if before is None else before for before, _ in places.values()])
+    own_CP, after_P = labels_CP[:, list(found)], [after for _, after in found.values()]
+    before_P = np.array([-1 if before is None else before for before, _ in found.values()])
     reasons = {
         "have no label to change": (own_CP < 0).any(axis=1),
         "have the new label already": (own_CP == after_P).all(axis=1),
         "have another label than the one changed from": ((own_CP != before_P) & (before_P >= 0)).any(axis=1),
         "have no donor or no group": ~grouped_C,
     }
-    left_C, said = np.ones(len(own_CP), dtype=bool), []
+    left_C, counted = np.ones(len(own_CP), dtype=bool), []
     for reason, out_C in reasons.items():
         if n_out := int((out_C & left_C).sum()):
-            said.append(f"{n_out:,} {reason}")
+            counted.append(f"{n_out:,} {reason}")
         left_C &= ~out_C
     if not left_C.any():
-        msg = f"No cell of {label} is left to ask: of {len(left_C):,}, {', '.join(said)}."
+        msg = f"No cell of {label} is left: of {len(left_C):,}, {', '.join(counted)}."
         raise DataError(msg)
-    if said:
-        logger.info("%s of %s cells are asked: %s", f"{left_C.sum():,}", f"{len(left_C):,}", ", ".join(said))
+    if counted:
+        logger.info("%s of %s cells are used: %s", f"{left_C.sum():,}", f"{len(left_C):,}", ", ".join(counted))
     return np.flatnonzero(left_C)

@@ -5,7 +5,6 @@ Legend: G panel genes, P perturbations, T targets.
 
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import anndata as ad
@@ -15,13 +14,14 @@ from scipy import stats
 
 from polygene.errors import DataError
 from polygene.io.read import Source
-from polygene.io.write import note_in, write_table, written_beside
+from polygene.io.write import note_in, write_table
 from polygene.model.checkpoint import PolyGene
-from polygene.runtime.distributed import world_size
-from polygene.tl._annotate import questions
+from polygene.model.shipped import DEFAULT
+from polygene.runtime.distributed import one_process
+from polygene.tl._annotate import check_phenotypes
 from polygene.tl._perturb_cells import Perturbation, Predictor
 from polygene.tl._perturb_run import ALL, Study, Sums
-from polygene.tl._reader import CellReader, check_model, made_by
+from polygene.tl._reader import CellReader, load_model, made_by, written
 from polygene.vocab.panel import GenePanel
 
 logger = logging.getLogger("polygene")
@@ -34,7 +34,7 @@ NOTE = (
 
 def perturb(
     adata: Source,
-    model: PolyGene,
+    model: PolyGene | str | Path = DEFAULT,
     *,
     knock_out: str | Sequence[str] = (),
     over_express: str | Sequence[str] = (),
@@ -55,7 +55,7 @@ def perturb(
     adata
         Cells with counts or log1p values, an AnnData or a file. Give B cells alone to see what matters in B cells.
     model
-        The model that predicts.
+        A PolyGene, or the name or folder of one.
     knock_out
         Genes to remove: their tokens are left out, as of genes that are not expressed. Only cells that express one of
         them change.
@@ -104,19 +104,16 @@ def perturb(
     PhenotypeError, DataError, ScaleError
         The targets cannot be predicted, or the cells cannot be read; the message says what to do.
     """
-    check_model(model)
-    if world_size() > 1:
-        msg = f"perturb runs in one process, and this is one of {world_size()}: start it without torchrun."
-        raise DataError(msg)
+    one_process("perturb")
+    model = load_model(model)
     tokenizer = model.tokenizer
     panel, schema = tokenizer.panel, tokenizer.schema
     off, up = _named(panel, knock_out), _named(panel, over_express)
     if tokenizer.binner.is_binary and len(genes):
         msg = "This model predicts whether a gene is expressed, not how much: leave `genes` out."
         raise DataError(msg)
-    predict = [name for name in questions(schema, (), predict)[1] if len(schema.labels[schema.index(name)]) > 1]
-    with ExitStack() as stack:
-        whole = stack.enter_context(written_beside(out, (".csv", ".parquet"))) if out is not None else None
+    predict = [name for name in check_phenotypes(schema, (), predict)[1] if len(schema.labels[schema.index(name)]) > 1]
+    with written(out, (".csv", ".parquet")) as whole:
         study = Study(CellReader(adata, tokenizer, layer=layer, totals=totals), model, donor)
         perturbations = study.perturbations(off, up)
         targets = np.flatnonzero(study.measured_G) if genes == ALL else _named(panel, genes) or ()

@@ -1,10 +1,12 @@
-"""The cells of an AnnData or a file as tokens, chunk by chunk, whatever the verb.
+"""What the verbs share: cells as tokens, chunk by chunk; the model by its name; results on their way out.
 
-Legend: C cells, G panel genes, P phenotypes.
+Legend: C cells, G panel genes, M measured panel genes, P phenotypes, V labels of one phenotype.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pandas as pd
 from polygene._version import __version__
 from polygene.errors import DataError, missing_column
 from polygene.io.read import CellSource, Source, open_cells
+from polygene.io.write import Answers, Block, watched, written_beside
 from polygene.model.checkpoint import PolyGene
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.panel import GenePanel
@@ -24,18 +27,16 @@ logger = logging.getLogger("polygene")
 
 
 class CellReader:
-    """The cells of an AnnData or a file, and what is known of them before the first is answered.
-
-    What can be wrong with labels, scale and genes is found here, and what was found of them is said.
+    """The cells of an AnnData or a file; labels, scale and genes are checked before the first cell is read.
 
     Attributes
     ----------
     cells
         The source.
-    genes
-        How much of the panel was measured, in numbers, for `uns`; see `polygene.vocab.gene_matching.GeneMatch.report`.
     match
-        Where the genes of the panel are in it.
+        The columns of the panel genes in it.
+    genes
+        How much of the panel it measures, for `uns` (`GeneMatch.report`).
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class CellReader:
     ) -> None:
         self.cells = cells = source if isinstance(source, CellSource) else open_cells(source, layer=layer)
         self._tokenizer, self._totals = tokenizer, totals
-        self._told = False
+        self._warned = False
         self._labels_CP = _labels(cells, tokenizer, given)  # only those of the given phenotypes are read
         if totals is not None and totals not in cells.columns:
             do = "Pass totals=<column>, or leave it out."
@@ -61,7 +62,7 @@ class CellReader:
         self.genes: dict[str, Any] = self.match.report(counts_share(sample.X, self.match, self._scale))
 
     def chunks(self, rows: range | np.ndarray | None = None) -> Iterator[tuple[pd.Index, EncodedCells]]:
-        """Read the names and the tokens of cells, all or some `rows`; say how many express no gene of the panel."""
+        """Read the names and the tokens of cells, all or some `rows`; warn of cells that express no panel gene."""
         labels_CP = self._labels_CP
         if rows is not None:
             rows = None if len(rows) == self.cells.n_obs else np.asarray(rows, dtype=np.int64)
@@ -74,21 +75,21 @@ class CellReader:
             n_blank += int(blank(cells).sum())
             first += chunk.n_obs
             yield chunk.obs_names, cells
-        if n_blank and not self._told:  # once, however often the cells are read
-            self._told = True
+        if n_blank and not self._warned:  # once, however often the cells are read
+            self._warned = True
             logger.warning(
-                "%s of %s cells express no gene of the panel: they are kept, and their answers say nothing of them",
+                "%s of %s cells express no gene of the panel: they are kept, and their predictions mean nothing",
                 f"{n_blank:,}", f"{first:,}",
             )  # fmt: skip
 
 
 def blank(cells: EncodedCells) -> np.ndarray:
-    """Say which cells express no gene of the panel, bool (C,)."""
+    """Which cells express no gene of the panel, bool (C,)."""
     return np.diff(cells.offsets_C1) == 0
 
 
 def _labels(cells: CellSource, tokenizer: CellTokenizer, given: Sequence[str]) -> np.ndarray:
-    """Read labels_CP of all cells, not given but for these phenotypes."""
+    """labels_CP of all cells, -1 but for the given phenotypes."""
     schema = tokenizer.schema
     columns = [schema.phenotypes[schema.index(name)].column for name in given]
     complete = set(columns) <= set(cells.columns)
@@ -96,7 +97,7 @@ def _labels(cells: CellSource, tokenizer: CellTokenizer, given: Sequence[str]) -
 
 
 def phenotypes_named(schema: PhenotypeSchema, names: str | Sequence[str]) -> list[str]:
-    """Name phenotypes in the order of the schema, whether one was named or several.
+    """Return names of phenotypes, one or several, in the order of the schema.
 
     Raises
     ------
@@ -107,21 +108,51 @@ def phenotypes_named(schema: PhenotypeSchema, names: str | Sequence[str]) -> lis
     return [schema.names[p] for p in sorted(chosen)]
 
 
-def check_model(model: object) -> None:
-    """Refuse what is no model, such as the name of one.
+def load_model(model: object) -> PolyGene:
+    """Return a model, loaded if it is a name or a folder.
 
     Raises
     ------
     DataError
-        Says how to load one.
+        It is none of these.
     """
+    if isinstance(model, str | Path):
+        return PolyGene.from_pretrained(model)
     if not isinstance(model, PolyGene):
-        msg = f"model is a PolyGene, got {type(model).__name__}: load one with pg.PolyGene.from_pretrained({model!r})"
+        msg = f"model is a PolyGene, a folder or a name such as 'polygene-512'; got {type(model).__name__}."
         raise DataError(msg)
+    return model
+
+
+def results_of(
+    verb: str,
+    model: PolyGene,
+    reader: CellReader,
+    block: Callable[[pd.Index, EncodedCells], Block],
+    *,
+    done: str,
+    uns: dict[str, Any],
+    **layout: Any,
+) -> Answers:
+    """Collect what a verb predicts, chunk by chunk, once it is written; `layout` are other fields of the results."""
+
+    def blocks(rows: range) -> Iterator[Block]:
+        found = (block(names_C, cells) for names_C, cells in reader.chunks(rows))
+        return watched(found, len(rows), done=done, device=model.network.device)
+
+    uns = {**made_by(model), **uns, "genes": reader.genes}
+    return Answers(verb=verb, cells=reader.cells, blocks=blocks, uns=uns, **layout)
+
+
+@contextmanager
+def written(out: str | Path | None, suffixes: tuple[str, ...]) -> Iterator[Path | None]:
+    """Give the temporary file of `out`, checked before the work begins; None where nothing is to be written."""
+    with ExitStack() as stack:
+        yield None if out is None else stack.enter_context(written_beside(out, suffixes))
 
 
 def best_labels(name: str, labels: Sequence[str], probabilities_CV: np.ndarray) -> dict[str, Any]:
-    """Give the two columns of an answer: the most probable label of each cell, and its probability."""
+    """Return two columns of obs: the most probable label of each cell, and its probability."""
     best_C = probabilities_CV.argmax(axis=1)
     return {
         f"polygene_{name}": pd.Categorical.from_codes(best_C, list(labels)),
@@ -130,7 +161,7 @@ def best_labels(name: str, labels: Sequence[str], probabilities_CV: np.ndarray) 
 
 
 def panel_var(panel: GenePanel) -> pd.DataFrame:
-    """Lay out a panel as the `var` of a new AnnData: by symbol, by Ensembl id where that is missing or repeated."""
+    """Make the `var` of a panel: by symbol, by Ensembl id where that is missing or repeated."""
     symbols = pd.Series(panel.symbols)
     ids = pd.Series(panel.ensembl_ids)
     unclear = (symbols == "") | (symbols.duplicated(keep=False) & (ids != ""))
@@ -138,7 +169,7 @@ def panel_var(panel: GenePanel) -> pd.DataFrame:
 
 
 def made_by(model: PolyGene) -> dict[str, str]:
-    """Say which model and version gave an answer, for `uns`."""
+    """Return the model and the version, for `uns`."""
     return {
         "model": model.network.name_or_path or "not saved",
         "tokenizer": model.tokenizer.fingerprint(),

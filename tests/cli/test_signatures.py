@@ -1,0 +1,64 @@
+"""What the command line can do, Python can: the options of a command are the parameters of its verb."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+import polygene as pg
+from polygene.cli.commands import app
+
+VERBS = ("annotate", "embed", "denoise", "finetune", "generate", "balance", "perturb", "counterfactual")
+RENAMED = {"cells": "adata"}
+"""The argument of a command, and the first parameter of its verb."""
+SINGULAR = {("generate", "labels"): "--label", ("generate", "genes"): "--gene", ("counterfactual", "changes"): "--set"}
+"""Options that are given once for each entry of a mapping."""
+REQUIRED = {
+    ("finetune", "out"), ("generate", "out"), ("balance", "out"), ("perturb", "out"), ("counterfactual", "out"),
+    ("counterfactual", "changes"),
+}  # fmt: skip
+"""Python returns what a command has to write, and says what is wrong with no changes."""
+
+
+def parameters_of(command: str) -> dict[str, Any]:
+    click_command = get_command(app).commands[command]  # type: ignore[attr-defined]
+    return {RENAMED.get(one.name, one.name): one for one in click_command.params if one.name != "help"}
+
+
+def same(of_command: Any, of_verb: Any) -> bool:
+    """Whether two defaults mean the same: no names are "" on the command line, and () or None in Python."""
+    nothing = ("", None, (), [], {})
+    if isinstance(of_verb, Mapping):
+        of_verb = dict(of_verb)
+    return of_command == of_verb or (of_command in nothing and of_verb in nothing)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_command_has_the_parameters_of_its_verb(verb: str) -> None:
+    of_verb = inspect.signature(getattr(pg.tl, verb)).parameters
+    assert set(parameters_of(verb)) == set(of_verb)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_defaults_and_option_names_are_those_of_the_verb(verb: str) -> None:
+    of_verb = inspect.signature(getattr(pg.tl, verb)).parameters
+    for name, option in parameters_of(verb).items():
+        default = of_verb[name].default
+        if (verb, name) in REQUIRED:
+            assert option.required
+        elif default is inspect.Parameter.empty:
+            assert option.required, name
+        else:
+            assert not option.required, name
+            assert same(option.default, default), (name, option.default, default)
+        if option.param_type_name == "option":
+            assert SINGULAR.get((verb, name), f"--{name.replace('_', '-')}") in option.opts
+
+
+def test_every_verb_is_a_command_and_every_command_a_public_function() -> None:
+    commands = set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert set(pg.tl.__all__) == set(VERBS) <= commands
+    functions = {name for name in commands - set(VERBS) if callable(getattr(pg, name, None))}
+    assert commands - set(VERBS) - functions == {"demo", "info", "models"}
