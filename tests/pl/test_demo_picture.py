@@ -26,7 +26,7 @@ def cells() -> ad.AnnData:
 
 def test_a_predicted_type_has_the_colour_of_the_label_it_means(cells: ad.AnnData) -> None:
     figure = demo_picture(
-        cells, label="label", predicted="predicted", meant={"alpha": "a"}, agreement=0.5, slots=[("SEX", "?")]
+        cells, label="label", predicted="predicted", meant={"alpha": "a"}, agreement="half agree", slots=[("SEX", "?")]
     )
     left, middle, right, *_ = figure.axes
     authors, predicted = (
@@ -34,7 +34,7 @@ def test_a_predicted_type_has_the_colour_of_the_label_it_means(cells: ad.AnnData
     )
     assert authors[:35] == predicted[:35] == [TYPES[0].lower()] * 35
     assert not set(predicted[35:]) & {colour.lower() for colour in TYPES}
-    assert "50%" in middle.get_title()
+    assert "half agree" in middle.get_title()
     assert len(right.collections[0].get_offsets()) == 80
 
 

@@ -164,7 +164,7 @@ def _tuned(adata: ad.AnnData, start: PolyGene, out: Path, seed: int) -> Iterator
     results = evaluate(model, corpus, seed=seed)
     write_json(out / "metrics.json", results)
     write_report(out / "report.html", results, model, corpus, command=f"polygene demo --seed {seed}")
-    _draw(adata).savefig(out / "demo.png")
+    _draw(adata).savefig(out / "demo.png", pil_kwargs={"optimize": True})
     scores = {row["predictor"]: row for row in results["scores"] if row["score"] == "macro_f1"}
     ours, theirs = (
         f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
@@ -192,8 +192,9 @@ def _draw(adata: ad.AnnData) -> Figure:
         each = pairs.assign(**{PREDICTED: predicted})
         agreed = each[LABEL][agreement(each)["agrees"]]
         meant |= {predicted: str(agreed.iloc[0])} if len(agreed) else {}
-    share = agreement(adata.obs)["agrees"].mean()
-    return demo_picture(adata, label=LABEL, predicted=PREDICTED, meant=meant, agreement=share, slots=SLOTS)
+    share = agreement(adata.obs).mean()
+    title = f"{share['agrees']:.0%} agree, {share['broader']:.0%} broader"
+    return demo_picture(adata, label=LABEL, predicted=PREDICTED, meant=meant, agreement=title, slots=SLOTS)
 
 
 @contextmanager

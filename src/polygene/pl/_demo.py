@@ -35,7 +35,7 @@ def demo_picture(
     label: str,
     predicted: str,
     meant: Mapping[str, str],
-    agreement: float,
+    agreement: str,
     slots: Sequence[tuple[str, str]],
 ) -> Figure:
     """Draw authors' labels, predictions and doubt side by side, over the sequence of one cell.
@@ -49,7 +49,7 @@ def demo_picture(
     meant
         Predicted label → the author label whose colour it takes; others get colours of their own.
     agreement
-        The share of the cells in which both agree, for the title.
+        How far both agree, for the title.
     slots
         Head and content of each slot of the sequence; a content "?" is a masked slot, "…" leaves some out.
 
@@ -69,7 +69,7 @@ def demo_picture(
     free = iter(OTHERS)
     shades = {name: colours[meant[name]] if name in meant else next(free, REST) for name in order}
     _labels(middle, adata, predicted_C, shades)
-    middle.set_title(f"PolyGene: {agreement:.0%} agree", fontweight="bold", fontsize=11)
+    middle.set_title(f"PolyGene: {agreement}", fontweight="bold", fontsize=11)
     _doubt(right, adata, adata.obs[f"{predicted}_probability"].to_numpy())
     right.set_title("Where PolyGene is not sure", fontweight="bold", fontsize=11)
     _sequence(strip.subplots(), slots)
