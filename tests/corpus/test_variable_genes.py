@@ -13,6 +13,7 @@ from polygene.corpus.variable_genes import (
     choose_panel,
     rank_genes,
     score_genes,
+    source_weights,
     union_of_genes,
 )
 from polygene.errors import GeneError
@@ -111,6 +112,17 @@ def test_the_score_is_the_mean_over_sources_and_0_where_a_gene_is_not_measured()
     score_U = score_genes(union, tables, [np.array([0, 1, 2, 3]), np.array([0, 1])])
     score = dict(zip(union["symbol"], score_U, strict=True))
     assert score == {"A": (1 + 0.5) / 2, "B": (0.75 + 0) / 2, "C": (0.5 + 1) / 2, "D": (0.25 + 0) / 2}
+
+
+def test_sources_sampled_from_profiles_count_together_at_most_as_much_as_the_real_ones():
+    assert source_weights([False, True, True, False]).tolist() == [1, 1, 1, 1]
+    weights = source_weights([False, *[True] * 4, False])
+    assert weights.tolist() == [1, *[0.5] * 4, 1]
+    assert source_weights([True, True]).tolist() == source_weights([False, False]).tolist() == [1, 1]
+    table = pd.DataFrame({"symbol": ["A", "B"], "ensembl_id": ["", ""]})
+    union, ranks = union_of_genes([table]), [np.array([0, 1]), *[np.array([1, 0])] * 4, np.array([0, 1])]
+    scores = score_genes(union, [table] * 6, ranks, weights)
+    assert scores == pytest.approx([(2 * 1 + 4 * 0.5 * 0.5) / 4, (2 * 0.5 + 4 * 0.5 * 1) / 4])
 
 
 def test_the_panel_goes_from_most_to_least_variable_and_ties_by_name():

@@ -31,6 +31,7 @@ from polygene.corpus.variable_genes import (
     choose_panel,
     rank_genes,
     score_genes,
+    source_weights,
     union_of_genes,
 )
 from polygene.errors import PolyGeneError, RecipeError, missing_column
@@ -299,7 +300,9 @@ class _Preparation:
         tables = [self.works[s].genes for s in trained]
         ranks = [rank_genes(variability[s].finish(), list(self.works[s].genes["symbol"])) for s in trained]
         union = union_of_genes(tables)
-        return choose_panel(union, score_genes(union, tables, ranks), self.config.n_genes, self.config.include_genes)
+        weights = source_weights([bool(is_synthetic(self.works[s].frame).all()) for s in trained])
+        score_U = score_genes(union, tables, ranks, weights)
+        return choose_panel(union, score_U, self.config.n_genes, self.config.include_genes)
 
     def _add_up(self, sums: Mapping[int, Any]) -> None:
         """Let every source's sums count its training cells."""

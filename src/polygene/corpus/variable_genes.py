@@ -139,7 +139,23 @@ def union_of_genes(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([both, only_symbol, only_id], ignore_index=True)
 
 
-def score_genes(union: pd.DataFrame, tables: Sequence[pd.DataFrame], ranks: Sequence[np.ndarray]) -> np.ndarray:
+def source_weights(synthetic: Sequence[bool]) -> np.ndarray:
+    """Weigh the sources of a panel: those sampled from profiles count together at most as much as the real ones.
+
+    A library of profiles brings a source for each tissue, and all of them measure the whole genome: unweighted, the
+    genes of files that measured about a thousand genes fall out of the panel.
+    """
+    n_synthetic, n_real = sum(synthetic), len(synthetic) - sum(synthetic)
+    share = min(1.0, n_real / n_synthetic) if n_synthetic and n_real else 1.0
+    return np.where(synthetic, share, 1.0)
+
+
+def score_genes(
+    union: pd.DataFrame,
+    tables: Sequence[pd.DataFrame],
+    ranks: Sequence[np.ndarray],
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
     """Give score_U, from 1 (first everywhere) down: the mean over sources of 1 - rank / number of genes measured there.
 
     A source that does not measure a gene gives it 0.
@@ -152,15 +168,18 @@ def score_genes(union: pd.DataFrame, tables: Sequence[pd.DataFrame], ranks: Sequ
         The genes of each source.
     ranks
         For each source rank_G of its genes, 0 = most variable.
+    weights
+        How much each source counts; None: all alike.
     """
+    weights = np.ones(len(tables)) if weights is None else weights
     by_id, by_symbol = (
         pd.Series(names.index, index=names) for names in (_known(union["ensembl_id"]), _known(union["symbol"]))
     )
     score_U = np.zeros(len(union))
-    for table, rank_G in zip(tables, ranks, strict=True):
+    for table, rank_G, weight in zip(tables, ranks, weights, strict=True):
         place_G = table["ensembl_id"].map(by_id).fillna(table["symbol"].map(by_symbol)).to_numpy(dtype=np.int64)
-        score_U[place_G] += 1 - rank_G / len(rank_G)
-    return score_U / max(len(tables), 1)
+        score_U[place_G] += weight * (1 - rank_G / len(rank_G))
+    return score_U / max(weights.sum(), 1)
 
 
 def _known(names: pd.Series) -> pd.Series:

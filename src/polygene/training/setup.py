@@ -72,5 +72,5 @@ def loss_of(recipe: Recipe, corpus: Corpus) -> PolyGeneLoss:
         n_bins=corpus.tokenizer.binner.n_bins,
         phenotype_sizes=[len(labels) for labels in schema.labels],
         years=[schema.years(one.name).tolist() if one.ordinal == "age" else None for one in schema.phenotypes],
-        at_or_below=[None if one is None else torch.from_numpy(one) for one in label_tables(corpus, recipe)],
+        at_or_below=[None if one is None else torch.tensor(one) for one in label_tables(corpus, recipe)],
     )
