@@ -18,7 +18,7 @@ import argparse
 import json
 import logging
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +78,30 @@ def read_sources(folder: Path = MAPPING) -> dict[str, Source]:
     """Give what sources.toml says by name."""
     tables = tomllib.loads((folder / "sources.toml").read_text(encoding="utf-8"))["source"]
     return {table["name"]: Source(**table) for table in tables}
+
+
+def read_groups(folder: Path = MAPPING) -> list[dict[str, Any]]:
+    """Give the groups of left_out.toml: `name`, `fold`, `sources` and `scores` of each."""
+    groups: list[dict[str, Any]] = tomllib.loads((folder / "left_out.toml").read_text(encoding="utf-8"))["group"]
+    return groups
+
+
+def left_out(names: Sequence[str], fold: str | None) -> set[str]:
+    """Give the sources of these groups and of a fold.
+
+    Raises
+    ------
+    MappingError
+        There is no such group or fold.
+    """
+    groups = read_groups()
+    known, folds = {group["name"] for group in groups}, {group["fold"] for group in groups}
+    if missing := sorted({*names} - known) or ([fold] if fold and fold not in folds else []):
+        msg = (
+            f"left_out.toml has no {missing[0]!r}; its groups are {', '.join(sorted(known))}, its folds {sorted(folds)}"
+        )
+        raise MappingError(msg)
+    return {one for group in groups if group["name"] in names or group["fold"] == fold for one in group["sources"]}
 
 
 def read_table(name: str, folder: Path = MAPPING) -> pd.DataFrame:
@@ -188,13 +212,17 @@ def write(
     *,
     n_per_profile: int = PER_PROFILE,
     max_cells: int | None = None,
+    without: Collection[str] = (),
 ) -> dict[str, list[Path]]:
-    """Write the files that are used; returns where, by source."""
+    """Write the files that are used; returns where, by source. Those `without` which a corpus is made keep donors."""
     labels, donors = read_table("labels.tsv"), read_table("donors.tsv")
     written: dict[str, list[Path]] = {}
     for source in sources.values():
         if source.role == "left out":
             continue
+        folder = out / ("left_out" if source.name in without else source.role)
+        if source.name in without:
+            source = replace(source, role="external")
         cells = ad.read_h5ad(files.locate(source.of_file, data))
         others = None
         if source.other_people_than:
@@ -203,7 +231,6 @@ def write(
         if source.measured:
             measured = pd.read_csv(files.locate(source.measured, data), index_col=0)
             parts = sample(cells, source, measured, n_per_profile)
-        folder = out / source.role
         folder.mkdir(parents=True, exist_ok=True)
         for name, part in parts.items():
             harmonised = harmonise(part, source, labels, donors, others)
@@ -223,7 +250,7 @@ def make(
     out.mkdir(parents=True)
     sources = read_sources()
     paths = write(data, out, sources, **options)
-    learned = [path for name, one in sources.items() if one.role in ("split", "train") for path in paths[name]]
+    learned = [path for some in paths.values() for path in some if path.parent.name in ("split", "train")]
     config = build(PrepareConfig, read_toml(MAPPING / "prepare.toml"))
     return paths, {n: prepare(learned, out / f"corpus-{n}", config=replace(config, n_genes=n)) for n in sizes}
 
@@ -269,10 +296,15 @@ def main() -> None:
     parser.add_argument("--genes", type=int, nargs="+", default=[512, 2432], help="sizes of the panels")
     parser.add_argument("--max-cells", type=int, metavar="N", help="keep at most N cells of a file (default: all)")
     parser.add_argument("--per-profile", type=int, default=PER_PROFILE, metavar="N", help="cells sampled of a profile")
+    parser.add_argument(
+        "--leave-out", nargs="+", default=[], metavar="GROUP", help="studies of recipes/corpus/left_out.toml"
+    )
+    parser.add_argument("--fold", metavar="FOLD", help="leave out the groups of this fold")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        options = {"n_per_profile": arguments.per_profile, "max_cells": arguments.max_cells}
+        without = left_out(arguments.leave_out, arguments.fold)
+        options = {"n_per_profile": arguments.per_profile, "max_cells": arguments.max_cells, "without": without}
         paths, corpora = make(arguments.data, arguments.out, arguments.genes, **options)
     except (FileExistsError, files.MissingDataError, MappingError) as error:
         parser.exit(2, f"{error}\n")

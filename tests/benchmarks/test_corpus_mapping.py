@@ -186,6 +186,29 @@ def test_inferred_sex_fills_gaps_only_where_the_mapping_says_so(use: str, sexes:
     assert texts(obs["sex"]) == sexes
 
 
+def test_left_out_studies_are_whole_and_none_is_external() -> None:
+    groups = corpus.read_groups()
+    named = [one for group in groups for one in group["sources"]]
+    assert len(named) == len(set(named))
+    assert {SOURCES[one].role for one in named} <= {"split", "train"}
+    # What may hold the same people is left out together, unless sources.toml says why it is not the same.
+    for group in groups:
+        people = {SOURCES[one].group for one in group["sources"]} - {""}
+        others = {one.name for one in SOURCES.values() if one.group in people and one.role in ("split", "train")}
+        assert all(SOURCES[one].apart for one in others - set(group["sources"]))
+    real_sources = {one.name for one in SOURCES.values() if one.role in ("split", "train") and not one.measured}
+    assert real_sources - set(named) == {"pbmc1k_citeseq_10x"}, "it has no label that varies"
+
+
+def test_a_group_or_fold_that_is_not_there_is_refused_by_name() -> None:
+    assert corpus.left_out(["kidney"], None) == {"kidney_immune_stewart"}
+    assert corpus.left_out([], "a") >= {"zheng_pbmc_facs", "pancreas_baron_h1"}
+    with pytest.raises(corpus.MappingError, match="no 'liver'"):
+        corpus.left_out(["liver"], None)
+    with pytest.raises(corpus.MappingError, match="no 'z'"):
+        corpus.left_out([], "z")
+
+
 # --- what the mapping says of the data ---
 
 
