@@ -28,7 +28,7 @@ def test_all_that_the_page_says_runs(make_adata, write_as, tiny_model, tmp_path)
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
     adata.write_h5ad(tmp_path / "cellxgene.h5ad")
-    tiny_model.save_pretrained(tmp_path / "polygene-demo/model")
+    tiny_model.save_pretrained(tmp_path / "polygene-512")
     program = ["from typer.testing import CliRunner", "from polygene.cli.commands import app"]
     for language, block in re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL):
         if language == "python":
@@ -40,7 +40,7 @@ def test_all_that_the_page_says_runs(make_adata, write_as, tiny_model, tmp_path)
     # In a process of its own: what it imports changes the last bit of what torch computes afterwards.
     done = subprocess.run([sys.executable, "-c", "\n".join(program)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    answered = ad.read_h5ad(tmp_path / "last.h5ad")
-    assert answered.obs["polygene_cell_type"].notna().all()
-    assert answered.obsm["X_umap"].shape == (150, 2)
-    assert list(pd.read_csv(tmp_path / "answers.csv")["cell"]) == list(adata.obs_names)
+    annotated = ad.read_h5ad(tmp_path / "last.h5ad")
+    assert annotated.obs["polygene_cell_type"].notna().all()
+    assert annotated.obsm["X_umap"].shape == (150, 2)
+    assert list(pd.read_csv(tmp_path / "predictions.csv")["cell"]) == list(adata.obs_names)
