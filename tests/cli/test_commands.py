@@ -20,6 +20,7 @@ from polygene.cli.commands import SHARED, app, main
 from polygene.cli.console import default_out
 from polygene.corpus.corpus import Corpus
 from polygene.model.checkpoint import PolyGene
+from polygene.model.recipe import Recipe
 from polygene.model.shipped import DEFAULT, NAMES
 from polygene.tl import annotate, counterfactual, denoise
 
@@ -449,6 +450,26 @@ def test_recipes_that_cannot_be_followed(text: str, says: str, tmp_path: Path, m
     (tmp_path / "recipe.toml").write_text(text)
     assert says in refusal(polygene("train", "recipe.toml"))
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+def test_a_recipe_is_written_for_a_corpus_and_nothing_trained(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = polygene("train", made / "corpus", "--write-recipe", "mine.toml")
+    assert result.exit_code == 0, result.stderr
+    assert "polygene train mine.toml" in result.stdout
+    recipe = Recipe.load("mine.toml")
+    assert (recipe.corpus, recipe.out) == (str(made / "corpus"), "runs/mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [([], "polygene train CORPUS --out RUN"), (["corpus"], "--out RUN"), (["cells.h5ad"], "polygene prepare")],
+)
+def test_training_without_a_recipe_says_what_is_missing(arguments: list[str], says: str, made: Path) -> None:
+    assert says in refusal(polygene("train", *(made / name for name in arguments)))
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,9 @@ def test_two_processes_with_half_the_batch_learn_what_one_learns(
     for name, weights in load_file(Path(halves.out) / "model.safetensors").items():
         torch.testing.assert_close(weights, expected[name], rtol=1e-4, atol=1e-5)
     scores = [json.loads((Path(one.out) / "metrics.json").read_text())["validation"] for one in (whole, halves)]
+    # Rounding swaps the ranks of predictions that are nearly equal.
+    ranks = [one.pop("gene_spearman_gene") for one in scores]
+    assert ranks[1] == pytest.approx(ranks[0], abs=0.02)
     assert scores[1] == pytest.approx(scores[0], rel=1e-3)
 
 

@@ -31,7 +31,7 @@ from polygene.model.masking import MaskingCollator
 from polygene.model.metrics import Metrics
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
-from polygene.training import engine
+from polygene.training import defaults, engine
 from polygene.training import train as training
 from polygene.training.data import balancing_odds, class_weights
 from polygene.training.engine import Engine
@@ -537,10 +537,11 @@ def test_tensorboard_gets_the_losses_and_the_scores(recipe_for):
 # --- the recipes that come along ---
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+RECIPES.append(Path(defaults.__file__).with_name("template.toml"))
 
 
 def test_there_are_recipes():
-    assert {path.name for path in RECIPES} >= {"polygene-512.toml", "quick.toml"}
+    assert {path.name for path in RECIPES} >= {"polygene-512.toml", "template.toml"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -18,6 +18,7 @@ import typer
 
 from polygene.cli import verbs
 from polygene.cli.console import Commands, Layer, Model, console, pairs, print_all, print_error
+from polygene.errors import RecipeError
 from polygene.runtime.distributed import one_process, rank
 
 QUIET = {
@@ -114,16 +115,30 @@ def prepare(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What to train on, what, how, and where to.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="RECIPE.toml | CORPUS", help="A recipe, or a corpus and defaults by its size."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the model; in place of the one of a recipe.")] = None,
+    write_recipe: Annotated[
+        Path | None, typer.Option(metavar="MINE.toml", help="Only write the recipe, with comments, and train nothing.")
+    ] = None,
 ) -> None:
-    """Train a model as a recipe says; a run that was stopped goes on."""
-    from polygene.model.recipe import Recipe
+    """Train a model as a recipe says, or with defaults for a corpus; a run that was stopped goes on."""
+    from polygene.training import defaults
 
-    said = Recipe.load(recipe)
+    if source is None and write_recipe is None:
+        msg = "What is trained is missing: polygene train RECIPE.toml, or polygene train CORPUS --out RUN."
+        raise RecipeError(msg)
+    if write_recipe is not None:
+        defaults.write_recipe(source, write_recipe, out)
+        print_all([f"written to {write_recipe}; train with: polygene train {write_recipe}"])
+        return
+    recipe = defaults.find_recipe(source or "", out)
     from polygene.training.train import train as train_recipe
 
-    train_recipe(said)
-    _describe(Path(said.out))
+    train_recipe(recipe)
+    _describe(Path(recipe.out))
 
 
 for verb in verbs.ALL:

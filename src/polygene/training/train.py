@@ -18,6 +18,7 @@ from polygene.model.metrics import Metrics
 from polygene.model.recipe import Recipe
 from polygene.runtime.subsample import spread
 from polygene.training.data import training_cells
+from polygene.training.defaults import find_recipe
 from polygene.training.engine import Engine, of_interest, trainer_arguments
 from polygene.training.setup import copy_model, loss_of, new_model
 from polygene.training.states import (
@@ -33,8 +34,8 @@ log = logging.getLogger("polygene")
 MOST_CALIBRATION_CELLS = 20_000
 
 
-def train(recipe: Recipe, *, start: PolyGene | None = None) -> PolyGene:
-    """Train a model as the recipe says and write its checkpoint to `recipe.out`.
+def train(recipe: Recipe | str | Path, out: str | Path | None = None, *, start: PolyGene | None = None) -> PolyGene:
+    """Train a model as a recipe says, or with defaults by the size of a corpus, and write its checkpoint.
 
     A run that was stopped, at any moment, goes on from its last saved state when started again with the same recipe,
     and ends with the weights of a run that was never stopped; one that had ended is only loaded. The state with the
@@ -43,6 +44,10 @@ def train(recipe: Recipe, *, start: PolyGene | None = None) -> PolyGene:
 
     Parameters
     ----------
+    recipe
+        A `Recipe`, a .toml file of one, or the folder of a corpus, which is trained with defaults by its size.
+    out
+        Folder of the checkpoint; in place of the `out` of a recipe.
     start
         A model to go on from, whose tokenizer the corpus was made with; it is not changed.
 
@@ -62,7 +67,7 @@ def train(recipe: Recipe, *, start: PolyGene | None = None) -> PolyGene:
     CorpusError
         If the corpus cannot be read.
     """
-    run = TrainingRun(recipe, start)
+    run = TrainingRun(find_recipe(recipe, out), start)
     if run.finished:
         log.info("%s holds the finished run of this recipe: nothing to do", run.out)
         drop_states(run.states)
