@@ -170,7 +170,7 @@ def test_genes_are_hidden_at_the_configured_rate_whether_expressed_or_not(collat
     ("rate", "all_rate"), [(0.5, 0.25), (0.5, 0.0), (0.5, 0.5), (0.9, 0.3), (0.0, 0.0), (1.0, 1.0)]
 )
 def test_given_labels_are_hidden_at_their_rate_and_at_times_all(collate, toy_cells, rate, all_rate):
-    config = MaskingConfig(phenotype_rate=rate, all_phenotypes_rate=all_rate, gene_rate=0)
+    config = MaskingConfig(phenotype_rate=rate, all_phenotypes_rate=all_rate)
     given_C = (toy_cells.labels_CP >= 0).sum(1)
     hidden_EC = np.array([[len(x) for x in Seen(collate(config, epoch=epoch)).labels] for epoch in range(1000)])
     assert hidden_EC.sum() / (1000 * given_C.sum()) == pytest.approx(rate, abs=0.015)
@@ -252,10 +252,13 @@ def test_weights_are_fixed_by_what_is_expected_to_be_asked_not_by_what_was_drawn
     assert len(n_asked) > 5, "cells were asked different numbers of genes"
 
 
-def test_the_weights_of_a_cell_sum_to_one_in_expectation(collate, toy_cells):
+@pytest.mark.parametrize(
+    "rates", [{}, {"gene_rate": 0.02}, {"gene_rate": 1.0, "zero_rate": 1.0}], ids=["default", "few", "all"]
+)
+def test_the_weights_of_a_cell_sum_to_one_in_expectation(collate, toy_cells, rates):
     genes_EC, labels_EC = [], []
     for epoch in range(2000):
-        seen = Seen(collate(epoch=epoch))
+        seen = Seen(collate(MaskingConfig(**rates), epoch=epoch))
         genes_EC.append([sum(weight for _, weight in genes.values()) for genes in seen.genes])
         labels_EC.append([sum(weight for _, weight in labels.values()) for labels in seen.labels])
     for drawn_EC, expected_C in ((np.array(genes_EC), 1.0), (np.array(labels_EC), (toy_cells.labels_CP >= 0).any(1))):
@@ -299,6 +302,13 @@ def test_random_numbers_are_uniform_and_unrelated_between_neighbours():
 def test_a_rate_is_a_share(name, value):
     with pytest.raises(RecipeError, match=rf"masking\.{name} = {value}"):
         MaskingConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["gene_rate", "zero_rate"])
+def test_a_rate_that_never_queries_an_unexpressed_gene_is_refused(name):
+    """With it the weights of a cell would not sum to one: those of its zeros would be missing."""
+    with pytest.raises(RecipeError, match=rf"masking\.{name} = 0: .*gene_weight = 0"):
+        MaskingConfig(**{name: 0})
 
 
 def test_more_cells_with_all_labels_hidden_than_labels_hidden_is_refused():

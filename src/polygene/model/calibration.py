@@ -58,9 +58,9 @@ class LabelCalibration:
     cells: int
     log_loss_before: float
     log_loss: float
-    units_V: tuple[int, ...]
-    least_AV: tuple[tuple[float, ...], ...]
-    least_A: tuple[float, ...]
+    units_V: tuple[int, ...] = field(repr=False)
+    least_AV: tuple[tuple[float, ...], ...] = field(repr=False)
+    least_A: tuple[float, ...] = field(repr=False)
 
     def own(self, coverage: float) -> np.ndarray:
         """Say which labels have enough units of their own for sets of this coverage, bool (V,)."""

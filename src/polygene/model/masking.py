@@ -56,8 +56,15 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not 0 <= value <= 1 or (value == 0 and name == "zero_rate"):
+            if not 0 <= value <= 1:
                 msg = f"masking.{name} = {value} is no share: give a number between 0 and 1."
+                raise RecipeError(msg)
+        for name in ("gene_rate", "zero_rate"):
+            if getattr(self, name) == 0:
+                msg = (
+                    f"masking.{name} = 0: unexpressed genes would never be queries, and the model would learn that "
+                    "every gene is expressed. Give more, or loss.gene_weight = 0 to learn labels only."
+                )
                 raise RecipeError(msg)
         if self.all_phenotypes_rate > self.phenotype_rate:
             msg = (

@@ -11,7 +11,7 @@ from typing import Any
 from polygene.errors import CheckpointError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Metrics:
     """What a model was trained on and what it scored.
 
@@ -35,6 +35,11 @@ class Metrics:
     finetuned: Mapping[str, Any] = field(default_factory=dict)
     marks: Mapping[str, Any] = field(default_factory=dict)
     judged: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shown = {name: score for name, score in self.validation.items() if name == "loss" or "macro_f1" in name}
+        scores = ", ".join(f"{name} {score:.3f}" for name, score in shown.items())
+        return f"Metrics: {', '.join(self.to_dict()) or 'none'}{f'; validation {scores}' if scores else ''}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what metrics.json holds: the fields that are not empty."""

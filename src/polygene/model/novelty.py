@@ -8,7 +8,7 @@ framework for detecting out-of-distribution samples and adversarial attacks", Ne
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -44,8 +44,8 @@ class NoveltyDetector:
         How many set the threshold; 0 donors where donors have no names, and all cells weigh the same.
     """
 
-    whitening_DD: np.ndarray
-    centres_KD: np.ndarray
+    whitening_DD: np.ndarray = field(repr=False)
+    centres_KD: np.ndarray = field(repr=False)
     query: str
     threshold: float = 1.0
     false_alarms: float = FALSE_ALARMS

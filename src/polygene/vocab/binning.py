@@ -137,7 +137,7 @@ class ExpressionBinner:
         return np.r_[np.float32(0), edges], np.r_[np.nextafter(edges, np.float32(0)), np.float32(np.inf)]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class BinInverse:
     """What a bin stands for, per gene, in log1p counts per 10,000 over training cells.
 
@@ -150,6 +150,9 @@ class BinInverse:
     mean_GB: np.ndarray
     quantiles_GBR: np.ndarray
     counts_GB: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"BinInverse({self.mean_GB.shape[0]:,} genes x {self.mean_GB.shape[1]} bins)"
 
     def expectation(self, probabilities_B: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Return the expected values, shape (...), of genes (panel indices, (...)) with bin probabilities (..., B)."""

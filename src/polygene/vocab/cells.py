@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class EncodedCells:
     """A batch of cells as tokens, numpy only.
 
@@ -52,6 +52,10 @@ class EncodedCells:
         if self.measured_SG is None or self.sources_C is None:
             return ~self.measured_G[None]
         return ~self.measured_SG[self.sources_C]
+
+    def __repr__(self) -> str:
+        n_measured = self.measured_G.sum()
+        return f"EncodedCells({len(self):,} cells, {len(self.genes_N):,} entries, {n_measured:,} measured genes)"
 
     def rows(self, which: slice | np.ndarray) -> Self:
         """Return these cells only (a slice, indices or a mask), in the order asked."""

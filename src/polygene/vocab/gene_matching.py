@@ -7,7 +7,7 @@ file.
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ class GeneMatch:
     genes_N: np.ndarray
     measured_G: np.ndarray
     found: Mapping[str, int]
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...] = field(default=(), repr=False)
     why: str = ""
 
     @classmethod
