@@ -39,8 +39,8 @@ from benchmarks.shared import files
 from polygene.corpus.corpus import Corpus
 from polygene.errors import PolyGeneError
 from polygene.evaluation.metrics import expected_years
-from polygene.evaluation.reliability import MARGINAL, reliability
-from polygene.evaluation.test_cells import MODEL, class_weight, named
+from polygene.evaluation.reliability import score_reliability
+from polygene.evaluation.test_cells import MODEL, class_weight, donor_names
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
 from polygene.model.shipped import MODELS, NAMES
@@ -71,7 +71,7 @@ def judge(model: PolyGene, corpus: Corpus, folder: Path, *, seed: int) -> dict[s
     of_test = [answers[name][: len(test)] for name in schema.names]  # they stand before those of studies never seen
     rows = []
     for p, name in enumerate(schema.names):
-        learned = train.labels_CP[:, p], named(train, slice(None))
+        learned = train.labels_CP[:, p], donor_names(train, slice(None))
         if scored := scoring.scored_labels(asked, name, schema.labels[p], *learned):
             both = {MODEL: answers[name]} | baselines.probabilities(name)
             rows += scoring.label_rows(asked, name, schema.labels[p], scored, both, seed=seed)
@@ -80,7 +80,7 @@ def judge(model: PolyGene, corpus: Corpus, folder: Path, *, seed: int) -> dict[s
             rows += scoring.years_rows(asked, name, years, seed=seed)
     return {
         "rows": rows,
-        "calibration": reliability(model, train, test, of_test, seed=seed)["calibration"],
+        "calibration": score_reliability(model, train, test, of_test, seed=seed).calibration.to_dict("records"),
         "unknown": None if flagged_C is None else unknown(model, asked, flagged_C),
     }
 
@@ -140,15 +140,8 @@ def plain(value: Any) -> Any:
 
 def said(results: Mapping[str, Any]) -> dict[str, Any]:
     """Shorten what was found to what the last line and metrics.json hold."""
-    calibration = {
-        one["phenotype"]: {
-            f"{row['predictor']} {row['score']}": row["value"]
-            for row in one["scores"]
-            if row["predictor"] in (MODEL, MARGINAL) and row["score"] != "brier"
-        }
-        | {"counts": one["counts"]}
-        for one in results["calibration"]
-    }
+    kept = ("ece", "log_loss", "marginal_log_loss", "informative")
+    calibration = {one["phenotype"]: {name: one[name] for name in kept} for one in results["calibration"]}
     return plain(
         {
             "marks": results["marks"],

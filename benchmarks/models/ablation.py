@@ -14,7 +14,7 @@ Undone are, one at a time:
   is given as such a file is, or with zeros for the genes that it lacks. Scored are test donors who have all genes.
 
 Answers of a joint softmax are read within their slot group, which helps it. Scores are those that
-`evaluation.validation_scores` gives the test donors; the last line is one JSON object.
+`validation.validation_scores` gives the test donors; the last line is one JSON object.
 """
 
 import argparse
@@ -40,8 +40,10 @@ from scipy import sparse
 from benchmarks.shared import files, studies
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.evaluation.evaluate import MODEL, score_hidden_genes, validation_scores
+from polygene.evaluation.masked_genes import score_masked_genes
 from polygene.evaluation.metrics import label_scores, label_tally
+from polygene.evaluation.test_cells import MODEL
+from polygene.evaluation.validation import validation_scores
 from polygene.model import masking
 from polygene.model.inference import label_probabilities
 from polygene.model.recipe import Recipe, TrainingConfig
@@ -171,7 +173,7 @@ def of_halves(data: Path | None, seed: int, folder: Path, zeros: bool) -> dict[s
         if len(set(truth_C[truth_C >= 0])) > 1:
             found = label_scores(label_tally(p_CV, truth_C, scorable_SV=np.ones((1, p_CV.shape[1]), dtype=bool)))
             scores |= {f"{phenotype}_{score}": found[score] for score in ("macro_f1", "log_loss")}
-    of_genes = score_hidden_genes(model, cells, test.measured_SG[test.sources_C[rows]])[MODEL]
+    of_genes = score_masked_genes(model, cells, test.measured_SG[test.sources_C[rows]])[MODEL]
     return scores | {f"gene_{score}": value for score, value in of_genes.items()}
 
 

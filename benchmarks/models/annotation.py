@@ -28,7 +28,8 @@ from rich.table import Table
 
 from benchmarks.shared import files
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.evaluation.evaluate import MODEL, summarise, tally
+from polygene.evaluation.evaluate import summarise, tally
+from polygene.evaluation.test_cells import MODEL
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.training.train import train
 

@@ -139,8 +139,7 @@ class Baselines:
         p = self._schema.index(phenotype)
         labels_C, n_labels = self.labels_CP[:, p], len(self._schema.labels[p])
         found = {}
-        for baseline in dict.fromkeys(baseline for baseline, _ in ROWS.values()):
-            rows = {row: score for row, (one, score) in ROWS.items() if one == baseline}
+        for baseline, rows in ROWS.items():
             scores: list[TuningScore] = list(rows.values())
 
             def answer(baseline: Any = baseline, scores: list[TuningScore] = scores) -> np.ndarray:

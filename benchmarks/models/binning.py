@@ -23,7 +23,8 @@ from sklearn.metrics import f1_score
 from benchmarks.shared import files
 from polygene.corpus.corpus import Corpus, CorpusSplit
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.evaluation.evaluate import MODEL, score_genes, score_hidden_genes
+from polygene.evaluation.masked_genes import score_genes, score_masked_genes
+from polygene.evaluation.test_cells import MODEL
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
@@ -83,7 +84,7 @@ def across(model: PolyGene, path: Path) -> dict[str, float]:
     known = labels.map(COARSE).fillna("other")
     answer_C = known.to_numpy()[probabilities_CV.argmax(axis=1)]
     few = cells.rows(np.arange(0, len(cells), max(1, len(cells) // 1000)))
-    genes = score_hidden_genes(model, few, np.tile(cells.measured_G, (len(few), 1)))[MODEL]
+    genes = score_masked_genes(model, few, np.tile(cells.measured_G, (len(few), 1)))[MODEL]
     return {
         "macro_f1": float(f1_score(truth_C, answer_C, labels=sorted(set(truth_C)), average="macro")),
         "spearman_gene": genes["spearman_gene"],

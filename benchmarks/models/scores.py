@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.models.baselines import CELLTYPIST, Asked
-from polygene.evaluation.metrics import compare, label_tally, scorable, years_tally
+from polygene.evaluation.bootstrap import compare
+from polygene.evaluation.metrics import label_tally, scorable, years_tally
 from polygene.evaluation.test_cells import MODEL, REFERENCE, YEARS_REFERENCE
 from polygene.vocab.ontology import LabelTree
 

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks.shared import files
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.evaluation.evaluate import validation_scores
+from polygene.evaluation.validation import validation_scores
 from polygene.model.masking import MaskingConfig
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig

@@ -26,9 +26,9 @@ from rich.table import Table
 from benchmarks.models.ablation import no_branch, undone
 from polygene.corpus.corpus import Corpus
 from polygene.evaluation.baselines import baseline_probabilities
-from polygene.evaluation.evaluate import MODEL, score_genes
+from polygene.evaluation.masked_genes import score_genes
 from polygene.evaluation.metrics import label_scores, label_tally, scorable
-from polygene.evaluation.test_cells import cell_table, donors_of, named
+from polygene.evaluation.test_cells import MODEL, cell_table, donor_names
 from polygene.model.inference import label_probabilities
 from polygene.model.masking import MaskingConfig
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
@@ -74,7 +74,8 @@ def scores_of(corpus: Corpus, answers: list[np.ndarray]) -> dict[str, float]:
             truth_C,
             len(schema.labels[p]),
             test_sources_C=held_out.sources_C,
-            **donors_of(learned, held_out, slice(None)),
+            train_donors_C=donor_names(learned),
+            test_donors_C=donor_names(held_out),
         )
         for s in np.flatnonzero(within_SV.any(axis=1)):
             only_SV = np.where(np.arange(len(within_SV))[:, None] == s, within_SV, False)
@@ -83,7 +84,7 @@ def scores_of(corpus: Corpus, answers: list[np.ndarray]) -> dict[str, float]:
                 truth_C,
                 scorable_SV=only_SV,
                 sources_C=held_out.sources_C,
-                donors_C=named(held_out, slice(None)),
+                donors_C=donor_names(held_out, slice(None)),
             )
             of_source, source = label_scores(counted), corpus.sources[s].split("_")[0]
             found[f"{name}, {source}, macro-F1"] = of_source["macro_f1"]

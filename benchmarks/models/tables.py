@@ -7,7 +7,6 @@ import pandas as pd
 
 from benchmarks.models.baselines import CELLTYPIST
 from benchmarks.models.scores import CREDITED, SCORES, YEARS_SCORE, of
-from polygene.evaluation.reliability import MARGINAL
 from polygene.evaluation.test_cells import MODEL, REFERENCE, YEARS_REFERENCE
 
 WORDS = {
@@ -133,15 +132,17 @@ def calibration_table(calibration: Iterable[Mapping[str, Any]]) -> TextTable:
     """Lay out ECE and log loss beside the marginal's."""
     found = [["phenotype", "ECE", "log loss", "log loss of the marginal", "worth something", "temperature (donors)"]]
     for one in calibration:
-        scores = {(row["predictor"], row["score"]): row for row in one["scores"]}
-        temperature = "–" if one["temperature"] is None else f"{one['temperature']:.2f} ({one['calibration_donors']})"
+        temperature = f"{one['temperature']:.2f} ({one['calibration_donors']})" if one["calibration_donors"] else "–"
+        of_model = [
+            interval({"value": one[name], "low": one[f"{name}_low"], "high": one[f"{name}_high"]})
+            for name in ("ece", "log_loss")
+        ]
         found.append(
             [
                 one["phenotype"].replace("_", " "),
-                interval(scores[MODEL, "ece"]),
-                interval(scores[MODEL, "log_loss"]),
-                interval(scores[MARGINAL, "log_loss"]),
-                "yes" if one["counts"] else "no",
+                *of_model,
+                f"{one['marginal_log_loss']:.3f}",
+                "yes" if one["informative"] else "no",
                 temperature,
             ]
         )

@@ -18,7 +18,7 @@ from polygene.evaluation.ages import interval_scores, years_interval
 from polygene.evaluation.baselines import YEARS_BASELINES, baseline_years
 from polygene.evaluation.evaluate import summarise
 from polygene.evaluation.metrics import expected_years, years_tally
-from polygene.evaluation.test_cells import MODEL, AskedCells, actual_years, cell_table, named
+from polygene.evaluation.test_cells import MODEL, CellBlocks, actual_years, cell_table, donor_names
 from polygene.model.inference import label_probabilities
 
 STUDY, N_SPLITS = "onek1k", 3
@@ -35,12 +35,12 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
         years_V, p = corpus.tokenizer.schema.years("age"), corpus.tokenizer.schema.index("age")
         (p_CV,) = label_probabilities(model, test.cells(slice(None)), predict=["age"])
         actual_C = actual_years(test, years_V, test.labels_CP[:, p])
-        table, asked = cell_table(corpus, train, np.arange(len(train))), AskedCells(corpus, test)
+        table, asked = cell_table(corpus, train, np.arange(len(train))), CellBlocks(corpus, test)
         learned_C = actual_years(train, years_V, train.labels_CP[:, p])
         years = {MODEL: expected_years(p_CV, years_V)} | {
             name: baseline_years(name, table, learned_C, asked, seed=split) for name in YEARS_BASELINES
         }
-        within = {"sources_C": test.sources_C, "donors_C": named(test, slice(None))}
+        within = {"sources_C": test.sources_C, "donors_C": donor_names(test, slice(None))}
         runs.append({"age in years": {name: years_tally(y_C, actual_C, **within) for name, y_C in years.items()}})
         known_D = age_gaps(p_CV, years_V, actual_C, test.donors_C)
         donors.append(known_D.assign(split=split, age_seen=np.isin(known_D.actual, learned_C)))
@@ -55,8 +55,7 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
         "test_donors": len(table),
         "age_not_in_training": int((~table.age_seen).sum()),
         "interval": {
-            name: round(float(np.mean([one[name]["value"] for one in answers])), 3)
-            for name in ("coverage", "years_wide")
+            name: round(float(np.mean([one[name] for one in answers])), 3) for name in ("coverage", "years_wide")
         },
         "gap_and_age_correlate": {
             name: round(float(table.groupby("split")[["actual", name]].corr().iloc[0::2, 1].mean()), 3)

@@ -13,9 +13,11 @@ import pandas as pd
 from rich.console import Console
 
 from benchmarks.shared.studies import trained
+from benchmarks.trust.leakage import donors_alike
 from polygene.corpus.corpus import CorpusSplit
-from polygene.evaluation.metrics import Tally, compare, donors_alike, label_tally
-from polygene.evaluation.test_cells import AskedCells, named, of_model, scored_labels
+from polygene.evaluation.bootstrap import compare
+from polygene.evaluation.metrics import Tally, label_tally
+from polygene.evaluation.test_cells import CellBlocks, donor_names, model_predictions, scored_labels
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 from polygene.runtime.subsample import spread
@@ -30,7 +32,7 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
     """Train on one donor split; accuracy and macro-F1 of each phenotype, by what is given."""
     model, corpus = trained(STUDY, folder, data=data, seed=seed)
     train, test = corpus.split("train"), corpus.split("test")
-    table = conditions(model, train, test, of_model(model, AskedCells(corpus, test))[0], seed=seed)
+    table = conditions(model, train, test, model_predictions(model, CellBlocks(corpus, test))[0], seed=seed)
     Console(width=160).print(table.round(3).to_string(index=False))
     return {"conditions": table.to_dict("records")}
 
@@ -68,7 +70,7 @@ def conditions(
         for name, p_CV in zip(names, probabilities, strict=True):
             truth_C = labels_CP[:, schema.index(name)]
             tallied = label_tally(
-                p_CV, truth_C, scorable_SV=scorable_SV[name], sources_C=sources_C, donors_C=named(test, rows)
+                p_CV, truth_C, scorable_SV=scorable_SV[name], sources_C=sources_C, donors_C=donor_names(test, rows)
             )
             tallies[name][word] = donors_alike(tallied)
 

@@ -10,6 +10,7 @@ R resamples.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,15 +21,17 @@ from rich.console import Console
 
 from benchmarks.shared.studies import trained
 from polygene.corpus.corpus import Corpus
-from polygene.evaluation.metrics import (
-    LOWER_IS_BETTER,
-    Tally,
-    donor_draws,
-    donors_alike,
-    label_tally,
-    stack_splits,
+from polygene.evaluation.bootstrap import donor_draws
+from polygene.evaluation.metrics import LOWER_IS_BETTER, Tally, label_tally, stack_splits
+from polygene.evaluation.test_cells import (
+    MODEL,
+    CellBlocks,
+    baseline_predictions,
+    cell_table,
+    donor_names,
+    model_predictions,
+    scored_labels,
 )
-from polygene.evaluation.test_cells import MODEL, AskedCells, cell_table, named, of_baselines, of_model, scored_labels
 from polygene.model.checkpoint import PolyGene
 
 STUDIES, N_SPLITS, SET_ASIDE = ("onek1k", "velmeshev"), 1, 0.05
@@ -53,8 +56,8 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
 def pairs(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Pairs:
     """Tally, over the labels that both kinds of donors have, what every predictor gets right; donors count alike."""
     train, test, seen = (corpus.split(name) for name in ("train", "test", "seen"))
-    schema, cells = corpus.tokenizer.schema, AskedCells(corpus, test, seen)
-    table, (answers, _) = cell_table(corpus, train, np.arange(len(train))), of_model(model, cells)
+    schema, cells = corpus.tokenizer.schema, CellBlocks(corpus, test, seen)
+    table, (answers, _) = cell_table(corpus, train, np.arange(len(train))), model_predictions(model, cells)
     found: dict[str, dict[str, tuple[Tally, Tally]]] = {}
     for p, name in enumerate(schema.names):
         both_SV = scored_labels(train, test, p, len(schema.labels[p]))
@@ -67,18 +70,24 @@ def pairs(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Pairs:
             continue
         kept_C = seen.sources_C < len(both_SV)
         tallied = partial(label_tally, labels=schema.labels[p], scorable_SV=both_SV)
-        baselines = of_baselines(name, model, table, train.labels_CP[:, p], cells, seed=seed)
+        baselines = baseline_predictions(name, model, table, train.labels_CP[:, p], cells, seed=seed)
         for predictor, p_CV in chain([(MODEL, answers[p])], baselines):
             test_CV, seen_CV = np.split(p_CV, [len(test)])
             of_seen = tallied(
                 seen_CV[kept_C],
                 seen.labels_CP[kept_C, p],
                 sources_C=seen.sources_C[kept_C],
-                donors_C=named(seen, kept_C),
+                donors_C=donor_names(seen, kept_C),
             )
-            of_test = tallied(test_CV, test.labels_CP[:, p], sources_C=test.sources_C, donors_C=named(test))
+            of_test = tallied(test_CV, test.labels_CP[:, p], sources_C=test.sources_C, donors_C=donor_names(test))
             found.setdefault(name, {})[predictor] = (donors_alike(of_seen), donors_alike(of_test))
     return found
+
+
+def donors_alike(tally: Tally) -> Tally:
+    """Let every donor within a source count the same, however many cells it has: for a `label_tally`."""
+    cells_U = np.split(tally.sums_UK[:, :-1], 3, axis=1)[1].sum(axis=1)
+    return replace(tally, sums_UK=tally.sums_UK / cells_U[:, None])
 
 
 def leakage_gaps(runs: Sequence[Pairs], *, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:

@@ -35,7 +35,7 @@ from sklearn.neighbors import NearestNeighbors
 from benchmarks.shared import files, studies
 from polygene.corpus.corpus import Corpus
 from polygene.evaluation.novelty import score_novelty
-from polygene.evaluation.test_cells import AskedCells, of_model
+from polygene.evaluation.test_cells import CellBlocks, model_predictions
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import bin_probabilities, cell_states, predict_labels
 from polygene.model.masking import MaskingConfig, mask_genes
@@ -313,8 +313,8 @@ def _aurocs(model: PolyGene, corpus: Corpus, known: EncodedCells, unseen: Encode
     found = {TRIVIAL: trivial(of_train, of_known, of_unseen)}
     found |= {name: auroc(score(of_known), score(of_unseen)) for name, score in scores.items()}
     test = corpus.split("test")
-    flagged = score_novelty(model, test, of_model(model, AskedCells(corpus, test))[1])
-    found["known cells flagged"] = flagged["false_alarms"]
+    flagged = score_novelty(model, test, model_predictions(model, CellBlocks(corpus, test))[1])
+    found["known cells flagged"] = float(flagged.false_alarms.iloc[0])
     found["unseen cells flagged"] = float((scores[KEPT](of_unseen) > 1).mean())
     return found
 

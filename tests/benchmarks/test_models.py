@@ -202,17 +202,19 @@ def test_a_long_time_on_a_busy_machine_says_nothing(took, load, said):
 @pytest.fixture
 def results(asked):
     rows = rows_of(asked)
-    one = {"value": 0.1, "low": 0.05, "high": 0.2}
-    scores = [
-        {"predictor": who, "score": score, **one} for who in ("PolyGene", "marginal") for score in ("ece", "log_loss")
-    ]
+    scores = {
+        f"{score}{end}": value
+        for score in ("ece", "log_loss")
+        for end, value in (("", 0.1), ("_low", 0.05), ("_high", 0.2))
+    }
     took = {"import_s": 4, "load_s": 0.2, "annotate_s": 20, "cells_per_s": 500, "peak_mb": 800, "cells": 10_000}
     return {
         "rows": rows,
         "marks": scoring.marks(rows),
         "targets": scoring.targets(rows),
         "calibration": [
-            {"phenotype": "sex", "temperature": None, "calibration_donors": 0, "counts": True, "scores": scores}
+            {"phenotype": "sex", "temperature": np.nan, "calibration_donors": 0, "informative": True, **scores}
+            | {"marginal_log_loss": 0.3}
         ],
         "unknown": {"stated": 0.05, "test donors": {"varied": 0.04}, "studies never seen": {"new": 0.5}},
         "speed": took | {"threads": 2, "cpu_s": 39, "load_average": 0.0, "cores": 2, "verdict": "met"},

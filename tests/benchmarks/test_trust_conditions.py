@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from benchmarks.trust.conditions import conditions
-from polygene.evaluation.test_cells import AskedCells, of_model
+from polygene.evaluation.test_cells import CellBlocks, model_predictions
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 
@@ -22,7 +22,7 @@ def model(toy_corpus):
 @pytest.fixture(scope="module")
 def table(model, toy_corpus):
     test = toy_corpus.split("test")
-    answers, _ = of_model(model, AskedCells(toy_corpus, test))
+    answers, _ = model_predictions(model, CellBlocks(toy_corpus, test))
     return conditions(model, toy_corpus.split("train"), test, answers)
 
 
@@ -66,5 +66,5 @@ def test_knowing_nothing_gains_nothing_and_intervals_hold_their_value(table, toy
 def test_a_model_whose_test_cells_vary_in_nothing_has_an_empty_table(model, toy_corpus):
     test = toy_corpus.split("test")
     test.__dict__["labels_CP"] = np.full_like(test.labels_CP, -1)
-    answers, _ = of_model(model, AskedCells(toy_corpus, test))
+    answers, _ = model_predictions(model, CellBlocks(toy_corpus, test))
     assert not len(conditions(model, toy_corpus.split("train"), test, answers))

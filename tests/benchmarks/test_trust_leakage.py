@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from benchmarks.trust.leakage import leakage_gaps
-from polygene.evaluation.metrics import Tally, donors_alike, label_tally, years_tally
+from benchmarks.trust.leakage import donors_alike, leakage_gaps
+from polygene.evaluation.metrics import Tally, label_tally, years_tally
 
 ALL = np.ones((1, 3), dtype=bool)
 

@@ -285,11 +285,13 @@ def test_wrong_changes_are_refused(options: list[str], says: str, made: Path, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_evaluate_prints_the_table_and_keeps_the_scores_with_the_model(made: Path, tmp_path: Path) -> None:
+def test_evaluate_prints_one_table_and_keeps_the_numbers_with_the_model(made: Path, tmp_path: Path) -> None:
     model = shutil.copytree(made / "model", tmp_path / "model")
     result = polygene("evaluate", made / "corpus", "--model", model)
     assert result.exit_code == 0, result.output
-    assert "logistic regression" in result.stdout
+    assert "regression, same genes" in result.stdout
+    assert len(result.stdout.splitlines()) <= 24
+    assert f"All numbers are in {model / 'metrics.json'}; read all tables with --report" in result.stdout
     metrics = json.loads((model / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert set(metrics) == {"corpus", "validation", "test"}
     assert PolyGene.from_pretrained(model).metrics.to_dict() == metrics
@@ -299,6 +301,31 @@ def test_evaluate_prints_the_table_and_keeps_the_scores_with_the_model(made: Pat
     assert json.loads((tmp_path / "scores.json").read_text())["test"] == metrics["test"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert " ".join(["polygene evaluate", str(made / "corpus"), "--model", str(model), *map(str, options)]) in page
+
+
+def test_evaluating_a_shipped_model_writes_only_where_it_is_told_to(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped_models = tmp_path / "package"
+    shutil.copytree(made / "model", shipped_models / "model")
+    monkeypatch.setattr("polygene.model.shipped.MODELS", shipped_models)
+    monkeypatch.setattr("polygene.model.shipped.NAMES", ("model",))
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    before = content(tmp_path)
+    for model in ("model", shipped_models / "model"):
+        result = polygene("evaluate", made / "corpus", "--model", model)
+        assert result.exit_code == 0, result.output
+        assert "Keep all numbers with --out" in result.stdout
+        assert content(tmp_path) == before
+    assert polygene("evaluate", made / "corpus", "--model", "model", "--out", "mine.json").exit_code == 0
+    assert set(json.loads((here / "mine.json").read_text())) == {"corpus", "validation", "test"}
+    assert set(content(tmp_path)) - set(before) == {"here/mine.json"}
+
+
+def test_a_negative_seed_is_refused_by_evaluate(made: Path) -> None:
+    says = refusal(polygene("evaluate", made / "corpus", "--model", made / "model", "--seed", "-1"))
+    assert "the seed is -1" in says
 
 
 def test_evaluate_refuses_a_report_that_cannot_be_written_and_leaves_nothing(made: Path, tmp_path: Path) -> None:

@@ -17,13 +17,16 @@ from polygene.corpus.arrow import SPLITS
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import CorpusError, DataError
 from polygene.evaluation import evaluate as evaluation
+from polygene.evaluation import masked_genes
 from polygene.evaluation import test_cells as held_out
 from polygene.evaluation.ages import years_interval
-from polygene.evaluation.evaluate import MODEL, evaluate, score_genes, summarise, tally, validation_scores
-from polygene.evaluation.novelty import asked_states, learn_novelty, score_novelty
-from polygene.evaluation.reliability import reliability
-from polygene.evaluation.tables import tables
-from polygene.evaluation.test_cells import AskedCells, of_model
+from polygene.evaluation.evaluate import evaluate, summarise, tally
+from polygene.evaluation.masked_genes import score_genes
+from polygene.evaluation.novelty import learn_novelty, query_states, score_novelty
+from polygene.evaluation.reliability import score_reliability
+from polygene.evaluation.tables import interval
+from polygene.evaluation.test_cells import MODEL, CellBlocks, model_predictions
+from polygene.evaluation.validation import validation_scores
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 from polygene.model.recipe import Recipe, TrainingConfig
@@ -61,7 +64,7 @@ def results(model, corpus):
 
 @pytest.fixture(scope="module")
 def scores(results):
-    return pd.DataFrame(results["scores"])
+    return results.scores
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +75,14 @@ def answers(model, corpus):
     return [p_CV.astype(float) / p_CV.sum(1, keepdims=True, dtype=float) for p_CV in found]
 
 
-def value_of(scores, phenotype, predictor, score):
+def value_row(scores, phenotype, predictor, score):
     rows = scores[(scores.phenotype == phenotype) & (scores.predictor == predictor) & (scores.score == score)]
     assert len(rows) == 1
-    return rows.value.item()
+    return rows.to_dict("records")[0]
+
+
+def value_of(scores, phenotype, predictor, score):
+    return value_row(scores, phenotype, predictor, score)["value"]
 
 
 def test_the_toy_corpus_is_what_these_tests_need(corpus):
@@ -107,8 +114,8 @@ def test_the_model_stands_beside_every_baseline(scores):
 
 
 def test_a_phenotype_that_varies_in_no_source_is_named_and_not_scored(results, scores):
-    assert {"tissue", "disease"} <= set(results["not_scored"])
-    assert not {"sex", "cell_type"} & set(results["not_scored"])
+    assert {"tissue", "disease"} <= set(results.not_scored)
+    assert not {"sex", "cell_type"} & set(results.not_scored)
     assert not {"tissue", "disease"} & set(scores.phenotype)
 
 
@@ -184,15 +191,38 @@ def test_every_interval_holds_its_value_and_every_gain_is_a_difference_to_the_re
 
 
 def test_results_say_how_cells_were_held_out_and_are_json(results, corpus):
-    assert results["split"] == "donor"
-    assert results["cells"] == {name: len(corpus.split(name)) for name in SPLITS}
-    assert results["donors"] == len(set(corpus.split("test").donors_C))
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    assert results.split == "donor"
+    assert results.cells == {name: len(corpus.split(name)) for name in SPLITS}
+    assert results.donors == len(set(corpus.split("test").donors_C))
+    written = results.to_dict()
+    assert json.loads(json.dumps(written, allow_nan=False)) == written
+    assert len(written["scores"]) == len(results.scores)
+    assert written["confusion"]["sex"]["counts"] == results.confusion["sex"].to_numpy().tolist()
 
 
-def printed(laid_out):
+def test_results_at_a_prompt_are_the_summary_and_no_longer_than_a_screen(results):
+    lines = repr(results).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 160
+    html = results._repr_html_()
+    assert html.count("<table") == 1
+    for text in (repr(results), html):
+        assert interval(value_row(results.scores, "sex", MODEL, "macro_f1")) in text
+        assert "not tested" in text
+
+
+def test_the_summary_has_a_row_for_each_phenotype_with_its_baselines(results):
+    frame = results.summary().frame.set_index("phenotype")
+    assert set(frame.index) == {"sex", "cell type", "age in years", "tissue", "disease"}
+    row = frame.loc["cell type"]
+    reference = value_row(results.scores, "cell_type", "logistic regression", "macro_f1")
+    assert row["regression, same genes"] == f"{reference['value']:.3f}"
+    assert row["gain"] == interval(value_row(results.scores, "cell_type", MODEL, "macro_f1"), "gain", "+z.3f")
+
+
+def printed(tables):
     console = Console(width=400, record=True, quiet=False, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-    for table in laid_out:
+    for table in tables:
         console.print(table)
     console.file.close()
     return console.export_text()
@@ -200,42 +230,49 @@ def printed(laid_out):
 
 @pytest.mark.parametrize("word", ["donor", "study", "random"])
 def test_every_table_carries_the_word_of_the_split(word, results):
-    laid_out = tables({**results, "split": word})
-    assert len(laid_out) == len({row["phenotype"] for row in results["scores"]}) + 4
-    for table in laid_out:
+    of_word = replace(results, split=word)
+    for table in [of_word.summary(), *of_word.tables()]:
         assert word in table.title
-    if word == "random":
-        assert all("cells, not donors" in table.title for table in laid_out)
+        assert "cells, not donors" in table.title or word != "random"
 
 
-def test_tables_show_the_numbers_with_their_intervals(results, scores):
-    text = printed(tables(results))
-    row = scores[(scores.phenotype == "sex") & (scores.predictor == MODEL) & (scores.score == "macro_f1")].iloc[0]
-    assert f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" in text
-    assert f"{results['genes'][MODEL]['cross_entropy']:.3f}" in text
-    assert results["genes"]["training mean"]["spearman_gene"] is None
+def test_each_part_has_a_table_and_the_terminal_prints_what_its_frame_holds(results, scores):
+    tables = results.tables()
+    assert len(tables) == len(set(scores.phenotype)) + len(results.confusion) + 4
+    assert {table.section for table in tables} == {"scores", "classes", "confidence", "age", "genes"}
+    for table in tables:
+        text = printed([table])
+        for cell in table.frame.to_numpy().ravel():
+            assert cell in text
+
+
+def test_tables_hold_the_numbers_with_their_intervals(results):
+    text = printed(results.tables())
+    assert interval(value_row(results.scores, "sex", MODEL, "macro_f1")) in text
+    genes = results.genes.set_index("predictor")
+    assert f"{genes.cross_entropy[MODEL]:.3f}" in text
+    assert np.isnan(genes.spearman_gene["training mean"])
     assert "–" in text
     assert "nan" not in text
     assert "None" not in text
 
 
-def test_tables_show_how_sure_answers_are_and_by_how_much_sets_fail_and_why(results, model, corpus):
+def test_tables_show_calibration_and_by_how_much_sets_fail_and_why(results, model, corpus):
     known, test = replace(model, calibration=calibration(model, corpus.split("validation"))), corpus.split("test")
-    sure = reliability(known, corpus.split("train"), test, of_model(known, AskedCells(corpus, test))[0])
-    text = printed(tables({**results, **sure}))
-    for one in sure["calibration"]:
-        (ece,) = (row for row in one["scores"] if (row["predictor"], row["score"]) == (MODEL, "ece"))
-        void = "" if one["counts"] else ", void"
-        assert f"{ece['value']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}]{void}" in text
-    (sets,) = (one for one in sure["sets"] if one["phenotype"] == "cell_type")
-    assert f"{sets['risk_coverage']['aurc']:.3f}" in text
-    for row in sets["by_label"]:
+    predictions, _ = model_predictions(known, CellBlocks(corpus, test))
+    found = score_reliability(known, corpus.split("train"), test, predictions)
+    with_sets = replace(results, calibration=found.calibration, sets=found.sets, risk_coverage=found.risk_coverage)
+    text = printed(with_sets.tables())
+    for row in found.calibration.to_dict("records"):
+        assert interval(row, "ece") + ("" if row["informative"] else ", void") in text
+        assert interval(row, "aurc") in text
+    sets = found.sets[(found.sets.phenotype == "cell_type") & (found.sets.label != "")]
+    for row in sets.to_dict("records"):
         assert row["label"] in text
         assert f"all labels, {row['calibration_donors']} donors" in text, "fewer than nine donors have it"
-    assert any(row["why"] for row in sets["by_label"])
-    for row in (row for row in sets["by_label"] if row["why"]):
-        assert f"{row['off']:+.3f}: {row['why']}".replace("-", "−") in text
-    assert f"{results['hierarchy']['backed_off']['information']:.3f}" in text
+    assert sets.why.notna().any()
+    for row in sets[sets.why.notna()].itertuples():
+        assert f"{row.off:+.3f}: {row.why}".replace("-", "−") in text
 
 
 def test_joining_a_run_with_itself_changes_no_value(model, corpus, scores):
@@ -255,15 +292,15 @@ def test_baselines_learn_from_so_many_cells_at_most_and_it_is_said(model, corpus
     monkeypatch.setattr(evaluation, "MOST_BASELINE_CELLS", 50)
     seen = []
 
-    def answer(name, train, labels_C, test, n_labels, **kwargs):
+    def predict(name, train, labels_C, test, n_labels, *, tune_for, **kwargs):
         seen.append((len(train), len(labels_C), len(set(train.donors_C))))
-        return np.full((len(test), n_labels), 1 / n_labels)
+        return [np.full((len(test), n_labels), 1 / n_labels)] * len(tune_for)
 
-    monkeypatch.setattr(held_out, "baseline_probabilities", answer)
+    monkeypatch.setattr(held_out, "tuned_probabilities", predict)
     results = evaluate(model, corpus)
     n_train = len(corpus.split("train"))
     assert set(seen) == {(50, 50, len(set(corpus.split("train").donors_C)))}
-    assert results["baseline_cells"] == 50
+    assert results.baseline_cells == 50
     assert f"baselines learn from 50 of {n_train} training cells, evenly spread" in caplog.text
 
 
@@ -299,12 +336,12 @@ def test_a_negative_seed_is_refused(model, corpus):
 def test_baselines_get_the_weights_that_the_model_had(training, balanced, model, corpus, monkeypatch):
     given = {}
 
-    def answer(name, train, labels_C, test, n_labels, *, class_weight, **kwargs):
+    def predict(name, train, labels_C, test, n_labels, *, class_weight, tune_for, **kwargs):
         phenotype = next(p for p in range(5) if np.array_equal(labels_C, corpus.split("train").labels_CP[:, p]))
         given[corpus.tokenizer.schema.names[phenotype]] = class_weight
-        return np.full((len(test), n_labels), 1 / n_labels)
+        return [np.full((len(test), n_labels), 1 / n_labels)] * len(tune_for)
 
-    monkeypatch.setattr(held_out, "baseline_probabilities", answer)
+    monkeypatch.setattr(held_out, "tuned_probabilities", predict)
     recipe = Recipe(corpus="corpus", out="out", training=training)
     tally(replace(model, recipe=recipe), corpus)
     assert {"sex", "cell_type"} <= given.keys()
@@ -319,12 +356,12 @@ def asked(monkeypatch):
     """Record what the network is asked about genes, and what it answers."""
     calls = []
 
-    def record(model, cells, *args, answer=evaluation.bin_probabilities, **kwargs):
+    def record(model, cells, *args, answer=masked_genes.bin_probabilities, **kwargs):
         probabilities_QB = answer(model, cells, *args, **kwargs)
         calls.append((cells, *args, probabilities_QB))
         return probabilities_QB
 
-    monkeypatch.setattr(evaluation, "bin_probabilities", record)
+    monkeypatch.setattr(masked_genes, "bin_probabilities", record)
     return calls
 
 
@@ -435,7 +472,7 @@ def test_the_interval_of_ages_is_scored_on_the_test_donors(results, model, corpu
     low_C, high_C = years_interval(answers[AGE], years_V)
     held_C = (low_C <= test.years_C) & (test.years_C <= high_C)
     by_donor = [held_C[test.donors_C == donor].mean() for donor in set(test.donors_C)]
-    assert results["ages"]["age"]["coverage"]["value"] == pytest.approx(np.mean(by_donor))
+    assert results.ages.set_index("phenotype").coverage["age"] == pytest.approx(np.mean(by_donor))
 
 
 # --- cells unlike any in training ---
@@ -443,11 +480,11 @@ def test_the_interval_of_ages_is_scored_on_the_test_donors(results, model, corpu
 
 def test_false_alarms_are_the_mean_over_donors_of_the_share_that_is_flagged(model, corpus):
     test = corpus.split("test")
-    assert of_model(model, AskedCells(corpus, test))[1] is None
-    assert score_novelty(model, test, None) is None
+    assert model_predictions(model, CellBlocks(corpus, test))[1] is None
+    assert score_novelty(model, test, None).empty
     known = replace(model, novelty=learn_novelty(model, corpus.split("train"), corpus.split("validation")))
-    found = score_novelty(known, test, of_model(known, AskedCells(corpus, test))[1])
-    flagged_C = known.novelty.score(asked_states(known, test, "cell_type")) > 1
+    found = score_novelty(known, test, model_predictions(known, CellBlocks(corpus, test))[1]).iloc[0]
+    flagged_C = known.novelty.score(query_states(known, test, "cell_type")) > 1
     by_donor = [flagged_C[test.donors_C == donor].mean() for donor in set(test.donors_C)]
     assert found["false_alarms"] == pytest.approx(np.mean(by_donor))
     assert found["low"] <= found["false_alarms"] <= found["high"]
@@ -455,11 +492,12 @@ def test_false_alarms_are_the_mean_over_donors_of_the_share_that_is_flagged(mode
     assert found["set_on_donors"] == len(set(corpus.split("validation").donors_C))
 
 
-def test_the_rate_of_false_alarms_has_a_table_where_the_model_can_flag(results):
-    assert results["unknown"] is None
+def test_the_rate_of_false_alarms_has_a_table_where_the_model_has_a_detector(results):
+    assert results.novelty.empty
     scored = {"stated": 0.05, "set_on_donors": 3, "false_alarms": 0.061, "low": 0.04, "high": 0.08}
-    laid_out = tables({**results, "unknown": scored | {"cells": 1200, "donors": 7}})
-    assert "0.061 [0.040, 0.080]" in printed(laid_out[-1:])
+    with_novelty = replace(results, novelty=pd.DataFrame([scored | {"cells": 1200, "donors": 7}]))
+    (table,) = (one for one in with_novelty.tables() if one.section == "novelty")
+    assert "0.061 [0.040, 0.080]" in printed([table])
 
 
 # --- the hierarchy of cell types ---
@@ -469,10 +507,9 @@ def test_cell_types_are_also_scored_by_the_ontology(results, model, corpus, answ
     test = corpus.split("test")
     labels = model.tokenizer.schema.labels[CELL_TYPE]
     tree = LabelTree(labels)
-    assert results["hierarchy"]["level"] == SURE
-    assert results["hierarchy"]["terms"] == [3, 3]
-    assert results["hierarchy"]["backed_off"] == pytest.approx(
-        tree.scores(answers[CELL_TYPE], test.labels_CP[:, CELL_TYPE], test.donors_C)["backed_off"]
-    )
+    backed_off, label = results.hierarchy.to_dict("records")
+    assert (backed_off["level"], backed_off["labels_found"], backed_off["labels"]) == (SURE, 3, 3)
+    expected = tree.scores(answers[CELL_TYPE], test.labels_CP[:, CELL_TYPE], test.donors_C)["backed_off"]
+    assert {name: backed_off[name] for name in expected} == pytest.approx(expected)
     by_donor = pd.Series(answers[CELL_TYPE].argmax(1) == test.labels_CP[:, CELL_TYPE]).groupby(test.donors_C).mean()
-    assert results["hierarchy"]["label"]["correct"] == pytest.approx(by_donor.mean())
+    assert label["correct"] == pytest.approx(by_donor.mean())

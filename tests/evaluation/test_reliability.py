@@ -1,16 +1,16 @@
 """Scores of calibration and sets, against the definitions cell by cell."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import log_loss
 
 from polygene.evaluation import test_cells as held_out
-from polygene.evaluation.reliability import confidence_tally, reliability, risk_coverage, set_scores
-from polygene.evaluation.test_cells import AskedCells, of_model
+from polygene.evaluation.reliability import confidence_tally, risk_coverage, score_reliability, set_scores
+from polygene.evaluation.test_cells import CellBlocks, model_predictions
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene
 from polygene.training.train import calibration
@@ -52,13 +52,13 @@ def test_ece_log_loss_and_brier_score_are_those_of_their_definitions(answers):
 
 def test_the_area_below_risk_and_coverage_is_the_mean_of_the_risks(answers):
     p_CV, truth_C, donors_C = answers
-    found = risk_coverage(p_CV, truth_C, donors_C, seed=0)
+    curve, area = risk_coverage(p_CV, truth_C, donors_C, seed=0)
     wrong = (p_CV.argmax(1) != truth_C)[np.argsort(-p_CV.max(1))]
     risks = np.cumsum(wrong) / np.arange(1, 301)
-    assert found["aurc"] == pytest.approx(risks.mean(), abs=0.01)
-    assert found["risk"][-1] == pytest.approx(wrong.mean())
-    assert found["share"][-1] == 1
-    assert found["low"] <= found["aurc"] <= found["high"]
+    assert area["aurc"] == pytest.approx(risks.mean(), abs=0.01)
+    assert curve.risk.iloc[-1] == pytest.approx(wrong.mean())
+    assert curve.share.iloc[-1] == 1
+    assert area["aurc_low"] <= area["aurc"] <= area["aurc_high"]
 
 
 def test_coverage_and_size_are_averaged_by_donor(answers):
@@ -66,7 +66,8 @@ def test_coverage_and_size_are_averaged_by_donor(answers):
     kept_C = (donors_C != 0) | (np.arange(300) < 30)
     p_CV, truth_C, donors_C = p_CV[kept_C], truth_C[kept_C], donors_C[kept_C]
     one = calibrate(p_CV, truth_C, donors_C)
-    found = set_scores(p_CV, truth_C, donors_C, one, LABELS, seed=0)
+    table = set_scores(p_CV, truth_C, donors_C, one, LABELS, seed=0)
+    found = table.iloc[0]
     set_CV = one.sets(p_CV, 0.9)
     held_C = set_CV[np.arange(len(truth_C)), truth_C]
     donors = np.unique(donors_C)
@@ -75,8 +76,8 @@ def test_coverage_and_size_are_averaged_by_donor(answers):
     assert found["abstained"] == pytest.approx((set_CV.sum(1) != 1).mean())
     single_C = set_CV.sum(1) == 1
     assert found["single_accuracy"] == pytest.approx((set_CV.argmax(1) == truth_C)[single_C].mean())
-    assert [row["label"] for row in found["by_label"]] == list(LABELS)
-    assert {row["basis"] for row in found["by_label"]} == {"own"}
+    assert table.label.tolist() == ["", *LABELS]
+    assert set(table.basis[1:]) == {"own"}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_where_coverage_fails_it_says_by_how_much_and_why(answers, n_calibration
     p_CV, truth_C, donors_C = answers
     few_C = np.isin(donors_C, range(n_calibration))
     one = calibrate(p_CV[few_C], truth_C[few_C], donors_C[few_C])
-    found = set_scores(p_CV, (truth_C + 1) % 3, donors_C, one, LABELS, seed=0)
+    found = set_scores(p_CV, (truth_C + 1) % 3, donors_C, one, LABELS, seed=0).iloc[0]
     assert found["off"] == pytest.approx(found["coverage"] - 0.9)
     assert found["off"] < -0.02
     assert why in found["why"]
@@ -101,40 +102,37 @@ def model(toy_corpus):
 
 
 def scored(model, corpus):
-    """What `reliability` finds for the test cells."""
+    """The reliability of the model on the test cells."""
     test = corpus.split("test")
-    return reliability(model, corpus.split("train"), test, of_model(model, AskedCells(corpus, test))[0])
+    return score_reliability(model, corpus.split("train"), test, model_predictions(model, CellBlocks(corpus, test))[0])
 
 
-def test_results_are_json_and_hold_every_phenotype_that_varies(model, toy_corpus):
+def test_every_phenotype_that_varies_is_scored(model, toy_corpus):
     found = scored(model, toy_corpus)
-    json.dumps(found, allow_nan=False)
-    for part in ("calibration", "sets"):
-        assert {"sex", "cell_type"} <= {one["phenotype"] for one in found[part]}
-        assert "tissue" not in {one["phenotype"] for one in found[part]}
-    cell_type = next(one for one in found["calibration"] if one["phenotype"] == "cell_type")
-    assert cell_type["temperature"] == model.calibration.temperature("cell_type") != 1
-    assert sum(one["cells"] for one in cell_type["bins"]) == len(toy_corpus.split("test"))
-    assert not cell_type["counts"], "an untrained network does not beat the frequencies in training"
+    for table in (found.calibration, found.sets, found.bins, found.risk_coverage):
+        assert {"sex", "cell_type"} <= set(table.phenotype)
+        assert "tissue" not in set(table.phenotype)
+    row = found.calibration.set_index("phenotype").loc["cell_type"]
+    assert row.temperature == model.calibration.temperature("cell_type") != 1
+    assert found.bins.cells[found.bins.phenotype == "cell_type"].sum() == len(toy_corpus.split("test"))
+    assert not row.informative, "an untrained network does not beat the frequencies in training"
 
 
-def test_a_model_that_was_not_calibrated_has_no_sets_and_says_so(model, toy_corpus):
-    bare = replace(model, calibration=type(model.calibration)())
-    found = scored(bare, toy_corpus)
-    assert {one["temperature"] for one in found["calibration"]} == {None}
-    assert {one["why"] for one in found["sets"]} == {"the model was not calibrated"}
-    assert all(one["risk_coverage"]["aurc"] > 0 for one in found["sets"])
+def test_a_model_that_was_not_calibrated_has_no_sets(model, toy_corpus):
+    found = scored(replace(model, calibration=type(model.calibration)()), toy_corpus)
+    assert found.calibration.temperature.isna().all()
+    assert found.sets.empty
+    assert (found.calibration.aurc > 0).all()
 
 
 def test_blocks_change_no_number(model, toy_corpus, monkeypatch):
     whole = scored(model, toy_corpus)
     monkeypatch.setattr(held_out, "BLOCK", 7)
-    again = scored(model, toy_corpus)
-    assert json.dumps(again["sets"][0]["by_label"]) == json.dumps(whole["sets"][0]["by_label"])
+    pd.testing.assert_frame_equal(scored(model, toy_corpus).sets, whole.sets)
 
 
 @pytest.mark.parametrize(
-    ("test_share", "knowledge", "counts"),
+    ("test_share", "knowledge", "informative"),
     [(0.5, 0.0, False), (0.9, 0.0, False), (0.5, 0.3, True), (0.9, 0.3, True)],
     ids=[
         "equal shares beat the marginal",
@@ -143,8 +141,10 @@ def test_blocks_change_no_number(model, toy_corpus, monkeypatch):
         "knows where the marginal is right",
     ],
 )
-def test_what_everybody_is_told_alike_does_not_count_even_where_it_beats_the_marginal(test_share, knowledge, counts):
-    """Nine in ten training cells are female; a model that knows it learned nothing answers one half for everybody."""
+def test_one_prediction_for_every_cell_is_not_informative_even_if_it_beats_the_marginal(
+    test_share, knowledge, informative
+):
+    """Nine in ten training cells are female; a model that learned nothing predicts one half for every cell."""
     rng = np.random.default_rng(0)
     labels_C = (np.arange(2_000) >= 2_000 * test_share).astype(int)
     right_C = 0.5 + knowledge + rng.normal(0, 1e-3, 2_000)
@@ -158,8 +158,7 @@ def test_what_everybody_is_told_alike_does_not_count_even_where_it_beats_the_mar
     model = SimpleNamespace(
         tokenizer=SimpleNamespace(schema=schema), calibration=Calibration(), at_or_below=lambda _: None
     )
-    ((one,), _) = reliability(model, train, test, [p_CV]).values()
-    log_loss = {row["predictor"]: row["value"] for row in one["scores"] if row["score"] == "log_loss"}
-    assert log_loss["uniform"] == pytest.approx(np.log(2))
-    assert (log_loss["uniform"] < log_loss["marginal"]) == (test_share == 0.5)
-    assert one["counts"] == counts
+    row = score_reliability(model, train, test, [p_CV]).calibration.iloc[0]
+    assert row.uniform_log_loss == pytest.approx(np.log(2))
+    assert (row.uniform_log_loss < row.marginal_log_loss) == (test_share == 0.5)
+    assert row.informative == informative

@@ -1,9 +1,10 @@
-"""The report: one page that loads nothing, escapes what files say, and holds the numbers of the evaluation.
+"""The report: one page that loads nothing, escapes what files hold, and prints the tables of the results.
 
 The labels and the name of the source hold HTML, as labels of files may.
 """
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,15 +14,22 @@ from sklearn.metrics import f1_score
 
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.evaluation import report as report_module
+from polygene.evaluation.assessment import assess
 from polygene.evaluation.evaluate import evaluate
 from polygene.evaluation.report import report, write_report
-from polygene.evaluation.verdicts import number, percent, verdicts
+from polygene.evaluation.tables import interval, percent
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 EVIL = {"B cell": "<script>alert('B')</script>", "T cell": 'T & "NK" <cell>', "monocyte": "monocyte"}
-OPTIONAL = ("calibration", "sets", "ages", "unknown", "hierarchy", "classes", "genes")
+OPTIONAL = {
+    "confidence": ("calibration", "reliability", "sets", "risk_coverage", "hierarchy"),
+    "ages": ("ages",),
+    "classes": ("classes", "confusion"),
+    "genes": ("genes",),
+}
+"""The parts of the page, and the tables that they need."""
 
 
 class Page(HTMLParser):
@@ -89,7 +97,7 @@ def page(text):
 @pytest.fixture
 def no_map(monkeypatch):
     """Leave the map out: it takes seconds and is drawn once above."""
-    monkeypatch.setattr(report_module, "_maps", lambda *_: [])
+    monkeypatch.setattr(report_module, "_maps", lambda *_: {})
 
 
 # --- what it is ---
@@ -107,7 +115,7 @@ def test_the_page_loads_nothing_and_runs_nothing(page, text):
     assert re.findall(r"https?://", text) == []
 
 
-def test_what_files_say_is_escaped_and_can_be_read(page, text):
+def test_labels_of_files_are_escaped_and_can_be_read(page, text):
     assert "<script" not in text
     assert "<img" not in text
     for label in EVIL.values():
@@ -149,11 +157,17 @@ def test_pictures_take_the_colour_and_font_of_the_page(page, text):
 # --- its numbers ---
 
 
+def test_the_page_prints_every_cell_of_every_table(page, results):
+    for table in results.tables():
+        assert table.title in page.text
+        for row in table.frame.itertuples(index=False):
+            assert " ".join(" ".join(row).split()) in [" ".join(found.split()) for found in page.rows]
+
+
 def test_scores_stand_in_the_table_with_their_intervals(page, results):
-    for row in results["scores"]:
-        if row["score"] == "macro_f1":
-            shown = f"{number(row['value'])} {number(row['low'])} to {number(row['high'])}"
-            assert any(found.startswith(row["predictor"]) and shown in found for found in page.rows), row
+    scores = results.scores[results.scores.score == "macro_f1"]
+    for row in scores.to_dict("records"):
+        assert any(found.startswith(row["predictor"]) and interval(row) in found for found in page.rows), row
 
 
 def test_each_label_has_the_f1_of_scikit_learn(page, results, model, corpus):
@@ -165,15 +179,12 @@ def test_each_label_has_the_f1_of_scikit_learn(page, results, model, corpus):
         assert f"{f1:.3f}" in row
 
 
-def test_the_summary_says_how_many_cells_of_how_many_donors_and_how_good(page, results, corpus):
-    said = " ".join(page.text.split())
-    assert f"asked about {len(corpus.split('test')):,} cells" in said
-    assert f"{results['donors']} donors it had never seen" in said
-    accuracy = next(
-        row for row in results["scores"]
-        if (row["phenotype"], row["predictor"], row["score"]) == ("cell_type", "PolyGene", "accuracy")
-    )  # fmt: skip
-    assert f"Right for {' '.join(percent(accuracy['value']).split())} of the test cells" in said
+def test_the_summary_has_the_cells_the_donors_and_the_accuracy(page, results, corpus):
+    text = " ".join(page.text.split())
+    assert f"predicted the labels of {len(corpus.split('test')):,} cells" in text
+    assert f"{results.donors} donors it had never seen" in text
+    accuracy = results.scores.set_index(["phenotype", "predictor", "score"]).value["cell_type", "PolyGene", "accuracy"]
+    assert f"Correct for {' '.join(percent(accuracy).split())} of the test cells" in text
 
 
 def test_the_map_shows_every_phenotype_that_varies_and_counts_its_cells(page, corpus):
@@ -183,8 +194,8 @@ def test_the_map_shows_every_phenotype_that_varies_and_counts_its_cells(page, co
     maps = {title.rpartition("by ")[2] for title in maps if title.startswith("UMAP")}
     varies = {name for q, name in enumerate(schema.names) if len(set(test.labels_CP[:, q]) - {-1}) > 1}
     assert maps == {name.replace("_", " ") for name in varies} > {"cell type"}
-    said = " ".join(page.text.split())
-    assert f"monocyte {(test.labels_CP[:, p] == schema.labels[p].index('monocyte')).sum()}" in said
+    counted = f"monocyte ({(test.labels_CP[:, p] == schema.labels[p].index('monocyte')).sum()})"
+    assert counted in page.text
 
 
 def test_the_page_says_how_to_get_it_again(page, corpus):
@@ -196,84 +207,77 @@ def test_the_page_says_how_to_get_it_again(page, corpus):
 # --- what is missing ---
 
 
-@pytest.mark.parametrize("key", OPTIONAL)
-def test_what_was_not_computed_is_left_out_aloud(key, results, model, corpus, no_map):
-    left = {name: value for name, value in results.items() if name != key}
-    if key == "calibration":
-        del left["sets"]
-    assert "not computed" in report(left, model, corpus)
+def without(results, *names):
+    """Leave out parts of the results."""
+    empty = {name: {} if name == "confusion" else pd.DataFrame() for name in names}
+    return replace(results, **empty)
+
+
+@pytest.mark.parametrize("part", OPTIONAL)
+def test_a_part_that_was_not_computed_is_named(part, text, results, model, corpus, no_map):
+    n_absent = text.count("not computed")
+    assert report(without(results, *OPTIONAL[part]), model, corpus).count("not computed") == n_absent + 1
 
 
 def test_nothing_scored_is_a_page_too(results, model, corpus, no_map):
-    nothing = {**results, "scores": [], "not_scored": list(corpus.tokenizer.schema.names)}
-    for name in OPTIONAL:
-        nothing.pop(name, None)
-    said = Page(report(nothing, model, corpus)).text
-    assert said.count("Not tested") == 5
-    assert "none could be scored" in said
+    tables = ("scores", "novelty", *(name for names in OPTIONAL.values() for name in names))
+    nothing = replace(without(results, *tables), not_scored=corpus.tokenizer.schema.names)
+    text = Page(report(nothing, model, corpus)).text
+    assert text.count("not tested") == 5
+    assert "none could be scored" in text
+    assert "not tested" in repr(nothing)
 
 
-def test_keys_of_other_parts_are_shown(results, model, corpus, no_map):
-    shares = {"at_label": 0.5, "correct": 0.777, "finer": 0.1, "wrong": 0.123, "information": 3.21}
-    more = {
-        "hierarchy": {"level": 0.9, "terms": [2, 3], "backed_off": shares, "label": shares},
-        "unknown": {
-            "stated": 0.05, "set_on_donors": 4, "false_alarms": 0.0671,
-            "low": 0.02, "high": 0.1, "cells": 60, "donors": 8,
-        },
-    }  # fmt: skip
-    said = " ".join(Page(report({**results, **more}, model, corpus)).text.split())
-    assert "77.7 %" in said
-    assert "3.21" in said
-    assert "6.7 %" in said
+# --- assessments ---
 
 
-# --- verdicts ---
+@pytest.fixture
+def assessed(results):
+    """Assess made-up scores."""
 
+    def assess_rows(split, rows):
+        scores = pd.DataFrame(rows, columns=["phenotype", "predictor", "score", "value", "low", "high"])
+        scores[["gain", "gain_low", "gain_high"]] = 0.0, -0.1, 0.1
+        made = replace(without(results, "classes", "calibration", "sets"), split=split, not_scored=("disease",))
+        return {one.phenotype: one.level for one in assess(replace(made, scores=scores))}
 
-def judged(split, rows):
-    scores = pd.DataFrame(rows, columns=["phenotype", "predictor", "score", "value", "low", "high"])
-    scores[["gain", "gain_low", "gain_high"]] = 0.0, -0.1, 0.1
-    return {one["phenotype"]: one["level"] for one in verdicts({"split": split, "not_scored": ["disease"]}, scores)}
+    return assess_rows
 
 
 @pytest.mark.parametrize(
     ("split", "low", "majority", "level"),
     [
-        ("donor", 0.85, 0.3, "yes"),
-        ("study", 0.85, 0.3, "yes"),
+        ("donor", 0.85, 0.3, "dependable"),
+        ("study", 0.85, 0.3, "dependable"),
         ("random", 0.85, 0.3, "care"),
         ("donor", 0.79, 0.3, "care"),
         ("donor", 0.29, 0.3, "no"),
         ("donor", 0.85, 0.9, "no"),
     ],
 )
-def test_a_phenotype_is_judged_by_the_lower_end_and_the_trivial_answers(split, low, majority, level):
+def test_a_phenotype_is_assessed_by_the_lower_end_and_the_trivial_baselines(split, low, majority, level, assessed):
     rows = [
         ("sex", "PolyGene", "macro_f1", 0.95, low, 1.0),
         ("sex", "PolyGene", "accuracy", 0.95, low, 1.0),
         ("sex", "majority", "macro_f1", majority, majority, majority),
         ("sex", "k-nearest neighbours", "macro_f1", 0.99, 0.99, 0.99),
     ]
-    assert judged(split, rows) == {"sex": level, "disease": "untested"}
+    assert assessed(split, rows) == {"sex": level, "disease": "untested"}
 
 
 def test_a_phenotype_whose_probabilities_are_worth_nothing_is_not_to_be_used(results, model, corpus, no_map):
-    void = [{**one, "counts": False} for one in results["calibration"]]
-    said = Page(report({**results, "calibration": void}, model, corpus)).text
-    assert said.count("worth no more than an answer that looks at no cell: ") == len(void) > 0
-    levels = {
-        one["phenotype"]: one["level"]
-        for one in verdicts({**results, "calibration": void}, pd.DataFrame(results["scores"]))
-    }
-    assert {levels[one["phenotype"]] for one in void if one["phenotype"] in levels} == {"no"}
+    void = replace(results, calibration=results.calibration.assign(informative=False))
+    text = Page(report(void, model, corpus)).text
+    assert text.count("worth no more than a prediction that looks at no cell: ") == len(void.calibration) > 0
+    levels = {one.phenotype: one.level for one in assess(void)}
+    assert {levels[name] for name in void.calibration.phenotype if name in levels} == {"no"}
 
 
-@pytest.mark.parametrize(("high", "level"), [(4.9, "yes"), (8.0, "care"), (11.0, "no")])
-def test_an_age_is_judged_by_the_upper_end_of_its_error(high, level):
+@pytest.mark.parametrize(("high", "level"), [(4.9, "dependable"), (8.0, "care"), (11.0, "no")])
+def test_an_age_is_assessed_by_the_upper_end_of_its_error(high, level, assessed):
     rows = [
         ("age", "PolyGene", "macro_f1", 0.1, 0.1, 0.1),
         ("age in years", "PolyGene", "mae_years_by_donor", 4.0, 3.0, high),
         ("age in years", "training mean", "mae_years_by_donor", 10.0, 9.0, 12.0),
     ]
-    assert judged("donor", rows) == {"age in years": level, "disease": "untested"}
+    assert assessed("donor", rows) == {"age in years": level, "disease": "untested"}

@@ -6,44 +6,61 @@ import anndata as ad
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from polygene.errors import ColumnError, DataError
 from polygene.pl import umap
+from polygene.pl._umap import distinct_colours, embedding
 
 
 @pytest.fixture
 def adata(make_adata: Callable[..., ad.AnnData]) -> ad.AnnData:
-    adata = make_adata(30, 5)
-    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(30, 2))
-    adata.obs["answer"] = np.where(np.arange(30) < 3, None, adata.obs["cell_type"].astype(object)[::-1])
+    adata = make_adata(110, 5)
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(110, 2))
+    adata.obs["predicted"] = np.where(np.arange(110) < 3, None, adata.obs["cell_type"].astype(object)[::-1])
     return adata
 
 
-def test_every_cell_is_a_point_in_every_panel(adata: ad.AnnData) -> None:
-    figure = umap(adata, color=["cell_type", "answer"])
-    assert [axis.get_title() for axis in figure.axes] == ["cell_type", "answer"]
+def colours_of_points(axis) -> set[str]:
+    return {to_hex(colour, keep_alpha=False) for points in axis.collections for colour in points.get_facecolors()}
+
+
+def test_every_cell_is_a_point_in_every_panel_and_the_cells_are_not_changed(adata: ad.AnnData) -> None:
+    before = set(adata.uns)
+    figure = umap(adata, color=["cell_type", "predicted"])
+    assert [axis.get_title() for axis in figure.axes] == ["cell_type", "predicted"]
     for axis in figure.axes:
-        np.testing.assert_array_equal(axis.collections[0].get_offsets(), adata.obsm["X_umap"])
+        drawn = np.concatenate([points.get_offsets() for points in axis.collections if len(points.get_offsets()) > 1])
+        assert sorted(map(tuple, drawn)) == sorted(map(tuple, adata.obsm["X_umap"]))
+    assert set(adata.uns) == before
 
 
 def test_a_label_has_one_colour_in_all_panels_and_the_legend_names_it(adata: ad.AnnData) -> None:
-    figure = umap(adata, color=["cell_type", "answer"])
-    legend = figure.legends[0]
-    colour_of = {
-        text.get_text(): to_hex(handle.get_facecolor()[0])
-        for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
-    }
-    assert list(colour_of) == ["B cell", "T cell", "monocyte", "not given"]
-    assert len(set(colour_of.values())) == 4
+    figure = umap(adata, color=["cell_type", "predicted"])
+    colour_of = {}
     for axis in figure.axes:
-        labels = adata.obs[axis.get_title()].astype(object).fillna("not given")
-        drawn = [to_hex(colour) for colour in axis.collections[0].get_facecolors()]
-        assert drawn == [colour_of[label] for label in labels]
+        legend = axis.get_legend()
+        for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True):
+            colour = to_hex(handle.get_facecolor()[0])
+            assert colour_of.setdefault(text.get_text(), colour) == colour
+    assert {"B cell", "T cell", "monocyte"} < set(colour_of)
+    assert len(set(colour_of.values())) == len(colour_of)
 
 
-def test_many_labels_and_one_column_are_drawn_too(adata: ad.AnnData) -> None:
-    adata.obs["own"] = adata.obs_names
-    assert len(umap(adata, color="own").legends[0].get_texts()) == 30
+@pytest.mark.parametrize("n_labels", [20, 28, 54, 100])
+def test_up_to_a_hundred_labels_have_colours_of_their_own(n_labels: int, adata: ad.AnnData) -> None:
+    adata.obs["many"] = [f"label {cell % n_labels}" for cell in range(adata.n_obs)]
+    assert len(set(distinct_colours([f"label {v}" for v in range(n_labels)]).values())) == n_labels
+    (axis,) = umap(adata, color="many").axes
+    assert len(axis.get_legend().get_texts()) == n_labels
+    assert len(colours_of_points(axis)) == n_labels
+
+
+def test_numbers_are_drawn_by_their_size_and_the_title_holds_the_range(adata: ad.AnnData) -> None:
+    adata.obs["age"] = np.linspace(20, 80, adata.n_obs)
+    axis = embedding(adata, "age", ax=Figure().subplots())
+    assert axis.get_title() == "age: 20 (dark) to 80 (bright)"
+    assert np.ptp(axis.collections[0].get_array()) == 60
 
 
 def test_what_is_missing_is_named(adata: ad.AnnData) -> None:

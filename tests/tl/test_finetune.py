@@ -165,7 +165,7 @@ def test_a_tuned_model_is_evaluated_on_cells_of_its_own(
     assert isinstance(corpus, Corpus)
     assert corpus.tokenizer.fingerprint() == tuned.tokenizer.fingerprint()
     results = evaluate(tuned, corpus)
-    scored = {one["phenotype"] for one in results["scores"]}
+    scored = set(results.scores.phenotype)
     assert {"stage_of_mine", "cell_type"} <= scored
 
 

@@ -23,7 +23,7 @@ from transformers import TrainingArguments
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import CheckpointError, PhenotypeError, RecipeError
-from polygene.evaluation.evaluate import validation_scores
+from polygene.evaluation.validation import validation_scores
 from polygene.model.calibration import Calibration
 from polygene.model.checkpoint import DECISIVE, NOVELTY, PolyGene
 from polygene.model.inference import bin_probabilities, label_probabilities

@@ -153,38 +153,47 @@ def evaluate(
     model: Model,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="METRICS.json", help="Where scores go.", show_default="metrics.json of the checkpoint"),
+        typer.Option(
+            metavar="METRICS.json",
+            help="Where all numbers go.",
+            show_default="metrics.json of the checkpoint, if it is a folder of yours",
+        ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="REPORT.html", help="Also write one page that shows all, for reading.")
+        Path | None, typer.Option(metavar="REPORT.html", help="Also write all tables and pictures as one page.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides what is hidden, and the resamples of donors.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides which genes are masked, and the resamples of donors.")] = 0,
 ) -> None:
-    """Score a model on held-out cells, beside honest baselines."""
+    """Score a model on held-out donors, beside baselines."""
     from polygene.corpus.corpus import Corpus
     from polygene.io.write import written_beside
+    from polygene.model.shipped import MODELS
     from polygene.runtime.json import write_json
 
-    opened = Corpus(corpus)
-    file = out or (Path(model) if Path(model).is_dir() else Path()) / "metrics.json"
-    with written_beside(file, (".json",)) as part, ExitStack() as stack:
+    opened, folder = Corpus(corpus), Path(model).resolve()
+    own = folder.is_dir() and not folder.is_relative_to(MODELS)  # a shipped or Hub model has no place for numbers
+    file = out or (folder / "metrics.json" if own else None)
+    with ExitStack() as stack:
+        part = stack.enter_context(written_beside(file, (".json",))) if file else None
         page = stack.enter_context(written_beside(report, (".html",))) if report else None
         from polygene.evaluation.evaluate import evaluate as score
-        from polygene.evaluation.tables import tables
         from polygene.model.checkpoint import PolyGene
 
         network = PolyGene.from_pretrained(model)
         results = score(network, opened, seed=seed)
-        write_json(part, replace(network.metrics, test=results).to_dict())
+        if part:
+            write_json(part, replace(network.metrics, test=results.to_dict()).to_dict())
         if page:
             from polygene.evaluation.report import write_report
 
             options = {"--model": model, "--out": out, "--report": report, "--seed": seed}
-            said = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+            given = [word for option, value in options.items() if value is not None for word in (option, str(value))]
             write_report(
-                page, results, network, opened, command=shlex.join(["polygene", "evaluate", str(corpus), *said])
+                page, results, network, opened, command=shlex.join(["polygene", "evaluate", str(corpus), *given])
             )
-    print_all([*tables(results), f"written to {file}{f' and {report}' if report else ''}"])
+    numbers = f"All numbers are in {file}" if file else "Keep all numbers with --out METRICS.json"
+    tables = f"all tables in {report}" if report else "read all tables with --report REPORT.html"
+    print_all([results.summary(), f"{numbers}; {tables}."])
 
 
 @app.command()

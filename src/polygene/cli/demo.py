@@ -23,6 +23,7 @@ from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import DataError
 from polygene.evaluation.evaluate import evaluate
 from polygene.evaluation.report import write_report
+from polygene.evaluation.tables import interval, of_score
 from polygene.io.datasets import pbmc
 from polygene.model.checkpoint import PolyGene
 from polygene.model.extend import extend_vocabulary
@@ -162,14 +163,11 @@ def _tuned(adata: ad.AnnData, start: PolyGene, out: Path, seed: int) -> Iterator
     annotate(adata, model, predict=LABEL)
     adata.obs["held_out"] = adata.obs_names.isin(corpus.split("test").names_C)
     results = evaluate(model, corpus, seed=seed)
-    write_json(out / "metrics.json", results)
+    write_json(out / "metrics.json", results.to_dict())
     write_report(out / "report.html", results, model, corpus, command=f"polygene demo --seed {seed}")
     _draw(adata).savefig(out / "demo.png", pil_kwargs={"optimize": True})
-    scores = {row["predictor"]: row for row in results["scores"] if row["score"] == "macro_f1"}
-    ours, theirs = (
-        f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-        for row in (scores["PolyGene"], scores["logistic regression"])
-    )
+    scores = of_score(results.scores, "macro_f1")
+    ours, theirs = (interval(scores.loc[who], spec=".2f") for who in ("PolyGene", "logistic regression"))
     n_train, n_test = len(corpus.split("train")), len(corpus.split("test"))
     yield (
         f"\nFine-tuned on the authors' labels of {n_train} cells in {seconds:.0f} s. On the other {n_test} cells: "

@@ -3,12 +3,10 @@
 Legend: C cells, V labels of an age phenotype.
 """
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from polygene.evaluation.metrics import mean_of_donors
+from polygene.evaluation.bootstrap import mean_of_donors
 
 LEVEL = 0.9
 """How much of the probability lies within an interval of years; what it covers in truth, `evaluate` measures."""
@@ -22,34 +20,34 @@ def years_interval(probabilities_CV: np.ndarray, years_V: np.ndarray) -> tuple[n
     order = np.argsort(years_V, kind="stable")[: np.isfinite(years_V).sum()]
     reached_CV = np.cumsum(probabilities_CV[:, order].astype(float), axis=1)
     known_C = reached_CV[:, -1] > 0 if len(order) else np.zeros(len(probabilities_CV), dtype=bool)
-    found = []
+    ends = []
     for share in (0.5 - LEVEL / 2, 0.5 + LEVEL / 2):
         years_C = np.full(len(probabilities_CV), np.nan)
         if known_C.any():
             # A hair less, so that rounding does not push a share that is met exactly to the next label.
             wanted_C = reached_CV[known_C, -1] * (share - 1e-7)
             years_C[known_C] = years_V[order][(reached_CV[known_C] >= wanted_C[:, None]).argmax(axis=1)]
-        found.append(years_C)
-    return found[0], found[1]
+        ends.append(years_C)
+    return ends[0], ends[1]
 
 
 def interval_scores(
     probabilities_CV: np.ndarray, years_V: np.ndarray, actual_C: np.ndarray, donors_C: np.ndarray, *, seed: int = 0
-) -> dict[str, Any]:
-    """Measure whether the intervals hold what they promise; cells without a known age or donor are left out.
+) -> dict[str, float]:
+    """Measure whether the intervals cover what they promise; cells without a known age or donor are left out.
 
     Returns
     -------
-    `level` (what they promise), and with 95 % intervals over resampled donors (`value`, `low`, `high`): `coverage`, the
-    share of a donor's cells whose interval holds the donor's age, averaged over donors; and `years_wide`.
+    `level` (what they promise); `coverage`, the share of a donor's cells whose interval holds the donor's age, averaged
+    over donors, and `years_wide`, each with `_low` and `_high` of the 95 % interval over resampled donors.
     """
     low_C, high_C = years_interval(probabilities_CV, years_V)
-    cells = pd.DataFrame({"donor": donors_C, "actual": actual_C, "wide": high_C - low_C})
-    cells["held"] = (low_C <= actual_C) & (actual_C <= high_C)
+    cells = pd.DataFrame({"donor": donors_C, "actual": actual_C, "years_wide": high_C - low_C})
+    cells["coverage"] = (low_C <= actual_C) & (actual_C <= high_C)
     known = cells[np.isfinite(actual_C) & cells.donor.notna() & (cells.donor != "")]
-    by_donor = known.groupby(["donor", "actual"])[["held", "wide"]].mean()
-    return {
-        "level": LEVEL,
-        "coverage": mean_of_donors(by_donor.held.to_numpy(dtype=float), seed),
-        "years_wide": mean_of_donors(by_donor.wide.to_numpy(dtype=float), seed),
-    }
+    by_donor = known.groupby(["donor", "actual"])[["coverage", "years_wide"]].mean()
+    scores = {"level": LEVEL}
+    for name in by_donor:
+        mean = mean_of_donors(by_donor[name].to_numpy(dtype=float), seed)
+        scores |= {name: mean["value"], f"{name}_low": mean["low"], f"{name}_high": mean["high"]}
+    return scores

@@ -1,32 +1,27 @@
-"""Scores of predictions, and how sure they are when donors, not cells, are the replicates.
+"""Scores of predicted labels and ages, from sums by donor.
 
-A cell is scored where its true label is *scorable*: seen in at least two training donors, and in a test donor of a
-source in which the phenotype varies. Predictors are not told which labels those are: an answer outside them is a miss
-of the true label, like any other wrong answer.
+A cell is scored where its true label is *scorable*: at least two training donors have it, and a test donor of a source
+in which the phenotype varies. Predictors do not know which labels those are: any other predicted label is wrong.
 
-What a score needs is first summed by donor, a `Tally`; resampling donors is then one matrix product.
+What a score needs is first summed by donor, a `Tally`; resampling donors (`bootstrap`) is then one matrix product.
 
-Legend: C cells, V labels of a phenotype, S sources, Q asked genes, B bins, U rows of a tally (one donor within one
-source and split), K sums of a row, R ways to weigh the rows (resamples).
+Legend: C cells, V labels of a phenotype, S sources, U rows of a tally (one donor within one source and split), K sums
+of a row, R ways to weigh the rows (resamples).
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score
 
 MIN_TRAIN_DONORS, MIN_TEST_DONORS = 2, 1
-"""How many donors must show a label before it is scored; cells take their place where donors are not known."""
+"""How many donors must have a label before it is scored; cells count instead where donors are not known."""
 
 SMALLEST_PROBABILITY = 1e-15
-"""Log loss takes no probability for smaller, so one impossible answer costs 34.5 nats and not infinity."""
+"""Log loss takes no probability for smaller, so one impossible label costs 34.5 nats and not infinity."""
 
 LOWER_IS_BETTER = frozenset({"log_loss", "ece", "brier", "mae_years", "mae_years_by_donor"})
-
-_BLOCK = 2**24
-"""Most resampling weights held at a time: 128 MiB of them."""
 
 
 def scorable(
@@ -38,25 +33,12 @@ def scorable(
     test_donors_C: np.ndarray | None = None,
     test_sources_C: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Decide which labels are scored in which source of the test cells.
+    """Decide which labels are scored in which source of the test cells: scorable_SV, for each source in them.
 
     A label is scorable in a source if at least two training donors, of any source, and one test donor of that source
-    show it. A source with fewer than two such labels is not scored: the phenotype does not vary there, so naming the
+    have it. A source with fewer than two such labels is not scored: the phenotype does not vary there, so naming the
     source would be enough. Without `test_sources_C` all test cells are one source, which gives the pooled number.
-
-    Parameters
-    ----------
-    train_labels_C, test_labels_C
-        int, -1 where the label is not given.
-    train_donors_C, test_donors_C
-        Donor of each cell; None where donors are not known, and cells are counted instead.
-    test_sources_C
-        int, source of each test cell.
-
-    Returns
-    -------
-    scorable_SV
-        bool, for sources 0 … the highest in `test_sources_C`.
+    Labels are -1 where they are not given; without donors, cells are counted.
     """
     sources_C = _one_source(test_labels_C) if test_sources_C is None else test_sources_C
     seen_V = _count_donors(train_labels_C, train_donors_C, n_labels) >= MIN_TRAIN_DONORS
@@ -102,8 +84,8 @@ class Tally:
     formula
         Turns sums_RK into the scores, each an array of R.
     labels
-        The V labels whose hits, truths and answers are the first 3V of the sums; empty where there are none. Two splits
-        need not have learned the same ones.
+        The V labels whose hits, true and predicted cells are the first 3V of the sums; empty for ages. Two splits need
+        not have the same ones.
     """
 
     donors_U: np.ndarray
@@ -115,7 +97,7 @@ class Tally:
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.sums_UK).all():
-            msg = "predictions of scored cells hold NaN or infinite values; a predictor must answer for every cell"
+            msg = "predictions of scored cells hold NaN or infinite values; a predictor must predict every cell"
             raise ValueError(msg)
 
     def scores(self, weights_RU: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -127,7 +109,7 @@ class Tally:
         weights = np.ones((1, len(self.donors_U))) if weights_RU is None else weights_RU
         sources = [self.sources_U == source for source in np.unique(self.sources_U)] or [np.zeros(0, dtype=bool)]
         by_source = [self.formula(weights[:, rows] @ self.sums_UK[rows]) for rows in sources]
-        return {name: _mean_of_known(np.stack([scores[name] for scores in by_source], axis=1)) for name in by_source[0]}
+        return {name: mean_of_known(np.stack([scores[name] for scores in by_source], axis=1)) for name in by_source[0]}
 
 
 def label_tally(
@@ -141,16 +123,12 @@ def label_tally(
 ) -> Tally:
     """Sum by donor and source what accuracy, macro-F1, balanced accuracy and log loss need.
 
-    Cells whose label is not given (-1) or not scorable in their source are left out. The answer is the most probable
-    of *all* labels (the first of equals). An answer that is not scorable is a miss of the true label and no false
-    positive of a scored one; log loss takes the probability of the true label as it is, without renormalising.
+    Cells whose label is not given (-1) or not scorable in their source are left out. Predicted is the most probable
+    of *all* labels (the first of equals). One that is not scorable misses the true label and is no false positive of a
+    scored one; log loss takes the probability of the true label as it is, without renormalising.
 
     Parameters
     ----------
-    probabilities_CV
-        Probability of every label of the vocabulary.
-    truth_C
-        int, -1 where the label is not given.
     scorable_SV
         Of `scorable`, with one row if `sources_C` is None.
     donors_C
@@ -162,17 +140,17 @@ def label_tally(
     sources_C = _one_source(truth_C) if sources_C is None else sources_C
     kept_C = (truth_C >= 0) & scorable_SV[sources_C, truth_C]
     truth, p_CV = truth_C[kept_C], probabilities_CV[kept_C]
-    answer, at = p_CV.argmax(axis=1), np.arange(len(truth))
+    predicted, at = p_CV.argmax(axis=1), np.arange(len(truth))
     surprise = -np.log(np.clip(p_CV[at, truth].astype(float), SMALLEST_PROBABILITY, 1.0))
     donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
     splits_U = np.zeros(len(donors_U), dtype=int)
     n_labels = probabilities_CV.shape[1]
-    hits_UV, truths_UV, answers_UV = np.zeros((3, len(donors_U), n_labels))
+    hits_UV, truths_UV, predicted_UV = np.zeros((3, len(donors_U), n_labels))
     np.add.at(truths_UV, (rows, truth), 1)
-    np.add.at(answers_UV, (rows, answer), 1)
-    np.add.at(hits_UV, (rows, truth), answer == truth)
+    np.add.at(predicted_UV, (rows, predicted), 1)
+    np.add.at(hits_UV, (rows, truth), predicted == truth)
     surprise_U = np.bincount(rows, weights=surprise, minlength=len(donors_U))
-    sums_UK = np.column_stack([hits_UV, truths_UV, answers_UV, surprise_U])
+    sums_UK = np.column_stack([hits_UV, truths_UV, predicted_UV, surprise_U])
     return Tally(
         donors_U=donors_U,
         sources_U=sources_U,
@@ -195,13 +173,6 @@ def years_tally(
     `mae_years` is the mean over cells. `mae_years_by_donor` first averages the predictions of a donor's cells and then
     the errors of the donors, each counting once. Cells of unknown age are left out, and so are sources in which all
     known ages are the same; a number needs no label, so ages that training has not seen are scored too.
-
-    Parameters
-    ----------
-    years_C, truth_years_C
-        Predicted and true age in years; NaN where the truth is not known.
-    sources_C, donors_C
-        As in `label_tally`.
     """
     sources_C = _one_source(truth_years_C) if sources_C is None else sources_C
     kept_C = np.isfinite(truth_years_C)
@@ -222,11 +193,11 @@ def years_tally(
 def stack_splits(tallies: Sequence[Tally]) -> Tally:
     """Join the tallies of one predictor over several splits, each with its own test donors and its own model.
 
-    Scores are taken over the cells of all splits together. In a resample a donor is drawn once for all the splits that
-    tested it, since its answers there are not independent. Averaging the scores of single splits instead would leave a
-    label with one test donor out of every third resample: in simulations of 23 donors, six of them of the rarer label,
-    in five folds, 95 % intervals of such a mean held its expectation in 78 % of runs, those of the joint score in 93 %.
-    Donors must have names here: cell numbers mean other cells in another split.
+    In a resample a donor is drawn once for all the splits that tested it, since its predictions there are not
+    independent. Averaging the scores of single splits instead would leave a label with one test donor out of every
+    third resample: in simulations of 23 donors, six of them of the rarer label, in five folds, 95 % intervals of such a
+    mean held its expectation in 78 % of runs, those of the joint score in 93 %. Donors must have names here: cell
+    numbers mean other cells in another split.
     """
     labels = tuple(dict.fromkeys(label for tally in tallies for label in tally.labels))
     tallies = [_over(labels, tally) for tally in tallies]
@@ -239,12 +210,6 @@ def stack_splits(tallies: Sequence[Tally]) -> Tally:
     )
 
 
-def donors_alike(tally: Tally) -> Tally:
-    """Let every donor within a source count the same, however many cells it has: for a `label_tally`."""
-    cells_U = np.split(tally.sums_UK[:, :-1], 3, axis=1)[1].sum(axis=1)
-    return replace(tally, sums_UK=tally.sums_UK / cells_U[:, None])
-
-
 def _over(labels: tuple[Hashable, ...], tally: Tally) -> Tally:
     """Lay out the sums for these labels, which include those of the tally."""
     n_own, n_all = len(tally.labels), len(labels)
@@ -254,60 +219,6 @@ def _over(labels: tuple[Hashable, ...], tally: Tally) -> Tally:
         sums_UK[:, block * n_all + column_V] = tally.sums_UK[:, block * n_own : (block + 1) * n_own]
     sums_UK[:, 3 * n_all :] = tally.sums_UK[:, 3 * n_own :]
     return replace(tally, sums_UK=sums_UK, labels=labels)
-
-
-def compare(
-    tallies: Mapping[str, Tally], *, reference: str, n_resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
-    """Tabulate the scores of several predictors on the same cells, with donor-bootstrap intervals.
-
-    Donors are drawn with replacement, all their cells with them, and the same draws serve every predictor, so the
-    interval of a difference is paired. Intervals are percentiles of the resampled scores (Efron and Tibshirani 1993,
-    An Introduction to the Bootstrap, chapter 13); with fewer than about ten donors they are too narrow.
-
-    Parameters
-    ----------
-    tallies
-        The tally of each predictor.
-    reference
-        The predictor that the others are compared with.
-
-    Returns
-    -------
-    A row for each predictor and score: `value`, `low`, `high`; `split_mean`, the mean of the scores of single splits;
-    `gain` over the reference, `gain_low`, `gain_high`, positive where the predictor is better, also for losses and
-    errors; and `at_or_above`, which says that the interval of the gain does not lie below 0 (None where nothing could
-    be scored).
-    """
-    donors_U = tallies[reference].donors_U
-    for name, tally in tallies.items():
-        if not np.array_equal(tally.donors_U, donors_U):
-            msg = f"{name!r} and {reference!r} were scored on other cells; compare needs the same cells for all"
-            raise ValueError(msg)
-    draws = resample(tallies, n_resamples, seed)
-    values = {name: tally.scores() for name, tally in tallies.items()}
-    tails = (0.5 - level / 2, 0.5 + level / 2)
-    table = []
-    for name, tally in tallies.items():
-        by_split = tally.scores((np.unique(tally.splits_U)[:, None] == tally.splits_U).astype(float))
-        for score, drawn_R in draws[name].items():
-            sign = -1 if score in LOWER_IS_BETTER else 1
-            low, high = np.quantile(drawn_R, tails)
-            gain_low, gain_high = np.quantile(sign * (drawn_R - draws[reference][score]), tails)
-            row = {
-                "predictor": name,
-                "score": score,
-                "value": values[name][score][0],
-                "low": low,
-                "high": high,
-                "split_mean": _mean_of_known(by_split[score][None, :])[0],
-                "gain": sign * (values[name][score][0] - values[reference][score][0]),
-                "gain_low": gain_low,
-                "gain_high": gain_high,
-                "at_or_above": None if np.isnan(gain_high) else bool(gain_high >= 0),
-            }
-            table.append(row)
-    return pd.DataFrame(table)
 
 
 def label_scores(tally: Tally) -> dict[str, float]:
@@ -323,78 +234,21 @@ def label_scores(tally: Tally) -> dict[str, float]:
     return {name: float(value) for name, value in (scores | support).items()}
 
 
-def gene_scores(
-    probabilities_QB: np.ndarray,
-    bins_Q: np.ndarray,
-    *,
-    weights_Q: np.ndarray | None = None,
-    genes_Q: np.ndarray | None = None,
-    expected_Q: np.ndarray | None = None,
-    values_Q: np.ndarray | None = None,
-) -> dict[str, float]:
-    """Score predicted bins of asked genes, expressed and unexpressed.
-
-    Parameters
-    ----------
-    probabilities_QB
-        Probability of each bin; bin 0 is "not expressed".
-    bins_Q
-        The true bins.
-    weights_Q
-        How many genes each asked one stands for, where unexpressed genes were sampled; None: one each.
-    genes_Q, expected_Q, values_Q
-        Panel index, expected value and true value (log1p counts per 10,000); all three or none.
-
-    Returns
-    -------
-    `bin_accuracy` and `bin_accuracy_within_one`
-        Share of the truly expressed genes whose most probable bin is the true one, or next to it; answering bin 0 is
-        allowed, and wrong.
-    `cross_entropy`
-        Mean −ln p(true bin) over all asked genes.
-    `average_precision_expressed`
-        Of 1 − p(bin 0) against "expressed", over all asked genes; NaN where none is expressed.
-    `mse_value`, `spearman_gene`, `spearman_genes`
-        With values: mean squared error; Spearman correlation over the asked cells of a gene, zeros included, averaged
-        over genes in which truth and prediction vary; and how many those are.
-    """
-    w_Q = np.ones(len(bins_Q)) if weights_Q is None else np.asarray(weights_Q, dtype=float)
-    expressed_Q = bins_Q > 0
-    distance_Q = np.abs(probabilities_QB.argmax(axis=1) - bins_Q.astype(int))
-    p_Q = probabilities_QB[np.arange(len(bins_Q)), bins_Q].astype(float)
-    scores = {
-        "bin_accuracy": _mean(distance_Q[expressed_Q] == 0, w_Q[expressed_Q]),
-        "bin_accuracy_within_one": _mean(distance_Q[expressed_Q] <= 1, w_Q[expressed_Q]),
-        "cross_entropy": _mean(-np.log(np.clip(p_Q, SMALLEST_PROBABILITY, 1.0)), w_Q),
-        "average_precision_expressed": float("nan"),
-    }
-    if expressed_Q.any():
-        expressed = average_precision_score(expressed_Q, 1 - probabilities_QB[:, 0], sample_weight=w_Q)
-        scores["average_precision_expressed"] = float(expressed)
-    if genes_Q is None or expected_Q is None or values_Q is None:
-        return scores
-    correlations = _spearman_by_gene(genes_Q, expected_Q, values_Q)
-    scores["mse_value"] = _mean((expected_Q.astype(float) - values_Q) ** 2, w_Q)
-    scores["spearman_gene"] = _mean(correlations, np.ones(len(correlations)))
-    scores["spearman_genes"] = float(len(correlations))
-    return scores
-
-
 def class_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
-    """Give precision, recall and F1 of every label, (R, V) each; NaN where no cell has, or was given, the label."""
-    hits_RV, truths_RV, answers_RV = np.split(sums_RK[:, :-1], 3, axis=1)
-    f1_RV = np.where(truths_RV == 0, np.nan, ratio(2 * hits_RV, truths_RV + answers_RV))
-    return {"precision": ratio(hits_RV, answers_RV), "recall": ratio(hits_RV, truths_RV), "f1": f1_RV}
+    """Give precision, recall and F1 of every label, (R, V) each; NaN without such cells."""
+    hits_RV, truths_RV, predicted_RV = np.split(sums_RK[:, :-1], 3, axis=1)
+    f1_RV = np.where(truths_RV == 0, np.nan, ratio(2 * hits_RV, truths_RV + predicted_RV))
+    return {"precision": ratio(hits_RV, predicted_RV), "recall": ratio(hits_RV, truths_RV), "f1": f1_RV}
 
 
 def _label_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
-    """Give the label scores from hits, truths and answers of each label, and the summed −ln p(truth)."""
+    """Give the label scores from hits, true and predicted cells of each label, and the summed −ln p(truth)."""
     hits_RV, truths_RV, _ = np.split(sums_RK[:, :-1], 3, axis=1)
     by_label, cells_R = class_formula(sums_RK), truths_RV.sum(axis=1)
     return {
         "accuracy": ratio(hits_RV.sum(axis=1), cells_R),
-        "macro_f1": _mean_of_known(by_label["f1"]),
-        "balanced_accuracy": _mean_of_known(by_label["recall"]),
+        "macro_f1": mean_of_known(by_label["f1"]),
+        "balanced_accuracy": mean_of_known(by_label["recall"]),
         "log_loss": ratio(sums_RK[:, -1], cells_R),
     }
 
@@ -403,32 +257,6 @@ def _years_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
     """Give the age scores from summed errors, cells, errors of donors, donors."""
     total_R, size_R, donor_error_R, donors_R = sums_RK.T
     return {"mae_years": ratio(total_R, size_R), "mae_years_by_donor": ratio(donor_error_R, donors_R)}
-
-
-def resample(tallies: Mapping[str, Tally], n_resamples: int, seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """Score every tally, all of the same donors, under the same draws of them, in blocks that bound the memory."""
-    parts: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in tallies}
-    for weights_RU in donor_draws(next(iter(tallies.values())).donors_U, n_resamples, seed):
-        for name, tally in tallies.items():
-            parts[name].append(tally.scores(weights_RU))
-    return {
-        name: {score: np.concatenate([part[score] for part in scored]) for score in scored[0]}
-        for name, scored in parts.items()
-    }
-
-
-def donor_draws(donors_U: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw donors with replacement: how often each row counts, weights_RU, in blocks that bound the memory."""
-    rng = np.random.default_rng(seed)
-    donor_U, donors = pd.factorize(donors_U)
-    block = max(1, _BLOCK // max(len(donor_U), 1))
-    for first in range(0, n_resamples, block):
-        size = min(block, n_resamples - first)
-        if len(donors):
-            drawn = rng.multinomial(len(donors), np.full(len(donors), 1 / len(donors)), size=size)
-            yield drawn[:, donor_U].astype(float)
-        else:
-            yield np.ones((size, 0))
 
 
 def donor_rows(
@@ -458,16 +286,6 @@ def _count_donors(labels_C: np.ndarray, donors_C: np.ndarray | None, n_labels: i
     return np.bincount(pairs // n_donors, minlength=n_labels)
 
 
-def _spearman_by_gene(genes_Q: np.ndarray, expected_Q: np.ndarray, values_Q: np.ndarray) -> np.ndarray:
-    """Correlate the ranks of expectation and truth within each gene; genes in which one is constant are left out."""
-    genes_Q = np.asarray(genes_Q)
-    ranks = pd.DataFrame({"x": expected_Q, "y": values_Q}).groupby(genes_Q).rank()
-    centred = ranks - ranks.groupby(genes_Q).transform("mean")
-    products = pd.DataFrame({"xy": centred.x * centred.y, "xx": centred.x**2, "yy": centred.y**2})
-    sums = products.groupby(genes_Q).sum()
-    return (sums.xy / np.sqrt(sums.xx * sums.yy))[(sums.xx > 0) & (sums.yy > 0)].to_numpy()
-
-
 def _one_source(cells_C: np.ndarray) -> np.ndarray:
     return np.zeros(len(cells_C), dtype=int)
 
@@ -477,21 +295,7 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)
 
 
-def _mean_of_known(values_RV: np.ndarray) -> np.ndarray:
+def mean_of_known(values_RV: np.ndarray) -> np.ndarray:
     """Average over the last axis without the NaNs; NaN where there is nothing else."""
     known_RV = ~np.isnan(values_RV)
     return ratio(np.where(known_RV, values_RV, 0.0).sum(axis=1), known_RV.sum(axis=1))
-
-
-def _mean(values: np.ndarray, weights: np.ndarray) -> float:
-    """Give the weighted mean; NaN of nothing."""
-    return float(np.average(values, weights=weights)) if weights.sum() > 0 else float("nan")
-
-
-def mean_of_donors(values_D: np.ndarray, seed: int) -> dict[str, float]:
-    """Average over donors, with the interval of resampled donors."""
-    if not len(values_D):
-        return dict.fromkeys(("value", "low", "high"), float("nan"))
-    drawn_RD = np.random.default_rng(seed).choice(values_D, (1000, len(values_D)))
-    low, high = np.quantile(drawn_RD.mean(axis=1), (0.025, 0.975))
-    return {"value": float(values_D.mean()), "low": float(low), "high": float(high)}

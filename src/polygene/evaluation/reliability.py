@@ -1,4 +1,4 @@
-"""What calibration is worth on held-out donors: how sure answers are beside how right, and what sets of labels hold.
+"""What calibration is worth on test donors: confidence beside accuracy, and what sets of labels cover.
 
 Legend: C cells, V labels of one phenotype, U rows of donor and source, B bins of confidence, R resamples, J steps of a
 curve.
@@ -7,107 +7,135 @@ curve.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from polygene.corpus.corpus import CorpusSplit
-from polygene.evaluation.metrics import (
-    SMALLEST_PROBABILITY,
-    Tally,
-    compare,
-    donor_draws,
-    donor_rows,
-    frequencies,
-    ratio,
-)
-from polygene.evaluation.test_cells import MODEL, named, scored_labels
+from polygene.evaluation.bootstrap import TAILS, compare, resampled
+from polygene.evaluation.metrics import SMALLEST_PROBABILITY, Tally, donor_rows, frequencies, ratio
+from polygene.evaluation.test_cells import MODEL, donor_names, scored_labels
 from polygene.model.calibration import LabelCalibration, finest, units_needed
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime.subsample import spread
 
 COVERAGE, TOLERANCE = 0.9, 0.02
 """Sets are scored at this coverage; it fails where it is off by more."""
-N_BINS, N_STEPS, N_RESAMPLES = 15, 100, 1_000
+N_BINS, N_STEPS = 15, 100
 MARGINAL, UNIFORM = "marginal", "uniform"
-"""Answers that look at no cell: the frequencies in training, and the same for every label."""
+"""Predictions that look at no cell: the frequencies in training, and the same for every label."""
 MOST_CELLS = 50_000
 """Scored are at most so many test cells, spread evenly."""
+ALL_LABELS = ""
+"""The label of the row of all labels together."""
 
 
-def reliability(
-    model: PolyGene, train: CorpusSplit, test: CorpusSplit, answers: Sequence[np.ndarray], *, seed: int = 0
-) -> dict[str, Any]:
-    """Score calibration and sets of every phenotype that varies within a source of the test cells.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reliability:
+    """How far probabilities and sets of labels hold, of every phenotype that varies within a source.
 
-    Scored are the cells that `metrics.scorable` keeps. Probabilities count where they beat both answers that look at no
-    cell, in log loss: where test donors have the labels in other shares than training donors, the same answer for
-    everybody can beat the marginal and has learned nothing.
+    Attributes
+    ----------
+    calibration
+        A row for each `phenotype`: `temperature` (NaN: not calibrated), `calibration_donors`, their `unit` ("donor" or
+        "cell"); `ece`, `log_loss`, `brier` and `aurc` (the mean of the risk-coverage curve), each with `_low` and
+        `_high`; `marginal_log_loss`, `uniform_log_loss` and `marginal_brier` of predictions that look at no cell; and
+        `informative`, whether the log loss beats both of those by more than donors differ.
+    bins
+        Rows of a `phenotype`: `confidence`, `accuracy` with `low` and `high`, `cells`.
+    sets
+        Rows of a `phenotype` and `label`, first of all labels (""): `level` (the coverage that is promised),
+        `coverage` with `_low` and `_high` (averaged by donor), `size`, `donors`, `cells`, `off` and `why` (None where
+        the coverage is as promised), `basis` ("own" or "all labels") and `calibration_donors`; of all labels also
+        `abstained` (share of cells whose set is not one label) and `single_accuracy` (of the others).
+    risk_coverage
+        Rows of a `phenotype`: `share` of cells predicted, most confident first, and `risk`, the errors among them.
+    """
+
+    calibration: pd.DataFrame
+    bins: pd.DataFrame
+    sets: pd.DataFrame
+    risk_coverage: pd.DataFrame
+
+
+def score_reliability(
+    model: PolyGene, train: CorpusSplit, test: CorpusSplit, predictions: Sequence[np.ndarray], *, seed: int = 0
+) -> Reliability:
+    """Score calibration and sets on the test cells, of which those that `metrics.scorable` keeps.
+
+    Probabilities are informative where they beat both predictions that look at no cell, in log loss: where test donors
+    have the labels in other shares than training donors, the same prediction for every cell can beat the marginal and
+    has learned nothing.
 
     Parameters
     ----------
-    answers
+    predictions
         Of the model for all test cells with nothing given, phenotype by phenotype, (C, V).
-
-    Returns
-    -------
-    Two entries of what `evaluate` returns, each a list with a row for each phenotype.
-
-    `calibration`
-        `phenotype`, `temperature` (None: not calibrated), `calibration_donors`, `unit` ("donor" or "cell"), `scores`
-        (rows of `metrics.compare` for PolyGene, "marginal", the frequencies in training, and "uniform": `ece`,
-        `log_loss`, `brier`; gains are over the marginal), `counts` (whether the log loss beats both others', by the
-        intervals of the gains), and `bins` of PolyGene's answers: `confidence`, `accuracy` with `low` and `high`,
-        `cells`.
-    `sets`
-        `phenotype`, `asked` (0.9), `coverage` with `low` and `high` (averaged by donor), `size`, `abstained` (share of
-        cells whose set is not one label), `single_accuracy` (of the others), `off` and `why` (None where the coverage
-        is as asked), `by_label` (`label`, `basis`: "own" or "all labels", `calibration_donors`, `donors`, and
-        `coverage`, `low`, `high`, `size`, `off`, `why` as above), and `risk_coverage`: `share` of cells answered, most
-        sure first, `risk`, the share of errors among them, and the area below, `aurc` with `low` and `high`.
     """
     schema = model.tokenizer.schema
     rows = spread(len(test), MOST_CELLS)
-    sources_C, donors_C = test.sources_C[rows], named(test, rows)
-    calibrated, sets = [], []
+    sources_C, donors_C = test.sources_C[rows], donor_names(test, rows)
+    parts: dict[str, list[pd.DataFrame]] = {"calibration": [], "bins": [], "sets": [], "risk_coverage": []}
     for p, (name, labels) in enumerate(zip(schema.names, schema.labels, strict=True)):
         within_SV = scored_labels(train, test, p, len(labels), rows)
         if not within_SV.any():  # also where the vocabulary has no label
             continue
-        p_CV, truth_C, one = answers[p][rows], test.labels_CP[rows, p], model.calibration.labels.get(name)
+        p_CV, truth_C, calibration = predictions[p][rows], test.labels_CP[rows, p], model.calibration.labels.get(name)
         kept_C = (truth_C >= 0) & within_SV[sources_C, truth_C]
         of_test = partial(confidence_tally, truth_C=truth_C, kept_C=kept_C, sources_C=sources_C, donors_C=donors_C)
-        constant = {
+        constants = {
             MARGINAL: frequencies(train.labels_CP[:, p], len(labels)),
             UNIFORM: np.full(len(labels), 1 / len(labels)),
         }
-        tallies = {MODEL: of_test(p_CV)} | {
-            who: of_test(np.broadcast_to(p_V, p_CV.shape)) for who, p_V in constant.items()
-        }
-        tables = [compare(tallies, reference=who, n_resamples=N_RESAMPLES, seed=seed) for who in constant]
-        gains = [table.set_index(["predictor", "score"]).gain_low[MODEL, "log_loss"] for table in tables]
-        calibrated.append(
-            {
-                "phenotype": name,
-                "temperature": one.temperature if one else None,
-                "calibration_donors": one.units if one else 0,
-                "unit": "cell" if donors_C is None else "donor",
-                "scores": tables[0].to_dict("records"),
-                "counts": bool(min(gains) > 0),
-                "bins": bins_of(tallies[MODEL], seed=seed),
-            }
-        )
+        tallies = {who: of_test(np.broadcast_to(p_V, p_CV.shape)) for who, p_V in constants.items()}
+        tallies[MODEL] = of_test(p_CV)
         units_C = np.arange(len(truth_C)) if donors_C is None else donors_C
         of_kept = p_CV[kept_C], truth_C[kept_C], units_C[kept_C]
-        table_VV = model.at_or_below(name)
-        held = (
-            set_scores(*of_kept, one, labels, at_or_below_VV=table_VV, seed=seed)
-            if one
-            else {"why": "the model was not calibrated"}
-        )
-        sets.append({"phenotype": name, "asked": COVERAGE, **held, "risk_coverage": risk_coverage(*of_kept, seed=seed)})
-    return {"calibration": calibrated, "sets": sets}
+        curve, area = risk_coverage(*of_kept, seed=seed)
+        row = {
+            "temperature": calibration.temperature if calibration else np.nan,
+            "calibration_donors": calibration.units if calibration else 0,
+            "unit": "cell" if donors_C is None else "donor",
+            **_calibration_scores(tallies, seed),
+            **area,
+        }
+        found = {
+            "calibration": pd.DataFrame([row]),
+            "bins": bins_of(tallies[MODEL], seed=seed),
+            "sets": set_scores(*of_kept, calibration, labels, model.at_or_below(name), seed=seed)
+            if calibration
+            else pd.DataFrame(),
+            "risk_coverage": curve,
+        }
+        for part, table in found.items():
+            if len(table):
+                table.insert(0, "phenotype", name)
+                parts[part].append(table)
+    return Reliability(
+        **{part: pd.concat(tables, ignore_index=True) if tables else pd.DataFrame() for part, tables in parts.items()}
+    )
+
+
+def _calibration_scores(tallies: dict[str, Tally], seed: int) -> dict[str, Any]:
+    """Give the model's scores with intervals, those of the constant predictions, and whether it beats both."""
+    by_reference = {
+        who: compare(tallies, reference=who, seed=seed).set_index(["predictor", "score"]) for who in (MARGINAL, UNIFORM)
+    }
+    table = by_reference[MARGINAL]
+    scores: dict[str, float] = {}
+    for score in ("ece", "log_loss", "brier"):
+        value, low, high = table.loc[(MODEL, score), ["value", "low", "high"]]
+        scores |= {score: value, f"{score}_low": low, f"{score}_high": high}
+    return {
+        **scores,
+        "marginal_log_loss": table.value[MARGINAL, "log_loss"],
+        "uniform_log_loss": table.value[UNIFORM, "log_loss"],
+        "marginal_brier": table.value[MARGINAL, "brier"],
+        "informative": bool(min(one.gain_low[MODEL, "log_loss"] for one in by_reference.values()) > 0),
+    }
 
 
 def confidence_tally(
@@ -142,7 +170,7 @@ def confidence_tally(
 
 
 def steps_of(confidence_C: np.ndarray, n_steps: int) -> np.ndarray:
-    """Number steps of equally many cells, least sure first; equal values are in one step."""
+    """Number steps of equally many cells, least confident first; equal values are in one step."""
     edges = np.quantile(confidence_C, np.arange(1, n_steps) / n_steps)
     return np.searchsorted(edges, confidence_C, side="right")
 
@@ -155,26 +183,18 @@ def _confidence_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
     return {name: ratio(sum_R, cells_R) for name, sum_R in sums.items()}
 
 
-def bins_of(tally: Tally, *, seed: int) -> list[dict[str, float]]:
+def bins_of(tally: Tally, *, seed: int) -> pd.DataFrame:
     """Give mean confidence and accuracy of each bin, with donor-bootstrap intervals of the accuracy."""
     sums_UK = tally.sums_UK[:, :-2]
     (cells, hits, confidence), (cells_RB, hits_RB, _) = (
         np.split(sums, 3, axis=-1) for sums in (sums_UK.sum(axis=0), resampled(sums_UK, tally.donors_U, seed))
     )
-    found = []
+    rows = []
     for b in np.flatnonzero(cells):
         some_R = cells_RB[:, b] > 0
-        low, high = np.quantile(hits_RB[some_R, b] / cells_RB[some_R, b], (0.025, 0.975))
-        found.append(
-            {
-                "confidence": confidence[b] / cells[b],
-                "accuracy": hits[b] / cells[b],
-                "low": low,
-                "high": high,
-                "cells": int(cells[b]),
-            }
-        )
-    return found
+        low, high = np.quantile(hits_RB[some_R, b] / cells_RB[some_R, b], TAILS)
+        rows.append((confidence[b] / cells[b], hits[b] / cells[b], low, high, int(cells[b])))
+    return pd.DataFrame(rows, columns=["confidence", "accuracy", "low", "high", "cells"])
 
 
 def set_scores(
@@ -183,34 +203,36 @@ def set_scores(
     units_C: np.ndarray,
     calibration: LabelCalibration,
     labels: tuple[str, ...],
-    *,
     at_or_below_VV: np.ndarray | None = None,
+    *,
     seed: int,
-) -> dict[str, Any]:
+) -> pd.DataFrame:
     """Score sets at `COVERAGE`: how often they hold the true label, by donor, and how many labels they hold."""
     set_CV = calibration.sets(p_CV, COVERAGE, at_or_below_VV)
     size_C, held_C = finest(set_CV, at_or_below_VV).sum(axis=1), set_CV[np.arange(len(truth_C)), truth_C]
     single_C, own_V = size_C == 1, calibration.own(COVERAGE)
-    by_label = []
+    rows = [
+        {
+            "label": ALL_LABELS,
+            "basis": "all labels",
+            "calibration_donors": calibration.units,
+            **_covered(held_C, size_C, units_C, seed),
+            "abstained": float(np.mean(~single_C)),
+            "single_accuracy": float(held_C[single_C].mean()) if single_C.any() else np.nan,
+        }
+    ]
     for label in np.unique(truth_C):
         of_label = truth_C == label
-        by_label.append(
+        rows.append(
             {
                 "label": labels[label],
                 "basis": "own" if own_V[label] else "all labels",
-                "calibration_donors": calibration.units_V[label],
+                "calibration_donors": int(calibration.units_V[label]),
                 **_covered(held_C[of_label], size_C[of_label], units_C[of_label], seed),
             }
         )
-        by_label[-1] |= _failure(by_label[-1], calibration, calibration.units_V[label])
-    whole = _covered(held_C, size_C, units_C, seed)
-    return {
-        **whole,
-        **_failure(whole, calibration, calibration.units),
-        "abstained": float(np.mean(~single_C)),
-        "single_accuracy": float(held_C[single_C].mean()) if single_C.any() else None,
-        "by_label": by_label,
-    }
+    table = pd.DataFrame([row | {"level": COVERAGE, "off": row["coverage"] - COVERAGE} for row in rows])
+    return table.assign(why=[_why_off(row, calibration.unit) for row in table.to_dict("records")])
 
 
 def _covered(held_C: np.ndarray, size_C: np.ndarray, units_C: np.ndarray, seed: int) -> dict[str, Any]:
@@ -218,37 +240,35 @@ def _covered(held_C: np.ndarray, size_C: np.ndarray, units_C: np.ndarray, seed: 
     units, unit_C = np.unique(units_C, return_inverse=True)
     cells_U = np.bincount(unit_C)
     held_U, size_U = (np.bincount(unit_C, weights=values) / cells_U for values in (held_C, size_C))
-    low, high = np.quantile(resampled(held_U[:, None], units, seed) / len(units), (0.025, 0.975))
+    low, high = np.quantile(resampled(held_U[:, None], units, seed) / len(units), TAILS)
     return {
         "donors": len(units),
         "cells": len(held_C),
         "coverage": float(held_U.mean()),
-        "low": float(low),
-        "high": float(high),
+        "coverage_low": float(low),
+        "coverage_high": float(high),
         "size": float(size_U.mean()),
     }
 
 
-def _failure(found: dict[str, Any], calibration: LabelCalibration, units: int) -> dict[str, Any]:
-    """Say by how much a coverage is off, and why."""
-    off, needed, what = found["coverage"] - COVERAGE, units_needed(COVERAGE), f"{calibration.unit}s"
-    if abs(off) <= TOLERANCE:
-        return {"off": float(off), "why": None}
+def _why_off(row: dict[str, Any], unit: str) -> str | None:
+    """Name the reason why a coverage is off; None where it is not."""
+    units, needed = row["calibration_donors"], units_needed(COVERAGE)
+    if abs(row["off"]) <= TOLERANCE:
+        return None
     if units < needed:
-        why = f"{units} calibration {what} have it, {needed} are needed"
-    elif found["low"] <= COVERAGE <= found["high"]:
-        why = (
-            f"as far as {found['donors']} test donors can be off by chance" if calibration.unit == "donor" else "chance"
-        )
-    elif calibration.unit == "cell":
-        why = "calibrated on cells, not donors"
-    else:
-        why = f"test donors differ from the {units} calibration donors"
-    return {"off": float(off), "why": why}
+        return f"{units} calibration {unit}s have it, {needed} are needed"
+    if row["coverage_low"] <= COVERAGE <= row["coverage_high"]:
+        return f"as far as {row['donors']} test donors can be off by chance" if unit == "donor" else "chance"
+    if unit == "cell":
+        return "calibrated on cells, not donors"
+    return f"test donors differ from the {units} calibration donors"
 
 
-def risk_coverage(p_CV: np.ndarray, truth_C: np.ndarray, units_C: np.ndarray, *, seed: int) -> dict[str, Any]:
-    """Give the share of errors among the most sure cells, as ever more are answered, and its mean, AURC.
+def risk_coverage(
+    p_CV: np.ndarray, truth_C: np.ndarray, units_C: np.ndarray, *, seed: int
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Give the share of errors among the most confident cells, as ever more are predicted, and its mean, AURC.
 
     Steps hold a hundredth of the cells each; the interval of the AURC is a donor bootstrap.
     """
@@ -260,24 +280,12 @@ def risk_coverage(p_CV: np.ndarray, truth_C: np.ndarray, units_C: np.ndarray, *,
 
     def curve(sums_RK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         new_RJ = sums_RK[:, :N_STEPS]
-        answered_RJ, errors_RJ = np.cumsum(new_RJ, axis=1), np.cumsum(sums_RK[:, N_STEPS:], axis=1)
-        risk_RJ = errors_RJ / np.maximum(answered_RJ, 1)
-        return answered_RJ / answered_RJ[:, -1:], risk_RJ, (risk_RJ * new_RJ).sum(axis=1) / answered_RJ[:, -1]
+        predicted_RJ, errors_RJ = np.cumsum(new_RJ, axis=1), np.cumsum(sums_RK[:, N_STEPS:], axis=1)
+        risk_RJ = errors_RJ / np.maximum(predicted_RJ, 1)
+        return predicted_RJ / predicted_RJ[:, -1:], risk_RJ, (risk_RJ * new_RJ).sum(axis=1) / predicted_RJ[:, -1]
 
     share_1J, risk_1J, aurc = curve(sums_UK.sum(axis=0, keepdims=True))
     filled = np.flatnonzero(np.diff(share_1J[0], prepend=0))
-    low, high = np.quantile(curve(resampled(sums_UK, units, seed))[2], (0.025, 0.975))
-    return {
-        "share": share_1J[0, filled].tolist(),
-        "risk": risk_1J[0, filled].tolist(),
-        "aurc": float(aurc[0]),
-        "low": float(low),
-        "high": float(high),
-    }
-
-
-def resampled(sums_UK: np.ndarray, donors_U: np.ndarray, seed: int) -> np.ndarray:
-    """Sum over donors that are drawn with replacement, (R, K); the order of the rows changes nothing."""
-    order = np.argsort(donors_U, kind="stable")
-    draws = donor_draws(donors_U[order], N_RESAMPLES, seed)
-    return np.concatenate([drawn_RU @ sums_UK[order] for drawn_RU in draws])
+    low, high = np.quantile(curve(resampled(sums_UK, units, seed))[2], TAILS)
+    area = {"aurc": float(aurc[0]), "aurc_low": float(low), "aurc_high": float(high)}
+    return pd.DataFrame({"share": share_1J[0, filled], "risk": risk_1J[0, filled]}), area

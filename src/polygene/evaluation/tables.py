@@ -1,164 +1,285 @@
-"""What `evaluate` returned, laid out as tables for the eye; needs no torch."""
+"""The results of `evaluate` laid out once, as titled tables of text that the terminal and the report print."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
+import pandas as pd
 
-HELD_OUT = {
+from polygene.evaluation.test_cells import MODEL, POOLED, REFERENCE, YEARS, YEARS_REFERENCE
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from polygene.evaluation.results import Evaluation
+
+SPLITS = {
     "donor": "split by donor, donors held out",
     "study": "split by study, studies held out",
     "random": "random split, cells, not donors, held out",
 }
-SHOWN = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss", "mae_years", "mae_years_by_donor")
+"""How the test cells were held out; every title says it."""
+SCORES = {
+    "macro_f1": "macro-F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "log_loss": "log loss",
+    "mae_years_by_donor": "years off, by donor",
+    "mae_years": "years off, by cell",
+}
+"""Scores of the tables and their names; the first that a phenotype has is its main score."""
+GENE_SCORES = {
+    "average_precision_expressed": "average precision, expressed or not",
+    "spearman_gene": "Spearman, by gene",
+    "mse_value": "squared error, log1p counts per 10,000",
+    "cross_entropy": "cross-entropy, nats",
+    "bin_accuracy": "bin accuracy",
+    "bin_accuracy_within_one": "within one bin",
+}
+HIERARCHY = {"at_label": "at a label of the model", "correct": "correct", "finer": "finer", "wrong": "wrong"}
 MOST_ROWS = 40
-"""Labels of a table of sets; the rest is counted, metrics.json has all."""
+"""Labels of a table of sets; metrics.json has the rest."""
 
 
-def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Lay out what `evaluate` returned, part by part, each with the word that says how the cells were held out."""
-    held_out = HELD_OUT[results["split"]]
-    resampled = f"over {results['donors']} resampled donors" if results["donors"] else "over resampled cells, no donors"
-    laid_out = []
-    for phenotype, of_phenotype in nested(results["scores"], "phenotype", "predictor", "score").items():
-        shown = [score for score in SHOWN if score in next(iter(of_phenotype.values()))]
-        table = _table(f"{phenotype}: {held_out}; 95 % intervals {resampled}", "predictor", *map(_words, shown))
-        for predictor, by_score in of_phenotype.items():
-            table.add_row(predictor, *(interval(by_score[score]) for score in shown))
-        laid_out.append(table)
-    if results["calibration"]:
-        laid_out.append(calibration_table(results, held_out))
-    if any("coverage" in one for one in results["sets"]):
-        laid_out.append(sets_table(results, held_out))
-    if results["hierarchy"]:
-        laid_out.append(hierarchy_table(results["hierarchy"], held_out))
-    laid_out += [ages_table(name, ages, held_out) for name, ages in results["ages"].items()]
-    laid_out.append(genes_table(results["genes"], held_out))
-    if results["unknown"]:
-        laid_out.append(unknown_table(results["unknown"], held_out))
-    return laid_out
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ResultTable:
+    """A titled table of text.
+
+    Attributes
+    ----------
+    section
+        The part of the results: "summary", "scores", "classes", "confidence", "age", "novelty" or "genes".
+    title
+        What it shows, of which phenotype, and how the test cells were held out.
+    frame
+        The text, laid out; the first column names the row.
+    note
+        What a reader must know to read it.
+    phenotype
+        Of which phenotype it is, where it is of one.
+    """
+
+    section: str
+    title: str
+    frame: pd.DataFrame
+    note: str = ""
+    phenotype: str = ""
+
+    def __repr__(self) -> str:
+        text = self.frame.to_string(index=False, justify="left")
+        return "\n".join(part for part in (self.title, text, self.note) if part)
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=Text(self.title), title_justify="left", caption=self.note or None, caption_justify="left")
+        for number, column in enumerate(self.frame):
+            table.add_column(Text(column), justify="right" if number else "left")
+        for row in self.frame.itertuples(index=False):
+            table.add_row(*map(Text, row))
+        return table
+
+    def to_html(self) -> str:
+        """Return the table for a notebook."""
+        return f"<p><b>{escape(self.title)}</b></p>{self.frame.to_html(index=False)}<p>{escape(self.note)}</p>"
 
 
-def calibration_table(results: Mapping[str, Any], held_out: str) -> Table:
-    """Lay out how right answers are beside how sure, see `reliability.reliability`."""
-    table = _table(
-        f"how sure answers are; calibration (ECE) is void unless log loss beats both answers that look at no cell, the "
-        f"marginal and equal shares; AURC: mean share of errors, most sure cells first: {held_out}",
-        "phenotype", "ECE", "log loss", "marginal", "equal shares", "Brier score", "marginal", "AURC", "temperature",
-    )  # fmt: skip
-    for one, sets in zip(results["calibration"], results["sets"], strict=True):
-        scores = nested(one["scores"], "predictor", "score")
-        ours, marginal, uniform = scores["PolyGene"], scores["marginal"], scores["uniform"]
-        table.add_row(
-            one["phenotype"],
-            interval(ours["ece"]) + ("" if one["counts"] else ", void"),
-            interval(ours["log_loss"]),
-            *(number(constant["log_loss"]["value"]) for constant in (marginal, uniform)),
-            interval(ours["brier"]),
-            number(marginal["brier"]["value"]),
-            number(sets["risk_coverage"]["aurc"]),
-            f"{one['temperature']:.2f}, {one['calibration_donors']} {one['unit']}s" if one["temperature"] else "–",
-        )
-    return table
+def result_tables(results: Evaluation) -> list[ResultTable]:
+    """Lay out all results, part by part; a part that the cells did not allow is left out."""
+    made = [*_score_tables(results), *_class_tables(results)]
+    for make in (_calibration_table, _sets_table, _hierarchy_table, _ages_table, _novelty_table, _genes_table):
+        made += make(results)
+    return made
 
 
-def sets_table(results: Mapping[str, Any], held_out: str) -> Table:
-    """Lay out how often sets of labels hold the true one, see `reliability.reliability`."""
-    (asked,) = {one["asked"] for one in results["sets"]}
-    columns = ("share that holds it", "labels in it", "abstained", "right if one", "threshold from", "off, and why")
-    table = _table(f"sets of labels at coverage {asked:g}, averaged by donor: {held_out}", "label", *columns)
-    for one, unit in zip(results["sets"], (one["unit"] for one in results["calibration"]), strict=True):
-        if "coverage" not in one:
-            continue
-        whole = number(one["size"], ".2f"), number(one["abstained"]), number(one["single_accuracy"])
-        table.add_row(f"{one['phenotype']}, all", interval(one, "coverage"), *whole, "", _off(one))
-        for row in one["by_label"][:MOST_ROWS]:
-            basis = f"{row['basis']}, {row['calibration_donors']} {unit}s"
-            size = number(row["size"], ".2f")
-            table.add_row(f"  {row['label']}", interval(row, "coverage"), size, "", "", basis, _off(row))
-        if (more := len(one["by_label"]) - MOST_ROWS) > 0:
-            table.add_row(f"  {more:,} more are in the file of the scores")
-    return table
+def _score_tables(results: Evaluation) -> Iterable[ResultTable]:
+    for phenotype in pd.unique(results.scores.get("phenotype", pd.Series(dtype=str))):
+        scores = of_phenotype(results.scores, phenotype)
+        by_score = {score: of_score(scores, score) for score in SCORES if (scores.score == score).any()}
+        main = main_score(scores)
+        reference = YEARS_REFERENCE if phenotype.endswith(YEARS) else REFERENCE
+        gain = f"gain in {SCORES[main]} over {reference}"
+        rows = [
+            {"predictor": who}
+            | {SCORES[score]: interval(table.loc[who]) for score, table in by_score.items()}
+            | {gain: "–" if who == reference else interval(by_score[main].loc[who], "gain", "+z.3f")}
+            for who in by_score[main].index
+        ]
+        note = "Naming the source can win this: it is no target." if phenotype.endswith(POOLED) else ""
+        yield _table(results, "scores", words(phenotype), rows, note, phenotype)
 
 
-def hierarchy_table(hierarchy: Mapping[str, Any], held_out: str) -> Table:
-    """Lay out what backing off in the Cell Ontology does, see `evaluation.score_hierarchy`."""
-    shares = ("at_label", "correct", "finer", "wrong", "information")
-    found, labels = hierarchy["terms"]
-    title = (
-        f"cell types, backed off to the nearest term that is {hierarchy['level']:.0%} sure, {found} of {labels} labels"
+def _class_tables(results: Evaluation) -> Iterable[ResultTable]:
+    for phenotype, counts in results.confusion.items():
+        classes = of_phenotype(results.classes, phenotype)
+        of_reference = classes[classes.predictor == REFERENCE].set_index("label").f1
+        rows = []
+        for row in classes[classes.predictor == MODEL].to_dict("records"):
+            wrong = counts.loc[row["label"]].drop(row["label"])
+            most = wrong.idxmax() if len(wrong) and wrong.max() else None
+            share = "–" if most is None else f"{most} ({wrong[most]:,}, {percent(wrong[most] / row['cells'])})"
+            rows.append(
+                {
+                    "label": row["label"],
+                    "cells": f"{row['cells']:,}",
+                    "donors": str(row["donors"] or "–"),
+                    "recall": number(row["recall"]),
+                    "precision": number(row["precision"]),
+                    "F1": interval(row, "f1"),
+                    f"F1 of {REFERENCE}": number(of_reference[row["label"]]),
+                    "most often confused with": share,
+                }
+            )
+        note = "No interval where a single donor has the label."
+        yield _table(results, "classes", f"{words(phenotype)}, class by class", rows, note, phenotype)
+
+
+def _calibration_table(results: Evaluation) -> Iterable[ResultTable]:
+    rows = [
+        {
+            "phenotype": words(row["phenotype"]),
+            "ECE": interval(row, "ece") + ("" if row["informative"] else ", void"),
+            "log loss": interval(row, "log_loss"),
+            "of the marginal": number(row["marginal_log_loss"]),
+            "of equal shares": number(row["uniform_log_loss"]),
+            "Brier score": interval(row, "brier"),
+            "of marginal": number(row["marginal_brier"]),
+            "AURC": interval(row, "aurc"),
+            "calibrated on": f"{row['calibration_donors']} {row['unit']}s, temperature {row['temperature']:.2f}"
+            if row["calibration_donors"]
+            else "not calibrated",
+        }
+        for row in results.calibration.to_dict("records")
+    ]
+    note = (
+        "Lower is better. Void: the log loss does not beat both predictions that look at no cell, the marginal (the "
+        "label frequencies in training) and equal shares. AURC: mean share of errors, most confident cells first."
     )
-    table = _table(f"{title} in the Cell Ontology: {held_out}", "answer", *map(_words, shares))
-    for key, name in (("backed_off", "backed off"), ("label", "most probable label")):
-        table.add_row(name, *(number(hierarchy[key][share]) for share in shares))
-    return table
+    yield from [_table(results, "confidence", "calibration", rows, note)] if rows else []
 
 
-def ages_table(name: str, ages: Mapping[str, Any], held_out: str) -> Table:
-    """Lay out what the intervals of ages hold, see `ages.interval_scores`."""
-    table = _table(f"{name} in years, {ages['level']:.0%} intervals: {held_out}", "", "cells covered", "years wide")
-    table.add_row("by donor", interval(ages["coverage"]), interval(ages["years_wide"], shown=".1f"))
-    return table
+def _sets_table(results: Evaluation) -> Iterable[ResultTable]:
+    if not len(results.sets):
+        return
+    units = results.calibration.set_index("phenotype").unit
+    rows = [
+        {
+            "label": row["label"] or f"{words(row['phenotype'])}, all labels",
+            "coverage": interval(row, "coverage"),
+            "labels in a set": number(row["size"], ".2f"),
+            "abstained": percent(row["abstained"]),
+            "accuracy of sets of one": percent(row["single_accuracy"]),
+            "threshold from": f"{row['basis']}, {row['calibration_donors']} {units[row['phenotype']]}s",
+            "off, and why": f"{number(row['off'], '+z.3f')}: {row['why']}" if row["why"] else "as promised",
+        }
+        for row in results.sets.groupby("phenotype", sort=False).head(MOST_ROWS + 1).to_dict("records")
+    ]
+    title = f"sets of labels at coverage {results.sets.level.iloc[0]:g}"
+    note = "Coverage: share of cells whose set holds the true label, averaged by donor. metrics.json has every label."
+    yield _table(results, "confidence", title, rows, note)
 
 
-def genes_table(genes: Mapping[str, Mapping[str, Any]], held_out: str) -> Table:
-    """Lay out how hidden genes are restored, see `evaluation.score_genes`."""
-    names = list(next(iter(genes.values())))
-    title = f"hidden genes (15 %), cells of all donors together, without intervals: {held_out}"
-    table = _table(title, "predictor", *map(_words, names))
-    for predictor, scores in genes.items():
-        table.add_row(predictor, *(number(scores[name]) for name in names))
-    return table
+def _hierarchy_table(results: Evaluation) -> Iterable[ResultTable]:
+    rows = [
+        {"cell type": row["prediction"]}
+        | {name: percent(row[share]) for share, name in HIERARCHY.items()}
+        | {"information": number(row["information"], ".2f")}
+        for row in results.hierarchy.to_dict("records")
+    ]
+    if rows:
+        of = results.hierarchy.iloc[0]
+        note = (
+            f"Backed off: the nearest term that is {of.level:.0%} probable. {of.labels_found} of {of.labels} labels "
+            "are in the ontology. Finer: below the label in the file, which cannot say whether it is right."
+        )
+        yield _table(results, "confidence", "cell types by the Cell Ontology", rows, note)
 
 
-def unknown_table(unknown: Mapping[str, Any], held_out: str) -> Table:
-    """Lay out what `unknown_cells.score_novelty` returned."""
-    title = f"known cells flagged as unknown, every donor counting the same: {held_out}"
-    table = _table(title, "stated", "found", "donors", "cells")
-    found = interval(unknown, "false_alarms")
-    table.add_row(number(unknown["stated"]), found, str(unknown["donors"] or "–"), f"{unknown['cells']:,}")
-    return table
+def _ages_table(results: Evaluation) -> Iterable[ResultTable]:
+    rows = [
+        {
+            "phenotype": words(row["phenotype"]),
+            "promised": percent(row["level"]),
+            "coverage": interval(row, "coverage"),
+            "years wide": interval(row, "years_wide", "z.1f"),
+        }
+        for row in results.ages.to_dict("records")
+    ]
+    note = "Coverage: share of a donor's cells whose interval holds the donor's age, averaged over donors."
+    yield from [_table(results, "age", "intervals of age in years", rows, note)] if rows else []
 
 
-def nested(rows: Iterable[Mapping[str, Any]], *keys: str) -> dict[str, Any]:
-    """Find rows by their keys, one within the other: phenotype → predictor → score → row."""
-    found: dict[str, Any] = {}
-    for row in rows:
-        at = found
-        for key in keys[:-1]:
-            at = at.setdefault(row[key], {})
-        at[row[keys[-1]]] = row
-    return found
+def _novelty_table(results: Evaluation) -> Iterable[ResultTable]:
+    rows = [
+        {
+            "cells": f"{row['cells']:,} of {row['donors']} donors" if row["donors"] else f"{row['cells']:,}",
+            "false alarms promised": percent(row["stated"]),
+            "false alarms": interval(row, "false_alarms"),
+        }
+        for row in results.novelty.to_dict("records")
+    ]
+    note = "Test cells are of known kinds, so each flag is a false alarm; every donor counts the same."
+    yield from [_table(results, "novelty", "test cells flagged as novel", rows, note)] if rows else []
 
 
-def interval(row: Mapping[str, Any], name: str = "value", shown: str = "z.3f") -> str:
-    """Write a value and its interval."""
-    return "{} [{}, {}]".format(*(number(each, shown) for each in ends(row, name)))
+def _genes_table(results: Evaluation) -> Iterable[ResultTable]:
+    rows = [
+        {"predictor": row["predictor"]} | {text: number(row[name]) for name, text in GENE_SCORES.items()}
+        for row in results.genes.to_dict("records")
+    ]
+    note = "15 % of the measured genes of test cells are masked. Cells of all donors together, without intervals."
+    yield from [_table(results, "genes", "masked genes", rows, note)] if rows else []
 
 
-def ends(row: Mapping[str, Any], name: str = "value") -> tuple[Any, Any, Any]:
-    """Find a value and its interval: `<name>_low` and `<name>_high`, or `low` and `high` where a row has but one."""
-    low, high = (f"{name}_low", f"{name}_high") if f"{name}_low" in row else ("low", "high")
-    return row[name], row[low], row[high]
+def _table(
+    results: Evaluation, section: str, title: str, rows: list[dict[str, str]], note: str = "", phenotype: str = ""
+) -> ResultTable:
+    title = f"{title}: {SPLITS[results.split]}; 95 % intervals {resampled_units(results)}"
+    return ResultTable(section=section, title=title, frame=pd.DataFrame(rows), note=note, phenotype=phenotype)
 
 
-def number(value: float | None, shown: str = "z.3f") -> str:
-    """A number in this format, with a true minus, or a dash for what could not be computed."""
-    return "–" if value is None or np.isnan(value) else f"{value:{shown}}".replace("-", "−")
+def resampled_units(results: Evaluation) -> str:
+    """Say what the intervals are over."""
+    return f"over {results.donors} resampled donors" if results.donors else "over resampled cells, no donors"
 
 
-def _off(row: Mapping[str, Any]) -> str:
-    return f"{number(row['off'], '+z.3f')}: {row['why']}" if row["why"] else "as asked"
+def of_phenotype(table: pd.DataFrame, phenotype: str) -> pd.DataFrame:
+    """Take the rows of a phenotype; none of an empty table."""
+    return table[table.phenotype == phenotype] if len(table) else table
 
 
-def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+def of_score(scores: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Take the rows of a score, by predictor."""
+    return scores[scores.score == score].set_index("predictor")
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def main_score(scores: pd.DataFrame) -> str:
+    """Name the score by which a phenotype is assessed."""
+    return next(score for score in SCORES if (scores.score == score).any())
+
+
+def interval(row: Mapping[str, Any] | pd.Series, name: str = "value", spec: str = "z.3f") -> str:
+    """Write a value and its interval, `<name>_low` and `<name>_high`, or `low` and `high` of a row with one."""
+    low, high = (row[f"{name}_low"], row[f"{name}_high"]) if f"{name}_low" in row else (row["low"], row["high"])
+    value = number(row[name], spec)
+    return value if pd.isna(low) else f"{value} [{number(low, spec)}, {number(high, spec)}]"
+
+
+def number(value: float | None, spec: str = "z.3f") -> str:
+    """Write a number in this format, with a true minus, or a dash for what could not be computed."""
+    return "–" if value is None or np.isnan(value) else f"{value:{spec}}".replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """Write a share in percent."""
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def words(name: str) -> str:
+    """Write the name of a phenotype or a score as a reader reads it."""
+    return SCORES.get(name, name.replace("_", " "))

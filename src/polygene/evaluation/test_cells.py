@@ -1,4 +1,4 @@
-"""The cells of a split as predictors read them, what predictors answer for them, and which labels are scored.
+"""The test cells as predictors read them, what is predicted for them, and which labels are scored.
 
 Legend: C cells, G panel genes, V labels of a phenotype, S sources.
 """
@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from polygene.corpus.corpus import Corpus, CorpusSplit
-from polygene.evaluation.baselines import LABEL_BASELINES, CellTable, LabelBaseline, baseline_probabilities
+from polygene.evaluation.baselines import LABEL_BASELINES, CellTable, LabelBaseline, TuningScore, tuned_probabilities
 from polygene.evaluation.metrics import scorable
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
@@ -22,18 +22,18 @@ log = logging.getLogger("polygene")
 
 MODEL, YEARS_REFERENCE = "PolyGene", "ridge regression"
 REFERENCE: LabelBaseline = "logistic regression"
-ROWS: dict[str, tuple[LabelBaseline, Literal["macro_f1", "log_loss"]]] = {
-    **{baseline: (baseline, "macro_f1") for baseline in LABEL_BASELINES},
-    f"{REFERENCE}, tuned for log loss": (REFERENCE, "log_loss"),
-}
-"""The baselines of a table. Tuned for macro-F1, logistic regression can be far too sure: its log loss stands apart."""
+ROWS: dict[LabelBaseline, dict[str, TuningScore]] = {baseline: {baseline: "macro_f1"} for baseline in LABEL_BASELINES}
+ROWS[REFERENCE][f"{REFERENCE}, tuned for log loss"] = "log_loss"
+"""Of each baseline the rows of the table, and the score that each is tuned for. Tuned for macro-F1, logistic regression
+can be far too sure: its log loss has a row of its own."""
+POOLED, YEARS = ", sources pooled", " in years"
 MOST_BASELINE_CELLS = 100_000
 """Baselines learn from at most so many training cells, spread evenly: their matrices, unlike corpora, are in memory."""
 BLOCK = 10_000
-"""Cells to answer for that are in memory at a time."""
+"""Cells that are predicted at a time."""
 
 
-class AskedCells:
+class CellBlocks:
     """The cells of some splits, one after the other, as the model and the baselines read them: a block at a time."""
 
     def __init__(self, corpus: Corpus, *splits: CorpusSplit) -> None:
@@ -54,37 +54,36 @@ class AskedCells:
         return (cell_table(self._corpus, split, rows) for split, rows in self.rows())
 
 
-def of_model(model: PolyGene, asked: AskedCells) -> tuple[list[np.ndarray], np.ndarray | None]:
-    """Answer for cells with the model, nothing but expression being given; states are in memory for a block at a time.
+def model_predictions(model: PolyGene, cells: CellBlocks) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Predict cells with the model, nothing but expression being given; states are in memory for a block at a time.
 
     Returns
     -------
     The probabilities of each phenotype's labels, float32 (C, V); and the novelty of each cell, float32 (C,), or None
-    if the model cannot say.
+    if the model has no detector.
     """
-    names, known = model.tokenizer.schema.names, model.novelty
+    names, detector = model.tokenizer.schema.names, model.novelty
     blocks = []
-    for split, rows in asked.rows():
-        answers, states = predict_labels(model, split.cells(rows), predict=names)
-        blocks.append(answers if known is None else [*answers, known.score(states[names.index(known.query)])])
-    found = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
-    return found[: len(names)], None if known is None else found[-1]
+    for split, rows in cells.rows():
+        predicted, states = predict_labels(model, split.cells(rows), predict=names)
+        novelty = [] if detector is None else [detector.score(states[names.index(detector.query)])]
+        blocks.append([*predicted, *novelty])
+    joined = [np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True)]
+    return joined[: len(names)], None if detector is None else joined[-1]
 
 
-def of_baselines(
-    phenotype: str, model: PolyGene, train: CellTable, labels_C: np.ndarray, asked: AskedCells, *, seed: int
+def baseline_predictions(
+    phenotype: str, model: PolyGene, train: CellTable, labels_C: np.ndarray, cells: CellBlocks, *, seed: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Answer for cells as each row of the table does, one when the next is asked for."""
+    """Predict cells with each baseline of the table, one when the next is wanted: name, probabilities_CV."""
     n_labels = len(model.tokenizer.schema.labels[model.tokenizer.schema.index(phenotype)])
     weight = class_weight(model, phenotype)
-    for row, (baseline, tune_for) in ROWS.items():
-        log.info("%s: %s", phenotype, row)
-        yield (
-            row,
-            baseline_probabilities(
-                baseline, train, labels_C, asked, n_labels, class_weight=weight, tune_for=tune_for, seed=seed
-            ),
+    for baseline, rows in ROWS.items():
+        log.info("%s: %s", phenotype, baseline)
+        predictions = tuned_probabilities(
+            baseline, train, labels_C, cells, n_labels, class_weight=weight, tune_for=list(rows.values()), seed=seed
         )
+        yield from zip(rows, predictions, strict=True)
 
 
 def cell_table(corpus: Corpus, split: CorpusSplit, rows: np.ndarray) -> CellTable:
@@ -93,7 +92,7 @@ def cell_table(corpus: Corpus, split: CorpusSplit, rows: np.ndarray) -> CellTabl
         x_CG=split.values(rows),
         sources_C=split.sources_C[rows],
         measured_SG=corpus.measured_SG,
-        donors_C=named(split, rows),
+        donors_C=donor_names(split, rows),
     )
 
 
@@ -103,7 +102,7 @@ def class_weight(model: PolyGene, phenotype: str) -> Literal["balanced"] | None:
     return "balanced" if training.class_weights or training.balance == phenotype else None
 
 
-def named(split: CorpusSplit, rows: np.ndarray | slice = slice(None)) -> np.ndarray | None:
+def donor_names(split: CorpusSplit, rows: np.ndarray | slice = slice(None)) -> np.ndarray | None:
     """Donors of the cells; None where none has a name, and cells are the replicates."""
     donors_C = split.donors_C[rows]
     return donors_C if (donors_C != "").any() else None
@@ -111,7 +110,7 @@ def named(split: CorpusSplit, rows: np.ndarray | slice = slice(None)) -> np.ndar
 
 def scored_labels(
     train: CorpusSplit,
-    held_out: CorpusSplit,
+    test: CorpusSplit,
     p: int,
     n_labels: int,
     rows: np.ndarray | slice = slice(None),
@@ -121,11 +120,11 @@ def scored_labels(
     """Which labels of a phenotype are scored in which source of these cells, or in all together: `metrics.scorable`."""
     return scorable(
         train.labels_CP[:, p],
-        held_out.labels_CP[rows, p],
+        test.labels_CP[rows, p],
         n_labels,
-        train_donors_C=named(train),
-        test_donors_C=named(held_out, rows),
-        test_sources_C=None if pooled else held_out.sources_C[rows],
+        train_donors_C=donor_names(train),
+        test_donors_C=donor_names(test, rows),
+        test_sources_C=None if pooled else test.sources_C[rows],
     )
 
 

@@ -1,18 +1,27 @@
-"""Calibration: how right answers are beside how sure they are."""
+"""Calibration: accuracy beside confidence."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from polygene.errors import DataError
 from polygene.pl._axes import axes_for, finish
 
 
+class Results(Protocol):
+    """What `evaluate` returned, as far as it is drawn here."""
+
+    @property
+    def calibration(self) -> pd.DataFrame: ...
+
+    @property
+    def reliability(self) -> pd.DataFrame: ...
+
+
 def reliability(
-    results: Mapping[str, Any],
+    results: Results,
     phenotype: str,
     *,
     ax: Axes | None = None,
@@ -32,45 +41,42 @@ def reliability(
 
     Returns
     -------
-    The axes. On the grey line answers are as right as they are sure; below it they are too sure.
+    The axes. On the grey line predictions are as accurate as confident; below it they are overconfident.
 
     Raises
     ------
     DataError
         The phenotype was not scored.
     """
-    one = of_phenotype(results, "calibration", phenotype)
+    row = rows_of(results.calibration, phenotype).iloc[0]
+    bins = rows_of(results.reliability, phenotype)
     ax = axes_for(ax, show=show, size=(4.2, 4.2))
-    bins = one["bins"]
-    confidence, accuracy, low, high = (
-        np.array([found[name] for found in bins]) for name in ("confidence", "accuracy", "low", "high")
-    )
-    ece = next(s for s in one["scores"] if s["predictor"] != "marginal" and s["score"] == "ece")
-    ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="as right as sure")
-    ax.vlines(confidence, low, high, color="tab:blue", linewidth=1, alpha=0.6)
-    ax.plot(confidence, accuracy, "o", color="tab:blue", markersize=5, label="a fifteenth of the cells, 95 % interval")
-    void = "" if one["counts"] else "\nvoid: no better than looking at no cell"
-    ax.set_title(
-        f"{phenotype.replace('_', ' ')}: ECE {ece['value']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}]{void}",
-        fontsize="medium",
-    )
-    lowest = max(0.0, min(confidence.min(), low.min()) - 0.05)
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="accuracy = confidence")
+    ax.vlines(bins.confidence, bins.low, bins.high, color="tab:blue", linewidth=1, alpha=0.6)
+    ax.plot(
+        bins.confidence, bins.accuracy, "o", color="tab:blue", markersize=5,
+        label="a fifteenth of the cells, 95 % interval",
+    )  # fmt: skip
+    void = "" if row.informative else "\nvoid: no better than looking at no cell"
+    title = f"{phenotype.replace('_', ' ')}: ECE {row.ece:.3f} [{row.ece_low:.3f}, {row.ece_high:.3f}]{void}"
+    ax.set_title(title, fontsize="medium")
+    lowest = max(0.0, min(bins.confidence.min(), bins.low.min()) - 0.05)
     ax.set(xlim=(lowest, 1.02), ylim=(lowest, 1.02), xlabel="confidence", ylabel="accuracy")
     ax.set_box_aspect(1)
     ax.legend(frameon=False, fontsize="small", loc="best")
     return finish(ax, show=show, save=save)
 
 
-def of_phenotype(results: Mapping[str, Any], part: str, phenotype: str) -> Mapping[str, Any]:
-    """Find what a part of the results says of a phenotype.
+def rows_of(table: pd.DataFrame, phenotype: str) -> pd.DataFrame:
+    """Take the rows of a phenotype.
 
     Raises
     ------
     DataError
-        It says nothing.
+        There is none.
     """
-    found = {one["phenotype"]: one for one in results.get(part, ())}
-    if phenotype not in found:
-        msg = f"the results hold no {part} of {phenotype!r}; they hold {', '.join(found) or 'none'}."
+    scored = list(pd.unique(table.phenotype)) if len(table) else []
+    if phenotype not in scored:
+        msg = f"{phenotype!r} was not scored; scored are {', '.join(scored) or 'no phenotypes'}."
         raise DataError(msg)
-    return found[phenotype]
+    return table[table.phenotype == phenotype]

@@ -1,19 +1,16 @@
-"""UMAP: cells as points on a plane, coloured by their labels.
+"""UMAP: cells as points on a plane, coloured by their labels, drawn by scanpy."""
 
-Legend: C cells.
-"""
-
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 import anndata as ad
-import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from polygene.errors import DataError, missing_column
 
 PANEL, LEGEND = 4.0, 2.6  # inches
-LABELS_IN_A_COLUMN = 16
 
 
 def umap(adata: ad.AnnData, *, color: str | Sequence[str], basis: str = "X_umap") -> Figure:
@@ -22,7 +19,7 @@ def umap(adata: ad.AnnData, *, color: str | Sequence[str], basis: str = "X_umap"
     Parameters
     ----------
     adata
-        Cells with a plane in `obsm[basis]`, as `sc.tl.umap` makes it.
+        Cells with a plane in `obsm[basis]`, as `sc.tl.umap` makes it; it is not changed.
     color
         Columns of `obs` with labels.
     basis
@@ -44,25 +41,37 @@ def umap(adata: ad.AnnData, *, color: str | Sequence[str], basis: str = "X_umap"
     for column in columns:
         if column not in adata.obs:
             raise missing_column(column, adata.obs.columns, of="adata")
-    xy_C2 = adata.obsm[basis][:, :2]
-    texts = {
-        column: adata.obs[column].astype(object).where(adata.obs[column].notna(), "not given") for column in columns
-    }
-    counts = pd.concat(list(texts.values())).value_counts()
-    labels = sorted(map(str, counts.index))
-    colours = mpl.colormaps["tab10" if len(labels) <= 10 else "tab20"]
-    colour_of = {label: colours(i % colours.N) for i, label in enumerate(labels)}
-
-    n_legends = -(-len(labels) // LABELS_IN_A_COLUMN)
-    figure = Figure(figsize=(PANEL * len(columns) + LEGEND * n_legends, PANEL), layout="constrained", dpi=150)
-    axes = figure.subplots(1, len(columns), squeeze=False, sharex=True, sharey=True)[0]
-    size = max(2.0, min(30.0, 6_000 / adata.n_obs))
-    for axis, (column, label_C) in zip(axes, texts.items(), strict=True):
-        axis.scatter(*xy_C2.T, s=size, c=[colour_of[str(label)] for label in label_C], linewidths=0)
-        axis.set_title(column)
-        axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-        axis.set_box_aspect(1)
-        axis.spines[["top", "right"]].set_visible(False)
-    handles = [axes[0].scatter([], [], s=30, color=colour_of[label], linewidths=0, label=label) for label in labels]
-    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize="small", ncols=n_legends)
+    texts = adata.obs[columns].astype("string").astype("category")
+    cells = ad.AnnData(obs=texts, obsm={"X_umap": adata.obsm[basis]})
+    labels = sorted({label for column in columns for label in texts[column].cat.categories})
+    colours = distinct_colours(labels)
+    figure = Figure(figsize=((PANEL + LEGEND) * len(columns), PANEL), layout="constrained", dpi=150)
+    for axis, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+        embedding(cells, column, ax=axis, colours=colours)
     return figure
+
+
+def distinct_colours(labels: Sequence[str]) -> dict[str, str]:
+    """Give each label a colour of its own, of scanpy's palettes of 20, 28 or 102; more labels share those."""
+    from scanpy.plotting import palettes
+
+    several = (palettes.default_20, palettes.default_28, palettes.default_102)
+    palette = next((one for one in several if len(labels) <= len(one)), palettes.default_102)
+    return {label: palette[i % len(palette)] for i, label in enumerate(labels)}
+
+
+def embedding(cells: ad.AnnData, column: str, *, ax: Axes, colours: Mapping[str, str] | None = None) -> Axes:
+    """Draw `obsm["X_umap"]` by scanpy, coloured by a column; of numbers the title says the range."""
+    import scanpy as sc
+
+    values, title = cells.obs[column], column
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        colours = colours or distinct_colours(list(values.cat.categories))
+        cells.uns[f"{column}_colors"] = [colours[label] for label in values.cat.categories]
+    else:
+        title = f"{column}: {values.min():.0f} (dark) to {values.max():.0f} (bright)"
+    with warnings.catch_warnings():  # scanpy calls what matplotlib deprecates
+        warnings.simplefilter("ignore")
+        sc.pl.umap(cells, color=column, ax=ax, show=False, title=title, colorbar_loc=None, legend_fontsize="small")
+    ax.set_box_aspect(1)
+    return ax

@@ -22,7 +22,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from polygene.corpus.corpus import CorpusSplit
 from polygene.errors import RecipeError, RunEndedError
-from polygene.evaluation.evaluate import validation_scores
+from polygene.evaluation.validation import validation_scores
 from polygene.model.checkpoint import PolyGene, without_bars
 from polygene.model.recipe import Recipe
 from polygene.nn.losses import PolyGeneLoss

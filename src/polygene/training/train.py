@@ -10,7 +10,7 @@ from typing import Any
 
 from polygene.corpus.corpus import Corpus, CorpusSplit
 from polygene.evaluation.novelty import learn_novelty
-from polygene.evaluation.test_cells import named
+from polygene.evaluation.test_cells import donor_names
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
@@ -171,7 +171,7 @@ def calibration(model: PolyGene, validation: CorpusSplit) -> Calibration:
     answers = label_probabilities(model, validation.cells(rows), predict=names)
     found = {
         name: calibrate(
-            probabilities_CV, validation.labels_CP[rows, p], named(validation, rows), model.at_or_below(name)
+            probabilities_CV, validation.labels_CP[rows, p], donor_names(validation, rows), model.at_or_below(name)
         )
         for p, (name, probabilities_CV) in enumerate(zip(names, answers, strict=True))
     }
