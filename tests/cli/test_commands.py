@@ -17,7 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from polygene.cli.commands import SHARED, app, main
-from polygene.cli.console import default_out
+from polygene.cli.options import default_out
 from polygene.corpus.corpus import Corpus
 from polygene.model.checkpoint import PolyGene
 from polygene.model.recipe import Recipe
@@ -339,7 +339,7 @@ def test_evaluate_refuses_a_report_that_cannot_be_written_and_leaves_nothing(mad
     ("folder", "says"),
     [
         ("corpus", ["20 genes", "donors", "cell_type", "monocyte", "validation"]),
-        ("model", ["16 wide", "B cell", "loss", "temperature", "corpus it learned from", "donors"]),
+        ("model", ["16 wide", "B cell", "loss", "temperature", "corpus: cells (donors)", "donors"]),
         ("polygene-512", ["512 genes", "F16"]),
     ],
 )

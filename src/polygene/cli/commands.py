@@ -17,7 +17,8 @@ from typing import Annotated
 import typer
 
 from polygene.cli import verbs
-from polygene.cli.console import Commands, Layer, Model, console, pairs, print_all, print_error
+from polygene.cli.console import Commands, console, print_all, print_error
+from polygene.cli.options import Layer, Model, pairs
 from polygene.errors import RecipeError
 from polygene.runtime.distributed import one_process, rank
 
@@ -31,8 +32,12 @@ LEAN = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "GOMP_SPINCOUNT": "3000"}
 """oneDNN keeps what it made for the last 1,024 shapes, over 0.4 GB; rows of cells rarely have the same shape twice.
 Threads that wait for each other spin, which on a busy computer takes the core from the one they wait for: shortly is
 enough (docs/performance.md)."""
-SHARED = ("train", "annotate", "embed", "denoise")
+SHARED = ("train", *(verb.__name__ for verb in verbs.SHARED))
 """Commands whose processes share the work under torchrun; the others refuse to start there."""
+SEVERAL = (
+    "With several GPUs: torchrun --nproc-per-node=gpu -m polygene {} … The processes share the cells, and must see the "
+    "same folder of OUT."
+)
 
 app = typer.Typer(
     cls=Commands,
@@ -142,7 +147,7 @@ def train(
 
 
 for verb in verbs.ALL:
-    app.command()(verb)
+    app.command(epilog=SEVERAL.format(verb.__name__) if verb in verbs.SHARED else None)(verb)
 
 
 @app.command()

@@ -1,8 +1,8 @@
-"""What a corpus or a checkpoint holds, as tables for the eye; needs no torch."""
+"""What a corpus or a checkpoint holds, as tables; needs no torch."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from polygene.corpus.arrow import SPLITS
 from polygene.corpus.corpus import Corpus
 from polygene.errors import CheckpointError, DataError
 from polygene.model.calibration import Calibration
+from polygene.model.metrics import Metrics
 from polygene.model.shipped import MODELS, NAMES, folder_of
 from polygene.vocab.phenotypes import PhenotypeSchema
 from polygene.vocab.tokenizer import CellTokenizer
 
-SHOWN = 8
-"""Genes and labels named before the others are counted."""
+NAMED = 8
+"""Genes and labels that are named before the others are counted."""
+HELD_OUT = {"donor": "donors", "study": "studies", "random": "cells, not donors"}
 
 
 def describe(folder: str | Path) -> list[Table]:
@@ -35,9 +37,9 @@ def describe(folder: str | Path) -> list[Table]:
     """
     folder = folder_of(folder)
     if (folder / "corpus.json").is_file():
-        return describe_corpus(Corpus(folder))
+        return _describe_corpus(Corpus(folder))
     if (folder / "config.json").is_file():
-        return describe_checkpoint(folder)
+        return _describe_checkpoint(folder)
     msg = (
         f"{folder} is neither a corpus (no corpus.json) nor a checkpoint (no config.json)."
         if folder.is_dir()
@@ -46,119 +48,110 @@ def describe(folder: str | Path) -> list[Table]:
     raise DataError(msg)
 
 
-def describe_corpus(corpus: Corpus) -> list[Table]:
-    """Describe how it was split, its sources, its panel, bins and labels."""
-    n_cells = {name: sum(source["cells"].get(name, 0) for source in corpus.info["sources"]) for name in SPLITS}
+def _describe_corpus(corpus: Corpus) -> list[Table]:
+    counted = corpus.info["sources"]
+    n_cells = {name: sum(source["cells"].get(name, 0) for source in counted) for name in SPLITS}
     facts = {
         "cells": ", ".join(f"{n:,} {name}" for name, n in n_cells.items()),
-        "held out": {"donor": "donors", "study": "studies", "random": "cells, not donors"}[corpus.split_word],
+        "held out": HELD_OUT[corpus.split_word],
         **_tokenizer_facts(corpus.tokenizer),
         "made with": f"polygene {corpus.info['polygene']}",
     }
-    sources = _table("sources", "source", "values", *SPLITS, "donors", "genes", "of the panel")
-    for source in corpus.info["sources"]:
-        sources.add_row(
+    sources = [
+        (
             source["name"],
             source["scale"],
-            *(f"{source['cells'].get(name, 0):,}" for name in SPLITS),
-            f"{source['donors_in_all']:,}",
-            f"{source['genes']:,}",
-            f"{source['panel_genes']:,}",
+            *(source["cells"].get(name, 0) for name in SPLITS),
+            *(source[key] for key in ("donors_in_all", "genes", "panel_genes")),
         )
-    return [_facts(f"corpus {corpus.folder}", facts), sources, _phenotypes(corpus.tokenizer)]
+        for source in counted
+    ]
+    columns = ("source", "values", *SPLITS, "donors", "genes", "of the panel")
+    return [
+        _facts(f"corpus {corpus.folder}", facts), _table("sources", columns, sources), _phenotypes(corpus.tokenizer)
+    ]  # fmt: skip
 
 
-def describe_checkpoint(folder: Path) -> list[Table]:
-    """Describe the network, the panel, bins and labels, what it learned from, its calibration, and its scores."""
-    tokenizer = CellTokenizer.load(folder)
-    calibration = _calibration(folder, tokenizer.schema)
+def _describe_checkpoint(folder: Path) -> list[Table]:
+    tokenizer, metrics = CellTokenizer.load(folder), Metrics.load(folder / "metrics.json")
+    labels = _calibration(folder, tokenizer.schema).labels
     facts = {
         **_network_facts(folder),
         **_tokenizer_facts(tokenizer),
-        "calibration": f"of {', '.join(calibration.labels)}" if calibration.labels else "none",
+        "calibration": f"of {', '.join(labels)}" if labels else "none",
     }
     tables = [_facts(f"checkpoint {folder}", facts), _phenotypes(tokenizer)]
-    if calibration.labels:
-        table = _table("calibration", "phenotype", "temperature", "learned from cells", "of", "log loss", "was")
-        for name, one in calibration.labels.items():
-            of = f"{one.units:,} {one.unit}s"
-            losses = f"{one.log_loss:.3f}", f"{one.log_loss_before:.3f}"
-            table.add_row(name, f"{one.temperature:.2f}", f"{one.cells:,}", of, *losses)
-        tables.append(table)
-    metrics = _metrics(folder)
-    if "corpus" in metrics:
-        tables.append(_learned_from(metrics["corpus"]))
-    if "finetuned" in metrics:
-        tables.append(_finetuned(metrics.pop("finetuned")))
-    for kind, scores in metrics.items():
-        numbers = {name: f"{value:.3f}" for name, value in scores.items() if isinstance(value, float)}
-        if numbers:
+    if labels:
+        columns = ("phenotype", "temperature", "calibrated on cells", "of", "log loss", "before")
+        rows = [
+            (name, one.temperature, one.cells, f"{one.units:,} {one.unit}s", one.log_loss, one.log_loss_before)
+            for name, one in labels.items()
+        ]
+        tables.append(_table("calibration", columns, rows))
+    if metrics.corpus:
+        tables.append(_training_cells(metrics.corpus))
+    if metrics.finetuned:
+        tables.append(_facts("fine-tuned", _finetuning_facts(metrics.finetuned)))
+    for kind, scores in {"validation": metrics.validation, "test": metrics.test}.items():
+        if numbers := {name: value for name, value in scores.items() if isinstance(value, float)}:
             tables.append(_facts(f"{kind} scores", numbers))
     return tables
 
 
-def _finetuned(said: Mapping[str, Any]) -> Table:
-    """Say what a model was taught, and how well that went (see `tl.finetune`)."""
-    facts = {
-        "from": said["from"],
-        "labels": f"{len(said['labels'])} of obs[{said['label']!r}]: {_some(said['labels'])}",
-        "how": said["how"],
-        "learned from": f"{said['cells']:,} of {said['labelled']:,} labelled cells, of {said['donors']:,} donors",
+def _finetuning_facts(facts: Mapping[str, Any]) -> dict[str, str]:
+    shown = {
+        "from": facts["from"],
+        "labels": f"{len(facts['labels'])} of obs[{facts['label']!r}]: {_some(facts['labels'])}",
+        "how": facts["how"],
+        "learned from": f"{facts['cells']:,} of {facts['labelled']:,} labelled cells, of {facts['donors']:,} donors",
     }
-    if "macro_f1" in said:
-        facts["macro-F1"] = f"{said['macro_f1']:.3f} on {said['held_out']} held out in turn"
-    return _facts("fine-tuned", facts)
+    if "macro_f1" in facts:
+        shown["macro-F1"] = f"{facts['macro_f1']:.3f} on {facts['held_out']} held out in turn"
+    return shown
 
 
 def describe_shipped() -> list[Table]:
-    """Describe the models that ship side by side: what they are, what they know, and their marks."""
-    folders = {name: MODELS / name for name in NAMES}
-    facts = [_shipped_facts(folder) for folder in folders.values()]
-    table = _table("models that ship with PolyGene", "", *folders)
-    for key in facts[0]:
-        if any(fact[key] for fact in facts):
-            table.add_row(key, *(Text(fact[key]) for fact in facts))
-    marks = [_metrics(folder).get("marks", {}) for folder in folders.values()]
-    rows = dict.fromkeys(
+    """Describe the models that ship side by side: what they are, what they know, and how well they do."""
+    facts = {name: _shipped_facts(MODELS / name) for name in NAMES}
+    keys = [key for key in facts[NAMES[0]] if any(fact[key] for fact in facts.values())]
+    rows = [(key, *(fact[key] for fact in facts.values())) for key in keys]
+    tables = [_table("models that ship with PolyGene", ("", *NAMES), rows)]
+    marks = [Metrics.load(MODELS / name / "metrics.json").marks for name in NAMES]
+    tasks = dict.fromkeys(
         (source, phenotype)
         for mark in marks
         for source, of_source in mark.items()
         for phenotype, scores in of_source.items()
-        if "macro_f1" in scores  # other marks stand in the card
+        if "macro_f1" in scores  # other marks are in the card
     )
-    if not rows:
-        return [table]
-    table_of_marks = _table("macro-F1 on donors held out (of logistic regression)", "source", "phenotype", *folders)
-    for source, phenotype in rows:
-        table_of_marks.add_row(source, phenotype, *(_mark(mark.get(source, {}).get(phenotype)) for mark in marks))
-    return [table, table_of_marks]
+    if tasks:
+        title = "macro-F1 on held-out donors (of logistic regression)"
+        scores = [(*task, *(_mark(mark.get(task[0], {}).get(task[1])) for mark in marks)) for task in tasks]
+        tables.append(_table(title, ("source", "phenotype", *NAMES), scores))
+    return tables
 
 
 def _shipped_facts(folder: Path) -> dict[str, str]:
-    """Say of one shipped model what is told side by side."""
-    tokenizer = CellTokenizer.load(folder)
+    tokenizer, corpus = CellTokenizer.load(folder), Metrics.load(folder / "metrics.json").corpus
     schema = tokenizer.schema
-    corpus = _metrics(folder).get("corpus", {"sources": {}})
-    n_bytes = sum(file.stat().st_size for file in folder.iterdir())
-    hashes = {name: digest for digest, name in map(str.split, (folder / "SHA256SUMS").read_text().splitlines())}
     labels = dict(zip(schema.names, schema.labels, strict=True))
+    hashes = {name: digest for digest, name in map(str.split, (folder / "SHA256SUMS").read_text().splitlines())}
     return {
         "genes": f"{len(tokenizer.panel):,}",
         **_network_facts(folder),
-        "on disk": f"{n_bytes / 1e6:.1f} MB",
+        "on disk": f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB",
         "SHA-256": f"{hashes['model.safetensors'][:12]} (weights)",
-        **{f"{split} cells": _cells_of(corpus, split) for split in SPLITS},
+        **{f"{split} cells": _count_cells(corpus.get("sources", {}).values(), split) for split in SPLITS},
         "tissues": _all(labels["tissue"]),
         "cell types": _all(labels["cell_type"]),
-        "ages": _from_to(labels["age"], schema.years("age")),
+        "ages": _range(labels["age"], schema.years("age")),
         "diseases": _all(labels["disease"]),
         "model card": str(folder / "README.md"),
     }
 
 
 def _network_facts(folder: Path) -> dict[str, str]:
-    network = _json(folder / "config.json")
-    weights = folder / "model.safetensors"
+    network, weights = _json(folder / "config.json"), folder / "model.safetensors"
     try:
         with safe_open(weights, framework="numpy") as tensors:
             slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118
@@ -178,30 +171,23 @@ def _calibration(folder: Path, schema: PhenotypeSchema) -> Calibration:
     return Calibration.load(file, sizes) if file.is_file() else Calibration()
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
-    return _json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
-
-
-def _learned_from(corpus: Mapping[str, Any]) -> Table:
-    """Lay out what `Corpus.summary` says."""
-    title = f"corpus it learned from: cells (donors), split by {corpus['split']}"
-    table = _table(title, "source", *SPLITS, "of the panel")
+def _training_cells(corpus: Mapping[str, Any]) -> Table:
+    rows = []
     for name, source in corpus["sources"].items():
+        cells, donors = (source[kind] for kind in ("cells", "donors"))
         counts = [
-            f"{source['cells'].get(split, 0):,}" + (f" ({n:,})" if (n := source["donors"].get(split)) else "")
-            for split in SPLITS
+            f"{cells.get(split, 0):,}" + (f" ({donors[split]:,})" if donors.get(split) else "") for split in SPLITS
         ]
-        table.add_row(name, *counts, f"{source['panel_genes']:,}")
-    return table
+        rows.append((name, *counts, source["panel_genes"]))
+    return _table(f"corpus: cells (donors), split by {corpus['split']}", ("source", *SPLITS, "of the panel"), rows)
 
 
-def _cells_of(corpus: Mapping[str, Any], split: str) -> str:
-    """Count the cells, donors and sources of a split in what `Corpus.summary` says."""
-    sources = [source for source in corpus["sources"].values() if source["cells"].get(split)]
-    cells, donors = (sum(source[kind].get(split, 0) for source in sources) for kind in ("cells", "donors"))
-    nameless = sum(not source["donors"].get(split) for source in sources)
+def _count_cells(sources: Iterable[Mapping[str, Any]], split: str) -> str:
+    there = [source for source in sources if source["cells"].get(split)]
+    cells, donors = (sum(source[kind].get(split, 0) for source in there) for kind in ("cells", "donors"))
+    nameless = sum(not source["donors"].get(split) for source in there)
     without = f", {nameless} of them without donors" if nameless else ""
-    return f"{cells:,} of {donors:,} donors, {len(sources)} sources{without}" if sources else ""
+    return f"{cells:,} of {donors:,} donors, {len(there)} sources{without}" if there else ""
 
 
 def _mark(mark: Mapping[str, float] | None) -> str:
@@ -215,10 +201,9 @@ def _all(names: tuple[str, ...]) -> str:
     return f"{len(names)}: {'; '.join(names)}"  # there are commas in names of cell types
 
 
-def _from_to(ages: tuple[str, ...], years_V: np.ndarray) -> str:
+def _range(ages: tuple[str, ...], years_V: np.ndarray) -> str:
     """Name the youngest and the oldest age, and those that are no number of years."""
-    read_V = np.isfinite(years_V)
-    if not read_V.any():
+    if not (read_V := np.isfinite(years_V)).any():
         return _all(ages)
     others = [age for age, read in zip(ages, read_V, strict=True) if not read]
     ends = f"{ages[np.nanargmin(years_V)]} to {ages[np.nanargmax(years_V)]}"
@@ -236,30 +221,36 @@ def _tokenizer_facts(tokenizer: CellTokenizer) -> dict[str, str]:
 
 
 def _phenotypes(tokenizer: CellTokenizer) -> Table:
-    table = _table("phenotypes", "phenotype", "column of obs", "labels", "")
-    for phenotype, labels in zip(tokenizer.schema.phenotypes, tokenizer.schema.labels, strict=True):
-        table.add_row(phenotype.name, phenotype.column, f"{len(labels):,}", Text(_some(labels)))
-    return table
+    schema = tokenizer.schema
+    known = zip(schema.phenotypes, schema.labels, strict=True)
+    rows = [(one.name, one.column, len(labels), _some(labels)) for one, labels in known]
+    return _table("phenotypes", ("phenotype", "column of obs", "labels", ""), rows)
 
 
-def _facts(title: str, facts: Mapping[str, str]) -> Table:
-    table = _table(title, "", "")
+def _facts(title: str, facts: Mapping[str, Any]) -> Table:
+    table = _table(title, ("", ""), list(facts.items()))
     table.show_header = False
-    for name, fact in facts.items():
-        table.add_row(name, Text(fact))
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     table = Table(title=Text(title, style="bold"), title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_text(value)) for value in row))
     return table
 
 
-def _some(names: tuple[str, ...]) -> str:
-    more = f", … {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f", … {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _json(path: Path) -> Any:
