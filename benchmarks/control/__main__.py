@@ -8,8 +8,10 @@ need `pip install polygene[bench]`. The models are small (2 layers x 128, 512 ge
 line is one JSON object.
 """
 
+from collections.abc import Sequence
+
 from benchmarks.control import balance, counterfactual, denoise, generation, perturb
-from benchmarks.shared import parts
+from benchmarks.shared import command
 
 PARTS = {
     "denoise": denoise.run,
@@ -19,5 +21,10 @@ PARTS = {
     "counterfactual": counterfactual.run,
 }
 
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run_parts(__doc__, PARTS, argv=argv)
+
+
 if __name__ == "__main__":
-    parts.run(__doc__, PARTS)
+    main()

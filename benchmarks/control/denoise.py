@@ -36,7 +36,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import NearestNeighbors
 
-from benchmarks.shared import files, studies
+from benchmarks.shared import effort, files, studies
 from benchmarks.shared import scvi_baseline as scvi
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import expected_expression
@@ -148,7 +148,7 @@ def nearest(train: Cells, task: Task, n_components: int) -> np.ndarray:
     )
     mean_G = learned.mean(0)
     svd = TruncatedSVD(n_components, random_state=0).fit(learned - mean_G)
-    search = NearestNeighbors(n_neighbors=max(NEIGHBOURS)).fit(svd.transform(learned - mean_G))
+    search = NearestNeighbors(n_neighbors=max(effort.few(NEIGHBOURS, 2))).fit(svd.transform(learned - mean_G))
     return search.kneighbors(svd.transform(asked - mean_G), return_distance=False)
 
 
@@ -165,9 +165,9 @@ def by_neighbours(train: Cells, task: Task, nearest_CK: np.ndarray, k: int, own:
 def tuned_neighbours(train: Cells, task: Task, owns: tuple[int, ...]) -> tuple[int, int, int]:
     """Components, k, and whether the cell's own counts are added: what does best on a task of validation donors."""
     scores = {}
-    for n_components in COMPONENTS:
+    for n_components in effort.few(COMPONENTS):
         nearest_CK = nearest(train, task, n_components)
-        for k, own in product(NEIGHBOURS, owns):
+        for k, own in product(effort.few(NEIGHBOURS, 2), owns):
             scores[n_components, k, own] = spearman(by_neighbours(train, task, nearest_CK, k, own), task.taken_CA)
     best = max(scores, key=scores.__getitem__)
     log.info("%s: neighbours (components, k, own counts): %s", task.name, best)
@@ -240,7 +240,7 @@ def ways(model: PolyGene, train: Cells, validation: Mapping[str, Task], seed: in
 def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
     """Score every way on every study: study → task → way → score; prints the tables."""
     console, results = Console(width=140), {}
-    for study in STUDIES:
+    for study in effort.few(STUDIES):
         try:
             path = files.locate(studies.STUDIES[study].file, data)
         except files.MissingDataError as reason:

@@ -19,7 +19,7 @@ import scanpy as sc
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shared import files
+from benchmarks.shared import effort, files
 from benchmarks.shared.studies import STUDIES, learned_long, trained
 from polygene.corpus.corpus import Corpus
 from polygene.model.checkpoint import PolyGene
@@ -61,7 +61,7 @@ def one_case(model: PolyGene, adata: ad.AnnData, case: tuple[str, str, str, tupl
     column = model.tokenizer.schema.phenotypes[model.tokenizer.schema.index(phenotype)].column
     by_expression = expression_ranks(adata, column, label, list(model.tokenizer.panel.symbols))
     there = np.flatnonzero((adata.obs[column] == label).to_numpy())
-    chosen = np.sort(np.random.default_rng(seed).permutation(there)[:MOST_CELLS])
+    chosen = np.sort(np.random.default_rng(seed).permutation(there)[: effort.at_most(MOST_CELLS, 4)])
     started = time.perf_counter(), time.process_time()
     effects = perturb(adata[chosen].copy(), model, knock_out="all", predict=[phenotype])
     seconds = time.perf_counter() - started[0], time.process_time() - started[1]
@@ -86,7 +86,7 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
     """Rank known markers, and time a scan."""
     rows, scans, seconds = [], [], {}
     opened: dict[str, tuple[PolyGene, ad.AnnData]] = {}
-    for case in CASES:
+    for case in effort.few(CASES, 3):
         name = case[0]
         if name not in opened:
             model, corpus = (trained if name == "zheng" else learned_long)(name, folder, data=data, seed=seed)
@@ -96,7 +96,7 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
         scans.append(said)
     model, _ = opened["zheng"]
     whole = ad.read_h5ad(files.locate(STUDIES["zheng"].file, data))
-    some = whole[np.sort(np.random.default_rng(seed).permutation(whole.n_obs)[:1_000])].copy()
+    some = whole[np.sort(np.random.default_rng(seed).permutation(whole.n_obs)[: effort.at_most(1_000, 4)])].copy()
     started = time.perf_counter(), time.process_time()
     scan = perturb(some, model, knock_out="all")
     copies = int(scan.loc[scan["effect_on"] == "embedding", "n_cells"].sum())

@@ -15,27 +15,24 @@ one JSON object.
 
 import argparse
 import json
-import logging
-import platform
+import sys
 import tempfile
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.models import card as cards
 from benchmarks.models import corpus as making
 from benchmarks.models import scores as scoring
-from benchmarks.models import speed as speed
+from benchmarks.models import speed
 from benchmarks.models import tables as laid
 from benchmarks.models.baselines import Asked, Baselines, asked_cells
-from benchmarks.shared import files
+from benchmarks.shared import command, effort, files
 from polygene.corpus.corpus import Corpus
 from polygene.errors import PolyGeneError
 from polygene.evaluation.metrics import expected_years
@@ -43,6 +40,7 @@ from polygene.evaluation.reliability import score_reliability
 from polygene.evaluation.test_cells import MODEL, class_weight, donor_names
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
+from polygene.model.recipe import Recipe
 from polygene.model.shipped import MODELS, NAMES
 
 USUAL = "pbmc3k_10x"
@@ -162,52 +160,67 @@ def write(folder: Path, results: Mapping[str, Any], card: str) -> None:
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files.add_data_option(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--corpora", type=Path, metavar="DIR", help="what benchmarks/models/corpus.py made; else it is made again"
+        "--corpora", type=Path, metavar="DIR", help="made by benchmarks.models.corpus; else they are made again"
     )
     parser.add_argument("--model", action="append", metavar="PATH", help="a checkpoint folder; may be given again")
     parser.add_argument("--write", action="store_true", help="write cards, marks and docs/models.md")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    warnings.simplefilter("ignore")  # what packages tell their developers
-    torch.set_num_threads(1)
-    folders = [Path(one) for one in arguments.model or (MODELS / name for name in NAMES)]
-    found: dict[str, dict[str, Any]] = {}
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Score the models, print the tables, write cards where asked to, and return the short form of the scores."""
+    scored: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
+        corpora = options.corpora or Path(scratch) / "corpora"
         try:
-            models = {folder: PolyGene.from_pretrained(folder) for folder in folders}
-            corpora = arguments.corpora or Path(scratch) / "corpora"
-            if not arguments.corpora:
-                making.make(arguments.data, corpora, sorted({len(one.tokenizer.panel) for one in models.values()}))
-            for folder, model in models.items():
-                corpus = Corpus(corpora / f"corpus-{len(model.tokenizer.panel)}")
-                results = judge(model, corpus, corpora, seed=arguments.seed)
-                results |= {
-                    "marks": scoring.marks(results["rows"]),
-                    "targets": scoring.targets(results["rows"]),
-                    "speed": speed.measure(str(folder), corpora / "external" / f"{USUAL}.h5ad"),
-                    "data": cards.data_table(corpus),
-                    "seed": arguments.seed,
-                    "date": datetime.now(UTC).date().isoformat(),
-                    "machine": platform.processor() or platform.machine(),
-                }
+            for folder, model, corpus in models_of(options, corpora):
                 name = f"polygene-{len(model.tokenizer.panel)}"
-                results["speed"]["verdict"] = speed.verdict(name, results["speed"])
-                found[name] = results
+                scored[name] = results = results_of(name, folder, model, corpus, corpora, options.seed)
                 for laid_out in tables(name, results):
                     Console(width=200).print(laid_out)
                 print(f"{name}: {laid.speed_line(results['speed'])}\n", flush=True)
-                if arguments.write:
+                if options.write:
                     write(folder, results, cards.card(name, model, corpus, results))
         except (files.MissingDataError, making.MappingError, PolyGeneError) as error:
-            parser.exit(2, f"{error}\n")
-    if arguments.write:
-        cards.write_docs(found)
-    print(json.dumps({name: said(results) for name, results in found.items()}))
+            sys.exit(str(error))
+    if options.write:
+        cards.write_docs(scored)
+    return {name: said(results) for name, results in scored.items()}
+
+
+def models_of(options: argparse.Namespace, corpora: Path) -> Iterator[tuple[Path, PolyGene, Corpus]]:
+    """Folders, models and the corpora they are scored on; a smoke run trains a model of its own."""
+    if options.smoke:
+        corpus = making.make(options.data, corpora, [effort.GENES])[1][effort.GENES]
+        folder = corpora / "model"
+        yield folder, effort.train(Recipe(corpus=str(corpus.folder), out=str(folder))), corpus
+        return
+    folders = [Path(one) for one in options.model or (MODELS / name for name in NAMES)]
+    models = {folder: PolyGene.from_pretrained(folder) for folder in folders}
+    if not options.corpora:
+        making.make(options.data, corpora, sorted({len(one.tokenizer.panel) for one in models.values()}))
+    for folder, model in models.items():
+        yield folder, model, Corpus(corpora / f"corpus-{len(model.tokenizer.panel)}")
+
+
+def results_of(name: str, folder: Path, model: PolyGene, corpus: Corpus, corpora: Path, seed: int) -> dict[str, Any]:
+    """All that a card says of a model: scores, marks, targets and speed, and when and on what they were measured."""
+    results = judge(model, corpus, corpora, seed=seed)
+    measured = speed.measure(str(folder), corpora / "external" / f"{USUAL}.h5ad")
+    return results | {
+        "marks": scoring.marks(results["rows"]),
+        "targets": scoring.targets(results["rows"]),
+        "speed": measured | {"verdict": speed.verdict(name, measured)},
+        "data": cards.data_table(corpus),
+        "seed": seed,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": command.processor(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("models", __doc__, measure, add_options, argv=argv)
 
 
 if __name__ == "__main__":

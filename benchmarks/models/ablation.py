@@ -18,11 +18,9 @@ Answers of a joint softmax are read within their slot group, which helps it. Sco
 """
 
 import argparse
-import json
-import logging
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,9 +35,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
-from benchmarks.shared import files, studies
+from benchmarks.shared import command, effort, files, studies
 from polygene.corpus.corpus import Corpus
-from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.corpus.prepare import PrepareConfig
 from polygene.evaluation.masked_genes import score_masked_genes
 from polygene.evaluation.metrics import label_scores, label_tally
 from polygene.evaluation.test_cells import MODEL
@@ -104,11 +102,11 @@ class OneMean(ENGINE):
         return super().compute_loss(model, inputs | counted)
 
 
-def leaking(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, visible_N=None, shown=1.0, **rest):
+def leaking(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, visible_N=None, *rest, **named):
     """Pack cells so that a hidden gene that is expressed stays a key, as a [MASK]."""
     if visible_N is not None:
         cells = replace(cells, bins_N=np.where(visible_N, cells.bins_N, tokenizer.mask_id))
-    return PACK(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, shown=shown, **rest)
+    return PACK(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, None, *rest, **named)
 
 
 def no_branch(branch, input_ids, position_ids, cells, label_at, unmeasured=None):  # noqa: ARG001
@@ -158,11 +156,11 @@ def of_halves(data: Path | None, seed: int, folder: Path, zeros: bool) -> dict[s
     name = f"onek1k-{seed}-halves{'-as-zeros' if zeros else ''}"
     if not (folder / f"{name}-corpus").exists():
         config = PrepareConfig(seed=seed, include_genes=genes, totals="total_counts", n_genes=len(genes))
-        prepare(halves(data, genes, zeros), folder / f"{name}-corpus", config=config)
+        effort.prepare(halves(data, genes, zeros), folder / f"{name}-corpus", config=config)
     epochs = studies.STUDIES["onek1k"].epochs
     schedule = TrainingConfig(epochs=epochs, evaluations=6, learning_rate=2e-3, seed=seed)
     corpus = Corpus(folder / f"{name}-corpus")
-    model = training.train(
+    model = effort.train(
         Recipe(corpus=str(corpus.folder), out=str(folder / name), network=studies.NETWORK, training=schedule)
     )
     test = corpus.split("test")
@@ -180,7 +178,7 @@ def of_halves(data: Path | None, seed: int, folder: Path, zeros: bool) -> dict[s
 def run(data: Path | None, seeds: list[int], folder: Path) -> pd.DataFrame:
     """Train every variant on every study and seed; scores on the test donors."""
     rows: list[dict[str, Any]] = []
-    for study in STUDIES:
+    for study in effort.few(STUDIES):
         for undo, (patches, recipe) in VARIANTS.items():
             for seed in seeds:
                 started = time.process_time()
@@ -208,25 +206,30 @@ def add(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
     print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files.add_data_option(parser)
-    parser.add_argument("--seeds", type=int, default=2)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=2, help="as many, from --seed on")
     parser.add_argument("--models", type=Path, help="keep corpora and models here")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Train and score, print a table a study, and return the rows."""
+    seeds = effort.few(range(options.seed, options.seed + options.seeds))
     with tempfile.TemporaryDirectory() as scratch:
-        rows = run(arguments.data, list(range(arguments.seeds)), arguments.models or Path(scratch))
+        rows = run(options.data, seeds, options.models or Path(scratch))
     for study, of_study in rows.groupby("study", sort=False) if len(rows) else ():
         means = of_study.groupby("undone", sort=False).mean(numeric_only=True)
-        table = Table(title=f"{study}: test donors, mean of {arguments.seeds} seeds; each row with this undone")
+        table = Table(title=f"{study}: test donors, mean of {len(seeds)} seeds; each row with this undone")
         shown = {name: title for name, title in SHOWN.items() if name in means and means[name].notna().any()}
         for column in ("undone", *shown.values()):
             table.add_column(column)
         for undo, row in means.iterrows():
             table.add_row(str(undo), *(f"{row[name]:.3f}" for name in shown))
         Console(width=200).print(table)
-    print(json.dumps(rows.to_dict("records")))
+    return {"ablation": rows.to_dict("records")}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("ablation", __doc__, measure, add_options, argv=argv)
 
 
 if __name__ == "__main__":

@@ -10,28 +10,22 @@ paired. The last line is one JSON object.
 """
 
 import argparse
-import json
-import logging
-import os
-import platform
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-import torch
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
-from benchmarks.shared import files
-from polygene.corpus.prepare import PrepareConfig, prepare
+from benchmarks.shared import command, effort, files
+from polygene.corpus.prepare import PrepareConfig
 from polygene.evaluation.evaluate import summarise, tally
 from polygene.evaluation.test_cells import MODEL
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
-from polygene.training.train import train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +58,7 @@ def run(experiment: Experiment, path: Path, folder: Path, seeds: list[int]) -> t
     """Prepare, train and score once a seed; the joined scores, and the seconds that training and scoring took."""
     runs, seconds = [], {"train": 0.0, "score": 0.0}
     for seed in seeds:
-        corpus = prepare(
+        corpus = effort.prepare(
             path,
             folder / f"corpus-{seed}",
             config=PrepareConfig(binning="linear", phenotypes=experiment.columns, seed=seed),
@@ -77,7 +71,7 @@ def run(experiment: Experiment, path: Path, folder: Path, seeds: list[int]) -> t
             training=TrainingConfig(epochs=experiment.epochs, evaluations=8, seed=seed),
         )
         started = time.perf_counter()
-        model = train(recipe)
+        model = effort.train(recipe)
         trained = time.perf_counter()
         runs.append(tally(model, corpus, seed=seed))
         seconds["train"] += trained - started
@@ -112,41 +106,38 @@ def tables(name: str, experiment: Experiment, scores: pd.DataFrame, n_splits: in
     return laid_out
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files.add_data_option(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=EXPERIMENTS, action="append", help="this experiment; may be given again")
-    parser.add_argument("--splits", type=int, default=3, help="donor splits, seeds 0, 1, …")
+    parser.add_argument("--splits", type=int, default=3, help="donor splits, from --seed on")
     parser.add_argument("--out", type=Path, help="keep corpora, checkpoints and scores here")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the experiments, print their tables, and return the headline scores."""
     console = Console(width=200)
-    results: dict[str, object] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpu": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "seeds": list(range(arguments.splits)),
-        "network": vars(NETWORK),
-    }
+    seeds = effort.few(range(options.seed, options.seed + options.splits))
+    results: dict[str, Any] = {"seeds": seeds, "network": vars(NETWORK)}
     with tempfile.TemporaryDirectory() as scratch:
-        for name in arguments.only or EXPERIMENTS:
+        for name in options.only or effort.few(EXPERIMENTS):
             experiment = EXPERIMENTS[name]
             try:
-                path = files.locate(experiment.file, arguments.data)
+                path = files.locate(experiment.file, options.data)
             except files.MissingDataError as reason:
                 console.print(f"skipped {name}: {reason}")
                 continue
-            folder = (arguments.out or Path(scratch)) / name
-            scores, seconds = run(experiment, path, folder, list(range(arguments.splits)))
-            if arguments.out:
+            folder = (options.out or Path(scratch)) / name
+            scores, seconds = run(experiment, path, folder, seeds)
+            if options.out:
                 scores.to_csv(folder / "scores.csv", index=False)
-            for table in tables(name, experiment, scores, arguments.splits):
+            for table in tables(name, experiment, scores, len(seeds)):
                 console.print(table)
             console.print(f"{name}: trained {seconds['train']:.0f} s, scored {seconds['score']:.0f} s, all splits\n")
             results[name] = summary(scores) | {"train_s": round(seconds["train"]), "epochs": experiment.epochs}
-    print(json.dumps(results))
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("annotation", __doc__, measure, add_options, argv=argv)
 
 
 def summary(scores: pd.DataFrame) -> dict[str, dict[str, object]]:

@@ -1,15 +1,12 @@
 """The cells that `benchmarks/models` scores, and what baselines answer for them, kept beside the corpora.
 
-    python -m benchmarks.models.baselines --corpora DIR --genes 512
-
-does this part alone, which takes an hour where a model's answers take a minute: the answers do not depend on a model.
-They are kept in DIR/answers under a hash of the corpus and of the studies never seen, one file each, so that a run that
-was cut off goes on where it was.
+The predictions do not depend on a model, and take an hour where those of a model take a minute. They are kept in
+DIR/answers under a hash of the corpus and of the studies never seen, one file each, so that a run that was cut off goes
+on where it was.
 
 Legend: C cells, G panel genes, S sources, V labels of a phenotype, P phenotypes.
 """
 
-import argparse
 import hashlib
 import logging
 import tempfile
@@ -23,7 +20,6 @@ from unittest import mock
 import anndata as ad
 import numpy as np
 import pandas as pd
-from rich.logging import RichHandler
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
@@ -224,25 +220,3 @@ def celltypist(train: CellTable, labels_C: np.ndarray, asked: CellTable, n_label
         p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
         found_CV[np.ix_(block, scores.columns.astype(int))] = p / p.sum(axis=1, keepdims=True)
     return found_CV
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpora", type=Path, required=True, help="folder that benchmarks/models/corpus.py made")
-    parser.add_argument("--genes", type=int, nargs="+", default=[512, 2432])
-    parser.add_argument("--balanced", nargs="*", default=[], help="phenotypes whose labels weigh alike")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    for n_genes in arguments.genes:
-        corpus = Corpus(arguments.corpora / f"corpus-{n_genes}")
-        asked = asked_cells(corpus, arguments.corpora)
-        weights: Weights = dict.fromkeys(arguments.balanced, "balanced")
-        baselines = Baselines(corpus, asked, arguments.corpora, weights, seed=arguments.seed)
-        for phenotype in ("cell_type", "sex", "disease", "age"):
-            baselines.probabilities(phenotype)
-        baselines.years("age")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,10 +8,10 @@ inflated). Labels of two studies are compared in the coarse types that both can 
 """
 
 import argparse
-import json
-import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -20,15 +20,14 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import f1_score
 
-from benchmarks.shared import files
+from benchmarks.shared import command, effort, files
 from polygene.corpus.corpus import Corpus, CorpusSplit
-from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.corpus.prepare import PrepareConfig
 from polygene.evaluation.masked_genes import score_genes, score_masked_genes
 from polygene.evaluation.test_cells import MODEL
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
-from polygene.training.train import train
 
 KINDS = ("linear", "cell_quantile", "binary")
 NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
@@ -59,9 +58,9 @@ ACROSS = {
 def learn(path: Path, folder: Path, kind: str, split: str, seed: int, epochs: int) -> PolyGene:
     """Prepare one file with one binning and train on it."""
     config = PrepareConfig(binning=kind, split=split, seed=seed)
-    corpus = prepare(path, folder / "corpus", config=config, overwrite=True)
+    corpus = effort.prepare(path, folder / "corpus", config=config, overwrite=True)
     training = TrainingConfig(epochs=epochs, evaluations=4, seed=seed)
-    return train(Recipe(corpus=str(corpus.folder), out=str(folder / "run"), network=NETWORK, training=training))
+    return effort.train(Recipe(corpus=str(corpus.folder), out=str(folder / "run"), network=NETWORK, training=training))
 
 
 def within(model: PolyGene, test: CorpusSplit) -> float:
@@ -92,46 +91,49 @@ def across(model: PolyGene, path: Path) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files.add_data_option(parser)
-    parser.add_argument("--seeds", type=int, default=1)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=1, help="as many, from --seed on")
     parser.add_argument("--epochs", type=int, default=6, help="on OneK1K; twice as many on the smaller files")
     parser.add_argument("--only", choices=KINDS, action="append", help="this binning; may be given again")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Train with every binning, print the table, and return the means over seeds."""
     rows = []
-    for kind in arguments.only or KINDS:
-        for seed in range(arguments.seeds):
-            with tempfile.TemporaryDirectory() as scratch:
-                folder = Path(scratch) / "within"
-                path = files.locate("onek1k_scdesignpop_multicell", arguments.data)
-                model = learn(path, folder, kind, "donor", seed, arguments.epochs)
-                test = Corpus(folder / "corpus").split("test")
-                genes = score_genes(model, test)[MODEL]
-                row = {
-                    "macro_f1": within(model, test),
-                    "spearman_gene": genes["spearman_gene"],
-                    "average_precision_expressed": genes["average_precision_expressed"],
-                    "mse_value": genes["mse_value"],
-                }
-                rows.append({"task": "within onek1k", "binning": kind, "seed": seed, **row})
-                print(rows[-1], flush=True)
-                for task, (learned, read) in ACROSS.items():
-                    folder = Path(scratch) / learned
-                    path = files.locate(learned, arguments.data)
-                    model = learn(path, folder, kind, "random", seed, arguments.epochs * 2)
-                    row = across(model, files.locate(read, arguments.data))
-                    rows.append({"task": task, "binning": kind, "seed": seed, **row})
-                    print(rows[-1], flush=True)
+    for kind in options.only or effort.few(KINDS, 2):
+        for seed in range(options.seed, options.seed + options.seeds):
+            rows += [{"binning": kind, "seed": seed, **row} for row in of_binning(kind, options, seed)]
     means = pd.DataFrame(rows).groupby(["task", "binning"], sort=False).mean(numeric_only=True).drop(columns="seed")
-    table = Table(title=f"mean over {arguments.seeds} seeds")
+    table = Table(title=f"mean over {options.seeds} seeds")
     for column in ("task", "binning", *means.columns):
         table.add_column(column.replace("_", " "))
     for (task, kind), row in means.iterrows():
         table.add_row(task, kind, *(f"{value:.3f}" for value in row))
     Console(width=140).print(table)
-    print(json.dumps([{"task": task, "binning": kind, **row} for (task, kind), row in means.to_dict("index").items()]))
+    return {"binning": [{"task": task, "binning": kind, **row} for (task, kind), row in means.to_dict("index").items()]}
+
+
+def of_binning(kind: str, options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
+    """Train one model a task with a binning, and score them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "within"
+        path = files.locate("onek1k_scdesignpop_multicell", options.data)
+        model = learn(path, folder, kind, "donor", seed, options.epochs)
+        test = Corpus(folder / "corpus").split("test")
+        genes = score_genes(model, test)[MODEL]
+        scores = {name: genes[name] for name in ("spearman_gene", "average_precision_expressed", "mse_value")}
+        rows = [{"task": "within onek1k", "macro_f1": within(model, test), **scores}]
+        print(kind, rows[-1], flush=True)
+        for task, (learned, read) in ACROSS.items():
+            folder = Path(scratch) / learned
+            model = learn(files.locate(learned, options.data), folder, kind, "random", seed, options.epochs * 2)
+            rows.append({"task": task, **across(model, files.locate(read, options.data))})
+            print(kind, rows[-1], flush=True)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("binning", __doc__, measure, add_options, argv=argv)
 
 
 if __name__ == "__main__":

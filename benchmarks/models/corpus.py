@@ -15,8 +15,8 @@ The last line is one JSON object.
 """
 
 import argparse
-import json
-import logging
+import sys
+import tempfile
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,11 +29,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shared import files
+from benchmarks.shared import command, effort, files
 from polygene import pp
 from polygene.corpus.arrow import SPLITS
 from polygene.corpus.corpus import Corpus
-from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.corpus.prepare import PrepareConfig
 from polygene.runtime.toml import build, read_toml
 from polygene.vocab.columns import SYNTHETIC
 from polygene.vocab.panel import GenePanel
@@ -102,6 +102,12 @@ def left_out(names: Sequence[str], fold: str | None) -> set[str]:
         )
         raise MappingError(msg)
     return {one for group in groups if group["name"] in names or group["fold"] == fold for one in group["sources"]}
+
+
+def sources_of(data: Path | None) -> dict[str, Source]:
+    """What sources.toml says of the files that the data folder may hold: a miniature lists few."""
+    entries = files.catalogue_of(data)
+    return {name: source for name, source in read_sources().items() if source.of_file in entries}
 
 
 def read_table(name: str, folder: Path = MAPPING) -> pd.DataFrame:
@@ -248,11 +254,11 @@ def make(
 ) -> tuple[dict[str, list[Path]], dict[int, Corpus]]:
     """Write the files and, in the new folder `out`, a corpus for each size of panel; returns both."""
     out.mkdir(parents=True)
-    sources = read_sources()
+    sources = sources_of(data)
     paths = write(data, out, sources, **options)
     learned = [path for some in paths.values() for path in some if path.parent.name in ("split", "train")]
     config = build(PrepareConfig, read_toml(MAPPING / "prepare.toml"))
-    return paths, {n: prepare(learned, out / f"corpus-{n}", config=replace(config, n_genes=n)) for n in sizes}
+    return paths, {n: effort.prepare(learned, out / f"corpus-{n}", config=replace(config, n_genes=n)) for n in sizes}
 
 
 def describe(source: Source, path: Path, panels: Mapping[int, GenePanel], corpus: Corpus | None) -> dict[str, Any]:
@@ -289,10 +295,8 @@ def show(console: Console, rows: Mapping[str, Mapping[str, Any]]) -> None:
     console.print(table)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files.add_data_option(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make; it must not exist")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make; else a temporary one")
     parser.add_argument("--genes", type=int, nargs="+", default=[512, 2432], help="sizes of the panels")
     parser.add_argument("--max-cells", type=int, metavar="N", help="keep at most N cells of a file (default: all)")
     parser.add_argument("--per-profile", type=int, default=PER_PROFILE, metavar="N", help="cells sampled of a profile")
@@ -300,26 +304,32 @@ def main() -> None:
         "--leave-out", nargs="+", default=[], metavar="GROUP", help="studies of recipes/corpus/left_out.toml"
     )
     parser.add_argument("--fold", metavar="FOLD", help="leave out the groups of this fold")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        without = left_out(arguments.leave_out, arguments.fold)
-        options = {"n_per_profile": arguments.per_profile, "max_cells": arguments.max_cells, "without": without}
-        paths, corpora = make(arguments.data, arguments.out, arguments.genes, **options)
-    except (FileExistsError, files.MissingDataError, MappingError) as error:
-        parser.exit(2, f"{error}\n")
-    sources = read_sources()
-    panels = {n: corpus.tokenizer.panel for n, corpus in corpora.items()}
-    whole = {name: [arguments.data / files.catalogue()[one.of_file].file] for name, one in sources.items()}
-    rows = {
-        path.stem if name in paths else name: describe(one, path, panels, corpora[arguments.genes[0]])
-        for name, one in sources.items()
-        for path in paths.get(name, whole[name])
-        if path.suffix == ".h5ad"
-    }
-    show(Console(width=220), rows)
-    config = corpora[arguments.genes[0]].info["config"]
-    print(json.dumps({"seed": config["seed"], "fractions": config["fractions"], "sources": rows}))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Make the corpora, print the table of their files, and return it."""
+    sizes = effort.few(options.genes)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            without = left_out(options.leave_out, options.fold)
+            kept = {"n_per_profile": options.per_profile, "max_cells": options.max_cells, "without": without}
+            paths, corpora = make(options.data, options.out or Path(scratch) / "corpora", sizes, **kept)
+        except (FileExistsError, files.MissingDataError, MappingError) as error:
+            sys.exit(str(error))
+        corpus, panels = corpora[sizes[0]], {n: corpus.tokenizer.panel for n, corpus in corpora.items()}
+        rows = {}
+        for name, source in sources_of(options.data).items():
+            whole = [options.data / files.catalogue_of(options.data)[source.of_file].file]
+            for path in paths.get(name, whole):
+                if path.suffix == ".h5ad":
+                    rows[path.stem if name in paths else name] = describe(source, path, panels, corpus)
+        show(Console(width=220), rows)
+    config = corpus.info["config"]
+    return {"seed": config["seed"], "fractions": config["fractions"], "sources": rows}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("corpus", __doc__, measure, add_options, argv=argv)
 
 
 if __name__ == "__main__":

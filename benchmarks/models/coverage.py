@@ -11,14 +11,11 @@ names. The last line is one JSON object.
 """
 
 import argparse
-import json
-import logging
-import os
-import platform
 import tempfile
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,19 +24,18 @@ from rich.table import Table
 from scipy import sparse
 from sklearn.metrics import accuracy_score, f1_score
 
-from benchmarks.shared import files
+from benchmarks.shared import command, effort, files
 from polygene.corpus.corpus import CorpusSplit
-from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.corpus.prepare import PrepareConfig
 from polygene.corpus.variable_genes import GeneMoments, GeneVariability, choose_panel, rank_genes, score_genes
 from polygene.errors import GeneError
 from polygene.io.read import open_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
-from polygene.training.train import train
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.expression import log1p_values
 from polygene.vocab.panel import GenePanel, merged_genes
+from polygene.vocab.scale import log1p_values
 
 FILES = ("onek1k_scdesignpop_multicell", "velmeshev_asd_pfc_glia")
 SHARES = (1.0, 0.75, 0.5, 0.3, 0.2, 0.1, 0.05)
@@ -49,9 +45,9 @@ N_GENES = 512
 
 def learn(path: Path, folder: Path, epochs: int, seed: int) -> tuple[PolyGene, CorpusSplit]:
     """Prepare one file, train on its training donors, and give the model with the cells of its test donors."""
-    corpus = prepare(path, folder / "corpus", config=PrepareConfig(n_genes=N_GENES, seed=seed))
+    corpus = effort.prepare(path, folder / "corpus", config=PrepareConfig(n_genes=N_GENES, seed=seed))
     training = TrainingConfig(epochs=epochs, evaluations=4, seed=seed)
-    model = train(Recipe(corpus=str(corpus.folder), out=str(folder / "run"), network=NETWORK, training=training))
+    model = effort.train(Recipe(corpus=str(corpus.folder), out=str(folder / "run"), network=NETWORK, training=training))
     return model, corpus.split("test")
 
 
@@ -144,68 +140,74 @@ def plot(scores: pd.DataFrame, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files.add_data_option(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--draws", type=int, default=5, help="random draws at every share")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves into this .png")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    console = Console(width=160)
-    scores, paths = [], {}
-    for name in files.catalogue():
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure both parts, as far as their files are there."""
+    paths = {}
+    for name, entry in files.catalogue_of(options.data).items():
         try:
-            if files.catalogue()[name].facts["kind"] in ("counts", "log1p"):
-                paths[name] = files.locate(name, arguments.data)
+            if entry.facts["kind"] in ("counts", "log1p"):
+                paths[name] = files.locate(name, options.data)
         except files.MissingDataError as reason:
-            console.print(f"skipped: {reason}")
-    for name in FILES:
-        if name in paths:
-            with tempfile.TemporaryDirectory() as scratch:
-                model, test = learn(paths[name], Path(scratch), arguments.epochs, arguments.seed)
-                found = curve(model, test.cells(slice(None)), arguments.draws, arguments.seed)
-            full = found.loc[found["coverage"] == 1, "macro_f1"].iloc[0]
-            scores.append(found.assign(study=name.split("_")[0], kept=found["macro_f1"] / full))
-    result: dict[str, object] = {
-        "seed": arguments.seed,
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "epochs": arguments.epochs,
-        "draws": arguments.draws,
-    }
+            print(f"skipped: {reason}")
+    results: dict[str, Any] = {"epochs": options.epochs, "draws": options.draws}
+    scores = [scored(name, paths[name], options) for name in effort.few(FILES) if name in paths]
     if scores:
-        joined = pd.concat(scores, ignore_index=True)
-        by = ["study", "genes", "coverage"]
-        means = joined.groupby(by)[["accuracy", "macro_f1", "kept", "cells_without_genes"]].mean()
-        means[["lowest", "highest"]] = joined.groupby(by)["kept"].agg(["min", "max"])
-        table = Table(*by, *means.columns, title="cell types of held-out donors, by the share of the panel measured")
-        for row in means.sort_index(level=2, ascending=False, sort_remaining=False).itertuples():
-            table.add_row(*map(str, row.Index), *(f"{value:.3f}" for value in row[1:]))
-        console.print(table)
-        random = joined[joined["genes"] == "random"].groupby(["coverage", "study"])["kept"].mean().groupby("coverage")
-        result["kept"] = random.mean().round(3).to_dict()
-        result["curves"] = {" ".join(map(str, key)): value for key, value in means["macro_f1"].round(3).items()}
-        if arguments.plot:
-            plot(joined, arguments.plot)
+        results |= curves(pd.concat(scores, ignore_index=True), options.plot)
     if len(paths) > 1:
-        pairs = other_names(paths)
-        gained = pairs["with"] - pairs["without"]
-        table = Table(
-            "panel of", "genes", "files that gain", "matched without", "with other names", title="other names"
-        )
-        for name, rows in pairs.assign(gained=gained).groupby("panel", sort=False):
-            table.add_row(name, str(rows["size"].iloc[0]), f"{(rows.gained > 0).sum()} of {len(rows)}",
-                          f"{rows['without'].mean():.1f}", f"{rows['with'].mean():.1f}")  # fmt: skip
-        console.print(table)
-        result["other_names"] = {
-            "pairs": len(pairs), "pairs_that_gain": int((gained > 0).sum()),
-            "matched_without": int(pairs["without"].sum()), "matched_with": int(pairs["with"].sum()),
-            "largest_gain": pairs.assign(gained=gained).nlargest(1, "gained").to_dict("records"),
-        }  # fmt: skip
-    print(json.dumps(result))
+        results["other_names"] = gained(other_names(dict(effort.few(paths.items(), 2))))
+    return results
+
+
+def scored(name: str, path: Path, options: argparse.Namespace) -> pd.DataFrame:
+    """Scores of the held-out donors of one study at every share of the panel."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model, test = learn(path, Path(scratch), options.epochs, options.seed)
+        table = curve(model, test.cells(slice(None)), effort.at_most(options.draws, 1), options.seed)
+    full = table.loc[table["coverage"] == 1, "macro_f1"].iloc[0]
+    return table.assign(study=name.split("_")[0], kept=table["macro_f1"] / full)
+
+
+def curves(scores: pd.DataFrame, picture: Path | None) -> dict[str, Any]:
+    """Print the means by share of the panel, and return them and the curve that `gene_matching.KEPT` holds."""
+    by = ["study", "genes", "coverage"]
+    means = scores.groupby(by)[["accuracy", "macro_f1", "kept", "cells_without_genes"]].mean()
+    means[["lowest", "highest"]] = scores.groupby(by)["kept"].agg(["min", "max"])
+    table = Table(*by, *means.columns, title="cell types of held-out donors, by the share of the panel measured")
+    for row in means.sort_index(level=2, ascending=False, sort_remaining=False).itertuples():
+        table.add_row(*map(str, row.Index), *(f"{value:.3f}" for value in row[1:]))
+    Console(width=160).print(table)
+    if picture:
+        plot(scores, picture)
+    random = scores[scores["genes"] == "random"].groupby(["coverage", "study"])["kept"].mean().groupby("coverage")
+    named = {" ".join(map(str, key)): value for key, value in means["macro_f1"].round(3).items()}
+    return {"kept": random.mean().round(3).to_dict(), "curves": named}
+
+
+def gained(pairs: pd.DataFrame) -> dict[str, Any]:
+    """Print and return what HGNC's other names add."""
+    pairs = pairs.assign(gained=pairs["with"] - pairs["without"])
+    table = Table("panel of", "genes", "files that gain", "matched without", "with other names", title="other names")
+    for name, rows in pairs.groupby("panel", sort=False):
+        table.add_row(name, str(rows["size"].iloc[0]), f"{(rows.gained > 0).sum()} of {len(rows)}",
+                      f"{rows['without'].mean():.1f}", f"{rows['with'].mean():.1f}")  # fmt: skip
+    Console(width=160).print(table)
+    return {
+        "pairs": len(pairs),
+        "pairs_that_gain": int((pairs.gained > 0).sum()),
+        "matched_without": int(pairs["without"].sum()),
+        "matched_with": int(pairs["with"].sum()),
+        "largest_gain": pairs.nlargest(1, "gained").to_dict("records"),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("coverage", __doc__, measure, add_options, argv=argv)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ loss. The last line is one JSON object.
 """
 
 import argparse
-import json
-import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import anndata as ad
@@ -29,9 +29,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.shared import files
+from benchmarks.shared import command, effort, files
 from polygene.corpus.corpus import Corpus
-from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.corpus.prepare import PrepareConfig
 from polygene.model.batches import pack_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import batches
@@ -78,7 +78,7 @@ def states(model: PolyGene, cells: EncodedCells) -> dict[str, np.ndarray]:
     first_gene, n_phenotypes = model.network.config.first_gene_slot, cells.labels_CP.shape[1]
     before: list[torch.Tensor] = []
     hook = model.network.bert.encoder.layer[-1].register_forward_pre_hook(lambda _, inputs: before.append(inputs[0][0]))
-    for rows in batches(cells, first_gene + 1 + n_phenotypes):
+    for rows in batches(cells, first_gene + 1 + n_phenotypes, torch.device("cpu")):
         part = cells.rows(rows)
         cells_Q, slots_Q = (
             np.repeat(np.arange(len(part)), n_phenotypes),
@@ -119,7 +119,7 @@ def agreement(train_CD: np.ndarray, train_C: np.ndarray, test_CD: np.ndarray, te
 
 def learn(adata: ad.AnnData, name: str, folder: Path, engine: type, seed: int, epochs: int) -> tuple[PolyGene, Corpus]:
     config = PrepareConfig(binning="linear", phenotypes=COLUMNS[name], seed=seed)
-    corpus = prepare({name: adata}, folder / "corpus", config=config, overwrite=True)
+    corpus = effort.prepare({name: adata}, folder / "corpus", config=config, overwrite=True)
     recipe = Recipe(
         corpus=str(corpus.folder),
         out=str(folder / "run"),
@@ -127,16 +127,16 @@ def learn(adata: ad.AnnData, name: str, folder: Path, engine: type, seed: int, e
         training=TrainingConfig(epochs=epochs, evaluations=4, seed=seed),
     )
     with patch.object(training, "Engine", engine):
-        return training.train(recipe), corpus
+        return effort.train(recipe), corpus
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files.add_data_option(parser)
-    parser.add_argument("--seeds", type=int, default=1)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=1, help="as many, from --seed on")
     parser.add_argument("--epochs", type=int, default=8)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Train every variant on every file, print the tables, and return the rows."""
     engine = Engine
     variants = {
         "all labels": (True, engine),
@@ -145,34 +145,46 @@ def main() -> None:
         "no cell types, objective on [CLS]": (False, AskingCls),
     }
     rows = []
-    for name, file in FILES.items():
-        adata = ad.read_h5ad(files.locate(file, arguments.data))
-        codes = pd.Categorical(adata.obs["cell_type"]).codes
-        type_of = pd.Series(codes, index=adata.obs_names)
+    for name, file in effort.few(FILES.items()):
+        adata = ad.read_h5ad(files.locate(file, options.data))
         for variant, (labelled, engine_of) in variants.items():
-            for seed in range(arguments.seeds):
-                seen = adata if labelled else ad.AnnData(adata.X, adata.obs.drop(columns="cell_type"), adata.var)
-                with tempfile.TemporaryDirectory() as folder:
-                    model, corpus = learn(seen, name, Path(folder), engine_of, seed, arguments.epochs)
-                    train, test = corpus.split("train"), corpus.split("test")
-                    train_C, test_C = (type_of[split.names_C].to_numpy() for split in (train, test))
-                    of_train, of_test = (states(model, split.cells(slice(None))) for split in (train, test))
-                    pca = PCA(50, random_state=0).fit(train.values())
-                    of_train["PCA"], of_test["PCA"] = pca.transform(train.values()), pca.transform(test.values())
-                for state, train_CD in of_train.items():
-                    cells = (train_CD, train_C, of_test[state], test_C)
-                    score = {"neighbours": agreement(*cells), "head": head(*cells)}
-                    rows.append({"data": name, "trained with": variant, "state": state, "seed": seed, **score})
-                    print(rows[-1], flush=True)
+            for seed in range(options.seed, options.seed + options.seeds):
+                scores = of_states(adata, name, labelled, engine_of, seed, options.epochs)
+                rows += [{"data": name, "trained with": variant, "seed": seed, **row} for row in scores]
+                print(rows[-1], flush=True)
     for how in ("neighbours", "head"):
         means = pd.DataFrame(rows).pivot_table(index=["data", "trained with"], columns="state", values=how, sort=False)
-        table = Table(title=f"macro-F1 of cell types, donors held out, by {how}; mean of {arguments.seeds} seeds")
+        table = Table(title=f"macro-F1 of cell types, donors held out, by {how}; mean of {options.seeds} seeds")
         for column in ("data", "trained with", *means.columns):
             table.add_column(column)
         for (name, variant), row in means.iterrows():
             table.add_row(name, variant, *(f"{value:.3f}" for value in row))
         Console(width=200).print(table)
-    print(json.dumps(rows))
+    return {"embedding": rows}
+
+
+def of_states(
+    adata: ad.AnnData, name: str, labelled: bool, engine: type, seed: int, epochs: int
+) -> list[dict[str, Any]]:
+    """Train once, and score each candidate for the state of a cell."""
+    type_of = pd.Series(pd.Categorical(adata.obs["cell_type"]).codes, index=adata.obs_names)
+    visible = adata if labelled else ad.AnnData(adata.X, adata.obs.drop(columns="cell_type"), adata.var)
+    with tempfile.TemporaryDirectory() as folder:
+        model, corpus = learn(visible, name, Path(folder), engine, seed, epochs)
+        train, test = corpus.split("train"), corpus.split("test")
+        train_C, test_C = (type_of[split.names_C].to_numpy() for split in (train, test))
+        of_train, of_test = (states(model, split.cells(slice(None))) for split in (train, test))
+        pca = PCA(effort.at_most(50, 10), random_state=0).fit(train.values())
+        of_train["PCA"], of_test["PCA"] = pca.transform(train.values()), pca.transform(test.values())
+    rows = []
+    for state, train_CD in of_train.items():
+        cells = (train_CD, train_C, of_test[state], test_C)
+        rows.append({"state": state, "neighbours": agreement(*cells), "head": head(*cells)})
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("embedding", __doc__, measure, add_options, argv=argv)
 
 
 if __name__ == "__main__":

@@ -16,24 +16,22 @@ object.
 """
 
 import argparse
-import json
-import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 from sklearn.metrics import f1_score
 
-from benchmarks.shared import files
+from benchmarks.shared import command, effort, files
 from polygene.evaluation.baselines import CellTable, baseline_probabilities
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import cell_states
@@ -187,33 +185,33 @@ def score(
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files.add_data_option(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="polygene-512")
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--few", type=int, nargs="+", default=FEW)
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES))
     parser.add_argument("--parts", action="store_true")
     parser.add_argument("--train", nargs="*", default=[], choices=["all"])
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.ERROR)
-    torch.set_num_threads(1)
-    model = PolyGene.from_pretrained(arguments.model, device="cpu")
-    found: dict[str, list[dict]] = {}
-    for name in arguments.studies:
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Score every row on every study, print the table, and return the rows."""
+    model = PolyGene.from_pretrained(options.model, device="cpu")
+    scores: dict[str, list[dict]] = {}
+    few, draws = effort.few(options.few), effort.at_most(options.draws, 1)
+    for name in effort.few(options.studies):
         study = STUDIES[name]
         try:
-            path = files.locate(study.file, arguments.data)
+            path = files.locate(study.file, options.data)
         except files.MissingDataError as reason:
             print(f"skipped: {reason}")
             continue
-        found[name] = score(study, path, model, arguments.few, arguments.draws, arguments.train, arguments.parts)
-    others = (PANEL, OWN, *(PARTS if arguments.parts else ()), *(f"{TRAINED} {how}" for how in arguments.train))
-    table = Table(title=f"macro-F1, {arguments.model}, mean of draws (draws in which the head is below)")
+        scores[name] = score(study, path, model, few, draws, options.train, options.parts or options.smoke)
+    others = (PANEL, OWN, *(PARTS if options.parts else ()), *(f"{TRAINED} {how}" for how in options.train))
+    table = Table(title=f"macro-F1, {options.model}, mean of draws (draws in which the head is below)")
     for column in ("study", "labels", "cells a class", "draws", HEAD, *others):
         table.add_column(column)
-    for name, rows in found.items():
+    for name, rows in scores.items():
         for n, of_n in pd.DataFrame(rows).groupby("cells_a_class"):
             labels = f"{of_n['labels'].min()}–{of_n['labels'].max()}"
             below = [
@@ -222,7 +220,11 @@ def main() -> None:
             ]
             table.add_row(name, labels, f"{n:,}", f"{len(of_n)}", f"{of_n[HEAD].mean():.3f}", *below)
     Console(width=200).print(table)
-    print(json.dumps(found))
+    return {"model": options.model, "finetune": scores}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("finetune", __doc__, measure, add_options, argv=argv)
 
 
 if __name__ == "__main__":

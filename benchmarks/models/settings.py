@@ -9,27 +9,24 @@ something on a busy machine too. The last line is one JSON object.
 """
 
 import argparse
-import json
-import logging
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shared import files
-from polygene.corpus.prepare import PrepareConfig, prepare
+from benchmarks.shared import command, effort, files
+from polygene.corpus.corpus import Corpus
+from polygene.corpus.prepare import PrepareConfig
 from polygene.evaluation.validation import validation_scores
 from polygene.model.masking import MaskingConfig
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
-from polygene.training.train import train
 
 FILES = {
     "onek1k": ("onek1k_scdesignpop_multicell", {}, 8),
@@ -55,52 +52,61 @@ SHOWN = ("cell_type_macro_f1", "cell_type_log_loss", "sex_macro_f1", "gene_cross
 
 def score(recipe: Recipe) -> dict[str, float]:
     """Train and score the test donors."""
-    from polygene.corpus.corpus import Corpus
-
     started = time.process_time()
-    model = train(recipe)
+    model = effort.train(recipe)
     seconds = time.process_time() - started
     corpus = Corpus(recipe.corpus)
     scores = validation_scores(model, corpus.split("train"), corpus.split("test"), LossConfig())
     return {name: scores[name] for name in SHOWN if name in scores} | {"cpu_s": seconds}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files.add_data_option(parser)
-    parser.add_argument("--seeds", type=int, default=2, help="donor splits and first weights, seeds 0, 1, …")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=2, help="donor splits and first weights, from --seed on")
     parser.add_argument("--only", choices=SETTINGS, action="append", help="this setting; may be given again")
     parser.add_argument("--files", choices=FILES, action="append", help="this file; may be given again")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    torch.set_num_threads(1)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Train with every setting, print the means over seeds, and return the rows."""
     rows = []
-    for name in arguments.files or FILES:
-        file, columns, epochs = FILES[name]
-        path = files.locate(file, arguments.data)
-        for seed in range(arguments.seeds):
-            with tempfile.TemporaryDirectory() as scratch:
-                corpus = Path(scratch) / "corpus"
-                prepare(path, corpus, config=PrepareConfig(phenotypes=columns, seed=seed))
-                for setting in arguments.only or SETTINGS:
-                    network, masking, precision = SETTINGS[setting]
-                    recipe = Recipe(
-                        corpus=str(corpus),
-                        out=str(Path(scratch) / setting.replace(" ", "-")),
-                        network=replace(NETWORK, **network),
-                        masking=replace(MaskingConfig(), **masking),
-                        training=TrainingConfig(epochs=epochs, evaluations=4, seed=seed, precision=precision),
-                    )
-                    rows.append({"file": name, "setting": setting, "seed": seed, **score(recipe)})
-                    print(rows[-1], flush=True)
+    seeds = effort.few(range(options.seed, options.seed + options.seeds))
+    for name in options.files or effort.few(FILES):
+        for seed in seeds:
+            rows += [{"file": name, "seed": seed, **row} for row in of_settings(name, seed, options)]
     means = pd.DataFrame(rows).groupby(["file", "setting"], sort=False).mean(numeric_only=True).drop(columns="seed")
-    table = Table(title=f"mean over {arguments.seeds} seeds")
+    table = Table(title=f"mean over {len(seeds)} seeds")
     for column in ("file", "setting", *means.columns):
         table.add_column(column.replace("_", " "))
     for (name, setting), row in means.iterrows():
         table.add_row(name, setting, *(f"{value:.3f}" for value in row))
     Console(width=160).print(table)
-    print(json.dumps({"date": datetime.now(UTC).date().isoformat(), "seeds": arguments.seeds, "rows": rows}))
+    return {"seeds": seeds, "settings": rows}
+
+
+def of_settings(name: str, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train on one corpus with every setting."""
+    file, columns, epochs = FILES[name]
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        corpus = Path(scratch) / "corpus"
+        path = files.locate(file, options.data)
+        effort.prepare(path, corpus, config=PrepareConfig(phenotypes=columns, seed=seed))
+        for setting in options.only or SETTINGS:
+            network, masking, precision = SETTINGS[setting]
+            recipe = Recipe(
+                corpus=str(corpus),
+                out=str(Path(scratch) / setting.replace(" ", "-")),
+                network=replace(NETWORK, **network),
+                masking=replace(MaskingConfig(), **masking),
+                training=TrainingConfig(epochs=epochs, evaluations=4, seed=seed, precision=precision),
+            )
+            rows.append({"setting": setting, **score(recipe)})
+            print(name, seed, rows[-1], flush=True)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("settings", __doc__, measure, add_options, argv=argv)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Which network and schedule the shipped models get: candidates that train equally long, scored on validation donors.
 
     python -m benchmarks.models.corpus --data DIR --out CORPORA
-    python -m benchmarks.models.size --corpus CORPORA/corpus-512 --runs DIR
+    python -m benchmarks.models.size --corpus CORPORA/corpus-512 --models DIR
 
 Test donors are not looked at. A candidate's epochs are chosen so that all take about the same time of one processor
 (shown). Scores are those of phenotypes within the sources in which they vary, nothing but expression being given, and
@@ -10,30 +10,30 @@ object; runs that were stopped go on.
 """
 
 import argparse
-import json
-import logging
+import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.models import corpus as corpora
 from benchmarks.models.ablation import no_branch, undone
+from benchmarks.shared import command, effort
 from polygene.corpus.corpus import Corpus
 from polygene.evaluation.baselines import baseline_probabilities
 from polygene.evaluation.masked_genes import score_genes
-from polygene.evaluation.metrics import label_scores, label_tally, scorable
-from polygene.evaluation.test_cells import MODEL, cell_table, donor_names
+from polygene.evaluation.metrics import label_scores, label_tally
+from polygene.evaluation.test_cells import MODEL, cell_table, donor_names, scored_labels
 from polygene.model.inference import label_probabilities
 from polygene.model.masking import MaskingConfig
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
-from polygene.training.train import train
 
 SMALL = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
 WIDE = replace(SMALL, hidden_size=256, intermediate_size=1024)
@@ -69,14 +69,7 @@ def scores_of(corpus: Corpus, answers: list[np.ndarray]) -> dict[str, float]:
     schema = corpus.tokenizer.schema
     for p, name in enumerate(schema.names):
         truth_C = held_out.labels_CP[:, p]
-        within_SV = scorable(
-            learned.labels_CP[:, p],
-            truth_C,
-            len(schema.labels[p]),
-            test_sources_C=held_out.sources_C,
-            train_donors_C=donor_names(learned),
-            test_donors_C=donor_names(held_out),
-        )
+        within_SV = scored_labels(learned, held_out, p, len(schema.labels[p]))
         for s in np.flatnonzero(within_SV.any(axis=1)):
             only_SV = np.where(np.arange(len(within_SV))[:, None] == s, within_SV, False)
             counted = label_tally(
@@ -99,7 +92,7 @@ def run(name: str, corpus: Corpus, runs: Path) -> dict[str, float]:
     )
     started = time.process_time()
     with undone(branch=no_branch) if "without the linear branch" in name else nullcontext():
-        model = train(recipe)
+        model = effort.train(recipe)
     seconds = time.process_time() - started
     held_out = corpus.split("validation")
     answers = label_probabilities(model, held_out.cells(slice(None)), predict=corpus.tokenizer.schema.names)
@@ -118,25 +111,37 @@ def reference(corpus: Corpus, phenotype: str) -> dict[str, float]:
     return {score: value for score, value in scores_of(corpus, answers).items() if score.startswith(f"{phenotype},")}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True, help="a corpus that benchmarks/models/corpus.py made")
-    parser.add_argument("--runs", type=Path, required=True, help="keep the runs here")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--corpus", type=Path, help="made by benchmarks.models.corpus; else it is made again")
+    parser.add_argument("--models", type=Path, help="keep the runs here, and go on with those that were stopped")
     parser.add_argument(
         "--only", choices=[*CANDIDATES, REFERENCE], action="append", help="this one; may be given again"
     )
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    torch.set_num_threads(1)
-    corpus, rows = Corpus(arguments.corpus), {}
-    for name in arguments.only or [*CANDIDATES, REFERENCE]:
-        rows[name] = reference(corpus, "cell_type") if name == REFERENCE else run(name, corpus, arguments.runs)
-        print(name, {score: round(value, 3) for score, value in rows[name].items()}, flush=True)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Train and score the candidates, print the table, and return the scores."""
+    rows = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.corpus
+        if folder is None:
+            folder = corpora.make(options.data, Path(scratch) / "corpora", [512])[1][512].folder
+        corpus = Corpus(folder)
+        for name in options.only or [*effort.few(CANDIDATES, 2), REFERENCE]:
+            if name == REFERENCE:
+                rows[name] = reference(corpus, "cell_type")
+            else:
+                rows[name] = run(name, corpus, options.models or Path(scratch))
+            print(name, {score: round(value, 3) for score, value in rows[name].items()}, flush=True)
     table = Table("score", *rows, title="validation donors")
     for score in next(iter(rows.values())):
         table.add_row(score, *(f"{row[score]:.3f}" if score in row else "" for row in rows.values()))
     Console(width=200).print(table)
-    print(json.dumps(rows))
+    return {"size": rows}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("size", __doc__, measure, add_options, argv=argv)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
-"""The real data of the benchmarks: where they are, and whether they are what data.toml says.
+"""The real data of the benchmarks: where the files are, and whether they are what data.toml says.
 
-A benchmark asks for its files by name and leaves out, aloud, the rows whose file is not there::
+A benchmark asks for its files by name and skips, with a message, the rows whose file is missing::
 
-    parser = argparse.ArgumentParser()
-    files.add_data_option(parser)
-    folder = parser.parse_args().data
     for name in ("onek1k_scdesignpop_multicell", "velmeshev_asd_pfc_glia"):
         try:
             path = files.locate(name, folder)
@@ -28,7 +25,7 @@ VARIABLE = "POLYGENE_DATA"
 
 
 class MissingDataError(Exception):
-    """A file is missing or is another than data.toml describes; the message says which and why, on one line."""
+    """A file is missing or differs from its entry in data.toml; the message is one line that says which and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +45,12 @@ def catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
     return {t["name"]: Entry(name=t["name"], file=t["file"], sha256=t["sha256"], facts=t) for t in tables}
 
 
+def catalogue_of(folder: Path | None) -> dict[str, Entry]:
+    """Entries of a data folder: its own data.toml (a miniature has one), else that of the benchmarks."""
+    own = None if folder is None else folder / CATALOGUE.name
+    return catalogue(own) if own is not None and own.is_file() else catalogue()
+
+
 def add_data_option(parser: argparse.ArgumentParser) -> None:
     """Add `--data DIR`, which defaults to the folder that POLYGENE_DATA names."""
     given = os.environ.get(VARIABLE)
@@ -61,7 +64,7 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
 
 
 def locate(name: str, folder: Path | None, *, entries: dict[str, Entry] | None = None) -> Path:
-    """Path of the file called name in folder, once its SHA-256 is the one of data.toml.
+    """Path of a file of the data folder, once its SHA-256 is the one of data.toml.
 
     Raises
     ------
@@ -70,7 +73,7 @@ def locate(name: str, folder: Path | None, *, entries: dict[str, Entry] | None =
     KeyError
         data.toml has no such name.
     """
-    entries = catalogue() if entries is None else entries
+    entries = catalogue_of(folder) if entries is None else entries
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=1)
         msg = f"benchmarks/data.toml has no file named {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")

@@ -12,13 +12,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from benchmarks.shared import files
+from benchmarks.shared import effort, files
 from polygene.corpus.corpus import Corpus
-from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.corpus.prepare import PrepareConfig
 from polygene.model.checkpoint import PolyGene
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
-from polygene.training.train import train
 
 NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
 SEX_GENES = ("XIST", "RPS4Y1", "DDX3Y", "KDM5D", "UTY", "USP9Y", "EIF1AY", "ZFY", "NLGN4Y", "PRKY", "TTTY10", "TTTY14")
@@ -100,11 +99,11 @@ def trained(
             source = {name: cells[~taken, columns].copy()}
             wanted = settings.get("include_genes", ())
             settings["include_genes"] = tuple(gene for gene in wanted if gene in source[name].var_names)
-        prepare(source, corpus, config=PrepareConfig(**settings))
+        effort.prepare(source, corpus, config=PrepareConfig(**settings))
     training = TrainingConfig(epochs=epochs or study.epochs, evaluations=6, learning_rate=2e-3, seed=seed)
     parts = {"training": training, "network": NETWORK} | recipe
     out = folder / f"{name}-{seed}{f'-{tag}' if tag else ''}"
-    return train(Recipe(corpus=str(corpus), out=str(out), **parts)), Corpus(corpus)
+    return effort.train(Recipe(corpus=str(corpus), out=str(out), **parts)), Corpus(corpus)
 
 
 def learned_long(name: str, folder: Path, *, data: Path | None, seed: int = 0) -> tuple[PolyGene, Corpus]:

@@ -1,7 +1,7 @@
 """How fast PolyGene is: against the published network, against the machine, on the user's clock, as panels grow.
 
     python -m benchmarks.speed --data DIR
-    python -m benchmarks.speed --quick          # under a minute, no number to keep
+    python -m benchmarks.speed --smoke          # seconds, no number to keep
 
 *Against the published network*: a padded BertModel with copied weights and a linear head of equal size, with a place
 for every panel gene, expressed or not, hidden ones as [MASK] in place, and an attention mask of the places that are
@@ -22,26 +22,23 @@ Legend: C cells, S padded places, T packed tokens, K keys, Q questions, L logits
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-import transformers
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
@@ -50,14 +47,15 @@ from torch.nn.functional import linear
 from torch.profiler import ProfilerActivity, profile
 from transformers import BertConfig, BertModel
 
-from benchmarks.shared import files
+from benchmarks.shared import command, effort, files
 from polygene.corpus.corpus import Corpus
-from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.corpus.prepare import PrepareConfig
 from polygene.model.inference import cell_states, label_probabilities
 from polygene.model.masking import MaskingCollator, MaskingConfig
 from polygene.model.recipe import NetworkConfig, Recipe
 from polygene.nn.losses import LossConfig, PolyGeneLoss
 from polygene.runtime.hashing import uniform
+from polygene.training.engine import FORWARD, TRUTH
 from polygene.training.setup import new_model
 from polygene.vocab.cells import EncodedCells
 
@@ -69,8 +67,6 @@ NETWORK = NetworkConfig(hidden_size=256, num_hidden_layers=4, num_attention_head
 COLUMNS = {"sex": 2, "tissue": 20, "cell_type": 60, "development_stage": 40, "disease": 10}
 """Columns of obs, and the labels drawn for each."""
 TASKS = ("train", "embed", "annotate")
-FORWARD = ("input_ids", "position_ids", "n_keys", "n_queries", "gene_at", "label_at", "label_phenotype")
-TRUTH = ("bins", "bin_weights", "labels", "label_weights", "label_phenotype")
 
 console = Console(width=130)
 
@@ -100,14 +96,14 @@ def labelled(adata: ad.AnnData) -> ad.AnnData:
 def make_corpus(adata: ad.AnnData, n_genes: int, folder: Path) -> Corpus:
     """Make a corpus all of whose cells train."""
     config = PrepareConfig(n_genes=n_genes, split="random", fractions=(1.0, 0.0, 0.0))
-    return prepare(adata, folder, config=config, overwrite=True)
+    return effort.prepare(adata, folder, config=config, overwrite=True)
 
 
 class Packed:
     """PolyGene's network on packed rows."""
 
     def __init__(self, corpus: Corpus, *, lean: bool = False) -> None:
-        network = replace(NETWORK, hidden_dropout_prob=0.0) if lean else NETWORK
+        network = effort.network(replace(NETWORK, hidden_dropout_prob=0.0) if lean else NETWORK)
         masking = MaskingConfig(zero_rate=0.1) if lean else MaskingConfig()
         self.model = new_model(Recipe(corpus=str(corpus.folder), out="", network=network), corpus)
         self.network, self.tokenizer = self.model.network, corpus.tokenizer
@@ -280,7 +276,8 @@ class Effort:
     padded: tuple[int, ...]
 
 
-QUICK = Effort(repeats=2, packed={"train": (32,), "embed": (128,), "annotate": (128,)}, padded=(2,))
+BRIEF = Effort(repeats=2, packed={"train": (32,), "embed": (128,), "annotate": (128,)}, padded=(2,))
+"""For a smoke run, and for files whose ratio is no headline."""
 FULL = Effort(
     repeats=5,
     packed={"train": (16, 32, 64), "embed": (64, 256), "annotate": (64, 256)},
@@ -363,7 +360,7 @@ def ratios(
 
 def operations(packed: Packed, task: str, n_cells: int) -> tuple[float, int]:
     """Floating-point operations a cell needs at a task, keys and asked questions only, and the tokens of a row."""
-    shape, cells_C = NETWORK, packed.draw(n_cells, 0)
+    shape, cells_C = effort.network(NETWORK), packed.draw(n_cells, 0)
     width, layers = shape.hidden_size, shape.num_hidden_layers
     if task == "train":
         batch = packed.batch(cells_C)
@@ -382,7 +379,8 @@ def operations(packed: Packed, task: str, n_cells: int) -> tuple[float, int]:
 
 def product_rate(n_tokens: int, *, backward: bool) -> float:
     """Operations a second of matrix products of the network's shapes at this many tokens."""
-    width, wide = NETWORK.hidden_size, NETWORK.intermediate_size
+    shape = effort.network(NETWORK)
+    width, wide = shape.hidden_size, shape.intermediate_size
     done, seconds = 0.0, []
     shapes = [(width, width)] * 4 + [(width, wide), (wide, width)]
     inputs = [(torch.randn(n_tokens, i), torch.randn(o, i), torch.randn(n_tokens, o)) for i, o in shapes]
@@ -451,11 +449,12 @@ def command_seconds(*words: str, runs: int) -> float:
     return statistics.median(seconds)
 
 
-def clock(packed: Packed, cells: ad.AnnData, folder: Path, *, quick: bool) -> dict[str, float | None]:
+def clock(packed: Packed, cells: ad.AnnData, folder: Path, *, smoke: bool) -> dict[str, float | None]:
     """Measure what a user waits for, commands in processes of their own, and what the network waits for, its loader."""
+    runs = effort.at_most(3, 1)
     found: dict[str, float | None] = {
-        "import_s": command_seconds("-c", "import polygene", runs=3) - command_seconds("-c", "pass", runs=3),
-        "help_s": command_seconds("-m", "polygene", "--help", runs=3),
+        "import_s": command_seconds("-c", "import polygene", runs=runs) - command_seconds("-c", "pass", runs=runs),
+        "help_s": command_seconds("-m", "polygene", "--help", runs=runs),
         "annotate_10k_s": None,
         "demo_s": None,
     }
@@ -463,7 +462,7 @@ def clock(packed: Packed, cells: ad.AnnData, folder: Path, *, quick: bool) -> di
     drawn_C = np.random.default_rng(0).integers(0, cells.n_obs, 10_000)
     many = ad.AnnData(cells.X[drawn_C], var=cells.var, obs=pd.DataFrame(index=[f"cell{i}" for i in range(10_000)]))
     many.write_h5ad(folder / "cells.h5ad")
-    if not quick:
+    if not smoke:
         words = (
             "annotate",
             str(folder / "cells.h5ad"),
@@ -499,12 +498,12 @@ def panel_doubling(data: Path | None, folder: Path, effort: Effort) -> dict[str,
         f"Growth on {GROWTH}: from 1216 to 2432 genes, {expressed[0]:.0f} to {expressed[1]:.0f} of them expressed, "
         f"a cell costs {costs['train']:.2f} times as much to train and {costs['embed']:.2f} times to embed"
     )
-    return costs
+    return {"panel_doubling_cost": costs["train"], "panel_doubling_cost_embed": costs["embed"]}
 
 
 def real_corpora(data: Path | None, folder: Path) -> Iterator[tuple[str, Corpus]]:
     """Cells of real files on the panel of their own most variable genes."""
-    for name in REAL:
+    for name in effort.few(REAL):
         try:
             adata = ad.read_h5ad(files.locate(name, data))
         except files.MissingDataError as reason:
@@ -515,63 +514,51 @@ def real_corpora(data: Path | None, folder: Path) -> Iterator[tuple[str, Corpus]
                 yield f"{name}, {n_genes}", make_corpus(labelled(adata), n_genes, folder / f"{name}-{n_genes}")
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    files.add_data_option(parser)
-    parser.add_argument("--quick", action="store_true", help="under a minute: pinned rows, fixed batch sizes")
-    options = parser.parse_args()
-    busy, effort = os.getloadavg()[0], QUICK if options.quick else FULL
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Print all tables and return their numbers."""
+    how_long, shape = BRIEF if options.smoke else FULL, effort.network(NETWORK)
     console.print(
-        f"{NETWORK.num_hidden_layers} layers, {NETWORK.hidden_size} wide, {torch.get_num_threads()} threads; "
-        f"{busy:.1f} programs were running in the minute before this one"
+        f"{shape.num_hidden_layers} layers, {shape.hidden_size} wide, {torch.get_num_threads()} threads; "
+        f"{options.load_before:.1f} programs were running in the minute before this one"
     )
-    result: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        pinned = {str(n): make_corpus(pinned_cells(n, PINNED[n]), n, folder / f"pinned-{n}") for n in PINNED}
-        outcomes = ratios("Published densities, float32", iter(pinned.items()), TASKS, effort)
-        result |= {f"{task}_ratio_{n}": outcomes[f"{task} {n}"].ratio for n in pinned for task in TASKS}
+        sizes = effort.few(PINNED)
+        pinned = {str(n): make_corpus(pinned_cells(n, PINNED[n]), n, folder / f"pinned-{n}") for n in sizes}
+        outcomes = ratios("Published densities, float32", iter(pinned.items()), TASKS, how_long)
+        numbers: dict[str, Any] = {f"{task}_ratio_{n}": outcomes[f"{task} {n}"].ratio for n in pinned for task in TASKS}
         packed = Packed(pinned["512"])
         shares = utilisation(packed, outcomes, "512")
-        result |= {f"flop_utilisation_{task}": share for task, share in shares.items()}
-        result |= (waits := clock(packed, pinned_cells(512, PINNED[512]), folder, quick=options.quick))
-        result["loader_over_training"] = waits["loader_cells_per_s"] * outcomes["train 512"].packed / 1e3
+        numbers |= {f"flop_utilisation_{task}": share for task, share in shares.items()}
+        numbers |= (waits := clock(packed, pinned_cells(512, PINNED[512]), folder, smoke=options.smoke))
+        numbers["loader_over_training"] = waits["loader_cells_per_s"] * outcomes["train 512"].packed / 1e3
         console.print(", ".join(f"{name} {value:.2f}" for name, value in waits.items() if value is not None))
-        if not options.quick:
-            where_time_goes(packed, outcomes, "512")
-            title = "Without dropout, a tenth of the hidden zeros asked, float32"
-            lean = ratios(title, iter(pinned.items()), ("train",), effort, lean=True)
-            title = "Published densities, both sides in bfloat16"
-            halves = ratios(title, iter(pinned.items()), ("train", "embed"), effort, dtype="bfloat16")
-            for name, others in (("lean", lean), ("bfloat16", halves)):
-                result |= {f"{one.replace(' ', '_ratio_')}_{name}": outcome.ratio for one, outcome in others.items()}
-            title = "Densities of real data, float32, fixed batch sizes"
-            ratios(title, real_corpora(options.data, folder), ("train", "embed"), QUICK)
+        where_time_goes(packed, outcomes, "512")
+        numbers |= other_ratios(pinned, how_long)
+        ratios("Densities of real data, float32, fixed batch sizes", real_corpora(options.data, folder),
+               ("train", "embed"), BRIEF)  # fmt: skip
         try:
-            doubling = panel_doubling(options.data, folder, effort)
-            result |= {"panel_doubling_cost": doubling["train"], "panel_doubling_cost_embed": doubling["embed"]}
+            numbers |= panel_doubling(options.data, folder, how_long)
         except files.MissingDataError as reason:
             console.print(f"skipped: {reason}")
-            result["panel_doubling_cost"] = None
-    result = {name: round(value, 3) if isinstance(value, float) else value for name, value in result.items()}
-    result |= {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(),
-        "load_before": round(busy, 1),
-        "cpu": processor(),
-        "date": datetime.now(tz=UTC).date().isoformat(),
-        "quick": options.quick,
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in numbers.items()}
+
+
+def other_ratios(pinned: Mapping[str, Corpus], how_long: Effort) -> dict[str, float]:
+    """Ratios without dropout and with fewer zeros, and in half precision."""
+    title = "Without dropout, a tenth of the hidden zeros asked, float32"
+    lean = ratios(title, iter(pinned.items()), ("train",), how_long, lean=True)
+    title = "Published densities, both sides in bfloat16"
+    halves = ratios(title, iter(pinned.items()), ("train", "embed"), how_long, dtype="bfloat16")
+    return {
+        f"{one.replace(' ', '_ratio_')}_{name}": outcome.ratio
+        for name, others in (("lean", lean), ("bfloat16", halves))
+        for one, outcome in others.items()
     }
-    print(json.dumps(result))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("speed", __doc__, measure, threads=None, argv=argv)
 
 
 if __name__ == "__main__":

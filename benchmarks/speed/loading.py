@@ -19,13 +19,10 @@ what a disk adds is not measured. The last line is one JSON object.
 import argparse
 import importlib.util
 import itertools
-import json
-import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -36,10 +33,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shared import files
+from benchmarks.shared import command, effort, files
 from benchmarks.shared.resample import resample
 from polygene.corpus.corpus import Corpus
-from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.corpus.prepare import PrepareConfig
 from polygene.model.masking import MaskingCollator, MaskingConfig
 from polygene.runtime.workers import Workers
 
@@ -114,14 +111,14 @@ def of_scdataset(path: Path, n_batches: int, block_size: int) -> Speed:
     return Speed.of(batch.n_obs for batch in itertools.islice(cells, n_batches))
 
 
-def measure(source: Path, n_cells: int, n_genes: int, repeats: int) -> dict[str, Any]:
+def speeds_of(source: Path, n_cells: int, n_genes: int, repeats: int) -> dict[str, Any]:
     """Cells/s by way of reading; genes a cell expresses, in the file and in the panel, and bytes a cell."""
     with tempfile.TemporaryDirectory() as name:
         path, folder = Path(name) / "cells.h5ad", Path(name) / "corpus"
         in_file = resample(source, path, n_cells)
         config = PrepareConfig(n_genes=n_genes, split="random", fractions=(0.98, 0.01, 0.01))
-        split = prepare(path, folder, config=config).split("train")
-        n_batches = len(split) // BATCH
+        split = effort.prepare(path, folder, config=config).split("train")
+        n_batches, some = len(split) // BATCH, np.arange(min(1_000, len(split)))
         ways: dict[str, Callable[[], Speed]] = {
             f"{what}, {n} process{'es' if n > 1 else ''}": partial(
                 of_processes, n, folder, n_batches, packed=what != "gathered"
@@ -139,7 +136,7 @@ def measure(source: Path, n_cells: int, n_genes: int, repeats: int) -> dict[str,
         }
         return {
             "genes expressed": round(in_file),
-            "of them in the panel": round(len(split.cells(np.arange(1_000)).genes_N) / 1_000),
+            "of them in the panel": round(len(split.cells(some).genes_N) / len(some)),
             "bytes in the corpus": round(sum(file.stat().st_size for file in folder.rglob("*.arrow")) / n_cells),
             **speeds,
         }
@@ -149,31 +146,35 @@ def shown(number: int | Speed) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number.clock:,} ({number.cpu:,})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Random-order cells/s.")
-    files.add_data_option(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", type=int, default=20_000)
     parser.add_argument("--genes", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure every way of reading on every file, print the table, and return the speeds."""
     warnings.filterwarnings("ignore", message=".*names are not unique")
     if not importlib.util.find_spec("scdataset"):
         print("left out: scDataset is not installed (pip install 'polygene[bench]')")
-    load, results = os.getloadavg()[0], {}
+    n_cells, repeats = effort.at_most(options.cells, 1_000), effort.at_most(options.repeats, 1)
+    results = {}
     for name, kind in FILES.items():
         try:
-            source = files.locate(name, arguments.data)
-        except files.MissingDataError as reason:
+            source = files.locate(name, options.data)
+        except (files.MissingDataError, KeyError) as reason:
             print(f"skipped: {reason}")
             continue
-        results[f"{name} ({kind})"] = measure(source, arguments.cells, arguments.genes, arguments.repeats)
-    table = Table("a cell; cells/s (by CPU time)", *results)
+        results[f"{name} ({kind})"] = speeds_of(source, n_cells, options.genes, repeats)
+    table = Table("a cell; cells/s (by CPU time)", *results, title=f"{n_cells:,} cells")
     for row in next(iter(results.values()), {}):
         table.add_row(row, *(shown(numbers[row]) for numbers in results.values()))
-    console = Console(width=110)
-    console.print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {load:.1f}; {arguments.cells:,} cells")
-    console.print(table)
-    print(json.dumps(results))
+    Console(width=110).print(table)
+    return {"cells": n_cells, "loading": results}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("loading", __doc__, measure, add_options, argv=argv)
 
 
 if __name__ == "__main__":

@@ -15,25 +15,23 @@ object.
 """
 
 import argparse
-import json
 import math
 import multiprocessing
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shared import files
+from benchmarks.shared import command, effort, files
 
 # The system counts a process's peak from before its program starts, when it still shares the memory of the one that
 # starts it. So this one stays small: nothing heavy is imported here, and files are made in processes of their own.
@@ -97,18 +95,18 @@ def apart(function: Any, *arguments: Any) -> None:
         sys.exit(f"{function.__name__} failed")
 
 
-def measure(*command: str) -> dict[str, float]:
+def measured(*words: str) -> dict[str, float]:
     """Run polygene: peak memory in MB (10⁶ bytes), processor time and clock time in seconds."""
     started = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "polygene", *command],
+        [sys.executable, "-m", "polygene", *words],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     said = process.stderr.read() if process.stderr else ""
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        sys.exit(f"polygene {' '.join(command)} failed:\n{said}")
+        sys.exit(f"polygene {' '.join(words)} failed:\n{said}")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "peak_mb": round(peak / 1e6, 1),
@@ -127,9 +125,9 @@ def run(folder: Path, source: Path, n_cells: int, seed: int) -> dict[str, dict[s
         ("annotate", ["--out", str(answers), "--model", str(folder / "model")]),
     ):
         pairs = []
-        for _ in range(5 if n_cells < 100_000 else 1):
+        for _ in range(effort.at_most(5 if n_cells < 100_000 else 1, 1)):
             for file in (folder / "few.h5ad", cells):
-                pairs.append(measure(verb, str(file), *options))
+                pairs.append(measured(verb, str(file), *options))
                 shutil.rmtree(corpus, ignore_errors=True)
                 answers.unlink(missing_ok=True)
         startups, runs = pairs[::2], pairs[1::2]
@@ -152,52 +150,56 @@ def slope(cells: list[int], seconds: list[float]) -> float | None:
     return round(statistics.linear_regression(list(map(math.log, cells)), list(map(math.log, seconds))).slope, 3)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files.add_data_option(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="CELLS")
     parser.add_argument("--folder", type=Path, help="where files are made (default: a temporary folder)")
-    parser.add_argument("--seed", type=int, default=0, help="decides which cells are drawn")
-    arguments = parser.parse_args()
-    console = Console(width=120)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run both commands on files of every size, print the table, and return its numbers."""
+    console, sizes = Console(width=120), [300] if options.smoke else options.sizes
     try:
-        source = files.locate(SOURCE, arguments.data)
+        source = files.locate(SOURCE, options.data)
     except files.MissingDataError as reason:
         sys.exit(f"skipped: {reason}")
-    measured: dict[int, dict[str, dict[str, float]]] = {}
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
+    of_size: dict[int, dict[str, dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = Path(scratch)
         apart(make_model, source, folder)
-        apart(make_cells, source, folder / "few.h5ad", STARTUP_CELLS, arguments.seed)
-        for n_cells in arguments.sizes:
-            measured[n_cells] = run(folder, source, n_cells, arguments.seed)
-            console.print(f"{n_cells:,} cells: {measured[n_cells]}")
+        apart(make_cells, source, folder / "few.h5ad", STARTUP_CELLS, options.seed)
+        for n_cells in sizes:
+            of_size[n_cells] = run(folder, source, n_cells, options.seed)
+            console.print(f"{n_cells:,} cells: {of_size[n_cells]}")
+    return summary(of_size, console)
+
+
+def summary(of_size: dict[int, dict[str, dict[str, float]]], console: Console) -> dict[str, Any]:
+    """Print what each command needs at each size, and how both grow."""
     names = ("peak_mb", "cells_per_s", "growth_exponent", "memory_growth", "startup_s")
     results: dict[str, Any] = {name: {} for name in names}
     table = Table(title="start-up subtracted from times", title_justify="left")
     for column in ("command", "cells", "peak MB", "processor s", "clock s", "cells/s"):
         table.add_column(column, justify="left" if column == "command" else "right")
     for verb in ("prepare", "annotate"):
-        rows = {n: one[verb] for n, one in measured.items()}
+        rows = {n: one[verb] for n, one in of_size.items()}
         seconds = {n: max(row["cpu_s"], 1e-3) for n, row in rows.items()}
         peaks = {n: row["peak_mb"] for n, row in rows.items()}
-        speeds = {n: round(n / s) for n, s in seconds.items() if s > rows[n]["startup_s"] / 5}
+        known = {n: s for n, s in seconds.items() if s > rows[n]["startup_s"] / 5}
+        speeds = {n: round(n / s) for n, s in known.items()}
         for n, row in rows.items():
             times = f"{seconds[n]:.1f}", f"{row['wall_s']:.1f}"
             table.add_row(verb, f"{n:,}", f"{peaks[n]:,.0f}", *times, f"{speeds[n]:,}" if n in speeds else "too short")
         results["peak_mb"][verb] = peaks
         results["cells_per_s"][verb] = speeds
-        told = {n: s for n, s in seconds.items() if s > rows[n]["startup_s"] / 5}
-        results["growth_exponent"][verb] = slope(list(told), list(told.values()))
+        results["growth_exponent"][verb] = slope(list(known), list(known.values()))
         results["memory_growth"][verb] = round(peaks[max(peaks)] / peaks[min(peaks)], 3)
         results["startup_s"][verb] = round(statistics.median(row["startup_s"] for row in rows.values()), 1)
     console.print(table)
-    results |= {
-        "seed": arguments.seed,
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpu": platform.processor() or platform.machine(),
-    }
-    print(json.dumps(results))
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("memory", __doc__, measure, add_options, threads=None, argv=argv)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,21 @@ is one JSON object.
 """
 
 import argparse
-import json
-import os
 import resource
+import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shared import files
+from benchmarks.shared import command, effort, files
 from benchmarks.shared.resample import resample
-from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.corpus.prepare import PrepareConfig
 
 FILE, COLUMNS = "velmeshev_asd_pfc_glia", {"sex": "sex_inferred"}
 
@@ -38,39 +38,41 @@ def timed(path: Path, folder: Path, num_proc: int) -> tuple[float, float]:
     """Seconds by the clock, and of processors."""
     start, cpu = time.perf_counter(), cpu_seconds()
     config = PrepareConfig(n_genes=512, phenotypes=COLUMNS)
-    prepare(path, folder / "corpus", config=config, num_proc=num_proc, overwrite=True)
+    effort.prepare(path, folder / "corpus", config=config, num_proc=num_proc, overwrite=True)
     return time.perf_counter() - start, cpu_seconds() - cpu
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed of ranking and tokenising.")
-    files.add_data_option(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--genes", type=int, default=15_000)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Prepare with each number of processes, print the table, and return the speeds."""
     try:
-        source = files.locate(FILE, arguments.data)
+        source = files.locate(FILE, options.data)
     except files.MissingDataError as reason:
-        print(f"skipped: {reason}")
-        return
-    result = {"cells": arguments.cells, "genes": arguments.genes}
-    table = Table("processes", "cells/s", "cells per CPU-second", title=f"{arguments.cells:,} cells")
+        sys.exit(f"skipped: {reason}")
+    n_cells, repeats = effort.at_most(options.cells, 500), effort.at_most(options.repeats, 1)
+    results: dict[str, Any] = {"cells": n_cells, "genes": options.genes}
+    table = Table("processes", "cells/s", "cells per CPU-second", title=f"{n_cells:,} cells")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        result["genes_expressed"] = round(resample(source, folder / "cells.h5ad", arguments.cells, arguments.genes))
-        load = os.getloadavg()[0]
-        for num_proc in arguments.processes:
-            times = [timed(folder / "cells.h5ad", folder, num_proc) for _ in range(arguments.repeats)]
+        results["genes_expressed"] = round(resample(source, folder / "cells.h5ad", n_cells, options.genes))
+        for num_proc in options.processes:
+            times = [timed(folder / "cells.h5ad", folder, num_proc) for _ in range(repeats)]
             clock, cpu = (median(column) for column in zip(*times, strict=True))
-            result[f"cells_per_s_{num_proc}"] = round(arguments.cells / clock)
-            result[f"cells_per_cpu_s_{num_proc}"] = round(arguments.cells / cpu)
-            table.add_row(str(num_proc), f"{arguments.cells / clock:,.0f}", f"{arguments.cells / cpu:,.0f}")
-    console = Console(width=100)
-    console.print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {load:.1f}")
-    console.print(table)
-    print(json.dumps(result))
+            results[f"cells_per_s_{num_proc}"] = round(n_cells / clock)
+            results[f"cells_per_cpu_s_{num_proc}"] = round(n_cells / cpu)
+            table.add_row(str(num_proc), f"{n_cells / clock:,.0f}", f"{n_cells / cpu:,.0f}")
+    Console(width=100).print(table)
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("prepare", __doc__, measure, add_options, threads=None, argv=argv)
 
 
 if __name__ == "__main__":

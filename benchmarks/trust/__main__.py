@@ -1,4 +1,4 @@
-"""When to believe an answer: calibration, sets of labels, unknown cells, ages by donor, what a split by cells flatters.
+"""When to believe a prediction: calibration, sets, novel cells, ages by donor, what a split by cells flatters.
 
     python -m benchmarks.trust --data DIR
     python -m benchmarks.trust --data DIR --only novelty --models runs/benchmarks
@@ -7,7 +7,9 @@ Donors are held out. The models are small (2 layers x 128, 512 genes) and learn 
 object.
 """
 
-from benchmarks.shared import parts
+from collections.abc import Sequence
+
+from benchmarks.shared import command
 from benchmarks.trust import ages, calibration, conditions, hierarchy, leakage, novelty
 
 PARTS = {
@@ -15,9 +17,14 @@ PARTS = {
     "ages": ages.run,
     "conditions": conditions.run,
     "leakage": leakage.run,
-    "unknown": novelty.run,
+    "novelty": novelty.run,
     "hierarchy": hierarchy.run,
 }
 
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run_parts(__doc__, PARTS, argv=argv)
+
+
 if __name__ == "__main__":
-    parts.run(__doc__, PARTS)
+    main()

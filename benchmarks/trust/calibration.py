@@ -14,6 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.shared import effort
 from benchmarks.shared.studies import trained
 from polygene.evaluation.reliability import ALL_LABELS, Reliability, score_reliability
 from polygene.evaluation.tables import interval, number
@@ -27,8 +28,8 @@ N_SPLITS = 2
 def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
     """Train and score every split of every file, and print the tables."""
     results: dict[str, list[Reliability]] = {}
-    for name in FRACTIONS:
-        for split in range(seed, seed + N_SPLITS):
+    for name in effort.few(FRACTIONS):
+        for split in range(seed, seed + effort.at_most(N_SPLITS, 1)):
             prepared = {"fractions": FRACTIONS[name]}
             model, corpus = trained(name, folder, data=data, seed=split, tag="calibration", prepared=prepared)
             test = corpus.split("test")

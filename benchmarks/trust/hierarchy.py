@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.models import corpus as mapping
+from benchmarks.shared import effort
 from benchmarks.shared.studies import STUDIES, trained
 from polygene.corpus.corpus import CorpusSplit
 from polygene.evaluation.baselines import CellTable, baseline_probabilities
@@ -39,7 +40,7 @@ def tree_of(file: str, labels: tuple[str, ...]) -> LabelTree:
 def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
     """Answer for the test cells of each study and score the answers."""
     studies: dict[str, dict[str, Any]] = {}
-    for name in NAMES:
+    for name in effort.few(NAMES):
         model, corpus = trained(name, folder, data=data, seed=seed)
         learned, test = corpus.split("train"), corpus.split("test")
         schema = model.tokenizer.schema

@@ -8,9 +8,8 @@ import scanpy as sc
 from scipy import sparse
 
 from polygene.errors import ColumnError, DataError, ScaleError
-from polygene.vocab.expression import counts_share, expression_matrix, genes_of, log1p_values, say_totals
 from polygene.vocab.gene_matching import GeneMatch
-from polygene.vocab.scale import detect_scale
+from polygene.vocab.scale import counts_share, detect_scale, expression_matrix, genes_of, log1p_values, say_totals
 
 COUNTS = np.random.default_rng(0).poisson(0.6, (40, 30)).astype(np.float32)
 COUNTS[7] = 0

@@ -41,11 +41,10 @@ from polygene.runtime.workers import Workers
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.binning import Binning, ExpressionBinner, InverseFit
 from polygene.vocab.columns import SYNTHETIC, given_texts, is_synthetic
-from polygene.vocab.expression import TOTALS, log1p_values, say_totals
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.panel import GenePanel, merged_genes
 from polygene.vocab.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
-from polygene.vocab.scale import Scale
+from polygene.vocab.scale import TOTALS, Scale, log1p_values, say_totals
 from polygene.vocab.tokenizer import CellTokenizer
 
 logger = logging.getLogger("polygene")

@@ -18,9 +18,9 @@ from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.write import Answers, Block, watched, written_beside
 from polygene.model.checkpoint import PolyGene
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.expression import TOTALS, counts_share, log1p_values, say_totals
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import PhenotypeSchema
+from polygene.vocab.scale import TOTALS, counts_share, log1p_values, say_totals
 from polygene.vocab.tokenizer import CellTokenizer
 
 logger = logging.getLogger("polygene")

@@ -30,10 +30,9 @@ from scipy import sparse
 from polygene.errors import CheckpointError, PhenotypeError
 from polygene.vocab.binning import BinInverse, ExpressionBinner
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.expression import genes_of, log1p_values
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import Phenotype, PhenotypeSchema
-from polygene.vocab.scale import Scale
+from polygene.vocab.scale import Scale, genes_of, log1p_values
 
 SPECIAL_TOKENS = ("[CLS]", "[START]", "[END]", "[MASK]")
 FORMAT = 2
@@ -45,7 +44,7 @@ def panel_values(
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Read the genes of a panel from an AnnData, in log1p counts per 10,000.
 
-    The parameters are those of `polygene.vocab.expression.log1p_values`. What was matched is logged.
+    The parameters are those of `polygene.vocab.scale.log1p_values`. What was matched is logged.
 
     Returns
     -------
@@ -181,7 +180,7 @@ class CellTokenizer:
         Parameters
         ----------
         layer, totals, scale
-            Where the expression is and what it is, as for `polygene.vocab.expression.log1p_values`.
+            Where the expression is and what it is, as for `polygene.vocab.scale.log1p_values`.
         use_labels
             Whether to read labels from `obs`; or the names of the phenotypes to read, whose columns must exist.
         unknown
