@@ -21,12 +21,7 @@ PACKED = "packed"
 class CellOffsets:
     """Where each cell's tokens and keys lie in the row; made once a batch, used by every layer.
 
-    Attributes
-    ----------
-    n_keys_C, n_queries_C
-        How many keys each cell has, and how many queries behind them.
-    attending_at_A
-        Places in the row, ascending, of the tokens that attend; None means all.
+    `attending_at_A` are the places in the row, ascending, of the tokens that attend; None means all.
     """
 
     n_keys_C: Tensor

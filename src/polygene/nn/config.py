@@ -18,14 +18,11 @@ class PolyGeneConfig(BertConfig):
 
     Parameters
     ----------
-    n_genes
-        Genes of the panel; they have the slots from `first_gene_slot` on.
-    n_bins
-        Expression bins, bin 0 included. Two bins have one logit ("expressed").
-    phenotype_sizes
-        Number of labels V of each of the P phenotypes; phenotypes have the slots from 1 on.
-    n_added
-        How many of them, the last ones, were added after training; their slots stand behind [END].
+    n_genes, n_bins
+        Genes of the panel, with slots from `first_gene_slot` on; expression bins, bin 0 included.
+    phenotype_sizes, n_added
+        Labels of each phenotype, with slots from 1 on; how many of them, the last ones, were added after training:
+        their slots stand behind [END].
     heads
         Places of phenotypes with weights of their own in the linear branch (see `LinearBranch`).
     bin_targets
@@ -62,7 +59,7 @@ class PolyGeneConfig(BertConfig):
 
     @property
     def gene_logits(self) -> int:
-        """Logits of one gene: a bin each, or one for "expressed"."""
+        """Logits of one gene: one for each bin, or of two bins one for "expressed"."""
         return 1 if self.n_bins == 2 else self.n_bins
 
     @property

@@ -131,19 +131,9 @@ def binary_cross_entropy(logits_Q1: Tensor, truth_Q: Tensor) -> Tensor:
 class PolyGeneLoss:
     """Gene loss plus phenotype loss of a batch, each normalised by itself, then weighted.
 
-    Parameters
-    ----------
-    config
-        Weights and smoothing.
-    n_bins
-        Expression bins; two bins mean binary cross-entropy.
-    phenotype_sizes
-        Labels of each phenotype.
-    years
-        For each phenotype the years of its labels, or None where they are no ages.
-    at_or_below
-        For each phenotype bool (V, V), whether the label of the column is at or below the one of the row; or None.
-        Empty: no phenotype has such a table.
+    Two bins mean binary cross-entropy. For each phenotype `years` are those of its labels, or None where they are no
+    ages, and `at_or_below` is bool (V, V), whether the label of the column is at or below the one of the row, or None;
+    it is empty where no phenotype has such a table.
     """
 
     config: LossConfig

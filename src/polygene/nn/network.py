@@ -23,15 +23,7 @@ from polygene.nn.linear_branch import LinearBranch, UnmeasuredGenes
 
 @dataclass
 class PolyGeneOutput(ModelOutput):
-    """The logits of the queries.
-
-    Attributes
-    ----------
-    gene_logits
-        (Q, B): logits over the bins for every gene query; (Q, 1) if binary.
-    label_logits
-        P tensors (Q_p, V_p): logits over a phenotype's labels for every query for it.
-    """
+    """The logits of the gene queries, (Q, B) or (Q, 1) if binary, and of the queries for each phenotype, (Q_p, V_p)."""
 
     gene_logits: Tensor | None = None
     label_logits: tuple[Tensor, ...] | None = None
@@ -88,12 +80,7 @@ class PolyGeneModel(PreTrainedModel):
     def start_from_frequencies(self, bins_GB: Tensor, labels: Sequence[Tensor]) -> None:
         """Set the biases to the logs of the training frequencies, so that learning starts at the marginals.
 
-        Parameters
-        ----------
-        bins_GB
-            Counts of each gene's bins over training cells; all zero where nothing is known.
-        labels
-            P tensors (V_p,): counts of each phenotype's labels over training cells.
+        `bins_GB` counts the bins of each gene, and P tensors (V_p,) the labels of each phenotype, over training cells.
         """
         smoothed_GB = bins_GB.float() + 0.5
         log_GB = (smoothed_GB / smoothed_GB.sum(1, keepdim=True)).log()
@@ -113,19 +100,9 @@ class PolyGeneModel(PreTrainedModel):
         unmeasured: Tensor | None = None,
         read_at: Tensor | None = None,
     ) -> Tensor:
-        """Run packed cells through the encoder.
+        """Give the last hidden states of packed cells (the fields of `PackedCells`), (R, D).
 
-        Parameters
-        ----------
-        input_ids, position_ids, token_type_ids, n_keys, n_queries, unmeasured
-            The fields of `PackedCells`.
-        read_at
-            Places in the row, ascending, whose states are wanted, so that the last layer leaves out the others; all if
-            None.
-
-        Returns
-        -------
-        (R, D): last hidden state of each of these tokens.
+        `read_at` are the places in the row, ascending, whose states are wanted: the last layer leaves out the others.
         """
         if self.config._attn_implementation != PACKED:
             msg = (
@@ -161,12 +138,9 @@ class PolyGeneModel(PreTrainedModel):
         n_queries: Tensor,
         unmeasured: Tensor | None = None,
     ) -> Tensor:
-        """Run packed cells through all layers but the last: what the last one's keys and values are made of.
+        """Give the states of all packed tokens before the last layer, (T, D).
 
-        Returns
-        -------
-        (T, D): state of every packed token. No prediction depends on what a key becomes in the last layer, so training
-        shapes these states of keys and not those.
+        No prediction depends on what a key becomes in the last layer, so training shapes these states of keys.
         """
         cells = CellOffsets(n_keys, n_queries)
         x_1TD = self._embed(input_ids, cells, unmeasured)
@@ -232,16 +206,10 @@ class PolyGeneModel(PreTrainedModel):
         label_phenotype: Tensor,
         unmeasured: Tensor | None = None,
     ) -> PolyGeneOutput:
-        """Predict at the queries of packed cells.
+        """Predict at the queries of packed cells (the fields of `PackedCells`).
 
-        Parameters
-        ----------
-        input_ids, position_ids, token_type_ids, n_keys, n_queries, unmeasured
-            The fields of `PackedCells`.
-        gene_at
-            (Q,): places in the row of the gene queries.
-        label_at, label_phenotype
-            Places in the row of the phenotype queries, and which phenotype (0 … P-1) each of them is for.
+        `gene_at` and `label_at` are the places in the row of the gene and the phenotype queries, (Q,) each, and
+        `label_phenotype` says which phenotype (0 … P-1) each of the latter is for.
         """
         read_at_Q, order_Q = torch.cat([gene_at, label_at]).sort()
         row = (input_ids, position_ids, token_type_ids, n_keys, n_queries)
@@ -249,7 +217,6 @@ class PolyGeneModel(PreTrainedModel):
         of_genes_QD, of_labels_QD = hidden_QD.split([len(gene_at), len(label_at)])
         genes_Q = position_ids[0, gene_at] - self.config.first_gene_slot
         cells = CellOffsets(n_keys, n_queries)
-        label_logits = self.predict_labels(
-            of_labels_QD, input_ids, position_ids, cells, label_at, label_phenotype, unmeasured
-        )
+        places = (cells, label_at, label_phenotype, unmeasured)
+        label_logits = self.predict_labels(of_labels_QD, input_ids, position_ids, *places)
         return PolyGeneOutput(gene_logits=self.decode_genes(of_genes_QD, genes_Q), label_logits=label_logits)

@@ -88,18 +88,12 @@ def pack(
 
     Parameters
     ----------
-    leading_ids_CS
-        Token ids of [CLS], the phenotype slots and [START]; their slots are 0 … S-1.
-    start_types_C
-        Token type of each cell's [START].
+    leading_ids_CS, start_types_C
+        Token ids of [CLS], the phenotype slots and [START], whose slots are 0 … S-1; token type of each [START].
     gene_cells_N, gene_slots_N, gene_ids_N
         Cell (sorted), slot and token id of every gene that is a key (or other key that only some cells have).
     query_cells_Q, query_slots_Q
         Cell and slot of every query, in any order.
-    end_id, end_slot, mask_id
-        Token id and slot of [END]; token id of [MASK].
-    unmeasured_CG
-        See `PackedCells.unmeasured`.
 
     Returns
     -------
