@@ -303,7 +303,7 @@ def test_evaluate_prints_one_table_and_keeps_the_numbers_with_the_model(made: Pa
     assert " ".join(["polygene evaluate", str(made / "corpus"), "--model", str(model), *map(str, options)]) in page
 
 
-def test_evaluating_a_shipped_model_writes_only_where_it_is_told_to(
+def test_evaluating_a_shipped_model_writes_only_where_out_says(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped_models = tmp_path / "package"
@@ -472,7 +472,7 @@ def test_a_corpus_of_another_tokenizer(made: Path, tmp_path: Path) -> None:
         ('corpus = "nowhere"\nout = "o"\n', "nowhere is no corpus"),
     ],
 )
-def test_recipes_that_cannot_be_followed(text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_recipes_are_refused(text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.toml").write_text(text)
     assert says in refusal(polygene("train", "recipe.toml"))
@@ -495,7 +495,7 @@ def test_a_recipe_is_written_for_a_corpus_and_nothing_trained(
     ("arguments", "says"),
     [([], "polygene train CORPUS --out RUN"), (["corpus"], "--out RUN"), (["cells.h5ad"], "polygene prepare")],
 )
-def test_training_without_a_recipe_says_what_is_missing(arguments: list[str], says: str, made: Path) -> None:
+def test_training_without_a_recipe_names_what_is_missing(arguments: list[str], says: str, made: Path) -> None:
     assert says in refusal(polygene("train", *(made / name for name in arguments)))
 
 
@@ -509,7 +509,7 @@ def test_training_without_a_recipe_says_what_is_missing(arguments: list[str], sa
         (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
     ],
 )
-def test_corpora_that_cannot_be_made(options: list[str], says: str, made: Path, tmp_path: Path) -> None:
+def test_wrong_options_of_prepare_are_refused(options: list[str], says: str, made: Path, tmp_path: Path) -> None:
     result = polygene("prepare", made / "cells.h5ad", "--out", tmp_path / "corpus", *options)
     assert says in refusal(result)
     assert not list(tmp_path.iterdir())
@@ -522,11 +522,11 @@ def test_a_folder_that_is_there_is_not_replaced(made: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "says"), [("", "neither a corpus"), ("nowhere", "no folder")])
-def test_info_says_what_a_folder_is_not(name: str, says: str, tmp_path: Path) -> None:
+def test_info_refuses_another_folder(name: str, says: str, tmp_path: Path) -> None:
     assert says in refusal(polygene("info", tmp_path / name))
 
 
-def test_an_interrupt_is_no_error_and_tells_how_to_go_on(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_no_error_and_names_the_way_to_go_on(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Expected expression: never told by the gene itself, and by nothing but the cell."""
+"""Expected expression: from the cell alone, and never from the gene itself."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def without(cells: EncodedCells, i: int, gene: int, bin_: int | None) -> Encoded
 
 @pytest.mark.parametrize("bin_", [9, None], ids=["another bin", "not expressed"])
 @pytest.mark.parametrize("output", ["expression", "expressed"])
-def test_a_gene_is_told_nothing_of_its_own_value(
+def test_a_prediction_does_not_depend_on_the_gene_itself(
     output: str, bin_: int | None, tiny_model: PolyGene, toy_cells: EncodedCells
 ) -> None:
     genes_M = np.arange(40)
@@ -48,17 +48,19 @@ def test_a_gene_is_told_nothing_of_its_own_value(
             fold[~toy_cells.measured_G] = False
             np.testing.assert_allclose(after_CM[i, fold], before_CM[i, fold], atol=1e-5)
             changed += not np.allclose(after_CM[i, ~fold], before_CM[i, ~fold], atol=1e-5)
-    assert changed > 0  # while other genes do hear of it
+    assert changed > 0  # while other genes depend on it
 
 
-def test_an_answer_depends_on_nothing_but_the_cell_and_the_gene(tiny_model: PolyGene, toy_cells: EncodedCells) -> None:
+def test_a_prediction_depends_on_nothing_but_the_cell_and_the_gene(
+    tiny_model: PolyGene, toy_cells: EncodedCells
+) -> None:
     whole_CG = expected_expression(tiny_model, toy_cells, np.arange(40))
     rows, genes_M = np.array([7, 2]), np.array([31, 38, 4])
     some_CM = expected_expression(tiny_model, toy_cells.rows(rows), genes_M)
     np.testing.assert_allclose(some_CM, whole_CG[np.ix_(rows, genes_M)], atol=1e-5)
 
 
-def test_expected_values_are_means_over_bins_of_what_is_answered_one_by_one(
+def test_expected_values_are_means_over_bins_of_predictions_one_by_one(
     tiny_model: PolyGene, toy_cells: EncodedCells
 ) -> None:
     x_CG = expected_expression(tiny_model, toy_cells, np.arange(40))
@@ -78,7 +80,7 @@ def test_expected_values_are_means_over_bins_of_what_is_answered_one_by_one(
         np.testing.assert_allclose(p_CG[:, gene], one_CB[:, 1:].sum(1), rtol=1e-4)
 
 
-def test_a_given_label_is_heard(tiny_model: PolyGene, toy_cells: EncodedCells) -> None:
+def test_a_given_label_changes_predictions(tiny_model: PolyGene, toy_cells: EncodedCells) -> None:
     labelled = replace(toy_cells, labels_CP=np.zeros_like(toy_cells.labels_CP))
     alone, given = (expected_expression(tiny_model, labelled, np.arange(40), given=g) for g in ((), ("cell_type",)))
     assert (np.abs(alone - given).max(1) > 1e-5).all()

@@ -1,4 +1,4 @@
-"""Annotate: what it writes, what its answers depend on, and what it refuses."""
+"""Annotate: what it writes, what its predictions depend on, and what it refuses."""
 
 import re
 from collections.abc import Callable
@@ -114,7 +114,7 @@ def test_given_labels_are_used_and_a_missing_one_is_not_given(adata: ad.AnnData,
     assert (np.abs(given[2:] - alone[2:]).max(1) > 1e-4).all()
 
 
-def test_a_long_file_is_read_in_pieces_with_the_same_answers_and_one_report(
+def test_a_long_file_is_read_in_pieces_with_the_same_predictions_and_one_report(
     make_adata: MakeAnnData, tiny_model: PolyGene, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     adata = make_adata(2_100, 36)
@@ -131,9 +131,7 @@ def test_a_long_file_is_read_in_pieces_with_the_same_answers_and_one_report(
     np.testing.assert_allclose(added.obsm["polygene_cell_type"][rows], few.obsm["polygene_cell_type"], atol=1e-6)
 
 
-def test_a_file_needs_a_place_for_its_answers_and_an_object_takes_none(
-    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
-) -> None:
+def test_a_file_needs_out_and_an_anndata_takes_none(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
     adata.write_h5ad(tmp_path / "cells.h5ad")
     with pytest.raises(DataError, match=r"cells\.h5ad need a place: out='annotated\.h5ad'"):
         annotate(tmp_path / "cells.h5ad", tiny_model)
@@ -149,7 +147,7 @@ def test_a_file_needs_a_place_for_its_answers_and_an_object_takes_none(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "out.h5ad"]
 
 
-def test_the_device_and_the_speed_are_said_at_the_end(
+def test_the_device_and_the_speed_are_logged_at_the_end(
     adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="polygene")
@@ -158,7 +156,7 @@ def test_the_device_and_the_speed_are_said_at_the_end(
 
 
 @pytest.mark.parametrize("where", ["layer", "raw", "backed", "csc", "dense"])
-def test_expression_is_found_where_it_is_said_to_be(
+def test_expression_is_read_from_the_named_layer(
     where: str, adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
 ) -> None:
     expected = annotated(adata, tiny_model).obsm["polygene_cell_type"]
@@ -185,7 +183,7 @@ def test_recorded_totals_change_what_counts_mean(adata: ad.AnnData, tiny_model: 
     assert not np.allclose(own, whole, atol=1e-3)
 
 
-def test_a_cell_without_counts_is_answered_and_flagged(
+def test_a_cell_without_counts_is_predicted_and_flagged(
     adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
 ) -> None:
     adata.X = sparse.diags((np.arange(60) > 0).astype(np.float32)).tocsr() @ adata.X
@@ -196,7 +194,7 @@ def test_a_cell_without_counts_is_answered_and_flagged(
     assert any("1 of 60 cells express no gene of the panel: they are kept" in message for message in caplog.messages)
 
 
-def test_a_chunk_that_expresses_no_panel_gene_is_answered(
+def test_a_chunk_that_expresses_no_panel_gene_is_predicted(
     make_adata: MakeAnnData, tiny_model: PolyGene, tmp_path: Path
 ) -> None:
     adata = make_adata(CHUNK + 20, 36)
@@ -245,7 +243,7 @@ def test_labels_with_slashes_survive_the_file(adata: ad.AnnData, tiny_model: Pol
     assert list(again.uns["polygene"]["annotate"]["labels"]["cell_type"]) == list(slashed[2])
 
 
-def test_a_second_question_leaves_the_first_answers(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+def test_a_second_run_leaves_the_predictions_of_the_first(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     annotate(adata, tiny_model, predict="sex")
     first = adata.obs["polygene_sex"].copy()
     annotate(adata, tiny_model, predict="tissue")
@@ -263,7 +261,7 @@ def test_a_second_question_leaves_the_first_answers(adata: ad.AnnData, tiny_mode
         ({"given": ["tissue"], "columns": {"tissue": "tisue"}}, "no column 'tissue'.*Did you mean 'tisue'"),
     ],
 )
-def test_a_wrong_question_is_refused_and_nothing_is_written(
+def test_a_wrong_option_is_refused_and_nothing_is_written(
     asked: dict[str, Any], says: str, adata: ad.AnnData, tiny_model: PolyGene
 ) -> None:
     adata.obs = adata.obs.rename(columns=asked.pop("columns", {}))
@@ -275,7 +273,7 @@ def test_a_wrong_question_is_refused_and_nothing_is_written(
     assert not adata.uns
 
 
-def test_what_the_model_never_learned_is_not_answered(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+def test_a_phenotype_without_learned_labels_is_not_predicted(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     tokenizer, schema = tiny_model.tokenizer, tiny_model.tokenizer.schema
     schema = PhenotypeSchema(phenotypes=schema.phenotypes, labels=((), *schema.labels[1:]))
     model = PolyGene.new(replace(tokenizer, schema=schema), hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
@@ -361,7 +359,7 @@ def test_sets_go_through_files(adata: ad.AnnData, calibrated: PolyGene, tmp_path
             assert list(obs[f"polygene_cell_type_{name}"]) == list(adata.obs[f"polygene_cell_type_{name}"])
 
 
-def test_sets_of_too_few_donors_and_of_none_are_told(
+def test_sets_of_too_few_donors_and_of_none_are_a_warning(
     adata: ad.AnnData, calibrated: PolyGene, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
 ) -> None:
     annotate(adata, calibrated, predict=["sex", "cell_type"], coverage=0.95)
@@ -384,7 +382,7 @@ def discerning(adata: ad.AnnData, tiny_model: PolyGene) -> PolyGene:
 
 
 @pytest.mark.parametrize("asking", [{}, {"predict": "sex"}, {"given": ["cell_type", "sex"]}])
-def test_an_unknown_cell_is_told_whatever_is_given_and_asked(
+def test_a_novel_cell_is_flagged_whatever_is_given_and_predicted(
     asking: dict[str, Any], adata: ad.AnnData, discerning: PolyGene
 ) -> None:
     encoded = discerning.tokenizer.encode(adata, use_labels=False)
@@ -397,7 +395,7 @@ def test_an_unknown_cell_is_told_whatever_is_given_and_asked(
     assert adata.uns["polygene"]["annotate"]["false_alarms"] == 0.05
 
 
-def test_a_model_without_a_record_of_its_training_flags_nothing_and_says_so(
+def test_a_model_without_a_record_of_its_training_flags_nothing_and_logs_it(
     adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="polygene"):

@@ -1,4 +1,4 @@
-"""Counterfactual: what is asked, what the changes are, what they depend on, and what is refused."""
+"""Counterfactual: what is predicted, what the changes are, what they depend on, and what is refused."""
 
 import sys
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def test_changes_are_those_of_single_predictions(context: str, adata: ad.AnnData
             assert table.loc[f"GENE{gene}", f"{context}_{name}"] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
-def test_a_gene_is_asked_only_while_it_is_hidden_and_equally_often(
+def test_a_gene_is_predicted_only_while_it_is_masked_and_equally_often(
     adata: ad.AnnData, tiny_model: PolyGene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     females = adata[adata.obs["sex"] == "female"].copy()
@@ -97,7 +97,7 @@ def test_a_gene_is_asked_only_while_it_is_hidden_and_equally_often(
     assert len(set(shown_shares)) > 4  # the halves differ
 
 
-def test_cells_of_equal_labels_are_asked_once_from_tokens(
+def test_cells_of_equal_labels_share_one_prediction_from_tokens(
     adata: ad.AnnData, tiny_model: PolyGene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -112,7 +112,7 @@ def test_cells_of_equal_labels_are_asked_once_from_tokens(
     assert asked == [3, 3]  # females of three cell types, as they are and changed
 
 
-def test_a_cells_answer_depends_on_nothing_but_the_cell(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+def test_a_cells_prediction_depends_on_nothing_but_the_cell(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     adata.obs["own"] = adata.obs_names
     whole = counterfactual(adata, tiny_model, {"sex": "male"}, groupby="own").set_index(["own", "gene"])
     some = adata[np.random.default_rng(0).permutation(60)[:25]].copy()

@@ -100,7 +100,7 @@ def binary(model: PolyGene, make_tokenizer: Callable[..., CellTokenizer]) -> Pol
     return PolyGene.new(tokenizer, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
 
 
-def test_a_binary_model_knows_whether_and_not_how_much(
+def test_a_binary_model_predicts_whether_and_not_how_much(
     adata: ad.AnnData, tiny_model: PolyGene, make_tokenizer: Callable[..., CellTokenizer]
 ) -> None:
     model = binary(tiny_model, make_tokenizer)

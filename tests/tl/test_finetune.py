@@ -1,4 +1,4 @@
-"""Fine-tuning: labels of one's own in a checkpoint like any other."""
+"""Fine-tuning: labels of one's own in a normal checkpoint."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +29,7 @@ MakeAnnData = Callable[..., ad.AnnData]
 
 @pytest.fixture
 def adata(make_adata: MakeAnnData) -> ad.AnnData:
-    """200 cells of three types that express other genes, told in words of their own."""
+    """200 cells of three types that express other genes, named in words of their own."""
     adata = make_adata(200, 36)
     adata.obs["stage of mine"] = adata.obs["cell_type"].map(lambda label: f"my {label}").where(np.arange(200) % 5 > 0)
     return adata
@@ -41,7 +41,7 @@ def predicted(adata: ad.AnnData, model: PolyGene, name: str) -> np.ndarray:
     return copy.obsm[f"polygene_{name}"]
 
 
-def test_a_head_answers_a_new_phenotype_and_leaves_the_others_alone(
+def test_a_head_predicts_a_new_phenotype_and_leaves_the_others_alone(
     adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
 ) -> None:
     tuned = finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine")
@@ -61,7 +61,9 @@ def test_a_head_answers_a_new_phenotype_and_leaves_the_others_alone(
     assert tiny_model.tokenizer.schema.names == ("sex", "tissue", "cell_type", "age", "disease")
 
 
-def test_the_network_answers_as_the_regression_does(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
+def test_the_network_predicts_what_the_regression_predicts(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
     tuned = finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine")
     encoded = tiny_model.tokenizer.encode(adata, use_labels=False)
     features_CF = head_features(tiny_model, encoded, "cell_type")
@@ -105,7 +107,7 @@ def test_the_score_is_that_of_heads_that_did_not_see_the_donor(
     assert any(said in message for message in caplog.messages)
 
 
-def test_without_donors_a_warning_says_that_the_score_flatters(
+def test_without_donors_a_warning_calls_the_score_flattering(
     adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
 ) -> None:
     del adata.obs["donor_id"]
@@ -116,7 +118,7 @@ def test_without_donors_a_warning_says_that_the_score_flatters(
 def test_labels_of_a_phenotype_it_has_are_added_to_those_it_knows(
     adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
 ) -> None:
-    """The labels of the cells are answered then; the others stay in the vocabulary."""
+    """The labels of the cells are predicted then; the others stay in the vocabulary."""
     renamed = {"B cell": "B cell", "T cell": "memory T cell", "monocyte": "classical monocyte"}
     adata.obs["cell_type"] = adata.obs["cell_type"].map(renamed)
     tuned = finetune(adata, tiny_model, label="cell_type", out=tmp_path / "mine")

@@ -84,7 +84,7 @@ def test_counts_of_cells_that_were_counted_come_back() -> None:
         ({"labels": {"cell_tipe": "B cell"}}, PhenotypeError, "Did you mean 'cell_type'"),
         ({"labels": {"cell_type": "B cel"}}, PhenotypeError, "the nearest is 'B cell'"),
         ({"labels": {"sex": "male"}, "predict": ["sex"]}, PhenotypeError, "given and drawn at once"),
-        ({"labels": {}, "n_cells": 0}, DataError, "one cell or more"),
+        ({"labels": {}, "n_cells": 0}, DataError, "draw one cell or more"),
         ({"labels": {}, "seed": -1}, DataError, "the seed is -1"),
         ({"labels": {}, "temperature": 0.0}, RecipeError, "temperature = 0.0"),
         ({"labels": {}, "out": "cells.csv"}, DataError, "must end with .h5ad"),
@@ -140,7 +140,7 @@ def test_cells_that_are_even_stay_as_they_are(tiny_model: PolyGene, make_adata: 
     assert not both.obs["polygene_generated"].any()
 
 
-def test_balancing_by_a_label_that_no_cell_has_says_so(
+def test_balancing_by_a_phenotype_without_labels_is_refused(
     tiny_model: PolyGene, make_adata: Callable[..., ad.AnnData]
 ) -> None:
     adata = make_adata(30, 40)

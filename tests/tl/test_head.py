@@ -6,8 +6,8 @@ import pytest
 from polygene.tl._head import fit_head
 
 
-def test_a_head_that_tells_donors_apart_scores_low() -> None:
-    """States that tell donors apart, and labels by donor: right about cells of known donors, wrong about new ones."""
+def test_a_head_that_separates_donors_scores_low() -> None:
+    """States that separate donors, and labels by donor: right about cells of known donors, wrong about new ones."""
     rng = np.random.default_rng(0)
     donors_C = np.arange(240) % 12
     labels_C = (donors_C < 6).astype(np.int64)

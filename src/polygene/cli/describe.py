@@ -99,15 +99,15 @@ def _describe_checkpoint(folder: Path) -> list[Table]:
 
 
 def _finetuning_facts(facts: Mapping[str, Any]) -> dict[str, str]:
-    shown = {
+    rows = {
         "from": facts["from"],
         "labels": f"{len(facts['labels'])} of obs[{facts['label']!r}]: {_some(facts['labels'])}",
         "how": facts["how"],
         "learned from": f"{facts['cells']:,} of {facts['labelled']:,} labelled cells, of {facts['donors']:,} donors",
     }
     if "macro_f1" in facts:
-        shown["macro-F1"] = f"{facts['macro_f1']:.3f} on {facts['held_out']} held out in turn"
-    return shown
+        rows["macro-F1"] = f"{facts['macro_f1']:.3f} on {facts['held_out']} held out in turn"
+    return rows
 
 
 def describe_shipped() -> list[Table]:

@@ -57,7 +57,7 @@ def embed(
     >>> adata = pg.datasets.pbmc()[:50].copy()
     >>> pg.tl.embed(adata)
     >>> adata.obsm["X_polygene"].shape
-    (50, 192)
+    (50, 128)
     """
     model = load_model(model)
     reader = CellReader(adata, model.tokenizer, layer=layer, totals=totals)

@@ -91,13 +91,6 @@ def finetune(
         The folder exists, the seed is wrong, or the expression cannot be read; the message says what to do.
     RecipeError
         The folder holds a run of another fine-tuning.
-
-    Examples
-    --------
-    >>> import polygene as pg
-    >>> adata = pg.datasets.pbmc()
-    >>> model = pg.tl.finetune(adata, label="cell_type_author")  # doctest: +SKIP
-    >>> pg.tl.annotate(adata, model)  # doctest: +SKIP
     """
     one_process("finetune")
     check_seed(seed)

@@ -97,7 +97,7 @@ def generate(
     check_seed(seed)
     sampling = SamplingConfig(steps=steps, temperature=temperature)
     if n_cells < 1:
-        msg = f"n_cells = {n_cells:,}: ask for one cell or more."
+        msg = f"n_cells = {n_cells:,}: draw one cell or more."
         raise DataError(msg)
     model = load_model(model)
     tokenizer, predict = model.tokenizer, [predict] if isinstance(predict, str) else list(predict)
