@@ -257,14 +257,17 @@ def test_a_second_run_leaves_the_predictions_of_the_first(adata: ad.AnnData, tin
         ({"predict": ["cell_typ"]}, "Did you mean 'cell_type'"),
         ({"given": ["colour"]}, "the model knows sex, tissue, cell_type, age, disease"),
         ({"given": ["sex", "tissue", "cell_type", "age", "disease"]}, "Nothing is left to predict"),
-        ({"given": ["age"]}, "does not know the label '30-year-old stage'.*the nearest is"),
+        ({"given": ["age"], "ages": "95-year-old stage"}, "'95-year-old stage'.*it knows ages from .* to 80 years"),
         ({"given": ["tissue"], "columns": {"tissue": "tisue"}}, "no column 'tissue'.*Did you mean 'tisue'"),
     ],
 )
 def test_a_wrong_option_is_refused_and_nothing_is_written(
     asked: dict[str, Any], says: str, adata: ad.AnnData, tiny_model: PolyGene
 ) -> None:
+    asked = dict(asked)
     adata.obs = adata.obs.rename(columns=asked.pop("columns", {}))
+    if age := asked.pop("ages", None):
+        adata.obs["development_stage"] = age
     before = adata.copy()
     with pytest.raises((PhenotypeError, ColumnError), match=says):
         annotate(adata, tiny_model, **asked)

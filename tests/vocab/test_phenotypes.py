@@ -130,14 +130,14 @@ def test_other_columns_and_more_phenotypes_are_configuration(obs):
 
 
 def test_a_label_outside_the_vocabulary_is_an_error_that_names_the_nearest(obs, schema):
-    obs["tissue"] = ["lungs", "lungs", "BLOOD", "lung", "xxxxxxx"]
+    obs["tissue"] = ["lungs", "lungs", "blod", "lung", "xxxxxxx"]
     with pytest.raises(PhenotypeError) as caught:
         schema.encode(obs)
     message = str(caught.value)
     assert "tissue: the model does not know the label" in message
     assert "'lungs' (2 cells; the nearest is 'lung')" in message
-    assert "'BLOOD' (1 cells; the nearest is 'blood')" in message
-    assert "'xxxxxxx' (1 cells)" in message
+    assert "'blod' (1 cells; the nearest is 'blood')" in message
+    assert "'xxxxxxx' (1 cells; it knows 'blood', 'lung')" in message
     assert "It knows 2 of tissue. Rename the labels in obs" in message
 
 
@@ -197,3 +197,61 @@ def test_an_unknown_phenotype_is_an_error_that_names_the_nearest(schema):
 def test_impossible_phenotypes_are_refused(make, problem):
     with pytest.raises(PhenotypeError, match=problem):
         make()
+
+
+AGES = ("10-year-old stage", "20-year-old stage", "40-year-old stage")
+
+
+def aged(*labels: str) -> PhenotypeSchema:
+    age = next(one for one in CELLXGENE if one.name == "age")
+    return PhenotypeSchema(phenotypes=(age,), labels=(labels or AGES,))
+
+
+def test_one_age_has_many_names():
+    obs = pd.DataFrame(
+        {"development_stage": ["20-year-old human stage", "20", 20.0, "20-year-old stage", "240 months"]}
+    )
+    assert aged().encode(obs)[:, 0].tolist() == [1] * 5
+    assert aged().label_index("age", "20") == 1
+
+
+def test_names_of_one_age_become_one_label_of_the_commonest_name():
+    obs = pd.DataFrame({"development_stage": ["17-year-old human stage"] * 2 + ["17-year-old stage"] * 3 + ["adult"]})
+    schema = PhenotypeSchema.fit(count_labels(obs))
+    assert schema.labels[3] == ("17-year-old stage", "adult")
+    assert schema.encode(obs)[:, 3].tolist() == [0] * 5 + [1]
+
+
+def test_an_age_between_known_ones_is_the_mixture_of_its_neighbours():
+    # 25 is a quarter of the way from 20 to 40.
+    cells = aged().label_indices("age", "25-year-old stage", 8)
+    assert sorted(cells.tolist()) == [1] * 6 + [2] * 2
+    obs = pd.DataFrame({"development_stage": ["25-year-old stage"] * 8 + ["40-year-old stage"]})
+    assert sorted(aged().encode(obs)[:, 0].tolist()) == [1] * 6 + [2] * 3
+    assert aged().encode(obs, unknown="not given")[:, 0].tolist() == [-1] * 8 + [2]
+    assert aged().label_indices("age", "20-year-old stage", 3).tolist() == [1, 1, 1]
+
+
+def test_an_age_beyond_the_known_ones_is_refused_with_what_is_known():
+    with pytest.raises(PhenotypeError, match="it knows ages from 10 to 40 years"):
+        aged().label_index("age", "80-year-old stage")
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ("lung", "it knows 'colon', 'rectum', 'pancreas'"),
+        ("large intestine", "it knows 'colon', 'rectum' of it"),
+        ("islet of Langerhans", "it knows 'pancreas' which it is part of"),
+        ("pancras", "the nearest is 'pancreas'"),
+    ],
+)
+def test_an_unknown_tissue_is_answered_with_what_is_known_of_it(label, says):
+    tissue = next(one for one in CELLXGENE if one.name == "tissue")
+    schema = PhenotypeSchema(phenotypes=(tissue,), labels=(("colon", "rectum", "pancreas"),))
+    with pytest.raises(PhenotypeError, match=f"does not know the label '{label}'; {says}"):
+        schema.label_index("tissue", label)
+
+
+def test_a_synonym_or_an_id_means_its_term(schema):
+    assert schema.label_index("tissue", "UBERON:0002048") == schema.label_index("tissue", "lung")

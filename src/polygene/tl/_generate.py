@@ -101,13 +101,12 @@ def generate(
         raise DataError(msg)
     model = load_model(model)
     tokenizer, predict = model.tokenizer, [predict] if isinstance(predict, str) else list(predict)
-    label_P = _label_indices(tokenizer.schema, labels, predict)
+    labels_CP = _label_indices(tokenizer.schema, labels, predict, n_cells)
     given_G = _given_bins(model, genes)
     if counts and tokenizer.binner.n_bins == 2:
         msg = "This model predicts whether a gene is expressed, not how much, so it has no counts: leave counts out."
         raise DataError(msg)
     facts = {"labels": dict(labels), "genes": dict(genes), "predict": np.array(predict, dtype=str), "seed": seed}
-    labels_CP = np.tile(label_P, (n_cells, 1))
     with written(out, (".h5ad",)) as part:
         adata = draw_adata(model, labels_CP, given_G, predict=predict, seed=seed, sampling=sampling)
         if counts:
@@ -150,17 +149,19 @@ def draw_adata(
     return ad.AnnData(X=x_CG, obs=obs, var=panel_var(tokenizer.panel), layers={"polygene_bins": bins_CG})
 
 
-def _label_indices(schema: PhenotypeSchema, labels: Mapping[str, str], predict: Sequence[str]) -> np.ndarray:
-    """label_P int16 of control tokens, -1 where none is given."""
-    label_P = np.full(len(schema.names), -1, dtype=np.int16)
+def _label_indices(
+    schema: PhenotypeSchema, labels: Mapping[str, str], predict: Sequence[str], n_cells: int
+) -> np.ndarray:
+    """labels_CP int16 of control tokens, -1 where none is given."""
+    labels_CP = np.full((n_cells, len(schema.names)), -1, dtype=np.int16)
     for name, label in labels.items():
-        label_P[schema.index(name)] = schema.label_index(name, label)
+        labels_CP[:, schema.index(name)] = schema.label_indices(name, label, n_cells)
     for name in predict:
-        if label_P[schema.index(name)] >= 0 or not schema.labels[schema.index(name)]:
+        if name in labels or not schema.labels[schema.index(name)]:
             why = "given and drawn at once" if name in labels else "a phenotype of which the model learned no label"
             msg = f"{name} is {why}; leave it out of `predict`."
             raise PhenotypeError(msg)
-    return label_P
+    return labels_CP
 
 
 def _given_bins(model: PolyGene, genes: Mapping[str, int]) -> np.ndarray:

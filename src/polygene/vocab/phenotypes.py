@@ -16,6 +16,7 @@ import pandas as pd
 
 from polygene.errors import PhenotypeError, missing_column
 from polygene.vocab.ages import age_in_years
+from polygene.vocab.label_matching import find_label, hint, neighbours
 
 __all__ = ["CELLXGENE", "NOT_GIVEN", "Phenotype", "PhenotypeSchema", "age_in_years", "count_labels"]
 
@@ -115,10 +116,13 @@ class PhenotypeSchema:
         """
         kept = []
         for phenotype in phenotypes:
-            rare = sorted(label for label, n in counts.get(phenotype.name, {}).items() if n < min_cells)
+            of_labels = counts.get(phenotype.name, {})
+            if phenotype.ordinal == "age":
+                of_labels = _one_name_an_age(of_labels)
+            rare = sorted(label for label, n in of_labels.items() if n < min_cells)
             if rare:
                 logger.info("%s: left out %d labels of < %d cells: %s", phenotype.name, len(rare), min_cells, rare)
-            labels = counts.get(phenotype.name, {}).keys() - set(rare)
+            labels = of_labels.keys() - set(rare)
             kept.append(tuple(sorted(labels, key=partial(_order, phenotype))))
         return cls(phenotypes=tuple(phenotypes), labels=tuple(kept))
 
@@ -160,12 +164,30 @@ class PhenotypeSchema:
             able = ", ".join(other for other, labels in zip(self.names, self.labels, strict=True) if labels)
             msg = f"The model never saw a label of {name}, so it cannot be told one; it knows labels of {able}."
             raise PhenotypeError(msg)
-        if label not in self.labels[p]:
-            near = self._nearest(p, str(label))
-            hint = f"the nearest is {near!r}" if near else f"it knows {', '.join(map(repr, self.labels[p][:8]))}"
-            msg = f"{name}: the model does not know the label {label!r}; {hint}."
+        v = self._find(p, str(label))
+        if v < 0:
+            msg = f"{name}: the model does not know the label {label!r}; {self._hint(p, str(label))}."
             raise PhenotypeError(msg)
-        return self.labels[p].index(label)
+        return v
+
+    def label_indices(self, name: str, label: str, n: int) -> np.ndarray:
+        """Give the places of a label for n cells, int16 (n,).
+
+        An age between two known ones is their mixture: cells take the one or the other, in proportion to how near it
+        lies, evenly spaced.
+
+        Raises
+        ------
+        PhenotypeError
+            As `label_index`.
+        """
+        p = self.index(name)
+        between = self._between(p, str(label)) if self._find(p, str(label)) < 0 else None
+        if between is None:
+            return np.full(n, self.label_index(name, label), dtype=np.int16)
+        below, above, share = between
+        steps = np.floor(np.arange(n + 1) * share + 0.5)
+        return np.where(np.diff(steps) > 0, above, below).astype(np.int16)
 
     def encode(
         self,
@@ -223,13 +245,17 @@ class PhenotypeSchema:
     def _encode_column(self, p: int, column: pd.Series, unknown: str) -> tuple[np.ndarray, dict[str | None, int]]:
         """Return (labels_C, how many cells are not given for which reason)."""
         codes_C, texts, counts = _factorize(column)
-        place = {label: v for v, label in enumerate(self.labels[p])}
         # The last entry serves the code -1, which is NaN.
-        labels = np.array([*(place.get(text, -1) for text in texts), -1], dtype=np.int16)
+        labels = np.array([*(self._find(p, text) if _is_given(text) else -1 for text in texts), -1], dtype=np.int16)
+        labels_C = labels[codes_C]
         absent: dict[str | None, int] = {"NaN": int((codes_C < 0).sum())}
         outside = {}
         for text, n, v in zip(texts, counts, labels[:-1], strict=True):
             if v < 0 and _is_given(text):
+                if unknown == "error" and self._between(p, text):
+                    of_C = codes_C == texts.index(text)
+                    labels_C[of_C] = self.label_indices(self.phenotypes[p].name, text, n)
+                    continue
                 outside[text] = n
             elif v < 0:
                 absent[repr(text)] = absent.get(repr(text), 0) + n
@@ -238,24 +264,28 @@ class PhenotypeSchema:
         if outside:
             few = ", ".join(map(repr, sorted(outside)[:3])) + (", …" if len(outside) > 3 else "")
             absent[f"outside the vocabulary: {few}"] = sum(outside.values())
-        return labels[codes_C], {reason: n for reason, n in absent.items() if n}
+        return labels_C, {reason: n for reason, n in absent.items() if n}
 
     def _outside(self, p: int, outside: Mapping[str, int]) -> str:
         name, known = self.phenotypes[p].name, self.labels[p]
-        said = []
-        for text, n in sorted(outside.items())[:3]:
-            near = self._nearest(p, text)
-            said.append(f"{text!r} ({n:,} cells" + (f"; the nearest is {near!r})" if near else ")"))
+        said = [f"{text!r} ({n:,} cells; {self._hint(p, text)})" for text, n in sorted(outside.items())[:3]]
         more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
         return (
             f"{name}: the model does not know the label {', '.join(said)}{more}. It knows {len(known)} of {name}. "
             "Rename the labels in obs, or set them to NaN, which gives none."
         )
 
-    def _nearest(self, p: int, text: str) -> str | None:
-        """Return the known label that reads most like this one, if one does."""
-        lower = {label.lower(): label for label in self.labels[p]}
-        return next((lower[word] for word in difflib.get_close_matches(text.lower(), lower, n=1, cutoff=0.5)), None)
+    def _find(self, p: int, text: str) -> int:
+        one = self.phenotypes[p]
+        return find_label(one.name, self.labels[p], text, is_age=one.ordinal == "age")
+
+    def _between(self, p: int, text: str) -> tuple[int, int, float] | None:
+        """Give the known ages next to an age that is not known."""
+        return neighbours(self.labels[p], text) if self.phenotypes[p].ordinal == "age" else None
+
+    def _hint(self, p: int, text: str) -> str:
+        one = self.phenotypes[p]
+        return hint(one.name, self.labels[p], text, is_age=one.ordinal == "age")
 
     def decode(self, labels_CP: np.ndarray) -> pd.DataFrame:
         """Return the columns of `obs` (named `Phenotype.column`, categorical) of labels, NaN where not given."""
@@ -283,6 +313,17 @@ def count_labels(obs: pd.DataFrame, phenotypes: Sequence[Phenotype] = CELLXGENE)
                 if _is_given(text):
                     counted[phenotype.name][text] = counted[phenotype.name].get(text, 0) + n
     return counted
+
+
+def _one_name_an_age(counts: Mapping[str, int]) -> dict[str, int]:
+    """Add up the cells of labels that are one age under the name that most cells have; the first of equals."""
+    names: dict[float | str, str] = {}
+    summed: dict[str, int] = {}
+    for label, n in sorted(counts.items(), key=lambda one: (-one[1], one[0])):
+        years = age_in_years(label)
+        name = names.setdefault(label if years is None else round(years, 3), label)
+        summed[name] = summed.get(name, 0) + n
+    return summed
 
 
 def _factorize(column: pd.Series) -> tuple[np.ndarray, list[str], list[int]]:

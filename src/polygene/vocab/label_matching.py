@@ -1,0 +1,88 @@
+"""Which label of a model a text means: by name, by age in years, by the ontology; and what to say where none does."""
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+
+from polygene.vocab.ages import age_in_years
+from polygene.vocab.ontology import TABLES, ontology_of
+
+SAME_YEARS = 1e-3  # a third of a day
+LIKE = 0.8
+"""How alike a slip of the pen and the label meant are at least (difflib's ratio): "lungs" and "lung" are 0.89 alike,
+"lung" and "pancreas", which a lower limit would offer, 0.5."""
+
+
+def find_label(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool = False) -> int:
+    """Give the place of the label that a text means, -1 where there is none.
+
+    "17", "17-year-old stage" and "17-year-old human stage" are one age; a synonym or an id of an ontology is its term.
+
+    Examples
+    --------
+    >>> (
+    ...     find_label("cell_type", ["B cell", "regulatory T cell"], "Treg"),
+    ...     find_label("tissue", ["lung"], "UBERON:0002048"),
+    ... )
+    (1, 0)
+    >>> find_label("age", ["17-year-old stage", "20-year-old stage"], "17", is_age=True)
+    0
+    """
+    if text in labels:
+        return labels.index(text)
+    if is_age:
+        years = age_in_years(text)
+        known = [(v, one) for v, label in enumerate(labels) if (one := age_in_years(label)) is not None]
+        return next((v for v, one in known if years is not None and abs(one - years) < SAME_YEARS), -1)
+    if phenotype in TABLES:
+        terms = ontology_of(phenotype)
+        term = terms.find(text)
+        return next((v for v, label in enumerate(labels) if term is not None and terms.find(label) == term), -1)
+    return -1
+
+
+def neighbours(labels: Sequence[str], text: str) -> tuple[int, int, float] | None:
+    """Give the known ages below and above one that lies between them, and the share of the one above; else None.
+
+    Examples
+    --------
+    >>> neighbours(["20-year-old stage", "30-year-old stage"], "22")
+    (0, 1, 0.2)
+    """
+    years = age_in_years(text)
+    known_V = np.array([np.nan if (one := age_in_years(label)) is None else one for label in labels])
+    if years is None or not (np.nanmin(known_V, initial=np.inf) < years < np.nanmax(known_V, initial=-np.inf)):
+        return None
+    below = int(np.nanargmax(np.where(known_V <= years, known_V, np.nan)))
+    above = int(np.nanargmin(np.where(known_V >= years, known_V, np.nan)))
+    return below, above, float((years - known_V[below]) / (known_V[above] - known_V[below]))
+
+
+def hint(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool = False) -> str:
+    """Say what the model knows in place of a label that it does not know.
+
+    Examples
+    --------
+    >>> hint("tissue", ["colon", "rectum", "pancreas"], "lung")
+    "it knows 'colon', 'rectum', 'pancreas'"
+    >>> hint("tissue", ["colon", "rectum", "pancreas"], "large intestine")
+    "it knows 'colon', 'rectum' of it"
+    """
+    lower = {label.lower(): label for label in labels}
+    if not is_age and (near := difflib.get_close_matches(text.lower(), lower, n=1, cutoff=LIKE)):
+        return f"the nearest is {lower[near[0]]!r}"
+    if is_age and age_in_years(text) is not None:
+        known = sorted(years for label in labels if (years := age_in_years(label)) is not None)
+        if known:
+            return f"it knows ages from {known[0]:g} to {known[-1]:g} years"
+    if phenotype in TABLES:
+        compare = ontology_of(phenotype).compare
+        for relation, of in (("finer", "of it"), ("broader", "which it is part of")):
+            if some := [label for label in labels if compare(label, text) == relation]:
+                return f"it knows {_few(some)} {of}"
+    return f"it knows {_few(labels)}"
+
+
+def _few(labels: Sequence[str]) -> str:
+    return ", ".join(map(repr, labels[:8])) + (" and more" if len(labels) > 8 else "")
