@@ -24,7 +24,8 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from polygene.corpus.corpus import Corpus
-from polygene.evaluation.baselines import YEARS_BASELINES, CellTable, TuningScore, baseline_years, tuned_probabilities
+from polygene.evaluation.baselines import YEARS_BASELINES, TuningScore, baseline_years, tuned_probabilities
+from polygene.evaluation.estimators import CellTable
 from polygene.evaluation.test_cells import BLOCK, ROWS, actual_years, cell_table
 from polygene.tl._reader import CellReader
 from polygene.vocab.ages import age_in_years

@@ -32,7 +32,8 @@ from scipy import sparse
 from sklearn.metrics import f1_score
 
 from benchmarks.shared import command, effort, files
-from polygene.evaluation.baselines import CellTable, baseline_probabilities
+from polygene.evaluation.baselines import baseline_probabilities
+from polygene.evaluation.estimators import CellTable
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import cell_states
 from polygene.tl._annotate import annotate

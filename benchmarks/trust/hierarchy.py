@@ -18,7 +18,8 @@ from benchmarks.models import corpus as mapping
 from benchmarks.shared import effort
 from benchmarks.shared.studies import STUDIES, trained
 from polygene.corpus.corpus import CorpusSplit
-from polygene.evaluation.baselines import CellTable, baseline_probabilities
+from polygene.evaluation.baselines import baseline_probabilities
+from polygene.evaluation.estimators import CellTable
 from polygene.model.inference import label_probabilities
 from polygene.vocab.ontology import LabelTree
 

@@ -16,7 +16,8 @@ from benchmarks.models import card as cards
 from benchmarks.models import scores as scoring
 from benchmarks.models import speed as speed
 from benchmarks.models import tables as laid
-from polygene.evaluation.baselines import CellTable, baseline_probabilities, tuned_probabilities
+from polygene.evaluation.baselines import baseline_probabilities, tuned_probabilities
+from polygene.evaluation.estimators import CellTable
 from polygene.vocab.ontology import LabelTree
 
 LABELS = ("T cell", "CD8-positive, alpha-beta T cell", "B cell")

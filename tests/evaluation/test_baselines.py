@@ -13,8 +13,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from polygene.evaluation import baselines
-from polygene.evaluation.baselines import LABEL_BASELINES, CellTable, baseline_probabilities, baseline_years
+from polygene.evaluation import baselines, estimators
+from polygene.evaluation.baselines import LABEL_BASELINES, baseline_probabilities, baseline_years
+from polygene.evaluation.estimators import CellTable
 
 N_LABELS = 5
 """The vocabulary; training has seen labels 0, 1 and 3."""
@@ -220,19 +221,19 @@ def test_logistic_regression_is_that_of_sklearn_on_dense_standardised_genes(
 def test_logistic_regression_has_converged_for_every_penalty(penalty, train):
     """On its own training cells, the gradient for the unpenalised intercepts is zero: mean probability = frequency."""
     table, labels_C = train
-    path = baselines._logistic(table.x_CG, table.x_CG, labels_C, baselines.PENALTIES_C, N_LABELS, None)
+    path = list(estimators.logistic(table, labels_C, table, baselines.PENALTIES_C, N_LABELS, None))
     answers_CV = path[baselines.PENALTIES_C.index(penalty)]
     frequencies_V = np.bincount(labels_C, minlength=N_LABELS) / len(labels_C)
-    np.testing.assert_allclose(answers_CV.mean(axis=0), frequencies_V, atol=2 * baselines.TOLERANCE)
-    alone = baselines._logistic(table.x_CG, table.x_CG, labels_C, [penalty], N_LABELS, None)[0]
+    np.testing.assert_allclose(answers_CV.mean(axis=0), frequencies_V, atol=2 * estimators.TOLERANCE)
+    (alone,) = estimators.logistic(table, labels_C, table, [penalty], N_LABELS, None)
     np.testing.assert_allclose(answers_CV, alone, atol=2e-3)  # where the path began does not matter
 
 
 def test_a_regression_that_has_not_converged_says_so(train, test, monkeypatch, caplog):
-    monkeypatch.setattr(baselines, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(estimators, "MAX_ITERATIONS", 1)
     baseline_probabilities("logistic regression", *train, test[0], N_LABELS)
-    said = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "logistic regression with C=1: newton-cg failed to converge" in " ".join(r.getMessage() for r in said)
+    warned = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "LogisticRegression with C=1: newton-cg failed to converge" in " ".join(r.getMessage() for r in warned)
 
 
 # Tuning
@@ -255,7 +256,7 @@ def test_cells_without_a_donor_are_held_out_together_with_their_source(train):
     donors_C = table.donors_C.astype(object)
     donors_C[::4], donors_C[1::4] = None, ""
     missing = np.isin(np.arange(240) % 4, [0, 1])
-    assert len(np.unique(baselines._groups(replace(table, donors_C=donors_C)))) == 8 + 2
+    assert len(np.unique(baselines._donors(replace(table, donors_C=donors_C)))) == 8 + 2
     for _, held_out in baselines._folds(replace(table, donors_C=donors_C), labels_C, seed=0):
         for source in range(2):
             of_source = missing & (table.sources_C == source)

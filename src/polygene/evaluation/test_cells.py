@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 
 from polygene.corpus.corpus import Corpus, CorpusSplit
-from polygene.evaluation.baselines import LABEL_BASELINES, CellTable, LabelBaseline, TuningScore, tuned_probabilities
+from polygene.evaluation.baselines import LABEL_BASELINES, LabelBaseline, TuningScore, tuned_probabilities
+from polygene.evaluation.estimators import CellTable
 from polygene.evaluation.metrics import scorable
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels

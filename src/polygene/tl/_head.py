@@ -12,9 +12,9 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 
 from polygene.errors import PhenotypeError, missing_column
+from polygene.evaluation.folds import donor_folds
 from polygene.evaluation.metrics import label_scores, label_tally
 from polygene.io.read import CellSource
 from polygene.model.checkpoint import PolyGene
@@ -33,6 +33,7 @@ SHARES = (1.0, 0.25, 0.0)
 """Weight of the query's state beside the genes: as much, or less where the cells are foreign to the network."""
 CHOSEN_ON = 4_000
 """Labelled cells, at most, on which these two are chosen."""
+N_FOLDS = 5
 
 MAX_ITERATIONS = 1_000
 NEVER = -100.0
@@ -194,7 +195,7 @@ def _cross_validated(
 ) -> np.ndarray:
     """Predict each cell by a head that did not see its group, float32 (C, V)."""
     p_CV = np.zeros((len(labels_C), n_labels), np.float32)
-    for train, test in _folds(labels_C, groups_C, seed):
+    for train, test in donor_folds(labels_C, groups_C, N_FOLDS, seed):
         weights_FV, bias_V = _fit(scaled_CF[train], labels_C[train], n_labels, strength)
         p_CV[test] = softmax(scaled_CF[test] @ weights_FV + bias_V, axis=1)
     return p_CV
@@ -212,14 +213,6 @@ def _scored(labels_C: np.ndarray, groups_C: np.ndarray, n_labels: int) -> np.nda
     """List the labels that two groups or more have; cells whose group is not given are in none."""
     pairs = np.unique(np.stack([labels_C, groups_C])[:, groups_C >= 0], axis=1)
     return np.flatnonzero(np.bincount(pairs[0], minlength=n_labels) >= 2)
-
-
-def _folds(labels_C: np.ndarray, groups_C: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Hold out whole groups, the labels spread over the folds as far as groups allow."""
-    n_folds = min(5, len(np.unique(groups_C)), int(np.bincount(labels_C).max()))
-    with warnings.catch_warnings():  # labels of few groups are left out of the score, see `Head.scored`
-        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        return list(StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(labels_C, labels_C, groups_C))
 
 
 def _fit(scaled_CF: np.ndarray, labels_C: np.ndarray, n_labels: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
