@@ -40,6 +40,10 @@ class DataError(PolyGeneError):
     """The data are no AnnData, are empty, or lack what the task needs, such as donors."""
 
 
+class OutputError(PolyGeneError):
+    """The place for an output exists, is written by another process, or cannot be written."""
+
+
 class RunEndedError(PolyGeneError):
     """Another process of the run ended, so this one cannot go on."""
 

@@ -16,7 +16,7 @@ from polygene.corpus import prepare as module
 from polygene.corpus.arrow import SPLITS, ShardWriter
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.errors import ColumnError, CorpusError, GeneError, RecipeError, ScaleError
+from polygene.errors import ColumnError, GeneError, OutputError, RecipeError, ScaleError
 from polygene.vocab.binning import InverseFit
 from polygene.vocab.tokenizer import panel_values
 
@@ -264,7 +264,7 @@ DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (DISK_FULL, CorpusError, r"could not be written.*No space left.*nothing was left behind"),
+        (DISK_FULL, OutputError, r"could not be written, and nothing was left behind.*No space left"),
         (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
     ],
     ids=["disk full", "interrupted"],
@@ -314,14 +314,13 @@ def test_one_panel_is_made_of_old_and_new_names(make_adata, tmp_path):
 
 def test_a_corpus_is_not_replaced_unless_it_is_said_and_survives_a_failure(adata, tmp_path, monkeypatch):
     before = prepare(adata, tmp_path / "corpus", config=CONFIG).info
-    with pytest.raises(CorpusError, match="exists; choose another folder, or delete it"):
+    with pytest.raises(OutputError, match="exists, and it is not replaced: choose another folder, or delete it"):
         prepare(adata, tmp_path / "corpus", config=CONFIG)
     with monkeypatch.context() as patch:
         write_fails(patch, DISK_FULL)
-        with pytest.raises(CorpusError, match="No space left"):
+        with pytest.raises(OutputError, match="No space left"):
             prepare(adata, tmp_path / "corpus", config=CONFIG, overwrite=True)
     assert Corpus(tmp_path / "corpus").info == before
-    (tmp_path / ".corpus.partial").mkdir()  # of a run that was killed
     config = dataclasses.replace(CONFIG, seed=3)
     assert prepare(adata, tmp_path / "corpus", config=config, overwrite=True).info["config"]["seed"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
@@ -330,7 +329,7 @@ def test_a_corpus_is_not_replaced_unless_it_is_said_and_survives_a_failure(adata
 def test_a_folder_that_is_no_corpus_is_never_replaced(adata, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.txt").touch()
-    with pytest.raises(CorpusError, match="is no corpus, so it is not replaced"):
+    with pytest.raises(OutputError, match=r"holds no corpus\.json, so it is not replaced"):
         prepare(adata, tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis/chapter.txt").exists()
 

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polygene.errors import DataError
+from polygene.errors import OutputError
 from polygene.io.read import open_cells
-from polygene.io.write import Answers, Block, answers_to, written_beside
+from polygene.io.results import SUFFIXES, Results, ResultsChunk
+from polygene.io.write import results_writer
+from polygene.runtime.atomic import atomic_file
 from polygene.runtime.json import write_json
 
 
@@ -29,31 +31,31 @@ def adata(make_adata: Callable[..., ad.AnnData]) -> ad.AnnData:
 LABELS = ["a/b", "b"]
 
 
-def answers(source: Path | ad.AnnData, verb: str = "annotate") -> Answers:
-    """Answers for the cells of `source`, three at a time: a column of labels, one of numbers, an array."""
+def answers(source: Path | ad.AnnData, verb: str = "annotate") -> Results:
+    """Results for the cells of `source`, three at a time: a column of labels, one of numbers, an array."""
     cells = open_cells(source)
 
-    def blocks(rows: range) -> Iterator[Block]:
+    def chunks(rows: range) -> Iterator[ResultsChunk]:
         names = np.concatenate(list(cells.names()))
         for first in range(rows.start, rows.stop, 3):
             some = np.arange(first, min(first + 3, rows.stop))
             columns = {"polygene_sex": pd.Categorical.from_codes(some % 2, LABELS), "polygene_p": some / np.float32(7)}
             obsm = {"polygene_sex": np.stack([some, -some], axis=1).astype(np.float32)}
             layers = {"polygene": np.stack([some, some], axis=1).astype(np.float32)} if verb == "denoise" else {}
-            yield Block(pd.DataFrame(columns if verb == "annotate" else {}, index=names[some]), obsm, layers)
+            yield ResultsChunk(pd.DataFrame(columns if verb == "annotate" else {}, index=names[some]), obsm, layers)
 
     of_layers = {"columns_M": np.array([1, 3]), "var": {"polygene_panel": np.arange(5) % 2 == 1}}
-    return Answers(
+    return Results(
         verb=verb,
         cells=cells,
-        blocks=blocks,
+        chunks=chunks,
         uns={"model": "m", "given": np.array([], dtype=str)},
         **(of_layers if verb == "denoise" else {}),
     )
 
 
 def write(source: Path, out: Path, verb: str = "annotate") -> None:
-    with answers_to(out) as write_answers:
+    with results_writer(out) as write_answers:
         write_answers(answers(source, verb))
 
 
@@ -138,7 +140,7 @@ def test_a_table_as_anndata_0_7_wrote_it_is_written_anew(adata: ad.AnnData, sour
 def test_a_table_holds_the_answers_by_cell(
     suffix: str, blocks_at_once: int, adata: ad.AnnData, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polygene.io.write.BLOCKS_AT_ONCE", blocks_at_once)
+    monkeypatch.setattr("polygene.io.write.CHUNKS_AT_ONCE", blocks_at_once)
     for verb, columns in (
         ("annotate", ["polygene_sex", "polygene_p"]),
         ("embed", ["polygene_sex_0", "polygene_sex_1"]),
@@ -181,7 +183,7 @@ def test_a_disk_that_is_full_at_any_moment_leaves_nothing(suffix: str, verb: str
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), before[1]))
         try:
             write(source, out, verb)
-        except DataError as error:
+        except OutputError as error:
             said = str(error)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -194,7 +196,7 @@ def test_a_disk_that_is_full_at_any_moment_leaves_nothing(suffix: str, verb: str
 
 
 def write_half(out: Path, error: BaseException) -> None:
-    with written_beside(out) as part:
+    with atomic_file(out) as part:
         part.write_text("half")
         raise error
 
@@ -202,7 +204,7 @@ def write_half(out: Path, error: BaseException) -> None:
 def test_the_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     out.write_text("before")
-    with written_beside(out) as part:
+    with atomic_file(out) as part:
         part.write_text("whole")
         assert out.read_text() == "before"
     assert out.read_text() == "whole"
@@ -218,7 +220,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"out\.csv' could not be written, and nothing was left behind.*No space"):
+    with pytest.raises(OutputError, match=r"out\.csv' could not be written, and nothing was left behind.*No space"):
         write_half(tmp_path / "out.csv", OSError(28, "No space left on device"))
     assert not list(tmp_path.iterdir())
 
@@ -233,7 +235,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
 )
 def test_a_place_that_cannot_be_written_is_told_before_the_work(name: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DataError, match=says), written_beside(tmp_path / name):
+    with pytest.raises(OutputError, match=says), atomic_file(tmp_path / name, SUFFIXES):
         pytest.fail("the work began")
 
 
@@ -245,7 +247,7 @@ def test_json_says_null_where_a_number_is_none(tmp_path: Path) -> None:
 
 def test_two_runs_into_one_folder_do_not_touch_each_other(adata: ad.AnnData, source: Path, tmp_path: Path) -> None:
     """Both are under way at once, in names that differ by the suffix only, as two processes would be."""
-    with answers_to(tmp_path / "out.csv") as table, answers_to(tmp_path / "out.parquet") as points:
+    with results_writer(tmp_path / "out.csv") as table, results_writer(tmp_path / "out.parquet") as points:
         table(answers(source))
         points(answers(source, "embed"))
     assert list(pd.read_csv(tmp_path / "out.csv", index_col="cell").columns) == ["polygene_sex", "polygene_p"]

@@ -17,7 +17,7 @@ import pytest
 
 from polygene.errors import RunEndedError
 from polygene.model.checkpoint import PolyGene
-from polygene.runtime.distributed import own_rows, together
+from polygene.runtime.distributed import own_rows, process_group
 from polygene.tl import annotate, embed
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node"]
@@ -150,14 +150,14 @@ def test_every_row_falls_to_one_process(n: int, n_processes: int, monkeypatch: p
 
 
 def test_one_process_waits_for_nobody() -> None:
-    with together() as gather:
+    with process_group() as gather:
         assert gather("mine") == ["mine"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_process_that_is_ended_from_outside_ends_in_order(tmp_path: Path) -> None:
     def wait_until_ended() -> None:
-        with together():
+        with process_group():
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
             time.sleep(30)
 
@@ -168,5 +168,5 @@ def test_a_process_that_is_ended_from_outside_ends_in_order(tmp_path: Path) -> N
 
 def test_processes_that_cannot_be_met_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunEndedError, match="Start with torchrun"), together():
+    with pytest.raises(RunEndedError, match="Start with torchrun"), process_group():
         pytest.fail("there is nobody to meet")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from polygene.errors import DataError, PhenotypeError, RecipeError
+from polygene.errors import DataError, OutputError, PhenotypeError, RecipeError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import expected_expression
 from polygene.tl import denoise, embed
@@ -133,7 +133,7 @@ def test_a_wrong_option_is_refused_and_nothing_is_written(
 
 def test_a_matrix_does_not_go_into_a_table(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
     adata.write_h5ad(tmp_path / "cells.h5ad")
-    with pytest.raises(DataError, match=r"must end with \.h5ad"):
+    with pytest.raises(OutputError, match=r"must end with \.h5ad"):
         denoise(tmp_path / "cells.h5ad", tiny_model, out=tmp_path / "out.csv")
     with pytest.raises(DataError, match=r"need a place: out='annotated\.h5ad'$"):
         denoise(tmp_path / "cells.h5ad", tiny_model)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from polygene.errors import ColumnError, DataError, GeneError, PhenotypeError
+from polygene.errors import ColumnError, DataError, GeneError, OutputError, PhenotypeError
 from polygene.io.read import CellSource
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import folds_of
@@ -269,7 +269,7 @@ def test_errors_over_donors_are_those_of_the_donors_means() -> None:
         ({"knock_out": "GENE7", "genes": ["LYZ"]}, GeneError, "'LYZ' is not among"),
         ({"knock_out": "GENE7", "predict": "cell_typ"}, PhenotypeError, "Did you mean 'cell_type'"),
         ({"knock_out": "GENE7", "donor": "patient"}, ColumnError, "no column 'patient'"),
-        ({"knock_out": "GENE7", "out": "effects.xlsx"}, DataError, "must end with .csv or .parquet"),
+        ({"knock_out": "GENE7", "out": "effects.xlsx"}, OutputError, "must end with .csv or .parquet"),
     ],
 )
 def test_a_wrong_perturbation_is_refused(

@@ -114,7 +114,7 @@ def prepare(
         "layer": layer,
     }
     table = (read_toml(config) if config else {}) | {key: value for key, value in options.items() if value is not None}
-    corpus = make_corpus(files, out, config=build(PrepareConfig, table), num_proc=num_proc, progress=True)
+    corpus = make_corpus(files, out, config=build(PrepareConfig, table), num_proc=num_proc)
     _describe(corpus.folder)
 
 
@@ -171,16 +171,16 @@ def evaluate(
 ) -> None:
     """Score a model on held-out donors, beside baselines."""
     from polygene.corpus.corpus import Corpus
-    from polygene.io.write import written_beside
     from polygene.model.shipped import MODELS
+    from polygene.runtime.atomic import atomic_file
     from polygene.runtime.json import write_json
 
     opened, folder = Corpus(corpus), Path(model).resolve()
     own = folder.is_dir() and not folder.is_relative_to(MODELS)  # a shipped or Hub model has no place for numbers
     file = out or (folder / "metrics.json" if own else None)
     with ExitStack() as stack:
-        part = stack.enter_context(written_beside(file, (".json",))) if file else None
-        page = stack.enter_context(written_beside(report, (".html",))) if report else None
+        part = stack.enter_context(atomic_file(file, (".json",))) if file else None
+        page = stack.enter_context(atomic_file(report, (".html",))) if report else None
         from polygene.evaluation.evaluate import evaluate as score
         from polygene.model.checkpoint import PolyGene
 

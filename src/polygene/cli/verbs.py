@@ -8,7 +8,7 @@ import typer
 from polygene.cli import options as o
 from polygene.cli.console import print_all
 from polygene.model.shipped import DEFAULT
-from polygene.runtime.distributed import together
+from polygene.runtime.distributed import process_group
 
 
 def annotate(
@@ -171,7 +171,7 @@ def _call(verb: str, options: dict[str, Any]) -> None:
             options[name] = text if text == "all" else o.names(text)
     cells = [options.pop("cells")] if "cells" in options else []
     options.setdefault("out", o.default_out(*cells) if cells and "out" not in options else None)
-    with together():  # a process that fails ends the others with its message
+    with process_group():  # a process that fails ends the others with its message
         if cells:  # before torch is imported, which takes seconds
             from polygene.io.read import open_cells
 

@@ -19,7 +19,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-from rich.progress import Progress
 
 from polygene._version import __version__
 from polygene.corpus.arrow import SPLITS, ShardWriter, cell_tables
@@ -36,7 +35,9 @@ from polygene.corpus.variable_genes import (
 )
 from polygene.errors import PolyGeneError, RecipeError, missing_column
 from polygene.io.read import CellSource, Source, open_sources
-from polygene.runtime.atomic import written_whole
+from polygene.runtime.atomic import atomic_folder
+from polygene.runtime.distributed import one_process
+from polygene.runtime.progress import progress
 from polygene.runtime.workers import Workers
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.binning import Binning, ExpressionBinner, InverseFit
@@ -141,7 +142,6 @@ def prepare(
     tokenizer: CellTokenizer | None = None,
     num_proc: int = 1,
     overwrite: bool = False,
-    progress: bool = False,
 ) -> Corpus:
     """Make a corpus of .h5ad files (paths, globs) and AnnData objects.
 
@@ -159,25 +159,24 @@ def prepare(
         under `if __name__ == "__main__":`, and each gets a copy of the AnnData that are in memory.
     overwrite
         Replace a corpus that is there.
-    progress
-        Show a progress bar.
 
     Raises
     ------
     DataError, GeneError, ScaleError, PhenotypeError, ColumnError
         The sources cannot be read, or cannot be split; names the source.
-    CorpusError
-        The folder exists, or cannot be written.
+    OutputError
+        The folder exists, another process writes it, or it cannot be written.
     RunEndedError
-        One of several processes ended.
+        One of several processes ended, or torchrun started this one.
 
     See Also
     --------
     polygene.corpus.split.split_cells : how cells are held out
     polygene.corpus.variable_genes.score_genes : how genes are ranked over several sources
     """
+    one_process("prepare")  # num_proc shares the work, torchrun does not
     config = config or PrepareConfig()
-    with written_whole(Path(out), overwrite=overwrite) as folder:
+    with atomic_folder(out, replace="corpus.json" if overwrite else None) as folder:
         opened = open_sources(sources, layer=config.layer)
         phenotypes = tokenizer.schema.phenotypes if tokenizer else config.schema()
         wanted = [config.donor, SYNTHETIC, *(phenotype.column for phenotype in phenotypes)]
@@ -191,10 +190,9 @@ def prepare(
         )  # fmt: skip
         works = [_Work(*one, config) for one in zip(opened, frames, parts, strict=True)]
         del frames  # each work lets go of its own
-        with Progress(disable=not progress, transient=True) as bar, Workers(works, num_proc) as workers:
-            n_rows = sum((0 if tokenizer else 2 * work.n_train) + work.cells.n_obs for work in works)
-            task = bar.add_task("ranking genes, writing tokens", total=n_rows)
-            _Preparation(works, config, workers, lambda n: bar.advance(task, n)).write(folder, tokenizer)
+        n_rows = sum((0 if tokenizer else 2 * work.n_train) + work.cells.n_obs for work in works)  # three passes
+        with progress(n_rows, done="prepared", unit="rows") as advance, Workers(works, num_proc) as workers:
+            _Preparation(works, config, workers, advance).write(folder, tokenizer)
     return Corpus(out)
 
 

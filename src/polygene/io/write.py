@@ -1,18 +1,14 @@
-"""What a verb adds to cells, block by block: to an AnnData in memory, to a copy of a file, or as a table of its own.
+"""Results to files, chunk by chunk: a copy of the cells with them (.h5ad), or a table of them (.csv, .parquet).
 
-Answers on their way to a file go at once to a part beside it, one for each process (Arrow), and from there into the
-file, so that memory does not grow with the cells.
+Each process of a run writes its chunks to an Arrow file of its own beside the target as they come; the first process
+then makes the target of all of them. So memory does not grow with the cells.
 
-Legend: C cells, M columns of the file that are answered.
+Legend: C cells, M columns of the file that a layer fills.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
 
 import anndata as ad
 import h5py
@@ -21,162 +17,90 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from anndata.io import read_elem, write_elem
-from scipy import sparse
 
 from polygene.errors import DataError
 from polygene.io.h5ad import append_rows
-from polygene.io.read import CellSource
-from polygene.runtime.distributed import own_rows, rank, together, world_size
-from polygene.runtime.progress import progress
+from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk
+from polygene.runtime.atomic import atomic_file, check_target, writing
+from polygene.runtime.distributed import own_rows, process_group, rank, world_size
 
-ROOT = "polygene"
-SUFFIXES = (".h5ad", ".csv", ".parquet")
-MATRICES = (".h5ad",)
-"""Where a matrix of genes can go: not into a table."""
 MEGABYTE = 1 << 20
-BLOCKS_AT_ONCE = 10
-"""Blocks of a part that go into the file together: some 10,000 cells, a row group of Parquet."""
-
-
-class Block(NamedTuple):
-    """Answers for some cells: new columns of `obs`, a row for each cell, by its name; new arrays of `obsm`; new layers.
-
-    A layer comes as what stands in the columns that `Answers` names, (C, M). Of a new AnnData it is "X", and whole.
-    """
-
-    obs: pd.DataFrame
-    obsm: Mapping[str, np.ndarray]
-    layers: Mapping[str, np.ndarray] = MappingProxyType({})
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Answers:
-    """What a verb finds out about the cells of one source, when it is asked for.
-
-    Attributes
-    ----------
-    verb
-        Which function makes it.
-    cells
-        The cells it is about.
-    blocks
-        Gives the answers for a range of rows, in order.
-    uns
-        How they are made; goes to `uns["polygene"][verb]`.
-    columns_M, var
-        The columns of the file that layers fill, ascending, and new columns of `var`.
-    genes
-        For a new AnnData, which has the `obs` of the cells and "X" of the blocks: its `var`.
-    """
-
-    verb: str
-    cells: CellSource
-    blocks: Callable[[range], Iterable[Block]]
-    uns: Mapping[str, Any] = field(default_factory=dict)
-    columns_M: np.ndarray | None = None
-    var: Mapping[str, np.ndarray] = field(default_factory=dict)
-    genes: pd.DataFrame | None = None
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """What the name of a file for them can end with."""
-        return SUFFIXES if self.columns_M is None and self.genes is None else MATRICES
-
-    def collect(self) -> Block:
-        """Answer for all cells, in memory."""
-        blocks = list(self.blocks(range(self.cells.n_obs)))
-        obsm = {name: np.concatenate([block.obsm[name] for block in blocks]) for name in blocks[0].obsm}
-        layers = {name: np.concatenate([block.layers[name] for block in blocks]) for name in blocks[0].layers}
-        return Block(pd.concat([block.obs for block in blocks]), obsm, layers)
-
-    def add_to(self, adata: ad.AnnData) -> None:
-        """Write them into an AnnData; what has the same name is replaced."""
-        obs, obsm, layers = self.collect()
-        for name, column in obs.items():
-            adata.obs[name] = column.array
-        for name, array in obsm.items():
-            adata.obsm[name] = array
-        for name, x_CM in layers.items():
-            adata.layers[name] = self.spread(x_CM)
-        for name, values in self.var.items():
-            adata.var[name] = values
-        note_in(adata, self.verb, self.uns)
-
-    def to_adata(self) -> ad.AnnData:
-        """Make the new AnnData."""
-        x_CG = self.collect().layers["X"]
-        return ad.AnnData(x_CG, obs=self.cells.obs.copy(), var=self.genes, uns={ROOT: {self.verb: dict(self.uns)}})
-
-    def spread(self, x_CM: np.ndarray) -> sparse.csr_matrix:
-        """Place answers in the columns of the file; the others hold nothing."""
-        n_cells, n_columns = x_CM.shape
-        entries = (x_CM.reshape(-1), np.tile(np.asarray(self.columns_M), n_cells), np.arange(n_cells + 1) * n_columns)
-        return sparse.csr_matrix(entries, shape=(n_cells, len(self.cells.var)))
+CHUNKS_AT_ONCE = 10
+"""Chunks that go into the file together: some 10,000 cells, a row group of Parquet."""
 
 
 @contextmanager
-def answers_to(out: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Callable[[Answers], None]]:
-    """Give what writes answers to a file: a copy of the cells (.h5ad), or only the answers (.csv, .parquet).
+def results_writer(out: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Callable[[Results], None]]:
+    """Yield a function that writes results to a file: a copy of the cells (.h5ad), or a table (.csv, .parquet).
 
     Entered before the work begins, it finds out at once whether the file can be written. All processes of a run enter
-    it; each answers for its rows, and the first puts all together, so they must share the folder. The file appears
-    whole or not at all, and nothing else stays.
+    it; each computes its rows, and the first writes the file, so they must share the folder.
 
     Raises
     ------
+    OutputError
+        The file cannot be written.
     DataError
-        The file cannot be written, or a process of the run failed.
+        A process cannot see the folder of the others.
+    RunEndedError
+        A process of the run failed.
     """
-    out = _place(out, suffixes)
-    made: list[Path] = []
+    out = check_target(out, suffixes)
+    temporary: list[Path] = []
     try:
-        with together() as gather, ExitStack() as stack:
-            run = gather(os.getpid())[0]  # of the first process: other runs have other files
-            parts = [out.with_name(f".{out.name}.{run}.{number}") for number in range(world_size())]
-            made += [*parts, _beside(out, run)]
-            whole = stack.enter_context(written_beside(out)) if rank() == 0 else None
+        with process_group() as gather, ExitStack() as stack:
+            partial: Path = gather(stack.enter_context(atomic_file(out)) if rank() == 0 else None)[0]
+            parts = [partial.with_name(f"{partial.name}.{number}") for number in range(world_size())]
+            temporary += [*parts, partial]
 
-            def write(answers: Answers) -> None:
-                with _told(out):
-                    n_rows = gather(_write_part(parts[rank()], answers.blocks(own_rows(answers.cells.n_obs))))
-                    if whole is not None:
-                        _put_together([part for part, n in zip(parts, n_rows, strict=True) if n], answers, whole)
+            def write(results: Results) -> None:
+                with writing(out):
+                    n_rows = gather(_write_part(parts[rank()], results.chunks(own_rows(results.cells.n_obs))))
+                    if rank() == 0:
+                        _merge([part for part, n in zip(parts, n_rows, strict=True) if n], results, partial)
 
             yield write
     finally:
-        for path in made:  # those of a process that was killed too
+        for path in temporary:  # those of a process that was killed too
             path.unlink(missing_ok=True)
 
 
-def deliver(answers: Answers, adata: ad.AnnData | str | Path, out: str | Path | None) -> None:
-    """Write answers where they belong: those for an AnnData into it, those for a file to `out`.
+def write_results(results: Results, adata: ad.AnnData | str | Path, out: str | Path | None) -> None:
+    """Write the results for an AnnData into it, and those for a file to `out`.
 
     Raises
     ------
     DataError
-        `out` is missing for a file, or was given for an AnnData; or it cannot be written.
+        `out` is missing for a file, or was given for an AnnData.
+    OutputError
+        `out` cannot be written.
     """
     if isinstance(adata, ad.AnnData) and out is not None:
-        msg = f"{answers.verb} writes into an AnnData; leave `out` out, and save it: adata.write_h5ad({str(out)!r})"
+        msg = f"{results.verb} writes into an AnnData; leave `out` out, and save it: adata.write_h5ad({str(out)!r})"
         raise DataError(msg)
     if isinstance(adata, ad.AnnData):
-        answers.add_to(adata)
+        results.add_to(adata)
         return
     if out is None:
-        table = ", or a .parquet or .csv" if answers.suffixes == SUFFIXES else ""
-        msg = f"the answers for {answers.cells.label} need a place: out='annotated.h5ad'{table}"
+        table = ", or a .parquet or .csv" if results.suffixes == SUFFIXES else ""
+        msg = f"the results for {results.cells.label} need a place: out='annotated.h5ad'{table}"
         raise DataError(msg)
-    with answers_to(out, answers.suffixes) as write:
-        write(answers)
+    with results_writer(out, results.suffixes) as write:
+        write(results)
 
 
-def _write_part(part: Path, blocks: Iterable[Block]) -> int:
-    """Write blocks as they come; return how many cells they are of. None of them, no file."""
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write rows as .csv or .parquet, as the suffix says, without their numbers."""
+    table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
+
+
+def _write_part(part: Path, chunks: Iterable[ResultsChunk]) -> int:
+    """Write chunks as they come; return how many cells they are of. None of them, no file."""
     n_rows = 0
     with ExitStack() as stack:
         writer = None
-        for block in blocks:
-            batch = _to_arrow(block)
+        for chunk in chunks:
+            batch = _to_arrow(chunk)
             if writer is None:
                 writer = stack.enter_context(pa.OSFile(str(part), "wb"))
                 writer = stack.enter_context(pa.ipc.new_file(writer, batch.schema))
@@ -185,20 +109,20 @@ def _write_part(part: Path, blocks: Iterable[Block]) -> int:
     return n_rows
 
 
-def _to_arrow(block: Block) -> pa.RecordBatch:
-    columns = {"cell": pa.array(block.obs.index, pa.string())}
-    columns |= {f"obs/{name}": pa.array(column) for name, column in block.obs.items()}
-    for kind, arrays in (("obsm", block.obsm), ("layers", block.layers)):
+def _to_arrow(chunk: ResultsChunk) -> pa.RecordBatch:
+    columns = {"cell": pa.array(chunk.obs.index, pa.string())}
+    columns |= {f"obs/{name}": pa.array(column) for name, column in chunk.obs.items()}
+    for kind, arrays in (("obsm", chunk.obsm), ("layers", chunk.layers)):
         for name, array in arrays.items():
             columns[f"{kind}/{name}"] = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
     return pa.record_batch(columns)
 
 
-def _read_parts(parts: Iterable[Path], at_once: int) -> Iterator[Block]:
-    """Read what was written, a few blocks at a time, never the whole."""
+def _read_parts(parts: Iterable[Path], at_once: int) -> Iterator[ResultsChunk]:
+    """Read what was written, a few chunks at a time, never the whole."""
     for part in parts:
         if not part.exists():
-            msg = f"the answers of another process, {part}, are not there: all must see the folder {str(part.parent)!r}"
+            msg = f"the results of another process, {part}, are not there: all must see the folder {str(part.parent)!r}"
             raise DataError(msg)
         with pa.OSFile(str(part)) as file:  # a mapped file would count as memory of this process
             reader = pa.ipc.open_file(file)
@@ -215,33 +139,33 @@ def _read_parts(parts: Iterable[Path], at_once: int) -> Iterator[Block]:
                     }
                     for kind in ("obsm/", "layers/")
                 )
-                yield Block(pd.DataFrame(obs, index=names), obsm, layers)
+                yield ResultsChunk(pd.DataFrame(obs, index=names), obsm, layers)
 
 
-def _put_together(parts: list[Path], answers: Answers, whole: Path) -> None:
+def _merge(parts: list[Path], results: Results, whole: Path) -> None:
     """Make the file of the parts."""
-    blocks = _read_parts(parts, BLOCKS_AT_ONCE if answers.suffixes == SUFFIXES else 1)
+    chunks = _read_parts(parts, CHUNKS_AT_ONCE if results.suffixes == SUFFIXES else 1)
     if whole.suffix == ".h5ad":
-        answers.cells.write_h5ad(whole, var=answers.genes)
-        sparse_takes = 3 if answers.columns_M is not None else 1  # a column's number, of up to 8 bytes, beside 4
+        results.cells.write_h5ad(whole, var=results.new_var)
+        sparse_takes = 3 if results.columns_M is not None else 1  # a column's number, of up to 8 bytes, beside 4
         _reserve(whole, sparse_takes * sum(part.stat().st_size for part in parts))
         with h5py.File(whole, "r+") as file:
-            _append_to_h5ad(file, blocks, answers)
-            write_elem(_group(_group(file, "uns"), ROOT), answers.verb, dict(answers.uns))
+            _append_to_h5ad(file, chunks, results)
+            write_elem(_group(_group(file, "uns"), UNS_KEY), results.verb, dict(results.uns))
     elif whole.suffix == ".parquet":
         with ExitStack() as stack:
             writer = None
-            for block in blocks:
-                table = pa.Table.from_pandas(_table(block).rename_axis("cell"))
+            for chunk in chunks:
+                table = pa.Table.from_pandas(_table(chunk).rename_axis("cell"))
                 writer = writer or stack.enter_context(pq.ParquetWriter(whole, table.schema))
                 writer.write_table(table)
     else:
-        for number, block in enumerate(blocks):
-            _table(block).to_csv(whole, index_label="cell", mode="a", header=number == 0)
+        for number, chunk in enumerate(chunks):
+            _table(chunk).to_csv(whole, index_label="cell", mode="a", header=number == 0)
 
 
 def _reserve(file: Path, n_bytes: int) -> None:
-    """Lengthen a file by what these answers take in HDF5, at most; closed, it is cut to what it holds.
+    """Lengthen a file by what these results take in HDF5, at most; closed, it is cut to what it holds.
 
     Here a full disk is an error like any other. HDF5, which finds it out as late as on closing, can crash of it.
     """
@@ -250,32 +174,32 @@ def _reserve(file: Path, n_bytes: int) -> None:
             end.write(bytes(MEGABYTE))
 
 
-def _table(block: Block) -> pd.DataFrame:
+def _table(chunk: ResultsChunk) -> pd.DataFrame:
     """Return the columns of `obs`, or where there are none the arrays: a column for each of theirs."""
-    if len(block.obs.columns):
-        return block.obs
-    columns = {f"{name}_{d}": array[:, d] for name, array in block.obsm.items() for d in range(array.shape[1])}
-    return pd.DataFrame(columns, index=block.obs.index)
+    if len(chunk.obs.columns):
+        return chunk.obs
+    columns = {f"{name}_{d}": array[:, d] for name, array in chunk.obsm.items() for d in range(array.shape[1])}
+    return pd.DataFrame(columns, index=chunk.obs.index)
 
 
-def _append_to_h5ad(file: h5py.File, blocks: Iterable[Block], answers: Answers) -> None:
-    """Write the columns and arrays of the first block as anndata does, and lengthen them with every other."""
+def _append_to_h5ad(file: h5py.File, chunks: Iterable[ResultsChunk], results: Results) -> None:
+    """Write the columns and arrays of the first chunk as anndata does, and lengthen them with every other."""
     obs, obsm = _columns(file, "obs", ()), _group(file, "obsm")
-    if answers.var:
-        var = _columns(file, "var", answers.var)
-        for name, values in answers.var.items():
+    if results.var:
+        var = _columns(file, "var", results.var)
+        for name, values in results.var.items():
             write_elem(var, name, values)
-    for number, block in enumerate(blocks):
-        new = {(obs, name): column for name, column in block.obs.items()}
-        new |= {(obsm, name): array for name, array in block.obsm.items()}
-        if answers.genes is not None:
-            new[file, "X"] = block.layers["X"]
+    for number, chunk in enumerate(chunks):
+        new = {(obs, name): column for name, column in chunk.obs.items()}
+        new |= {(obsm, name): array for name, array in chunk.obsm.items()}
+        if results.new_var is not None:
+            new[file, "X"] = chunk.layers["X"]
         else:
-            for name, x_CM in block.layers.items():
+            for name, x_CM in chunk.layers.items():
                 layers = _group(file, "layers")
                 if number == 0 and name in layers:
                     del layers[name]
-                append_rows(layers, name, answers.spread(x_CM))
+                append_rows(layers, name, results.spread(x_CM))
         for (group, name), values in new.items():
             categorical = isinstance(values, pd.Series) and values.dtype == "category"
             array = values.cat.codes.to_numpy() if categorical else np.asarray(values)
@@ -287,7 +211,7 @@ def _append_to_h5ad(file: h5py.File, blocks: Iterable[Block], answers: Answers) 
             stored.resize(len(stored) + len(array), axis=0)
             stored[-len(array) :] = array
         if number == 0:
-            _columns(file, "obs", block.obs.columns)
+            _columns(file, "obs", chunk.obs.columns)
 
 
 def _columns(file: h5py.File, name: str, new: Iterable[str]) -> h5py.Group:
@@ -304,72 +228,3 @@ def _group(parent: h5py.Group, name: str) -> h5py.Group:
     if not isinstance(parent.get(name), h5py.Group):
         write_elem(parent, name, {})
     return parent[name]
-
-
-def note_in(adata: ad.AnnData, verb: str, facts: Mapping[str, Any]) -> None:
-    """Write down in `uns` what a verb did; what other verbs wrote stays."""
-    adata.uns[ROOT] = {**adata.uns.get(ROOT, {}), verb: dict(facts)}
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write rows as .csv or .parquet, as the ending says, without their numbers."""
-    table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
-
-
-def _place(out: str | Path, suffixes: tuple[str, ...]) -> Path:
-    """Refuse a place that cannot be written."""
-    out = Path(out)
-    if out.suffix not in suffixes:
-        msg = f"{str(out)!r} cannot be written: its name must end with {' or '.join(suffixes)}."
-        raise DataError(msg)
-    if not out.parent.is_dir() or out.is_dir():
-        wrong = f"{str(out)!r} is a folder" if out.is_dir() else f"there is no folder {str(out.parent)!r}"
-        msg = f"{str(out)!r} cannot be written: {wrong}."
-        raise DataError(msg)
-    return out
-
-
-def _beside(out: Path, run: int) -> Path:
-    return out.with_name(f".{out.stem}.{run}.part{out.suffix}")
-
-
-@contextmanager
-def _told(out: Path) -> Iterator[None]:
-    """Say of a failure to write what could not be written."""
-    try:
-        yield
-    except DataError:
-        raise
-    except OSError as error:
-        msg = f"{str(out)!r} could not be written, and nothing was left behind: {error}."
-        raise DataError(msg) from error
-
-
-@contextmanager
-def written_beside(out: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Path]:
-    """Give a file beside `out` to write, and rename it when all is written; nothing is left of a failure.
-
-    Entered before the work begins, it also finds out at once whether `out` can be written at all.
-
-    Raises
-    ------
-    DataError
-        `out` has another suffix, its folder is missing, or it cannot be written.
-    """
-    out = _place(out, suffixes)
-    part = _beside(out, os.getpid())
-    try:
-        with _told(out):
-            part.touch()
-            yield part
-            part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def watched(blocks: Iterable[Block], n_cells: int, *, done: str, device: object) -> Iterator[Block]:
-    """Pass blocks on, and show how far they have come."""
-    with progress(n_cells, done=done, device=device) as advance:
-        for block in blocks:
-            yield block
-            advance(len(block.obs))

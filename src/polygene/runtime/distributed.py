@@ -52,7 +52,7 @@ def own_device() -> str:
 
 
 @contextmanager
-def together() -> Iterator[Callable[[Any], list[Any]]]:
+def process_group() -> Iterator[Callable[[Any], list[Any]]]:
     """Give a function that waits for all processes and returns what each of them passed; leaving waits for all too.
 
     Where one fails, the others fail with its message.

@@ -1,4 +1,4 @@
-"""How far a verb has come: a bar where a person watches, a line at the end."""
+"""Progress: a bar on a terminal; elsewhere one line at the end, and in a long run a line now and then."""
 
 import logging
 import time
@@ -14,29 +14,44 @@ logger = logging.getLogger("polygene")
 
 
 @contextmanager
-def progress(n_cells: int, *, done: str, device: object) -> Iterator[Callable[[int], None]]:
-    """Give a function to call with the number of cells just done; say cells/s on the way, and the device at the end."""
+def progress(
+    total: float | None, *, done: str, unit: str = "cells", device: object = None, every: float = float("inf")
+) -> Iterator[Callable[[float], None]]:
+    """Yield a function to call with the amount that was just done.
+
+    Parameters
+    ----------
+    total
+        The amount in all; None if it is not known.
+    done, unit
+        The words of the last line: "annotated 700 cells on cpu, 350 cells/s" is done="annotated", unit="cells".
+    device
+        Where it is computed, if that matters.
+    every
+        Seconds between lines where there is no terminal.
+    """
     console = Console(stderr=True)
-    bar = Progress(
-        TextColumn(done),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal or rank() > 0,
-    )
-    started, n_done, speed = time.perf_counter(), 0, "0 cells/s"
+    is_visible = console.is_terminal and rank() == 0
+    speed_column = TextColumn("{task.fields[speed]}")
+    columns = (TextColumn(done), BarColumn(), MofNCompleteColumn(), speed_column, TimeRemainingColumn())
+    where = "" if device is None else f" on {device}"
+    process = f" (process {rank() + 1} of {world_size()})" if world_size() > 1 else ""
+    started = last = time.perf_counter()
+    n_done = 0.0
 
-    def advance(n: int) -> None:
-        nonlocal n_done, speed
+    def speed() -> str:
+        return f"{n_done / max(time.perf_counter() - started, 1e-9):,.0f} {unit}/s"
+
+    def advance(n: float) -> None:
+        nonlocal n_done, last
         n_done += n
-        speed = f"{n_done / max(time.perf_counter() - started, 1e-9):,.0f} cells/s"
-        bar.update(task, completed=n_done, speed=speed)
+        bar.update(task, completed=int(n_done), speed=speed())
+        if not is_visible and time.perf_counter() - last > every:
+            last = time.perf_counter()
+            of = f" of {total:,.0f}" if total else ""
+            logger.info("%s %s%s %s%s, %s%s", done, f"{n_done:,.0f}", of, unit, where, speed(), process)
 
-    with bar:
-        task = bar.add_task("", total=n_cells, speed="")
+    with Progress(*columns, console=console, transient=True, disable=not is_visible) as bar:
+        task = bar.add_task("", total=total, speed="")
         yield advance
-    of_all = f" (process {rank() + 1} of {world_size()})" if world_size() > 1 else ""
-    logger.info("%s %s cells on %s, %s%s", done, f"{n_done:,}", device, speed, of_all)
+    logger.info("%s %s %s%s, %s%s", done, f"{n_done:,.0f}", unit, where, speed(), process)

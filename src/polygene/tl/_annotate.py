@@ -16,7 +16,8 @@ from polygene.errors import PhenotypeError
 from polygene.evaluation.ages import LEVEL, years_interval
 from polygene.evaluation.metrics import expected_years
 from polygene.io.read import Source
-from polygene.io.write import Block, deliver
+from polygene.io.results import ResultsChunk
+from polygene.io.write import write_results
 from polygene.model.calibration import LabelCalibration, check_coverage, finest, units_needed
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
@@ -120,7 +121,7 @@ def annotate(
     annotator = _Annotator(model, given, predict, coverage, back_off)
     reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals)
     done = f"annotated ({', '.join(predict)})"
-    deliver(results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns()), adata, out)
+    write_results(results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns()), adata, out)
 
 
 @dataclass(eq=False)
@@ -143,7 +144,7 @@ class _Annotator:
         if self.model.novelty is None:
             logger.info("the model has no record of its training cells, so novel cells are not flagged")
 
-    def block(self, names_C: pd.Index, cells: EncodedCells) -> Block:
+    def block(self, names_C: pd.Index, cells: EncodedCells) -> ResultsChunk:
         """Predict a chunk of cells."""
         p_PCV, states_PCD = predict_labels(self.model, cells, predict=self.predict, given=self.given)
         columns: dict[str, Any] = {}
@@ -165,7 +166,7 @@ class _Annotator:
             columns["polygene_novelty"] = novelty.score(states_CD)
             columns["polygene_unknown"] = columns["polygene_novelty"] > 1
         obsm = {f"polygene_{name}": p_CV for name, p_CV in zip(self.predict, p_PCV, strict=True)}
-        return Block(pd.DataFrame(columns, index=names_C), obsm)
+        return ResultsChunk(pd.DataFrame(columns, index=names_C), obsm)
 
     def _years(self, name: str, p_CV: np.ndarray) -> dict[str, np.ndarray]:
         if self.schema.phenotypes[self.schema.index(name)].ordinal != "age":

@@ -18,7 +18,8 @@ from scipy import sparse, stats
 
 from polygene.errors import DataError, missing_column
 from polygene.io.read import CellSource, Source, open_cells
-from polygene.io.write import note_in, write_table
+from polygene.io.results import record_in_uns
+from polygene.io.write import write_table
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import bin_probabilities
 from polygene.model.shipped import DEFAULT
@@ -143,7 +144,7 @@ def counterfactual(
         is_given_P = (labels_CP >= 0).any(axis=0) & ~np.isin(np.arange(len(names)), list(targets))
         texts = {name: one if isinstance(one, str) else " → ".join(one) for name, one in changes.items()}
         facts = {**made_by(model), "changes": texts, "given": names[is_given_P], "meaning": MEANING}
-        note_in(adata, "counterfactual", {**facts, "genes": reader.genes})
+        record_in_uns(adata, "counterfactual", {**facts, "genes": reader.genes})
         adata.uns[KEY] = table
     return table
 

@@ -13,7 +13,8 @@ import pandas as pd
 
 from polygene.errors import DataError, RecipeError
 from polygene.io.read import Source
-from polygene.io.write import Block, answers_to, deliver
+from polygene.io.results import ResultsChunk
+from polygene.io.write import results_writer, write_results
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import Output, expected_expression
 from polygene.model.shipped import DEFAULT
@@ -94,18 +95,18 @@ def denoise(
     reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals)
     genes_M, layout = _measured_genes(reader) if panel == "measured" else _all_genes(reader, model)
 
-    def block(names_C: pd.Index, cells: EncodedCells) -> Block:
+    def block(names_C: pd.Index, cells: EncodedCells) -> ResultsChunk:
         x_CM = expected_expression(model, cells, genes_M, output=output, given=given)
-        return Block(pd.DataFrame(index=names_C), {}, {LAYERS[output] if panel == "measured" else "X": x_CM})
+        return ResultsChunk(pd.DataFrame(index=names_C), {}, {LAYERS[output] if panel == "measured" else "X": x_CM})
 
     uns = {"output": output, "panel": panel, "given": np.array(given, dtype=str)}
     results = results_of("denoise", model, reader, block, done=f"denoised ({len(genes_M):,} genes)", uns=uns, **layout)
     if panel == "measured":
-        deliver(results, adata, out)
+        write_results(results, adata, out)
     elif out is None:
         return results.to_adata()
     else:
-        with answers_to(out, results.suffixes) as write:
+        with results_writer(out, results.suffixes) as write:
             write(results)
     return None
 
@@ -134,4 +135,4 @@ def _measured_genes(reader: CellReader) -> tuple[np.ndarray, dict[str, Any]]:
 
 def _all_genes(reader: CellReader, model: PolyGene) -> tuple[np.ndarray, dict[str, Any]]:
     var = panel_var(model.tokenizer.panel).assign(measured=reader.match.measured_G)
-    return np.arange(len(var)), {"genes": var}
+    return np.arange(len(var)), {"new_var": var}

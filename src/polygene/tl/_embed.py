@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from polygene.io.read import Source
-from polygene.io.write import Block, deliver
+from polygene.io.results import ResultsChunk
+from polygene.io.write import write_results
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import cell_states
 from polygene.model.shipped import DEFAULT
@@ -62,8 +63,8 @@ def embed(
     model = load_model(model)
     reader = CellReader(adata, model.tokenizer, layer=layer, totals=totals)
 
-    def block(names_C: pd.Index, cells: EncodedCells) -> Block:
-        return Block(pd.DataFrame(index=names_C), {key_added: cell_states(model, cells)})
+    def block(names_C: pd.Index, cells: EncodedCells) -> ResultsChunk:
+        return ResultsChunk(pd.DataFrame(index=names_C), {key_added: cell_states(model, cells)})
 
     done = f"embedded in {model.network.config.hidden_size} dimensions"
-    deliver(results_of("embed", model, reader, block, done=done, uns={"key": key_added}), adata, out)
+    write_results(results_of("embed", model, reader, block, done=done, uns={"key": key_added}), adata, out)

@@ -14,7 +14,8 @@ from scipy import stats
 
 from polygene.errors import DataError
 from polygene.io.read import Source
-from polygene.io.write import note_in, write_table
+from polygene.io.results import record_in_uns
+from polygene.io.write import write_table
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.distributed import one_process
@@ -129,7 +130,7 @@ def perturb(
         named = {"knock_out": off, "over_express": up}
         names = {key: np.array(ALL if g is None else [panel.symbols[i] for i in g]) for key, g in named.items()}
         made = {**made_by(model), **names, "donor": donor, "genes": study.reader.genes, "note": NOTE}
-        note_in(adata, "perturb", {**made, "effects": table})
+        record_in_uns(adata, "perturb", {**made, "effects": table})
     return table
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from polygene.errors import GeneError, missing_column
 from polygene.model.checkpoint import PolyGene
+from polygene.runtime.atomic import atomic_file
 from polygene.runtime.progress import progress
 from polygene.tl._perturb_cells import Perturbation, Predictor, bins_of, raised_bins, stacks, wanted_bins
 from polygene.tl._reader import CellReader
@@ -193,10 +194,8 @@ class Study:
 
 
 def _save(part: Path, key: str, sums: Sums, at: tuple[int, int]) -> None:
-    new = part.with_name(f"{part.name}.new")
-    with new.open("wb") as file:
+    with atomic_file(part) as new, new.open("wb") as file:
         np.savez(file, key=key, at=at, **vars(sums))
-    new.replace(part)
 
 
 def _resume(part: Path, key: str, sums: Sums) -> tuple[int, int]:

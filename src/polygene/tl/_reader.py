@@ -15,8 +15,9 @@ import pandas as pd
 from polygene._version import __version__
 from polygene.errors import DataError, missing_column
 from polygene.io.read import CellSource, Source, open_cells
-from polygene.io.write import Answers, Block, watched, written_beside
+from polygene.io.results import Results, ResultsChunk, track
 from polygene.model.checkpoint import PolyGene
+from polygene.runtime.atomic import atomic_file
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import PhenotypeSchema
@@ -128,27 +129,27 @@ def results_of(
     verb: str,
     model: PolyGene,
     reader: CellReader,
-    block: Callable[[pd.Index, EncodedCells], Block],
+    compute: Callable[[pd.Index, EncodedCells], ResultsChunk],
     *,
     done: str,
     uns: dict[str, Any],
     **layout: Any,
-) -> Answers:
+) -> Results:
     """Collect what a verb predicts, chunk by chunk, once it is written; `layout` are other fields of the results."""
 
-    def blocks(rows: range) -> Iterator[Block]:
-        found = (block(names_C, cells) for names_C, cells in reader.chunks(rows))
-        return watched(found, len(rows), done=done, device=model.network.device)
+    def chunks(rows: range) -> Iterator[ResultsChunk]:
+        computed = (compute(names_C, cells) for names_C, cells in reader.chunks(rows))
+        return track(computed, len(rows), done=done, device=model.network.device)
 
     uns = {**made_by(model), **uns, "genes": reader.genes}
-    return Answers(verb=verb, cells=reader.cells, blocks=blocks, uns=uns, **layout)
+    return Results(verb=verb, cells=reader.cells, chunks=chunks, uns=uns, **layout)
 
 
 @contextmanager
 def written(out: str | Path | None, suffixes: tuple[str, ...]) -> Iterator[Path | None]:
     """Give the temporary file of `out`, checked before the work begins; None where nothing is to be written."""
     with ExitStack() as stack:
-        yield None if out is None else stack.enter_context(written_beside(out, suffixes))
+        yield None if out is None else stack.enter_context(atomic_file(out, suffixes))
 
 
 def best_labels(name: str, labels: Sequence[str], probabilities_CV: np.ndarray) -> dict[str, Any]:
