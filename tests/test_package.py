@@ -14,7 +14,6 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {
     "accelerate",
     "anndata",
-    "datasets",
     "matplotlib",
     "numpy",
     "pandas",

@@ -23,8 +23,6 @@ from polygene.errors import RecipeError
 from polygene.runtime.distributed import one_process, rank
 
 QUIET = {
-    "DATASETS_VERBOSITY": "error",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }

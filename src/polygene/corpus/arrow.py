@@ -6,21 +6,16 @@ over cells and without reading more than the batch.
 Legend: C cells, N expressed entries (cell, gene), P phenotypes, K record batches of a file.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from polygene.errors import CorpusError
 from polygene.vocab.cells import EncodedCells
-
-if TYPE_CHECKING:
-    from datasets.arrow_writer import ArrowWriter
 
 SplitName = Literal["train", "validation", "test", "seen"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -66,12 +61,14 @@ def cell_tables(
 
 SHARD_BYTES = 500_000_000
 """A file is closed when it is larger, and the next is begun."""
+BATCH_CELLS = 1_000
+"""Cells of a record batch."""
 
 
 class ShardWriter:
-    """Writes cells, batch by batch, as data sets that `datasets.load_from_disk` opens: a folder for each split.
+    """Writes cells, table by table, as Arrow streams of up to 500 MB: a folder for each split that has cells.
 
-    Used as a context; leaving it without an error completes the folders. A split without cells has none.
+    Used as a context; leaving it without an error gives the files their names, data-00000-of-00003.arrow.
     """
 
     def __init__(self, folder: Path, n_phenotypes: int) -> None:
@@ -82,7 +79,7 @@ class ShardWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for split in self._splits:
-            split.close(complete=error is None)
+            split.close()
 
     def write(self, part: int, table: pa.Table) -> None:
         """Add a table of cells to a split (an index into `SPLITS`)."""
@@ -90,55 +87,29 @@ class ShardWriter:
 
 
 class _SplitWriter:
-    """Writes one split: files of up to 500 MB, and the two small files by which datasets knows them."""
-
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self._folder, self._schema = folder, schema
-        self._writer: ArrowWriter | None = None
+        self._writer: pa.RecordBatchStreamWriter | None = None
         self._files: list[Path] = []
         self._bytes = 0
 
     def write(self, table: pa.Table) -> None:
-        writer = self._next_file() if self._writer is None or self._bytes > SHARD_BYTES else self._writer
-        writer.write_table(table)
+        if self._writer is None or self._bytes > SHARD_BYTES:
+            self._close_file()
+            self._folder.mkdir(exist_ok=True)
+            self._files.append(self._folder / f"{len(self._files)}.part")
+            self._writer, self._bytes = pa.ipc.new_stream(str(self._files[-1]), self._schema), 0
+        self._writer.write_table(table, max_chunksize=BATCH_CELLS)
         self._bytes += table.nbytes
 
-    def close(self, *, complete: bool) -> None:
-        if self._writer is None:
-            return
-        if not complete:
-            self._writer.close()
-            return
-        from datasets import DatasetInfo, Features
+    def close(self) -> None:
+        self._close_file()
+        for i, file in enumerate(self._files):  # how many there are is known only now
+            file.rename(self._folder / f"data-{i:05d}-of-{len(self._files):05d}.arrow")
 
-        self._writer.finalize()
-        digest = hashlib.sha256()  # the fingerprint is the content, so that it is the same every time
-        names = [f"data-{i:05d}-of-{len(self._files):05d}.arrow" for i in range(len(self._files))]
-        for file, name in zip(self._files, names, strict=True):
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
-            file.rename(self._folder / name)
-        DatasetInfo(features=Features.from_arrow_schema(self._schema)).write_to_directory(str(self._folder))
-        state: dict[str, Any] = {
-            "_data_files": [{"filename": name} for name in names],
-            "_fingerprint": digest.hexdigest()[:16],
-            "_format_columns": None,
-            "_format_kwargs": {},
-            "_format_type": None,
-            "_output_all_columns": False,
-            "_split": None,
-        }
-        (self._folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-
-    def _next_file(self) -> "ArrowWriter":
-        from datasets.arrow_writer import ArrowWriter  # takes two seconds, and only writing needs it
-
+    def _close_file(self) -> None:
         if self._writer is not None:
-            self._writer.finalize()
-        self._folder.mkdir(exist_ok=True)
-        self._files.append(self._folder / f"{len(self._files)}.part")
-        self._writer, self._bytes = ArrowWriter(schema=self._schema, path=str(self._files[-1])), 0
-        return self._writer
+            self._writer.close()
 
 
 class Shard:
