@@ -6,7 +6,6 @@ import glob
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Collection, Iterable
 from functools import cache
@@ -15,10 +14,9 @@ from typing import Any, TypeAlias
 
 import fsspec
 from fsspec.registry import known_implementations
-from rich.console import Console
-from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from polygene.errors import DataError, PolyGeneError
+from polygene.runtime.progress import progress
 
 Place: TypeAlias = str | Path  # a URL is a str, what is on this machine a Path
 
@@ -153,21 +151,19 @@ def remove(folder: str | Path, owner: int) -> None:
 
 
 def _fetch(files: Any, path: str, target: Path, url: str) -> None:
-    """Fetch one file whole, and show how far it is where somebody watches."""
-    columns = TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(f"fetching {name_of(path)}", total=None)
-        callback = fsspec.Callback(
-            hooks={"bar": lambda size, value, **_: bar.update(task, total=size, completed=value)}
-        )
-        stopped: Exception | None = None
-        try:
+    """Fetch one file whole, and show how far it is."""
+    callback = fsspec.Callback()
+    stopped: Exception | None = None
+    try:
+        with progress(None, done=f"fetched {name_of(path)}:", unit="MB") as advance:
+            callback.hooks["bar"] = lambda size, value, **_: advance(
+                value / 1e6 - advance.n, total=size / 1e6 if size else None
+            )
             files.get_file(path, str(target), callback=callback)
-        except Exception as error:
-            if not target.exists() or isinstance(error, FileNotFoundError):  # it never began
-                raise
-            stopped = error
+    except Exception as error:
+        if not target.exists() or isinstance(error, FileNotFoundError):  # it never began
+            raise
+        stopped = error
     n_bytes = target.stat().st_size if target.exists() else 0
     if stopped or (callback.size is not None and n_bytes != callback.size):
         size = "an unknown number of" if callback.size is None else f"{callback.size:,}"

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,11 +13,49 @@ from polygene.runtime.distributed import rank, world_size
 logger = logging.getLogger("polygene")
 
 
+class Advance:
+    """What `progress` yields: call it with the amount that was just done, and what to show behind the speed."""
+
+    def __init__(self, total: float | None, done: str, unit: str, device: object, every: float) -> None:
+        console = Console(stderr=True)
+        self._is_visible = console.is_terminal and rank() == 0
+        columns = TextColumn(done), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}")
+        self.bar = Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not self._is_visible
+        )
+        self._task = self.bar.add_task("", total=total, speed="")
+        self._done, self._unit, self._every, self._note = done, unit, every, ""
+        self._of = f" of {total:,.0f}" if total else ""
+        self._where = "" if device is None else f" on {device}"
+        self._process = f" (process {rank() + 1} of {world_size()})" if world_size() > 1 else ""
+        self.n, self._idle = 0.0, 0.0
+        self._started = self._last = time.perf_counter()
+
+    def __call__(self, n: float, note: str | None = None, *, idle: float = 0.0, total: float | None = None) -> None:
+        """Add what was just done; `idle` seconds do not count for the speed, and `note` is shown behind it."""
+        self.n, self._idle = self.n + n, self._idle + idle
+        self._note = self._note if note is None else f" {note}"
+        self.bar.update(self._task, completed=int(self.n), total=total, speed=self.speed() + self._note)
+        if not self._is_visible and time.perf_counter() - self._last > self._every:
+            self.log(self._of)
+
+    def speed(self) -> str:
+        """Name the amount done in a second."""
+        seconds = time.perf_counter() - self._started - self._idle
+        return f"{self.n / max(seconds, 1e-9):,.0f} {self._unit}/s"
+
+    def log(self, of: str = "") -> None:
+        """Write a line with all of it."""
+        self._last = time.perf_counter()
+        n = f"{self.n:,.0f}{of} {self._unit}"
+        logger.info("%s %s%s, %s%s%s", self._done, n, self._where, self.speed(), self._note, self._process)
+
+
 @contextmanager
 def progress(
     total: float | None, *, done: str, unit: str = "cells", device: object = None, every: float = float("inf")
-) -> Iterator[Callable[[float], None]]:
-    """Yield a function to call with the amount that was just done.
+) -> Iterator[Advance]:
+    """Show how far long work is: yield what to call with the amount that was just done.
 
     Parameters
     ----------
@@ -30,28 +68,7 @@ def progress(
     every
         Seconds between lines where there is no terminal.
     """
-    console = Console(stderr=True)
-    is_visible = console.is_terminal and rank() == 0
-    speed_column = TextColumn("{task.fields[speed]}")
-    columns = (TextColumn(done), BarColumn(), MofNCompleteColumn(), speed_column, TimeRemainingColumn())
-    where = "" if device is None else f" on {device}"
-    process = f" (process {rank() + 1} of {world_size()})" if world_size() > 1 else ""
-    started = last = time.perf_counter()
-    n_done = 0.0
-
-    def speed() -> str:
-        return f"{n_done / max(time.perf_counter() - started, 1e-9):,.0f} {unit}/s"
-
-    def advance(n: float) -> None:
-        nonlocal n_done, last
-        n_done += n
-        bar.update(task, completed=int(n_done), speed=speed())
-        if not is_visible and time.perf_counter() - last > every:
-            last = time.perf_counter()
-            of = f" of {total:,.0f}" if total else ""
-            logger.info("%s %s%s %s%s, %s%s", done, f"{n_done:,.0f}", of, unit, where, speed(), process)
-
-    with Progress(*columns, console=console, transient=True, disable=not is_visible) as bar:
-        task = bar.add_task("", total=total, speed="")
+    advance = Advance(total, done, unit, device, every)
+    with advance.bar:
         yield advance
-    logger.info("%s %s %s%s, %s%s", done, f"{n_done:,.0f}", unit, where, speed(), process)
+    advance.log()

@@ -7,13 +7,12 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import DataLoader
@@ -27,6 +26,7 @@ from polygene.model.checkpoint import PolyGene, without_bars
 from polygene.model.recipe import Recipe
 from polygene.nn.losses import PolyGeneLoss
 from polygene.nn.network import PolyGeneModel
+from polygene.runtime.progress import progress
 from polygene.training.states import COMPLETE
 
 log = logging.getLogger("polygene")
@@ -58,7 +58,8 @@ class Engine(Trainer):
         **kwargs: Any,
     ) -> None:
         self.loss, self.model_of, self.validation = loss, model_of, validation
-        self.bar = _ProgressBar(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+        cells_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self.bar = _ProgressBar(cells_per_step, args.device)
         callbacks = [_States(), self.bar, *_loggers(recipe.training.report_to)]
         super().__init__(model=model_of.network, args=args, eval_dataset=validation, callbacks=callbacks, **kwargs)
         self.remove_callback(PrinterCallback)
@@ -87,7 +88,7 @@ class Engine(Trainer):
             )
             raise RunEndedError(msg) from error
         finally:
-            self.bar.bar.stop()
+            self.bar.shown.close()
 
     def get_train_dataloader(self) -> DataLoader:
         """Give this process its batches; accelerate would fill up an uneven last one with cells that were learned."""
@@ -160,54 +161,36 @@ class _States(TrainerCallback):
 
 
 class _ProgressBar(TrainerCallback):
-    """Show steps, loss and cells/s while training, and a line for every evaluation."""
+    """Show cells, speed and loss while training, and a line for every evaluation."""
 
-    def __init__(self, cells_per_step: int) -> None:
-        self.cells_per_step = cells_per_step
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]} loss {task.fields[loss]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+    def __init__(self, cells_per_step: int, device: object) -> None:
+        self.cells_per_step, self.device, self.shown = cells_per_step, device, ExitStack()
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if not state.is_world_process_zero:
-            return
-        self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, speed="", loss="")
-        self.first, self.paused = state.global_step, 0.0
-        self.started = self.stepped = time.perf_counter()
-        self.bar.start()
-
-    def speed(self, state: Any) -> float:
-        """Cells trained a second, evaluations left out."""
-        seconds = time.perf_counter() - self.started - self.paused
-        return (state.global_step - self.first) * self.cells_per_step / max(seconds, 1e-9)
+        left = (state.max_steps - state.global_step) * self.cells_per_step  # a run that goes on has done some
+        if state.is_world_process_zero:
+            self.advance = self.shown.enter_context(progress(left, done="trained", device=self.device, every=600))
+            self.stepped = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
-            self.bar.update(self.task, completed=state.global_step, speed=f"{self.speed(state):,.0f} cells/s")
+            self.advance(self.cells_per_step)
             self.stepped = time.perf_counter()
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero and "loss" in (logs or {}):
-            self.bar.update(self.task, loss=f"{float(logs['loss']):.3f}")
+            self.advance(0, f"loss {float(logs['loss']):.3f}")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
             log.info(
-                "step %d of %d, %.0f cells/s, validation cells: %s",
+                "step %d of %d, %s, validation cells: %s",
                 state.global_step,
                 state.max_steps,
-                self.speed(state),
+                self.advance.speed(),
                 of_interest({name.removeprefix("eval_"): value for name, value in metrics.items()}),
             )
-            self.paused += time.perf_counter() - self.stepped
+            self.advance(0, idle=time.perf_counter() - self.stepped)
 
 
 def of_interest(scores: Mapping[str, float]) -> str:

@@ -11,6 +11,7 @@ from polygene.corpus.corpus import Corpus
 from polygene.errors import RecipeError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.recipe import Recipe
+from polygene.runtime.atomic import write_text
 
 log = logging.getLogger("polygene")
 COMPLETE, FINISHED = "complete", "finished"
@@ -41,9 +42,7 @@ def refuse_another_run(states: Path, run: str) -> None:
 def write_description(states: Path, run: str) -> None:
     """Write the description of a run, whole or not at all."""
     states.mkdir(parents=True, exist_ok=True)
-    part = states / ".recipe.toml"
-    part.write_text(run, encoding="utf-8")
-    part.replace(states / "recipe.toml")
+    write_text(states / "recipe.toml", run)
 
 
 def last_whole_state(states: Path) -> str | None:
