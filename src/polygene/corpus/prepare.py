@@ -37,8 +37,8 @@ from polygene.errors import PolyGeneError, RecipeError, missing_column
 from polygene.io.read import CellSource, Source, open_sources
 from polygene.runtime.atomic import atomic_folder
 from polygene.runtime.distributed import one_process
+from polygene.runtime.pool import ProcessPool
 from polygene.runtime.progress import progress
-from polygene.runtime.workers import Workers
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.binning import Binning, ExpressionBinner, InverseFit
 from polygene.vocab.columns import SYNTHETIC, given_texts, is_synthetic
@@ -191,8 +191,8 @@ def prepare(
         works = [_Work(*one, config) for one in zip(opened, frames, parts, strict=True)]
         del frames  # each work lets go of its own
         n_rows = sum((0 if tokenizer else 2 * work.n_train) + work.cells.n_obs for work in works)  # three passes
-        with progress(n_rows, done="prepared", unit="rows") as advance, Workers(works, num_proc) as workers:
-            _Preparation(works, config, workers, advance).write(folder, tokenizer)
+        with progress(n_rows, done="prepared", unit="rows") as advance, ProcessPool(works, num_proc) as pool:
+            _Preparation(works, config, pool, advance).write(folder, tokenizer)
     return Corpus(out)
 
 
@@ -252,9 +252,9 @@ class _Preparation:
     """A corpus of sources whose split is drawn, on its way into an empty folder."""
 
     def __init__(
-        self, works: Sequence[_Work], config: PrepareConfig, workers: Workers, advance: Callable[[int], None]
+        self, works: Sequence[_Work], config: PrepareConfig, pool: ProcessPool, advance: Callable[[int], None]
     ) -> None:
-        self.works, self.config, self.workers, self.advance = works, config, workers, advance
+        self.works, self.config, self.pool, self.advance = works, config, pool, advance
 
     def write(self, folder: Path, given: CellTokenizer | None = None) -> None:
         """Rank and fit the tokenizer unless one is given, write the tokens."""
@@ -306,7 +306,7 @@ class _Preparation:
         """Let every source's sums count its training cells."""
         places = [(s, window) for s in sums for window in self.works[s].windows()]
         tasks = ((s, (_training_rows(self.works[s], window), sums[s].empty())) for s, window in places)
-        for (s, window), part in zip(places, self.workers.map(_counted, tasks), strict=True):
+        for (s, window), part in zip(places, self.pool.map(_counted, tasks), strict=True):
             sums[s].merge(part)
             self.advance(int((self.works[s].part_C[window] == 0).sum()))
 
@@ -329,7 +329,7 @@ class _Preparation:
                     of_cells = labels_CP[window], work.part_C[window], years_C[window], donors[work.donor_C[window]]
                     yield s, (window, match, tokenizer, s, *of_cells)
 
-        for (s, window), (part, n, tables) in zip(places, self.workers.map(_tokens, tasks()), strict=True):
+        for (s, window), (part, n, tables) in zip(places, self.pool.map(_tokens, tasks()), strict=True):
             fit.merge(part)
             n_blank[s] += n
             for table in tables:

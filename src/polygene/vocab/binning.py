@@ -6,7 +6,7 @@ All values are log1p counts per 10,000.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from scipy import sparse
@@ -223,6 +223,17 @@ class InverseFit:
         self._sums_GB += other._sums_GB
         self._counts_GB += other._counts_GB
         self._histogram += other._histogram
+
+    def __getstate__(self) -> dict[str, Any]:
+        # From one process to another go the steps that have cells, of the histogram of 49 MB some MB for 5,000 cells.
+        filled = np.flatnonzero(self._histogram).astype(np.uint32)
+        return vars(self) | {"_histogram": (filled, self._histogram.reshape(-1)[filled])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        filled, counts = state["_histogram"]
+        self._histogram = np.zeros((*self._counts_GB.shape, GRID), dtype=np.uint32)
+        self._histogram.reshape(-1)[filled] = counts
 
     def finish(self) -> BinInverse:
         """Return the inverse. A bin that no cell of any gene has stands for the middle of its interval."""

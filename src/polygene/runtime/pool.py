@@ -1,4 +1,4 @@
-"""One function over many tasks, in this process or in several; results come in the order of the tasks."""
+"""A process pool whose processes each hold the same objects; results come in the order of the tasks."""
 
 import multiprocessing
 from collections import deque
@@ -11,33 +11,33 @@ from typing import Any, Self
 from polygene.errors import RunEndedError
 
 AHEAD = 2
-"""Tasks under way for each process: what is finished early waits in memory."""
+"""Tasks under way for each process: results that are early wait in memory."""
 
-_THINGS: Sequence[Any] = ()
-"""What the tasks are about, in each of the processes."""
+_HELD: Sequence[Any] = ()
+"""The objects, in each of the processes."""
 
 
-class Workers:
-    """Processes that each hold the same things; used as a context, which ends them.
+class ProcessPool:
+    """A context for `map`; leaving it ends the processes.
+
+    joblib would pickle the objects, which can be whole AnnData, with every task; here each process gets them once.
 
     Parameters
     ----------
-    things
-        What tasks are about, sent to each process once.
+    objects
+        What the tasks are about.
     num_proc
-        How many processes; with 1 all is done in this one.
+        How many processes; 1 computes in this one.
     """
 
-    def __init__(self, things: Sequence[Any], num_proc: int) -> None:
-        self._things, self._num_proc = things, num_proc
+    def __init__(self, objects: Sequence[Any], num_proc: int) -> None:
+        self._objects, self._num_proc = objects, num_proc
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         if self._num_proc > 1:
             spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
-            self._pool = ProcessPoolExecutor(
-                self._num_proc, mp_context=spawn, initializer=_hold, initargs=(self._things,)
-            )
+            self._pool = ProcessPoolExecutor(self._num_proc, spawn, initializer=_hold, initargs=(self._objects,))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -45,7 +45,7 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[..., Any], tasks: Iterable[tuple[int, tuple[Any, ...]]]) -> Iterator[Any]:
-        """Give function(things[i], *arguments) for each task (i, arguments).
+        """Yield function(objects[i], *arguments) for each task (i, arguments).
 
         Raises
         ------
@@ -53,7 +53,7 @@ class Workers:
             A process ended before its task was done.
         """
         if self._pool is None:
-            yield from (function(self._things[i], *arguments) for i, arguments in tasks)
+            yield from (function(self._objects[i], *arguments) for i, arguments in tasks)
             return
         waiting: deque[Future[Any]] = deque()
         try:
@@ -71,10 +71,10 @@ class Workers:
             raise RunEndedError(msg) from error
 
 
-def _hold(things: Sequence[Any]) -> None:
-    global _THINGS
-    _THINGS = things
+def _hold(objects: Sequence[Any]) -> None:
+    global _HELD
+    _HELD = objects
 
 
 def _call(function: Callable[..., Any], i: int, arguments: tuple[Any, ...]) -> Any:
-    return function(_THINGS[i], *arguments)
+    return function(_HELD[i], *arguments)
