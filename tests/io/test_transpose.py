@@ -8,10 +8,10 @@ import pytest
 from scipy import sparse
 
 from polygene.errors import DataError
-from polygene.io import transpose as spill
+from polygene.io import transpose
 from polygene.io.paths import remove
 from polygene.io.read import open_cells
-from polygene.io.transpose import SpilledMatrix
+from polygene.io.transpose import TransposedMatrix
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +28,10 @@ def drawn(n_cells, n_genes, n_entries, seed=0):
 @pytest.mark.parametrize("bucket", [1, 7, 100, 10_000])
 @pytest.mark.parametrize("n_cells", [1, 5, 101])
 def test_entries_in_any_order_become_the_rows_that_scipy_makes_of_them(monkeypatch, bucket, n_cells):
-    monkeypatch.setattr(spill, "BUCKET", bucket)
+    monkeypatch.setattr(transpose, "BUCKET", bucket)
     rows, columns, values = drawn(n_cells, 40, n_cells * 8)
     blocks = ((rows[i : i + 33], columns[i : i + 33], values[i : i + 33]) for i in range(0, len(rows), 33))
-    matrix = SpilledMatrix(blocks, (n_cells, 40), len(rows), values.dtype)
+    matrix = TransposedMatrix(blocks, (n_cells, 40), len(rows), values.dtype)
     expected = sparse.csr_matrix((values, (rows, columns)), shape=(n_cells, 40))
     for first, last in ((0, n_cells), (0, 1), (n_cells // 2, n_cells), (n_cells - 1, n_cells)):
         read = matrix[first:last]
@@ -43,12 +43,12 @@ def test_entries_in_any_order_become_the_rows_that_scipy_makes_of_them(monkeypat
 def test_values_keep_their_type():
     rows, columns, values = drawn(5, 5, 10)
     for dtype in (np.int64, np.float64, np.uint16):
-        matrix = SpilledMatrix(iter([(rows, columns, values.astype(dtype))]), (5, 5), 10, dtype)
+        matrix = TransposedMatrix(iter([(rows, columns, values.astype(dtype))]), (5, 5), 10, dtype)
         assert matrix[0:5].dtype == dtype
 
 
 def test_files_go_with_the_matrix_also_if_it_was_never_whole(tmp_path):
-    matrix = SpilledMatrix(iter([drawn(5, 5, 10)]), (5, 5), 10, np.float32)
+    matrix = TransposedMatrix(iter([drawn(5, 5, 10)]), (5, 5), 10, np.float32)
     assert sorted(path.name for path in matrix.folder.iterdir()) == ["data", "indices", "indptr"]
     del matrix
 
@@ -58,13 +58,13 @@ def test_files_go_with_the_matrix_also_if_it_was_never_whole(tmp_path):
         raise OSError(msg)
 
     with pytest.raises(OSError, match="the source is damaged"):
-        SpilledMatrix(broken(), (5, 5), 20, np.float32)
+        TransposedMatrix(broken(), (5, 5), 20, np.float32)
     gc.collect()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_that_was_forked_leaves_the_files_to_the_first(monkeypatch):
-    matrix = SpilledMatrix(iter([drawn(5, 5, 10)]), (5, 5), 10, np.float32)
+    matrix = TransposedMatrix(iter([drawn(5, 5, 10)]), (5, 5), 10, np.float32)
     folder, owner = matrix.folder, os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: owner + 1)
     del matrix

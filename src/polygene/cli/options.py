@@ -72,9 +72,9 @@ def default_out(cells: str) -> Path:
     DataError
         The file exists, and might hold results of another command.
     """
-    from polygene.io.paths import as_place, name_of
+    from polygene.io.paths import parse_path, name_of
 
-    place = as_place(cells)
+    place = parse_path(cells)
     folder = place.parent if isinstance(place, Path) else Path()
     stem = re.sub(r"(\.(h5ad|h5|zarr|mtx|gz))+$", "", name_of(place)) or "cells"
     out = folder / f"{stem}.polygene.h5ad"

@@ -11,12 +11,12 @@ import pandas as pd
 from anndata.io import read_elem
 from scipy import sparse
 
-from polygene.io.transpose import Block
+from polygene.io.transpose import Entries
 
 BLOCK = 2_000_000  # entries read at once from a matrix stored by genes
 
 
-class StoredRows:
+class BackedCSR:
     """A sparse matrix stored by cells (CSR), of which only the rows that are sliced are read.
 
     Parameters
@@ -46,7 +46,7 @@ class StoredRows:
         return x_CG if self.columns is None else x_CG[:, self.columns]
 
 
-class StoredColumns:
+class BackedCSC:
     """A sparse matrix stored by genes (CSC), of which the entries are read in blocks."""
 
     order = "by genes (CSC)"
@@ -57,7 +57,7 @@ class StoredColumns:
         self.shape = n_rows, n_columns
         self.n_entries, self.dtype = int(group["data"].shape[0]), group["data"].dtype
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[Entries]:
         """Read (rows_N, columns_N, values_N), one block after the other."""
         indptr = self.group["indptr"][:].astype(np.int64)
         if len(indptr) != self.shape[1] + 1 or (np.diff(indptr) < 0).any() or indptr[-1] != self.n_entries:
@@ -73,11 +73,11 @@ class StoredColumns:
             yield rows_N, columns_N, self.group["data"][first:last]
 
 
-def sparse_in(group: Any) -> StoredRows | StoredColumns:
+def sparse_in(group: Any) -> BackedCSR | BackedCSC:
     """Open a sparse matrix that anndata wrote, also before 0.7."""
     kind = str(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", "csr")))[:3]
     shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
-    return (StoredColumns if kind == "csc" else StoredRows)(group, shape)
+    return (BackedCSC if kind == "csc" else BackedCSR)(group, shape)
 
 
 def is_null(element: Any) -> bool:

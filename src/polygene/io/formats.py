@@ -17,7 +17,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
 
 from polygene.errors import DataError, PolyGeneError
 from polygene.io.backed import is_null, sparse_in
-from polygene.io.paths import Place, filesystem, local_copy, name_of, url_options
+from polygene.io.paths import PathOrURL, filesystem, local_copy, name_of, url_options
 from polygene.io.tenx import PARTS, MatrixMarket, TenXFile
 
 Opened: TypeAlias = AbstractContextManager[tuple[Any, Any, Any]]
@@ -38,7 +38,7 @@ class Format(Protocol):
         """Give obs and var (tables, or where they stand in a file) and the matrix, while they are read."""
 
 
-def open_format(place: Place, layer: str | None) -> Format:
+def open_format(place: PathOrURL, layer: str | None) -> Format:
     """Find out from what is in a file, folder or URL which format it is.
 
     Raises
@@ -48,14 +48,14 @@ def open_format(place: Place, layer: str | None) -> Format:
     """
     label = str(place)
     if isinstance(place, str) and name_of(place.rstrip("/")).endswith(".zarr"):
-        return Stored(place.rstrip("/"), layer, label)
+        return AnnDataFile(place.rstrip("/"), layer, label)
     path = local_copy(place, PARTS) if isinstance(place, str) else place
     if not path.exists():
         msg = f"there is no file {label!r}"
         raise DataError(msg)
     if any((path / name).exists() for name in ZARR_FILES) or zipfile.is_zipfile(path):
-        return Stored(path, layer, label)
-    with explained(label):
+        return AnnDataFile(path, layer, label)
+    with read_errors(label):
         found: Format
         if path.is_dir() or re.search(r"\.mtx(\.gz)?$", path.name):
             found = MatrixMarket(path, label)
@@ -70,15 +70,15 @@ def open_format(place: Place, layer: str | None) -> Format:
             if not is_tenx and not {"obs", "var"} <= set(names):
                 msg = f"{label} is HDF5 but holds no cells: it has {', '.join(names) or 'nothing'}. {KNOWN}."
                 raise DataError(msg)
-            found = TenXFile(path, label) if is_tenx else Stored(path, layer, label)
-    if layer and not isinstance(found, Stored):
+            found = TenXFile(path, label) if is_tenx else AnnDataFile(path, layer, label)
+    if layer and not isinstance(found, AnnDataFile):
         msg = f"{label} has no layer {layer!r}; it has no layers and no raw"
         raise DataError(msg)
     return found
 
 
 @contextmanager
-def explained(label: str) -> Iterator[None]:
+def read_errors(label: str) -> Iterator[None]:
     """Say of whatever goes wrong while a file is read that the file is damaged; a full disk is another matter."""
     try:
         yield
@@ -111,10 +111,10 @@ class InMemory:
         yield self.adata.obs, self.adata.raw.var if self.layer == "raw" else self.adata.var, self._matrix
 
 
-class Stored:
+class AnnDataFile:
     """An AnnData in a file: .h5ad, .zarr, or a .zarr that is zipped or at a URL."""
 
-    def __init__(self, place: Place, layer: str | None, label: str) -> None:
+    def __init__(self, place: PathOrURL, layer: str | None, label: str) -> None:
         self.path: Path | None = place if isinstance(place, Path) else None
         self._place, self._layer, self._label = place, layer, label
         self.h5ad = self.path if self.path and self.path.is_file() and h5py.is_hdf5(self.path) else None
@@ -146,14 +146,14 @@ class Stored:
             store = (LocalStore if self._place.is_dir() else ZipStore)(self._place, read_only=True)
         with closing(store):
             try:
-                opened = zarr.open_group(_Whole(store), mode="r")
+                opened = zarr.open_group(_CheckedStore(store), mode="r")
             except FileNotFoundError as error:
                 msg = f"there is no zarr store at {self._label}"
                 raise DataError(msg) from error
             yield opened
 
 
-class _Whole(WrapperStore[Any]):
+class _CheckedStore(WrapperStore[Any]):
     """A store in which a part of a sparse matrix that is missing is an error; to zarr it is a stretch of zeros."""
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:

@@ -20,7 +20,7 @@ BLOCK = 4_000_000  # numbers copied at once
 RESERVE = 32_000_000  # bytes that stay free: what HDF5 holds back until it closes
 
 
-def copy_store(group: zarr.Group, path: str | Path) -> None:
+def copy_zarr(group: zarr.Group, path: str | Path) -> None:
     """Write an open .zarr as an .h5ad; the two are laid out alike."""
     with h5py.File(path, "w") as file:
         _copy_attributes(group.attrs, file)

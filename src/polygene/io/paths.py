@@ -18,7 +18,7 @@ from fsspec.registry import known_implementations
 from polygene.errors import DataError, PolyGeneError
 from polygene.runtime.progress import progress
 
-Place: TypeAlias = str | Path  # a URL is a str, what is on this machine a Path
+PathOrURL: TypeAlias = str | Path  # a URL is a str, what is on this machine a Path
 
 PATIENCE = 60  # seconds without a byte before a download is given up
 
@@ -26,7 +26,7 @@ _URL = re.compile(r"^([a-z][a-z0-9+.:]+):/+(.*)", re.DOTALL)
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 
-def expand_paths(patterns: Place | Iterable[Place]) -> list[Place]:
+def expand_paths(patterns: PathOrURL | Iterable[PathOrURL]) -> list[PathOrURL]:
     """List the files that paths, URLs, globs and braces name, each once: globs sorted, the rest in the order given.
 
     Braces are those of the shell: `shard_{0..46}.h5ad`, `{lung,gut}.h5ad`. URLs without `*` are not looked up.
@@ -36,14 +36,14 @@ def expand_paths(patterns: Place | Iterable[Place]) -> list[Place]:
     DataError
         A pattern names no file, or the driver for a URL is not installed.
     """
-    found: dict[Place, None] = {}
+    found: dict[PathOrURL, None] = {}
     for pattern in [patterns] if isinstance(patterns, str | Path) else patterns:
-        exact = as_place(pattern)
+        exact = parse_path(pattern)
         if isinstance(exact, Path) and exact.exists():
             found[exact] = None
             continue
         for one in _expand_braces(str(exact)):
-            matches = _matches(as_place(one))
+            matches = _matches(parse_path(one))
             if not matches:
                 msg = f"there is no file {one!r}; give paths or URLs of cells, or globs such as 'atlas/*.h5ad'"
                 raise DataError(msg)
@@ -51,7 +51,7 @@ def expand_paths(patterns: Place | Iterable[Place]) -> list[Place]:
     return list(found)
 
 
-def as_place(place: Place) -> Place:
+def parse_path(place: PathOrURL) -> PathOrURL:
     """Return a URL as str (with the slash that Path takes from it), all else, file:// included, as Path."""
     url = _URL.match(str(place))
     if not url:
@@ -59,7 +59,7 @@ def as_place(place: Place) -> Place:
     return Path("/" + url[2]) if url[1] == "file" else f"{url[1]}://{url[2]}"
 
 
-def name_of(place: Place) -> str:
+def name_of(place: PathOrURL) -> str:
     """Return the last part of a path or URL, without the query of the URL."""
     return Path(str(place).partition("?")[0] if isinstance(place, str) else place).name
 
@@ -189,7 +189,7 @@ def _expand_braces(pattern: str) -> list[str]:
     return [whole for part in parts for whole in _expand_braces(head + part + tail)]
 
 
-def _matches(pattern: Place) -> list[Place]:
+def _matches(pattern: PathOrURL) -> list[PathOrURL]:
     if isinstance(pattern, Path):
         globbed = sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207 (Path.glob refuses absolute patterns)
         return [pattern] if pattern.exists() else [Path(match) for match in globbed]

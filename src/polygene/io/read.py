@@ -20,12 +20,12 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from polygene.errors import DataError
-from polygene.io.backed import StoredColumns, column_of, columns_of, names_of
-from polygene.io.formats import Format, InMemory, Stored, explained, open_format
-from polygene.io.h5ad import copy_store, write_cells, write_tables
+from polygene.io.backed import BackedCSC, column_of, columns_of, names_of
+from polygene.io.formats import AnnDataFile, Format, InMemory, open_format, read_errors
+from polygene.io.h5ad import copy_zarr, write_cells, write_tables
 from polygene.io.paths import expand_paths, name_of
 from polygene.io.tenx import MatrixMarket
-from polygene.io.transpose import SpilledMatrix, spill
+from polygene.io.transpose import TransposedMatrix, transpose_on_disk
 from polygene.vocab.scale import Scale, detect_scale
 
 logger = logging.getLogger("polygene")
@@ -129,7 +129,7 @@ class CellSource:
     def __init__(self, cells: Format, *, layer: str | None, label: str, name: str) -> None:
         self.name, self.label, self.layer, self.path = name, label, layer, cells.path
         self._format = cells
-        self._spilled: SpilledMatrix | None = None
+        self._transposed: TransposedMatrix | None = None
         with self._opened() as (obs, var, matrix):
             self.var: pd.DataFrame = var.copy() if isinstance(var, pd.DataFrame) else read_elem(var)
             self.var.index = self.var.index.astype(str)
@@ -239,15 +239,15 @@ class CellSource:
         """
         try:
             if var is not None:
-                stored = self._format.h5ad if isinstance(self._format, Stored) else None
+                stored = self._format.h5ad if isinstance(self._format, AnnDataFile) else None
                 write_tables(path, stored or self.obs, var)
             elif isinstance(self._format, InMemory):
                 self._format.adata.write_h5ad(path)
-            elif isinstance(self._format, Stored) and self._format.h5ad:
+            elif isinstance(self._format, AnnDataFile) and self._format.h5ad:
                 shutil.copyfile(self._format.h5ad, path)
-            elif isinstance(self._format, Stored):
-                with explained(self.label), self._format.group() as group:
-                    copy_store(group, path)
+            elif isinstance(self._format, AnnDataFile):
+                with read_errors(self.label), self._format.group() as group:
+                    copy_zarr(group, path)
             else:
                 write_cells(self.chunks(), self.obs, self.var, path)
         except BaseException:
@@ -257,17 +257,17 @@ class CellSource:
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any, Any]]:
         """Give (obs, var, matrix): tables and an array in memory, or what stands in the open file."""
-        in_file = nullcontext() if isinstance(self._format, InMemory) else explained(self.label)
+        in_file = nullcontext() if isinstance(self._format, InMemory) else read_errors(self.label)
         with in_file, self._format.open() as opened:
             yield opened
 
     def _in_rows(self, matrix: Any) -> Any:
         """Give what can be sliced by rows: what is stored otherwise is turned once, on disk."""
-        if not isinstance(matrix, StoredColumns | MatrixMarket):
+        if not isinstance(matrix, BackedCSC | MatrixMarket):
             return matrix
-        if self._spilled is None:
-            self._spilled = spill(matrix, self.label)
-        return self._spilled
+        if self._transposed is None:
+            self._transposed = transpose_on_disk(matrix, self.label)
+        return self._transposed
 
 
 def _cells(x_CG: sparse.csr_matrix, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:

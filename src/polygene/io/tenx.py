@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from polygene.errors import DataError
-from polygene.io.backed import StoredRows
-from polygene.io.transpose import Block
+from polygene.io.backed import BackedCSR
+from polygene.io.transpose import Entries
 
 logger = logging.getLogger("polygene")
 
@@ -55,7 +55,7 @@ class TenXFile:
     def open(self) -> Iterator[tuple[Any, Any, Any]]:
         """Give obs, var and the matrix, which is stored by cells."""
         with h5py.File(self.path) as file:
-            yield self._obs, self._var, StoredRows(file[self._group], self._shape, self._kept)
+            yield self._obs, self._var, BackedCSR(file[self._group], self._shape, self._kept)
 
 
 class MatrixMarket:
@@ -101,7 +101,7 @@ class MatrixMarket:
         """Give obs, var and the matrix, of which only `blocks` can be read."""
         yield self._obs, self._var, self
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[Entries]:
         """Read (rows_N, columns_N, values_N), one block after the other."""
         with self._lines() as (lines, has_values, (n_genes, n_cells, n_entries)):
             place_G = np.arange(n_genes)

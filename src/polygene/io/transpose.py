@@ -20,12 +20,12 @@ from polygene.io.paths import remove
 
 logger = logging.getLogger("polygene")
 
-Block: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows_N, columns_N, values_N
+Entries: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows_N, columns_N, values_N
 
 BUCKET = 2_000_000  # entries sorted at once: some 80 MB
 
 
-class SpilledMatrix:
+class TransposedMatrix:
     """A matrix in temporary files, sliced by rows; the files go with it.
 
     Raises
@@ -34,7 +34,7 @@ class SpilledMatrix:
         The temporary folder is full.
     """
 
-    def __init__(self, blocks: Iterator[Block], shape: tuple[int, int], n_entries: int, dtype: np.dtype) -> None:
+    def __init__(self, blocks: Iterator[Entries], shape: tuple[int, int], n_entries: int, dtype: np.dtype) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.folder = Path(tempfile.mkdtemp(prefix="polygene-"))
         weakref.finalize(self, remove, self.folder, os.getpid())
@@ -56,7 +56,7 @@ class SpilledMatrix:
     def _entry(self) -> np.dtype:
         return np.dtype([("row", np.int32), ("column", np.int32), ("value", self.dtype)])
 
-    def _scatter(self, blocks: Iterator[Block]) -> None:
+    def _scatter(self, blocks: Iterator[Entries]) -> None:
         """Write each entry to the file of its bucket of rows."""
         for rows_N, columns_N, values_N in blocks:
             bucket_N = (rows_N // self._rows).astype(np.uint16)  # numpy sorts 16 bits in linear time
@@ -101,7 +101,7 @@ class SpilledMatrix:
         return np.fromfile(self.folder / name, dtype, count=last - first, offset=first * size)
 
 
-def spill(matrix: Any, label: str) -> SpilledMatrix:
+def transpose_on_disk(matrix: Any, label: str) -> TransposedMatrix:
     """Turn what gives its entries in `blocks()`, and say so."""
     logger.warning(
         "%s is stored %s; it is first turned into rows of cells, which takes %s in %s. To spare that, save it as .h5ad "
@@ -109,7 +109,7 @@ def spill(matrix: Any, label: str) -> SpilledMatrix:
         label, matrix.order, _megabytes(2 * matrix.n_entries * (8 + np.dtype(matrix.dtype).itemsize)),
         tempfile.gettempdir(),
     )  # fmt: skip
-    return SpilledMatrix(matrix.blocks(), matrix.shape, matrix.n_entries, matrix.dtype)
+    return TransposedMatrix(matrix.blocks(), matrix.shape, matrix.n_entries, matrix.dtype)
 
 
 def _write(file: BinaryIO, values: np.ndarray) -> None:
