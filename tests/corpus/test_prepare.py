@@ -12,7 +12,6 @@ import pytest
 import scanpy as sc
 from scipy import sparse
 
-from polygene.corpus import prepare as module
 from polygene.corpus.arrow import SPLITS, ShardWriter
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
@@ -60,13 +59,13 @@ def files(make_adata, tmp_path_factory):
 @pytest.fixture(scope="module")
 def by_one_process(files, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BLOCK", 150)
+        patch.setattr("polygene.corpus.source.BLOCK", 150)
         return prepare(files, tmp_path_factory.mktemp("one") / "corpus", config=CONFIG).folder
 
 
 @pytest.mark.parametrize("num_proc", [2, 3])
 def test_the_number_of_processes_changes_no_byte(files, by_one_process, tmp_path, monkeypatch, num_proc):
-    monkeypatch.setattr(module, "BLOCK", 150)
+    monkeypatch.setattr("polygene.corpus.source.BLOCK", 150)
     prepare(files, tmp_path / "corpus", config=CONFIG, num_proc=num_proc)
     assert files_of(tmp_path / "corpus") == files_of(by_one_process)
     for file in files_of(by_one_process):
@@ -117,7 +116,7 @@ def test_labels_of_cells_that_do_not_train_never_enter_the_vocabulary(adata, tmp
     corpus = prepare(adata, tmp_path / "before", config=CONFIG)
     held_out = split_of(corpus)[adata.obs_names].to_numpy() != "train"
     part_C = split_of(corpus)[adata.obs_names].map({split: part for part, split in enumerate(SPLITS)}).to_numpy()
-    monkeypatch.setattr(module, "split_cells", lambda *_, **__: [part_C])
+    monkeypatch.setattr("polygene.corpus.prepare.split_cells", lambda *_, **__: [part_C])
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(object).where(~held_out, "never seen")
     adata.obs["disease"] = adata.obs["disease"].astype(object).where(~held_out, "unknown")
     after = prepare(adata, tmp_path / "after", config=CONFIG)
@@ -139,7 +138,7 @@ def test_altering_a_training_cell_does_change_the_tokenizer(adata, tmp_path):
 
 
 def test_the_panel_is_ranked_on_training_donors_as_scanpy_would(adata, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 150)
+    monkeypatch.setattr("polygene.corpus.source.BLOCK", 150)
     corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
     train = adata[split_of(corpus)[adata.obs_names].to_numpy() == "train"].copy()
     sc.pp.normalize_total(train, target_sum=1e4)
@@ -151,7 +150,7 @@ def test_the_panel_is_ranked_on_training_donors_as_scanpy_would(adata, tmp_path,
 @pytest.mark.parametrize("chunk", [64, 1000])
 def test_the_inverse_is_that_of_all_training_cells_at_once(adata, tmp_path, monkeypatch, chunk):
     monkeypatch.setattr("polygene.io.read.CellSource.chunks.__defaults__", (None, chunk))
-    monkeypatch.setattr(module, "BLOCK", 128)
+    monkeypatch.setattr("polygene.corpus.source.BLOCK", 128)
     corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
     trains = split_of(corpus)[adata.obs_names].to_numpy() == "train"
     fit = InverseFit(corpus.tokenizer.binner, 20)

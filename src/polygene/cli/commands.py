@@ -20,7 +20,7 @@ from polygene.cli import verbs
 from polygene.cli.console import Commands, console, print_all, print_error
 from polygene.cli.options import Layer, Model, pairs
 from polygene.errors import RecipeError
-from polygene.runtime.distributed import one_process, rank
+from polygene.runtime.ranks import one_process, rank
 
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -72,7 +72,7 @@ def default_out(cells: str) -> Path:
     DataError
         The file exists, and might hold results of another command.
     """
-    from polygene.io.paths import parse_path, name_of
+    from polygene.io.paths import name_of, parse_path
 
     place = parse_path(cells)
     folder = place.parent if isinstance(place, Path) else Path()

@@ -18,7 +18,7 @@ from polygene.io.results import record_in_uns
 from polygene.io.write import write_table
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
-from polygene.runtime.distributed import one_process
+from polygene.runtime.ranks import one_process
 from polygene.tl._annotate import check_phenotypes
 from polygene.tl._perturb_cells import Perturbation, Predictor
 from polygene.tl._perturb_run import ALL, Study, Sums

@@ -1,0 +1,134 @@
+"""A source on its way into the corpus, and its entry in corpus.json.
+
+Legend: C cells, G panel genes, P phenotypes.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from polygene.corpus.arrow import SPLITS
+from polygene.corpus.config import PrepareConfig
+from polygene.errors import PolyGeneError
+from polygene.io.read import CellSource
+from polygene.vocab.ages import age_in_years
+from polygene.vocab.columns import given_texts, is_synthetic
+from polygene.vocab.gene_matching import GeneMatch
+from polygene.vocab.panel import merged_genes
+from polygene.vocab.phenotypes import Phenotype, PhenotypeSchema, count_labels
+from polygene.vocab.scale import TOTALS, Scale, log1p_values, say_totals
+
+logger = logging.getLogger("polygene")
+
+BLOCK = 5_000
+"""Rows of a source that one task of the process pool reads. Sums are added block by block, so that the number of
+processes changes no digit of them."""
+
+
+class PreparedSource:
+    """A source whose split is drawn: its cells, their labels and parts, and how its values are read."""
+
+    def __init__(
+        self,
+        cells: CellSource,
+        frame: pd.DataFrame,
+        part_C: np.ndarray,
+        config: PrepareConfig,
+    ) -> None:
+        self.cells, self.frame, self.part_C = cells, frame, part_C
+        self.n_train = int((part_C == 0).sum())
+        with self.named():
+            self.genes, self.gene_columns = merged_genes(cells.var)
+            rows = np.flatnonzero(part_C == 0) if self.n_train else None
+            self.scale: Scale = cells.find_scale(rows)
+        self.totals = config.totals if self.scale == "counts" and config.totals in cells.columns else None
+        say_totals(cells.sample(rows, columns=TOTALS), totals=self.totals, scale=self.scale)
+        if config.totals and not self.totals:
+            logger.info("%s: no counts with a column %r; each cell's own sum is used", cells.label, config.totals)
+        self.donor_C, self.donors = np.full(cells.n_obs, -1, dtype=np.int32), list[str]()
+        if config.donor in frame:
+            self.donor_C, self.donors = given_texts(frame[config.donor])
+
+    def values(self, rows: np.ndarray, match: GeneMatch) -> Iterator[tuple[np.ndarray, Any]]:
+        """Read (names of the cells, log1p counts per 10,000 of these genes) chunk by chunk."""
+        with self.named():
+            for chunk in self.cells.chunks(rows, columns=[self.totals] if self.totals else []):
+                values = log1p_values(chunk, match, totals=self.totals, scale=self.scale)
+                yield chunk.obs_names.to_numpy(dtype=object), values
+
+    def windows(self) -> Iterator[slice]:
+        """Cut the rows into blocks of `BLOCK`."""
+        for first in range(0, self.cells.n_obs, BLOCK):
+            yield slice(first, min(first + BLOCK, self.cells.n_obs))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Send only what reads values to another process; labels and donors of cells come with their block."""
+        return {name: vars(self)[name] for name in ("cells", "genes", "gene_columns", "scale", "totals")}
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Put the name of the source before the message of an error."""
+        try:
+            yield
+        except PolyGeneError as error:
+            if str(error).startswith(self.cells.label):
+                raise
+            msg = f"{self.cells.label}: {error}"
+            raise type(error)(msg) from error
+
+
+def describe(
+    source: PreparedSource, schema: PhenotypeSchema, measured_G: np.ndarray, labels_CP: np.ndarray
+) -> dict[str, Any]:
+    """Return the entry of a source in corpus.json."""
+    return {
+        "name": source.cells.name,
+        "file": source.cells.path.name if source.cells.path else None,
+        "scale": source.scale,
+        "cells": {split: int((source.part_C == part).sum()) for part, split in enumerate(SPLITS)},
+        "donors": {split: _n_donors(source.donor_C[source.part_C == part]) for part, split in enumerate(SPLITS)},
+        "donors_in_all": _n_donors(source.donor_C),
+        "synthetic": int(is_synthetic(source.frame).sum()),
+        "cells_without_panel_genes": 0,
+        "genes": len(source.genes),
+        "panel_genes": int(measured_G.sum()),
+        "measured": "".join("01"[int(one)] for one in measured_G),
+        "not_given": _not_given(source, schema, labels_CP),
+        "unseen_in_training": _unseen(source, schema),
+    }
+
+
+def years_of(frame: pd.DataFrame, phenotypes: Sequence[Phenotype]) -> np.ndarray:
+    """Return the age of each cell in years, float32, NaN where unknown; also for labels outside the vocabulary."""
+    for phenotype in phenotypes:
+        if phenotype.ordinal == "age" and phenotype.column in frame:
+            codes_C, texts = given_texts(frame[phenotype.column])
+            years = [age_in_years(text) for text in texts]
+            return np.array([*(np.nan if one is None else one for one in years), np.nan], np.float32)[codes_C]
+    return np.full(len(frame), np.nan, np.float32)
+
+
+def _n_donors(donor_C: np.ndarray) -> int:
+    return len(np.unique(donor_C[donor_C >= 0]))
+
+
+def _not_given(source: PreparedSource, schema: PhenotypeSchema, labels_CP: np.ndarray) -> dict[str, dict[str, int]]:
+    """Count the cells without a label by phenotype and split, labels that no training cell has included."""
+    return {
+        name: {split: int((labels_CP[source.part_C == part, p] < 0).sum()) for part, split in enumerate(SPLITS)}
+        for p, name in enumerate(schema.names)
+    }
+
+
+def _unseen(source: PreparedSource, schema: PhenotypeSchema) -> dict[str, dict[str, int]]:
+    """Count the cells of each label that no training cell has: {phenotype: {label: cells}}."""
+    held_out = count_labels(source.frame[source.part_C != 0], schema.phenotypes)
+    unseen = {
+        name: {label: n for label, n in sorted(held_out[name].items()) if label not in known}
+        for name, known in zip(schema.names, schema.labels, strict=True)
+    }
+    return {name: labels for name, labels in unseen.items() if labels}
