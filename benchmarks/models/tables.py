@@ -55,7 +55,7 @@ def support(row: Mapping[str, Any]) -> str:
 
 
 def score_table(row: Mapping[str, Any]) -> TextTable:
-    """Lay out every score of every predictor in one source, by the ontology too where cell types are asked."""
+    """Lay out every score of every predictor in one source, by the ontology too for cell types."""
     columns = [(score, "scores") for score in ((YEARS_SCORE,) if in_years(row) else SCORES)]
     columns += [(score, "by_ontology") for score in CREDITED if "by_ontology" in row]
     main, reference = columns[0][0], YEARS_REFERENCE if in_years(row) else REFERENCE
@@ -91,7 +91,7 @@ def zero_shot_table(rows: Iterable[Mapping[str, Any]]) -> TextTable:
 
 
 def tree_table(rows: Iterable[Mapping[str, Any]]) -> TextTable:
-    """Lay out how the answers in studies never seen stand to the true labels in the ontology, means over donors."""
+    """Lay out how predictions in studies never seen stand to the true labels in the ontology, means over donors."""
     found = [["study never seen", "predictor", "the true label or above it", "below it", "wrong"]]
     for row in rows:
         for who, of_tree in row.get("tree", {}).items() if row["external"] else ():
@@ -104,7 +104,7 @@ def summary_table(rows: Iterable[Mapping[str, Any]]) -> TextTable:
     """Lay out the main score, a row for each source and phenotype; studies with one label are left to others."""
     shown = ("k-nearest neighbours", CELLTYPIST, "source majority", "measured genes + library size")
     words = [WORDS.get(who, who) for who in shown]
-    found = [["what is asked of which source", MODEL, "logistic (years: ridge) regression", "gain", *words]]
+    found = [["phenotype: source", MODEL, "logistic (years: ridge) regression", "gain", *words]]
     for row in rows:
         if row.get("labels") == 1:
             continue
