@@ -34,8 +34,8 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.vocab.cells import EncodedCells
+from polygene.vocab.expression import log1p_values
 from polygene.vocab.panel import GenePanel, merged_genes
-from polygene.vocab.scale import log1p_values
 
 FILES = ("onek1k_scdesignpop_multicell", "velmeshev_asd_pfc_glia")
 SHARES = (1.0, 0.75, 0.5, 0.3, 0.2, 0.1, 0.05)

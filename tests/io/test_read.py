@@ -13,9 +13,9 @@ from polygene.errors import DataError, ScaleError
 from polygene.io.paths import expand_paths
 from polygene.io.read import open_cells, open_sources
 from polygene.vocab.columns import given_texts
+from polygene.vocab.expression import log1p_values
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import CELLXGENE
-from polygene.vocab.scale import log1p_values
 
 
 @pytest.fixture

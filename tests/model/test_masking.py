@@ -253,7 +253,7 @@ def test_weights_are_fixed_by_what_is_expected_to_be_asked_not_by_what_was_drawn
 
 
 @pytest.mark.parametrize(
-    "rates", [{}, {"gene_rate": 0.02}, {"gene_rate": 1.0, "zero_rate": 1.0}], ids=["default", "few", "all"]
+    "rates", [{}, {"gene_rate": 0.02}, {"gene_rate": 0.9, "zero_rate": 0.9}], ids=["default", "few", "most"]
 )
 def test_the_weights_of_a_cell_sum_to_one_in_expectation(collate, toy_cells, rates):
     genes_EC, labels_EC = [], []

@@ -289,7 +289,7 @@ def test_a_missing_column_and_missing_cells_are_named(adata: ad.AnnData, tiny_mo
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
-        ((), "never saw a label of sex, so it cannot be told one; it knows labels of tissue, cell_type"),
+        ((), "never saw a label of sex, so none can be given; it knows labels of tissue, cell_type"),
         (("male",), "sex: the model knows one label only, 'male'"),
     ],
 )

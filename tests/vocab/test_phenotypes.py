@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from polygene.errors import ColumnError, PhenotypeError
-from polygene.vocab.phenotypes import CELLXGENE, NOT_GIVEN, Phenotype, PhenotypeSchema, count_labels
+from polygene.vocab.columns import NOT_GIVEN
+from polygene.vocab.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
 
 
 def test_the_absent_token_is_named_after_the_phenotype():

@@ -8,8 +8,9 @@ import scanpy as sc
 from scipy import sparse
 
 from polygene.errors import ColumnError, DataError, ScaleError
+from polygene.vocab.expression import counts_share, expression_matrix, genes_of, log1p_values, warn_totals
 from polygene.vocab.gene_matching import GeneMatch
-from polygene.vocab.scale import counts_share, detect_scale, expression_matrix, genes_of, log1p_values, say_totals
+from polygene.vocab.scale import detect_scale
 
 COUNTS = np.random.default_rng(0).poisson(0.6, (40, 30)).astype(np.float32)
 COUNTS[7] = 0
@@ -202,7 +203,7 @@ def test_a_backed_file_is_read(tmp_path):
         (make(sparse.csr_matrix((5, 0))), None, "empty: 5 cells x 0 genes"),
         (make(COUNTS), "raw", "There is no layer 'raw'; the AnnData has no layers, only X"),
         (make(COUNTS, layers={"counts": COUNTS}), "count", r"There is no layer 'count'; the AnnData has \['counts'\]"),
-        (ad.AnnData(shape=(3, 2), layers={"a": np.ones((3, 2))}), None, r"has no X; say which layer to read.*\['a'\]"),
+        (ad.AnnData(shape=(3, 2), layers={"a": np.ones((3, 2))}), None, r"has no X; name the layer to read.*\['a'\]"),
     ],
     ids=["table", "path", "no cells", "no genes", "no raw", "no layer", "no X"],
 )
@@ -294,11 +295,11 @@ def test_totals_that_would_help_are_named_once(obs, n_genes, said, caplog):
     for name, times in obs.items():
         sample.obs[name] = times * COUNTS.sum(1)
     with caplog.at_level(logging.INFO, "polygene"):
-        say_totals(sample, totals=None, scale="counts")
+        warn_totals(sample, totals=None, scale="counts")
     assert [said in message for message in caplog.messages] == ([True] if said else [])
     caplog.clear()
-    say_totals(sample, totals="total_counts", scale="counts")
-    say_totals(sample, totals=None, scale="log1p")
+    warn_totals(sample, totals="total_counts", scale="counts")
+    warn_totals(sample, totals=None, scale="log1p")
     assert caplog.messages == []
 
 

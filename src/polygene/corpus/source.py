@@ -17,10 +17,11 @@ from polygene.errors import PolyGeneError
 from polygene.io.read import CellSource
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.columns import given_texts, is_synthetic
+from polygene.vocab.expression import TOTALS, log1p_values, warn_totals
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.panel import merged_genes
 from polygene.vocab.phenotypes import Phenotype, PhenotypeSchema, count_labels
-from polygene.vocab.scale import TOTALS, Scale, log1p_values, say_totals
+from polygene.vocab.scale import Scale
 
 logger = logging.getLogger("polygene")
 
@@ -46,7 +47,7 @@ class PreparedSource:
             rows = np.flatnonzero(part_C == 0) if self.n_train else None
             self.scale: Scale = cells.find_scale(rows)
         self.totals = config.totals if self.scale == "counts" and config.totals in cells.columns else None
-        say_totals(cells.sample(rows, columns=TOTALS), totals=self.totals, scale=self.scale)
+        warn_totals(cells.sample(rows, columns=TOTALS), totals=self.totals, scale=self.scale)
         if config.totals and not self.totals:
             logger.info("%s: no counts with a column %r; each cell's own sum is used", cells.label, config.totals)
         self.donor_C, self.donors = np.full(cells.n_obs, -1, dtype=np.int32), list[str]()

@@ -1,7 +1,7 @@
-"""How sure an answer may be: a temperature for each phenotype, and sets of labels that hold the true one.
+"""Calibration: a temperature for each phenotype, and conformal sets of labels.
 
 Both are learned from donors that did not train. A new donor's cells are like each other and unlike those of the donors
-at hand, so the donor, not the cell, is what is exchangeable: a thousand cells of two donors say little of a third.
+at hand, so the exchangeable unit is the donor, not the cell: a thousand cells of two donors predict little of a third.
 
 Legend: C cells, V labels of one phenotype, A coverages.
 """
@@ -31,18 +31,18 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCalibration:
-    """What calibration donors say of the answers to one phenotype.
+    """The calibration of one phenotype.
 
     Attributes
     ----------
     temperature
-        Divides the logits. Above 1 the network was too sure.
+        Divides the logits. Above 1 the network was overconfident.
     unit
-        What was exchangeable: "donor", or "cell" where donors are not known, which flatters.
+        The exchangeable unit: "donor", or "cell" where donors are not known, which is too optimistic.
     units, cells
         How many there were.
     log_loss_before, log_loss
-        Of these cells, donors alike, without and with the temperature, in nats.
+        Mean over donors without and with the temperature, in nats.
     units_V
         Units that show each label.
     least_AV
@@ -63,15 +63,15 @@ class LabelCalibration:
     least_A: tuple[float, ...] = field(repr=False)
 
     def own(self, coverage: float) -> np.ndarray:
-        """Say which labels have enough units of their own for sets of this coverage, bool (V,)."""
+        """Which labels have enough units of their own for sets of this coverage, bool (V,)."""
         return np.array(self.units_V) >= units_needed(coverage)
 
     def sets(
         self, probabilities_CV: np.ndarray, coverage: float, at_or_below_VV: np.ndarray | None = None
     ) -> np.ndarray:
-        """Say which labels are in the set of each cell, bool (C, V).
+        """Which labels are in the set of each cell, bool (C, V).
 
-        A label with too few units of its own is held to what all labels together ask for. With `at_or_below_VV`, as for
+        A label with too few units of its own has the threshold of all labels together. With `at_or_below_VV`, as for
         `calibrate`, a label is as probable as all labels at and below it together.
         """
         a = level(coverage)
@@ -81,7 +81,7 @@ class LabelCalibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Calibration of a model's answers by phenotype; one that is not in it is answered as the network does."""
+    """Calibration by phenotype; a phenotype that is not in it keeps the probabilities of the network."""
 
     labels: Mapping[str, LabelCalibration] = field(default_factory=dict)
 
@@ -125,7 +125,7 @@ def check_coverage(coverage: float) -> None:
     Raises
     ------
     PhenotypeError
-        Says which can be asked for.
+        Names the coverages that there are.
     """
     if not COVERAGES[0] <= coverage <= COVERAGES[-1]:
         msg = (
@@ -168,15 +168,15 @@ def calibrate(
     """Learn temperature and sets of one phenotype from cells that did not train the model.
 
     Every donor counts the same, however many cells it has. The temperature is the one with the least log loss (Guo et
-    al. 2017, On calibration of modern neural networks), and 1 if donors left out in turn are answered no better with
-    the temperature of the others: two donors of one sex each say nothing of a third. Sets are conformal, by true label
-    (Mondrian), with the score 1 − p(label) (Sadinle et al. 2019, Least ambiguous set-valued classifiers with bounded
-    error levels), and donors as units.
+    al. 2017, On calibration of modern neural networks), and 1 if left-out donors have no lower log loss with
+    the temperature of the others: two donors of one sex each predict nothing of a third. Sets are conformal, by true
+    label (Mondrian), with the score 1 − p(label) (Sadinle et al. 2019, Least ambiguous set-valued classifiers with
+    bounded error levels), and donors as units.
 
     Parameters
     ----------
     probabilities_CV
-        Answers of the network without a temperature.
+        Predictions of the network without a temperature.
     truth_C
         int, -1 where the label is not given.
     donors_C
@@ -217,8 +217,8 @@ def calibrate(
 def least_probabilities(p_C: np.ndarray, unit_C: np.ndarray) -> np.ndarray:
     """Give the lowest probabilities of the true label that sets of `COVERAGES` still accept, float64 (A,).
 
-    All units count the same. Which share of them has to be held so that a unit more is covered as asked is found by
-    leaving each out in turn. From `MANY_UNITS` on it is coverage · (K + 1) / K, which holds whatever the units are like
+    All units count the same. The share of them that must be covered, so that one more unit is covered as wanted, is
+    found by leaving each out in turn. From `MANY_UNITS` on it is coverage · (K + 1) / K, which holds for any units
     (Lee, Barber and Willett 2023, Distribution-free inference with hierarchical data), but covers 0.99 for 0.9 of ten.
     Where no share suffices, the lowest probability is 0.
     """

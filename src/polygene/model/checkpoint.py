@@ -218,10 +218,10 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name))
     except (HFValidationError, HfHubHTTPError, OSError) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         msg = (
             f"There is no checkpoint {name!r}: it is no folder here, no model that ships with PolyGene "
-            f"({', '.join(NAMES)}), and the Hugging Face Hub says: {said}. "
+            f"({', '.join(NAMES)}), and the Hugging Face Hub answers: {reason}. "
             "Give the folder that `polygene train` wrote, one of these names, or 'owner/name' on the Hub."
         )
         raise CheckpointError(msg) from error
@@ -247,7 +247,7 @@ def _verify(folder: Path) -> frozenset[str]:
         raise CheckpointError(msg)
     for name in decisive:
         if name not in saved:
-            msg = f"{folder / SUMS} was cut off or altered: it does not say what {name} was. Get the checkpoint again."
+            msg = f"{folder / SUMS} was cut off or altered: it lacks {name}. Get the checkpoint again."
             raise CheckpointError(msg)
         if not (folder / name).is_file() or _sha256(folder / name) != saved[name]:
             msg = (
@@ -279,8 +279,8 @@ A masked language model over single cells: {len(tokenizer.panel):,} genes, {toke
 |---|---|---|
 {knows}
 
-It knows the labels above and no others, and it answers for data like those it was trained on (`recipe.toml`); what it
-scored on held-out donors is in `metrics.json`.
+It knows the labels above and no others, and predicts well for data like its training data (`recipe.toml`). Its scores
+on held-out donors are in `metrics.json`.
 
 ```python
 import polygene as pg

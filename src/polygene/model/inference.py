@@ -1,6 +1,6 @@
 """Cells through the network, batch by batch.
 
-Legend: C cells, P phenotypes, V labels of one phenotype, Q asked genes, B bins, T packed tokens, D width.
+Legend: C cells, P phenotypes, V labels of one phenotype, Q queries, B bins, T packed tokens, D width.
 
 Cells of a batch do not see each other, so batches are cut where the row is full: at a number of tokens.
 """
@@ -21,8 +21,8 @@ from polygene.nn.packing import PackedCells, rank_within
 from polygene.vocab.cells import EncodedCells
 
 TOKENS_PER_ROW = 4_096
-"""Longer rows outgrow the caches of a CPU: at four times as many an answer takes a sixth longer (docs/performance.md).
-On other devices rows are four times as long, which is not measured."""
+"""Longer rows outgrow the caches of a CPU: at four times as many a prediction takes a sixth longer
+(docs/performance.md). On other devices rows are four times as long, which is not measured."""
 
 
 def batches(cells: EncodedCells, extra_tokens: int, device: torch.device) -> Iterator[slice]:
@@ -56,12 +56,12 @@ def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Te
 def label_probabilities(
     model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
 ) -> list[np.ndarray]:
-    """Answer phenotypes from expression and the given labels; `shown` is that of `pack_cells`.
+    """Predict phenotypes from expression and the given labels; `shown` is that of `pack_cells`.
 
     Returns
     -------
-    For each name in `predict` the probabilities of its labels, float32 (C, V), whatever else is asked. They are
-    calibrated if the model is; its temperatures were learned with nothing given, and serve what is given too.
+    For each name in `predict` the probabilities of its labels, float32 (C, V), whatever else is predicted. They are
+    calibrated if the model is; its temperatures were learned with nothing given, and are used with labels given too.
     """
     return predict_labels(model, cells, predict=predict, given=given, shown=shown)[0]
 
@@ -70,33 +70,35 @@ def label_probabilities(
 def predict_labels(
     model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Answer as `label_probabilities` does, and return the encoder's states of the questions too, (C, D) for each."""
+    """Return what `label_probabilities` does, and the hidden states of the queries, (C, D) for each."""
     phenotypes = [model.tokenizer.schema.index(name) for name in predict]
     temperatures = [model.calibration.temperature(name) for name in predict]
     labels_CP = key_labels(model, cells, given)
     network = model.network
     sizes = [network.config.hidden_size, *network.config.phenotype_sizes]
     states_of = [[np.zeros((0, sizes[0]), np.float32)] for _ in phenotypes]
-    answers = [[np.zeros((0, sizes[p + 1]), np.float32)] for p in phenotypes]
+    probabilities = [[np.zeros((0, sizes[p + 1]), np.float32)] for p in phenotypes]
     for rows in batches(cells, network.config.first_gene_slot + 1 + len(phenotypes), network.device):
         part = cells.rows(rows)
-        asked_cells_Q = np.repeat(np.arange(len(part)), len(phenotypes))
-        asked_slots_Q = np.tile(model.tokenizer.phenotype_slots[phenotypes], len(part))
+        query_cells_Q = np.repeat(np.arange(len(part)), len(phenotypes))
+        query_slots_Q = np.tile(model.tokenizer.phenotype_slots[phenotypes], len(part))
         packed, query_at_Q = pack_cells(
-            model.tokenizer, part, labels_CP[rows], asked_cells_Q, asked_slots_Q, shown=shown
+            model.tokenizer, part, labels_CP[rows], query_cells_Q, query_slots_Q, shown=shown
         )
         query_at = torch.from_numpy(query_at_Q)
         hidden_QD = states(network, packed, query_at)
         row = (packed.input_ids, packed.position_ids, packed.n_keys, packed.n_queries, query_at)
         input_ids, position_ids, n_keys, n_queries, label_at = (x.to(network.device) for x in row)
-        asked_Q = torch.tensor(phenotypes, device=network.device).repeat(len(part))
+        phenotypes_Q = torch.tensor(phenotypes, device=network.device).repeat(len(part))
         cells_of_row = CellOffsets(n_keys, n_queries)
         unmeasured = None if packed.unmeasured is None else packed.unmeasured.to(network.device)
-        logits = network.predict_labels(hidden_QD, input_ids, position_ids, cells_of_row, label_at, asked_Q, unmeasured)
+        logits = network.predict_labels(
+            hidden_QD, input_ids, position_ids, cells_of_row, label_at, phenotypes_Q, unmeasured
+        )
         for i, p in enumerate(phenotypes):
-            answers[i].append(torch.softmax(logits[p].float() / temperatures[i], dim=-1).cpu().numpy())
+            probabilities[i].append(torch.softmax(logits[p].float() / temperatures[i], dim=-1).cpu().numpy())
             states_of[i].append(hidden_QD[i :: len(phenotypes)].float().cpu().numpy())
-    return [np.concatenate(parts) for parts in answers], [np.concatenate(parts) for parts in states_of]
+    return [np.concatenate(parts) for parts in probabilities], [np.concatenate(parts) for parts in states_of]
 
 
 @torch.inference_mode()
@@ -106,12 +108,12 @@ def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = 
     A cell without any has zeros. Why this state: see "The state of a cell" in docs/decisions.md.
     """
     labels_CP = key_labels(model, cells, given)
-    network, none_asked = model.network, np.zeros(0, dtype=np.int64)
+    network, no_query = model.network, np.zeros(0, dtype=np.int64)
     first_gene = network.config.first_gene_slot
     found = [np.zeros((0, network.config.hidden_size), np.float32)]
     for rows in batches(cells, first_gene + 1, network.device):
         part = cells.rows(rows)
-        packed, _ = pack_cells(model.tokenizer, part, labels_CP[rows], none_asked, none_asked)
+        packed, _ = pack_cells(model.tokenizer, part, labels_CP[rows], no_query, no_query)
         cell_N, rank_N = cells_and_ranks(part)
         hidden_TD = network.encode_before_last(**{name: x.to(network.device) for name, x in packed.as_dict().items()})
         hidden_ND = hidden_TD.float().cpu()[packed.cls_at[cell_N] + first_gene + rank_N]
@@ -137,27 +139,27 @@ def bin_probabilities(
     given: Sequence[str] = (),
     shown: float = 1.0,
 ) -> np.ndarray:
-    """Answer genes from the visible genes and the given labels.
+    """Predict genes from the visible genes and the given labels.
 
     Parameters
     ----------
     query_cells_Q, query_genes_Q
-        The questions, sorted by cell.
+        The queries, sorted by cell.
     visible_N
-        Which expressed entries of `cells` are keys; an asked gene must not be among them.
+        Which expressed entries of `cells` are keys; a queried gene must not be among them.
     shown
-        Share of the genes, zeros included, that is not hidden, as for `pack_cells`.
+        Share of the genes, zeros included, that is visible, as for `pack_cells`.
 
     Returns
     -------
-    Probabilities of the bins of each asked gene, float32 (Q, B).
+    Probabilities of the bins of each query, float32 (Q, B).
     """
     labels_CP = key_labels(model, cells, given)
     network = model.network
-    n_asked_C = np.bincount(query_cells_Q, minlength=len(cells))
-    answers = [np.zeros((0, model.tokenizer.binner.n_bins), np.float32)]
+    n_queries_C = np.bincount(query_cells_Q, minlength=len(cells))
+    predicted = [np.zeros((0, model.tokenizer.binner.n_bins), np.float32)]
     first_slot = network.config.first_gene_slot
-    for rows in batches(cells, first_slot + 1 + int(n_asked_C.max(initial=0)), network.device):
+    for rows in batches(cells, first_slot + 1 + int(n_queries_C.max(initial=0)), network.device):
         first, last = np.searchsorted(query_cells_Q, [rows.start, rows.stop])
         genes_Q = query_genes_Q[first:last].astype(np.int64)
         packed, at_Q = pack_cells(
@@ -171,21 +173,21 @@ def bin_probabilities(
         )
         hidden_QD = states(network, packed, torch.from_numpy(at_Q))
         logits_QB = network.decode_genes(hidden_QD, torch.from_numpy(genes_Q).to(hidden_QD.device))
-        answers.append(bins_from_logits(logits_QB.cpu(), network.config.bin_targets).numpy())
-    return np.concatenate(answers)
+        predicted.append(bins_from_logits(logits_QB.cpu(), network.config.bin_targets).numpy())
+    return np.concatenate(predicted)
 
 
 def bins_from_logits(logits_QB: Tensor, targets_BB: Sequence[Sequence[float]] | None = None) -> Tensor:
     """Probabilities over bins: softmax, or from the one logit of a binary model, (Q, B).
 
-    A network that was taught smoothed targets T answers p T where it believes p; `targets_BB` says T, and p is solved
-    for. Where that is not above a fiftieth of the answer it is set to it, since a network fits T only nearly.
+    A network trained on smoothed targets T predicts p T where it believes p; `targets_BB` is T, and p is solved for.
+    p is at least a fiftieth of the prediction, since a network fits T only nearly.
     """
     if logits_QB.shape[1] == 1:
         expressed_Q1 = torch.sigmoid(logits_QB.float())
         return torch.cat([1 - expressed_Q1, expressed_Q1], dim=1)
-    answer_QB = torch.softmax(logits_QB.float(), dim=-1)
+    predicted_QB = torch.softmax(logits_QB.float(), dim=-1)
     if targets_BB is None:
-        return answer_QB
-    believed_QB = torch.linalg.solve(torch.tensor(targets_BB).T, answer_QB.T).T.maximum(answer_QB / 50)
+        return predicted_QB
+    believed_QB = torch.linalg.solve(torch.tensor(targets_BB).T, predicted_QB.T).T.maximum(predicted_QB / 50)
     return believed_QB / believed_QB.sum(dim=1, keepdim=True)

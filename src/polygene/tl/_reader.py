@@ -19,9 +19,9 @@ from polygene.io.results import Results, ResultsChunk, track
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime.atomic import atomic_file
 from polygene.vocab.cells import EncodedCells
+from polygene.vocab.expression import TOTALS, counts_share, log1p_values, warn_totals
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import PhenotypeSchema
-from polygene.vocab.scale import TOTALS, counts_share, log1p_values, say_totals
 from polygene.vocab.tokenizer import CellTokenizer
 
 logger = logging.getLogger("polygene")
@@ -59,7 +59,7 @@ class CellReader:
         self._scale = cells.scale
         self.match = tokenizer.panel.match(cells.var)
         sample = cells.sample(columns=TOTALS)
-        say_totals(sample, totals=totals, scale=self._scale)
+        warn_totals(sample, totals=totals, scale=self._scale)
         self.genes: dict[str, Any] = self.match.report(counts_share(sample.X, self.match, self._scale))
 
     def chunks(self, rows: range | np.ndarray | None = None) -> Iterator[tuple[pd.Index, EncodedCells]]:

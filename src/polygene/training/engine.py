@@ -64,7 +64,7 @@ class Engine(Trainer):
         super().__init__(model=model_of.network, args=args, eval_dataset=validation, callbacks=callbacks, **kwargs)
         self.remove_callback(PrinterCallback)
 
-    def say(self, message: str, *values: object) -> None:
+    def log_once(self, message: str, *values: object) -> None:
         """Log a line once, by the first of the processes."""
         (log.info if self.is_world_process_zero() else log.debug)(message, *values)
 
@@ -221,7 +221,7 @@ def trainer_arguments(recipe: Recipe, states: Path, n_places: int, *, validates:
         lr_scheduler_type="cosine",
         warmup_steps=training.warmup,
         bf16=training.precision == "bfloat16",
-        use_cpu=not torch.accelerator.is_available(),  # unless this is said, the engine refuses bfloat16 on CPUs
+        use_cpu=not torch.accelerator.is_available(),  # without this the engine refuses bfloat16 on CPUs
         seed=training.seed,
         dataloader_num_workers=training.num_workers,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -132,7 +132,7 @@ class TrainingRun:
                 "and the model will not detect novel cells"
             )
         n_weights = sum(weights.numel() for weights in model.network.parameters() if weights.requires_grad)
-        engine.say(
+        engine.log_once(
             "training on %s (%s): %s weights, %s cells x %d epochs",
             arguments.device, recipe.training.precision, f"{n_weights:,}", f"{len(cells.split):,}",
             recipe.training.epochs,
@@ -143,12 +143,12 @@ class TrainingRun:
         """Score, calibrate and save the state that is kept; the checkpoint."""
         scores = engine.scores()
         if scores:
-            engine.say("kept the state of step %s: %s", engine.state.best_global_step, of_interest(scores))
+            engine.log_once("kept the state of step %s: %s", engine.state.best_global_step, of_interest(scores))
         metrics = Metrics(corpus=self.corpus.summary(), validation=scores)
         trained = replace(engine.trained(), recipe=self.recipe, metrics=metrics)
         trained = replace(trained, calibration=calibration(trained, self.validation))
         for name, one in trained.calibration.labels.items():
-            engine.say(
+            engine.log_once(
                 "%s: temperature %.2f from %s cells of %d %ss; log loss %.3f, was %.3f",
                 name, one.temperature, f"{one.cells:,}", one.units, one.unit, one.log_loss, one.log_loss_before,
             )  # fmt: skip

@@ -58,7 +58,7 @@ class EncodedCells:
         return f"EncodedCells({len(self):,} cells, {len(self.genes_N):,} entries, {n_measured:,} measured genes)"
 
     def rows(self, which: slice | np.ndarray) -> Self:
-        """Return these cells only (a slice, indices or a mask), in the order asked."""
+        """Return these cells only (a slice, indices or a mask), in this order."""
         chosen = np.arange(len(self))[which]
         starts, lengths = self.offsets_C1[chosen], np.diff(self.offsets_C1)[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

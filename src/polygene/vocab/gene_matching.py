@@ -42,10 +42,11 @@ missing at random (mean of two studies), and where the most variable ones are (t
 go). By benchmarks/models/coverage.py, seed 0, 2026-11-24; see docs/coverage.md."""
 
 COMFORT = 0.75
-"""Share of the panel below which a warning says what to expect."""
+"""Share of the panel below which a warning gives the macro-F1 to expect."""
 
 FLOOR = 0.1
-"""Share of the panel below which there is no answer: at half of it 9 to 16 % of the cells express none of its genes."""
+"""Share of the panel below which there is no prediction: at half of it 9 to 16 % of the cells express none of
+its genes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,7 +99,7 @@ class GeneMatch:
         return self.n_measured < len(self.columns_N)
 
     def report(self, counts_share: float) -> dict[str, Any]:
-        """Say before any answer what the genes that were found are worth, and return it in numbers.
+        """Log before any prediction how much of the panel was measured, and return it in numbers.
 
         Parameters
         ----------
@@ -108,22 +109,24 @@ class GeneMatch:
         Raises
         ------
         GeneError
-            Too little of the panel was measured for an answer to mean anything.
+            Too little of the panel was measured for a prediction to mean anything.
         """
         coverage = float(self.measured_G.mean())
         kept, lowest = expected_shares(coverage)
-        said = f"{self.n_measured:,} of the {len(self.measured_G):,} genes of the panel are measured ({coverage:.1%})"
+        measured = (
+            f"{self.n_measured:,} of the {len(self.measured_G):,} genes of the panel are measured ({coverage:.1%})"
+        )
         if coverage < FLOOR:
             msg = (
-                f"Only {said}, too few for an answer: from {FLOOR:.0%} down a third to a half of the macro-F1 is "
-                f"lost (docs/coverage.md). Missing are {some(self.missing)}. {self.why}"
+                f"Only {measured}, too few for a prediction: from {FLOOR:.0%} down a third to a half of the macro-F1 "
+                f"is lost (docs/coverage.md). Missing are {some(self.missing)}. {self.why}"
             )
             raise GeneError(msg)
         logger.info("genes: those of the panel hold %.0f %% of the counts in the file", 100 * counts_share)
         if coverage < COMFORT:
             logger.warning(
                 "genes: %s: expect about %.0f %% of the macro-F1 that all of them give, or %.0f %% if the most "
-                "variable are missing (docs/coverage.md). %s", said, 100 * kept, 100 * lowest, self.why,
+                "variable are missing (docs/coverage.md). %s", measured, 100 * kept, 100 * lowest, self.why,
             )  # fmt: skip
         return {
             "panel": len(self.measured_G),
@@ -225,7 +228,7 @@ class _Search:
         return self._ids_G[g] in known and self._ids_F[f] in known and self._ids_G[g] != self._ids_F[f]
 
     def _one_gene(self, g: int, there: list[int]) -> list[int]:
-        """Give the columns that are one gene: all, or else those that HGNC says are it, or none."""
+        """Give the columns that are one gene: all, or else those that are it by HGNC, or none."""
         if len({self._identity(f) for f in there}) == 1:
             return there
         there = [f for f in there if self._keys_G[g] and self._keys_G[g] == self._keys_F[f]]
@@ -241,8 +244,8 @@ def _refuse_other_species(symbols_G: Sequence[str], ids_G: Sequence[str], file: 
     if bool(ours) != bool(theirs):
         msg = (
             f"The file seems to be of {theirs or 'human'}: its genes are {some(file['symbol'])}. The model learned "
-            f"from {ours or 'human'} cells ({some(symbols_G)}), so its answers would mean nothing. Take a model of the "
-            "same species, or first rename the genes to their one-to-one orthologues, if that is what you want."
+            f"from {ours or 'human'} cells ({some(symbols_G)}), so its predictions would mean nothing. Take a model "
+            "of the same species, or first rename the genes to their one-to-one orthologues, if that is what you want."
         )
         raise GeneError(msg)
 

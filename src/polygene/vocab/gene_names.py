@@ -1,6 +1,6 @@
 """What a gene is called: in which column of a file, by which of its names, and in which species.
 
-The names are HGNC's; the head of human_genes.tsv.gz says of which day, and recipes/vocab/gene_names.py makes it again.
+The names are HGNC's; the head of human_genes.tsv.gz has the day, and recipes/vocab/gene_names.py makes it again.
 """
 
 import gzip
@@ -104,7 +104,7 @@ def name_columns(var: pd.DataFrame) -> list[np.ndarray]:
     if not found:
         texts = ", ".join(map(str, text.columns[:5]))
         msg = (
-            f"The genes have numbers for names ({some(var.index.astype(str))}), which say nothing about them: set "
+            f"The genes have numbers for names ({some(var.index.astype(str))}), which do not identify them: set "
             f"adata.var_names to gene symbols or Ensembl ids{f'; adata.var has the columns {texts}' if texts else ''}."
         )
         raise GeneError(msg)
@@ -186,6 +186,6 @@ def in_other_case(symbols: Iterable[str]) -> np.ndarray:
 
 
 def some(names: Iterable[str], n: int = 5) -> str:
-    """List the first names, and say that there are more."""
+    """List the first names; "…" stands for the others."""
     listed = list(names)
     return ", ".join(map(str, listed[:n])) + (", …" if len(listed) > n else "")

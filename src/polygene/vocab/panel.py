@@ -59,21 +59,21 @@ class GenePanel:
             The panel has no such gene; names the nearest.
         """
         (key,), _ = resolve([name], [name])
-        for names, asked in ((self.symbols, name), (self.ensembl_ids, name), (self.ensembl_ids, key)):
-            if asked and asked in names:
-                return names.index(asked)
+        for names, wanted in ((self.symbols, name), (self.ensembl_ids, name), (self.ensembl_ids, key)):
+            if wanted and wanted in names:
+                return names.index(wanted)
         nearest = difflib.get_close_matches(name, self.symbols, n=3)
         hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
-        msg = f"{name!r} is not among the {len(self):,} genes of the model's panel, so it says nothing of it.{hint}"
+        msg = f"{name!r} is not among the {len(self):,} genes of the model's panel, so it cannot predict it.{hint}"
         raise GeneError(msg)
 
     def match(self, var: pd.DataFrame) -> GeneMatch:
-        """Find the panel in a file, and say how much of it was found, and how.
+        """Find the panel in a file; how much of it was found, and how, is logged.
 
-        Asked are `var_names` and the columns of `var` that name genes: first for the Ensembl id (without version), then
-        for the symbol, then for any name that HGNC knows the gene by, or that a spreadsheet made of one, then for the
-        symbol in other case. A column serves one gene. Columns with the same id, or with the same name where they have
-        no id, are one gene and will be summed; where different genes compete for one of the panel it stays unmeasured.
+        Searched are `var_names` and the columns of `var` that name genes: first for the Ensembl id (without version),
+        then for the symbol, then for any name that HGNC knows the gene by, or that a spreadsheet made of one, then for
+        the symbol in other case. A column serves one gene. Columns with the same id, or with the same name where they
+        have no id, are one gene and will be summed; where different genes compete for one of the panel it stays unmeasured.
 
         Raises
         ------

@@ -16,27 +16,19 @@ import pandas as pd
 
 from polygene.errors import PhenotypeError, missing_column
 from polygene.vocab.ages import age_in_years
+from polygene.vocab.columns import factorize, is_given
 from polygene.vocab.label_matching import find_label, hint, neighbours
 
-__all__ = ["CELLXGENE", "NOT_GIVEN", "Phenotype", "PhenotypeSchema", "age_in_years", "count_labels"]
-
 logger = logging.getLogger("polygene")
-
-NOT_GIVEN = frozenset(
-    {"", "-", "?", "nan", "na", "n/a", "<na>", "none", "null", "missing", "not applicable", "not given"}
-    | {"not available", "not provided", "not reported", "not specified", "unassigned", "undefined", "unknown"}
-    | {"unlabeled", "unspecified"}
-)
-"""Labels, in any case, that say that there is no label; NaN and None do too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phenotype:
-    """One thing that is known about a cell besides its expression.
+    """One property of a cell besides its expression.
 
-    `name` is what PolyGene calls it, `column` the column of `obs` that holds it; labels of an `ordinal` phenotype have
-    an order, for "age" by `age_in_years`. An `added` one came with fine-tuning: its slot stands behind [END], and
-    where it is not given there is no token, so that the model answers all else as it did.
+    `column` of `obs` holds it. The labels of an `ordinal` phenotype have an order, for "age" by `age_in_years`. An
+    `added` one came with fine-tuning: its slot is behind [END], and where it is not given there is no token, so that
+    all other predictions stay the same.
     """
 
     name: str
@@ -112,7 +104,7 @@ class PhenotypeSchema:
         phenotypes
             In the order of their slots.
         min_cells
-            Labels of fewer cells are left out, and said aloud.
+            Labels of fewer cells are left out, which is logged.
         """
         kept = []
         for phenotype in phenotypes:
@@ -162,7 +154,7 @@ class PhenotypeSchema:
         p = self.index(name)
         if not self.labels[p]:
             able = ", ".join(other for other, labels in zip(self.names, self.labels, strict=True) if labels)
-            msg = f"The model never saw a label of {name}, so it cannot be told one; it knows labels of {able}."
+            msg = f"The model never saw a label of {name}, so none can be given; it knows labels of {able}."
             raise PhenotypeError(msg)
         v = self._find(p, str(label))
         if v < 0:
@@ -223,11 +215,11 @@ class PhenotypeSchema:
         if unknown not in ("error", "not given"):
             msg = f"unknown is 'error' or 'not given', got {unknown!r}."
             raise PhenotypeError(msg)
-        asked = {self.index(name) for name in (self.names if use is None else use)}
+        used = {self.index(name) for name in (self.names if use is None else use)}
         labels_CP = np.full((len(obs), len(self.phenotypes)), -1, dtype=np.int16)
-        said = []
+        notes = []
         absent: dict[str | None, int]
-        for p in sorted(asked):
+        for p in sorted(used):
             phenotype = self.phenotypes[p]
             if phenotype.column in obs:
                 labels_CP[:, p], absent = self._encode_column(p, obs[phenotype.column], unknown)
@@ -237,21 +229,21 @@ class PhenotypeSchema:
                 do = f"Copy it to obs[{phenotype.column!r}], or leave {phenotype.name} out."
                 raise missing_column(phenotype.column, obs.columns, of="the table", holds=phenotype.name, do=do)
             if absent:
-                said.append(_say_absent(phenotype, absent, len(obs)))
-        if said:
-            logger.info("%s", "; ".join(said))
+                notes.append(_absent_note(phenotype, absent, len(obs)))
+        if notes:
+            logger.info("%s", "; ".join(notes))
         return labels_CP
 
     def _encode_column(self, p: int, column: pd.Series, unknown: str) -> tuple[np.ndarray, dict[str | None, int]]:
         """Return (labels_C, how many cells are not given for which reason)."""
-        codes_C, texts, counts = _factorize(column)
+        codes_C, texts, counts = factorize(column)
         # The last entry serves the code -1, which is NaN.
-        labels = np.array([*(self._find(p, text) if _is_given(text) else -1 for text in texts), -1], dtype=np.int16)
+        labels = np.array([*(self._find(p, text) if is_given(text) else -1 for text in texts), -1], dtype=np.int16)
         labels_C = labels[codes_C]
         absent: dict[str | None, int] = {"NaN": int((codes_C < 0).sum())}
         outside = {}
         for text, n, v in zip(texts, counts, labels[:-1], strict=True):
-            if v < 0 and _is_given(text):
+            if v < 0 and is_given(text):
                 if unknown == "error" and self._between(p, text):
                     of_C = codes_C == texts.index(text)
                     labels_C[of_C] = self.label_indices(self.phenotypes[p].name, text, n)
@@ -268,10 +260,10 @@ class PhenotypeSchema:
 
     def _outside(self, p: int, outside: Mapping[str, int]) -> str:
         name, known = self.phenotypes[p].name, self.labels[p]
-        said = [f"{text!r} ({n:,} cells; {self._hint(p, text)})" for text, n in sorted(outside.items())[:3]]
+        examples = [f"{text!r} ({n:,} cells; {self._hint(p, text)})" for text, n in sorted(outside.items())[:3]]
         more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
         return (
-            f"{name}: the model does not know the label {', '.join(said)}{more}. It knows {len(known)} of {name}. "
+            f"{name}: the model does not know the label {', '.join(examples)}{more}. It knows {len(known)} of {name}. "
             "Rename the labels in obs, or set them to NaN, which gives none."
         )
 
@@ -308,9 +300,9 @@ def count_labels(obs: pd.DataFrame, phenotypes: Sequence[Phenotype] = CELLXGENE)
     counted: dict[str, dict[str, int]] = {phenotype.name: {} for phenotype in phenotypes}
     for phenotype in phenotypes:
         if phenotype.column in obs:
-            _, texts, counts = _factorize(obs[phenotype.column])
+            _, texts, counts = factorize(obs[phenotype.column])
             for text, n in zip(texts, counts, strict=True):
-                if _is_given(text):
+                if is_given(text):
                     counted[phenotype.name][text] = counted[phenotype.name].get(text, 0) + n
     return counted
 
@@ -326,25 +318,8 @@ def _one_name_an_age(counts: Mapping[str, int]) -> dict[str, int]:
     return summed
 
 
-def _factorize(column: pd.Series) -> tuple[np.ndarray, list[str], list[int]]:
-    """Return (codes_C with -1 = NaN, text of each code, cells of each code); only values that occur."""
-    categories = column.astype("category").cat
-    codes_C = categories.codes.to_numpy()  # a byte a cell, where pandas.factorize takes eight
-    counts = np.bincount(codes_C[codes_C >= 0], minlength=len(categories.categories))
-    used = np.flatnonzero(counts)
-    place = np.full(len(counts) + 1, -1, dtype=codes_C.dtype)  # the last entry serves the code -1
-    place[used] = np.arange(len(used))
-    values = categories.categories[used].tolist()
-    texts = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v).strip() for v in values]
-    return place[codes_C], texts, counts[used].tolist()
-
-
-def _is_given(label: str) -> bool:
-    return label.lower() not in NOT_GIVEN
-
-
-def _say_absent(phenotype: Phenotype, absent: Mapping[str | None, int], n_cells: int) -> str:
-    """Say how many cells have no label and why; the reason None is that there is no column."""
+def _absent_note(phenotype: Phenotype, absent: Mapping[str | None, int], n_cells: int) -> str:
+    """Count the cells without a label by reason; the reason None is that there is no column."""
     why = ", ".join(f"{n:,} {why}" if why else f"no column {phenotype.column!r}" for why, n in absent.items())
     return f"{phenotype.name}: {sum(absent.values()):,} of {n_cells:,} cells not given ({why})"
 

@@ -30,9 +30,10 @@ from scipy import sparse
 from polygene.errors import CheckpointError, PhenotypeError
 from polygene.vocab.binning import BinInverse, ExpressionBinner
 from polygene.vocab.cells import EncodedCells
+from polygene.vocab.expression import genes_of, log1p_values
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import Phenotype, PhenotypeSchema
-from polygene.vocab.scale import Scale, genes_of, log1p_values
+from polygene.vocab.scale import Scale
 
 SPECIAL_TOKENS = ("[CLS]", "[START]", "[END]", "[MASK]")
 FORMAT = 2
@@ -44,7 +45,7 @@ def panel_values(
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Read the genes of a panel from an AnnData, in log1p counts per 10,000.
 
-    The parameters are those of `polygene.vocab.scale.log1p_values`. What was matched is logged.
+    The parameters are those of `polygene.vocab.expression.log1p_values`. What was matched is logged.
 
     Returns
     -------
@@ -130,7 +131,7 @@ class CellTokenizer:
         return self.tokens[token_id]
 
     def token_id(self, token: str, phenotype: str | None = None) -> int:
-        """Return the id of a token; `phenotype` tells apart labels that read the same.
+        """Return the id of a token; `phenotype` distinguishes labels that read the same.
 
         Raises
         ------
@@ -144,7 +145,7 @@ class CellTokenizer:
         found = [i for i in ids if self.tokens[i] == token]
         if len(found) != 1:
             where = "the vocabulary" if phenotype is None else f"the tokens of {phenotype}"
-            hint = " (say of which phenotype)" if found else ""
+            hint = " (name the phenotype)" if found else ""
             msg = f"{token!r} is {len(found) or 'not'}{' times' if found else ''} in {where}{hint}."
             raise PhenotypeError(msg)
         return found[0]
@@ -180,7 +181,7 @@ class CellTokenizer:
         Parameters
         ----------
         layer, totals, scale
-            Where the expression is and what it is, as for `polygene.vocab.scale.log1p_values`.
+            Where the expression is and what it is, as for `polygene.vocab.expression.log1p_values`.
         use_labels
             Whether to read labels from `obs`; or the names of the phenotypes to read, whose columns must exist.
         unknown
@@ -244,15 +245,15 @@ class CellTokenizer:
         """Write the sequence of cell i as a person reads it: `n_genes` of its expressed genes, the others counted."""
         here = slice(cells.offsets_C1[i], cells.offsets_C1[i + 1])
         genes, bins = cells.genes_N[here], cells.bins_N[here]
-        said = [f"{self.panel.symbols[g]}={b}" for g, b in zip(genes[:n_genes], bins[:n_genes], strict=True)]
+        words = [f"{self.panel.symbols[g]}={b}" for g, b in zip(genes[:n_genes], bins[:n_genes], strict=True)]
         if len(genes) > n_genes:
-            said.append(f"… {len(genes) - n_genes} more expressed")
+            words.append(f"… {len(genes) - n_genes} more expressed")
         n_measured = int(cells.measured_G.sum())
-        said.append(f"… {n_measured - len(genes)} not expressed")
+        words.append(f"… {n_measured - len(genes)} not expressed")
         if n_measured < len(self.panel):
-            said.append(f"… {len(self.panel) - n_measured} not measured")
+            words.append(f"… {len(self.panel) - n_measured} not measured")
         phenotypes = [self.tokens[t] for t in self.phenotype_token_ids(cells.labels_CP[[i]])[0]]
-        return " ".join(["[CLS]", *phenotypes, "[START]", *said, "[END]"])
+        return " ".join(["[CLS]", *phenotypes, "[START]", *words, "[END]"])
 
     def __repr__(self) -> str:
         head = f"CellTokenizer: {len(self.panel):,} genes, {self.binner!r}, {self.n_tokens:,} tokens"
