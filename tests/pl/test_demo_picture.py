@@ -25,9 +25,7 @@ def cells() -> ad.AnnData:
 
 
 def test_a_predicted_type_has_the_colour_of_the_label_it_means(cells: ad.AnnData) -> None:
-    figure = demo_picture(
-        cells, label="label", predicted="predicted", meant={"alpha": "a"}, agreement="half agree", slots=[("SEX", "?")]
-    )
+    figure = demo_picture(cells, label="label", predicted="predicted", meant={"alpha": "a"}, agreement="half agree")
     left, middle, right, *_ = figure.axes
     authors, predicted = (
         [to_hex(colour) for colour in axis.collections[0].get_facecolors()] for axis in (left, middle)

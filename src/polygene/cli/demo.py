@@ -41,22 +41,6 @@ MADE = ("demo.png", "annotated.h5ad", "report.html", "metrics.json", "model", "c
 LABEL, PREDICTED = "author_label", "polygene_cell_type"
 ALSO = {"classical monocyte": "CD14-positive monocyte"}
 """Two names of the cells that the authors call CD14+ monocytes; the Cell Ontology sets one beside the other."""
-SLOTS = (
-    ("", "[CLS]"),
-    ("SEX", "male"),
-    ("TISSUE", "blood"),
-    ("CELL TYPE", "?"),
-    ("AGE", "not given"),
-    ("DISEASE", "normal"),
-    ("", "[START]"),
-    ("LYZ", "bin 9"),
-    ("S100A8", "bin 8"),
-    ("CD14", "?"),
-    ("CD3D", "bin 0"),
-    ("", "…"),
-    ("", "[END]"),
-)
-"""The sequence that the picture draws, a scheme: it is no cell of the file."""
 
 
 def run(out: str | Path = "polygene-demo", *, model: str = MODEL, seed: int = 0) -> Iterator[str | Table]:
@@ -192,7 +176,7 @@ def _draw(adata: ad.AnnData) -> Figure:
         meant |= {predicted: str(agreed.iloc[0])} if len(agreed) else {}
     share = agreement(adata.obs).mean()
     title = f"{share['agrees']:.0%} agree, {share['broader']:.0%} broader"
-    return demo_picture(adata, label=LABEL, predicted=PREDICTED, meant=meant, agreement=title, slots=SLOTS)
+    return demo_picture(adata, label=LABEL, predicted=PREDICTED, meant=meant, agreement=title)
 
 
 @contextmanager

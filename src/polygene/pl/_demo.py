@@ -23,6 +23,22 @@ REST = "#DDDDDD"
 INK, ACCENT = "#222222", "#D55E00"
 DOUBT = LinearSegmentedColormap.from_list("doubt", ["#D3D9E0", "#F3B27A", "#D55E00", "#5E1F00"])
 """Grey where the model is sure; it darkens evenly, so print without colour shows it too."""
+SLOTS = (
+    ("", "[CLS]"),
+    ("SEX", "male"),
+    ("TISSUE", "blood"),
+    ("CELL TYPE", "?"),
+    ("AGE", "not given"),
+    ("DISEASE", "normal"),
+    ("", "[START]"),
+    ("LYZ", "bin 9"),
+    ("S100A8", "bin 8"),
+    ("CD14", "?"),
+    ("CD3D", "bin 0"),
+    ("", "…"),
+    ("", "[END]"),
+)
+"""Head and content of the slots that are drawn, a scheme and no cell of a file; "?" is masked, "…" leaves some out."""
 READS = "One cell as PolyGene reads it: what is known, what each gene expresses, and masked slots, which it predicts."
 NAMED_FROM, COMPACT, FEWEST = 0.04, 0.06, 8
 """A label is written on the map if it has this share of the cells, or if its cells, at least so many, lie together
@@ -36,7 +52,6 @@ def demo_picture(
     predicted: str,
     meant: Mapping[str, str],
     agreement: str,
-    slots: Sequence[tuple[str, str]],
 ) -> Figure:
     """Draw authors' labels, predictions and doubt side by side, over the sequence of one cell.
 
@@ -50,8 +65,6 @@ def demo_picture(
         Predicted label → the author label whose colour it takes; others get colours of their own.
     agreement
         How far both agree, for the title.
-    slots
-        Head and content of each slot of the sequence; a content "?" is a masked slot, "…" leaves some out.
 
     Returns
     -------
@@ -72,7 +85,7 @@ def demo_picture(
     middle.set_title(f"PolyGene: {agreement}", fontweight="bold", fontsize=11)
     _doubt(right, adata, adata.obs[f"{predicted}_probability"].to_numpy())
     right.set_title("Where PolyGene is not sure", fontweight="bold", fontsize=11)
-    _sequence(strip.subplots(), slots)
+    _sequence(strip.subplots())
     return figure
 
 
@@ -145,10 +158,10 @@ def _bare(axis: Axes) -> None:
     axis.margins(0.06)
 
 
-def _sequence(axis: Axes, slots: Sequence[tuple[str, str]]) -> None:
+def _sequence(axis: Axes) -> None:
     """Draw slots as boxes in a row, masked ones in another colour."""
     x, gap = 0.0, 0.14
-    for head, content in slots:
+    for head, content in SLOTS:
         masked, text = content == "?", "[MASK]" if content == "?" else content
         width = 0.5 if content == "…" else max(0.16 * len(head), 0.19 * len(text)) + 0.3
         middle = x + width / 2
