@@ -73,7 +73,8 @@ class GenePanel:
         Searched are `var_names` and the columns of `var` that name genes: first for the Ensembl id (without version),
         then for the symbol, then for any name that HGNC knows the gene by, or that a spreadsheet made of one, then for
         the symbol in other case. A column serves one gene. Columns with the same id, or with the same name where they
-        have no id, are one gene and will be summed; where different genes compete for one of the panel it stays unmeasured.
+        have no id, are one gene and will be summed; where different genes compete for one of the panel it stays
+        unmeasured.
 
         Raises
         ------
