@@ -112,7 +112,7 @@ def test_who_watches_sees_how_far_it_is(memory, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert local_copy("memory://cells.h5ad").stat().st_size == 1000
     shown = capsys.readouterr().err
-    assert "fetching cells.h5ad" in shown
+    assert "fetched cells.h5ad" in shown
     assert "1.0/1.0 kB" in shown
 
 
