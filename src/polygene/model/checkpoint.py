@@ -37,6 +37,7 @@ from polygene.model.recipe import Recipe
 from polygene.model.shipped import NAMES, folder_of
 from polygene.nn.config import PolyGeneConfig
 from polygene.nn.network import PolyGeneModel
+from polygene.runtime.atomic import atomic_update
 from polygene.runtime.distributed import own_device
 from polygene.runtime.json import write_json
 from polygene.vocab.ontology import at_or_below
@@ -159,13 +160,11 @@ class PolyGene:
 
         With `half`, weights are written as float16, rounded to 11 binary digits, in half the bytes.
 
-        Everything is written beside and moved into place at the end, the hashes last: a failure to write leaves the
-        checkpoint that was there as it was, and a kill between two moves leaves one that `from_pretrained` refuses.
+        A failure to write leaves the checkpoint that was there as it was. The hashes are moved into place last, so that
+        a kill between two moves leaves a checkpoint that `from_pretrained` refuses.
         """
         folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-            new = Path(beside)
+        with atomic_update(folder, last=SUMS) as new:
             with without_bars():
                 weights = {name: one.half() for name, one in self.network.state_dict().items()} if half else None
                 self.network.save_pretrained(new, state_dict=weights)
@@ -182,14 +181,9 @@ class PolyGene:
             }
             for name, text in texts.items():
                 (new / name).write_text(text, encoding="utf-8")
-            folder.mkdir(exist_ok=True)
             for name in (NOVELTY, RECIPE):  # of another model that was here
                 if not (new / name).exists():
                     (folder / name).unlink(missing_ok=True)
-            mode = (new / SUMS).stat().st_mode  # safetensors writes weights that only their owner can read
-            for file in sorted(new.iterdir(), key=lambda file: (file.name == SUMS, file.name)):
-                file.chmod(mode)
-                file.replace(folder / file.name)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload the checkpoint to the Hugging Face Hub and return its address; you must be logged in there."""

@@ -68,6 +68,30 @@ def atomic_folder(target: str | Path, *, replace: str | None = None) -> Iterator
         shutil.rmtree(before, ignore_errors=True)
 
 
+@contextmanager
+def atomic_update(folder: str | Path, *, last: str) -> Iterator[Path]:
+    """Yield an empty folder, whose files replace those of `folder` when the block ends without an error.
+
+    They are moved one by one, the file `last` after all others; other files of `folder` stay.
+
+    Raises
+    ------
+    OutputError
+        Another process writes the folder, or it cannot be written.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _partial(folder) as partial:
+        partial.mkdir()
+        yield partial
+        _sync(partial)
+        folder.mkdir(exist_ok=True)
+        mode = (partial / last).stat().st_mode  # safetensors writes files that only their owner can read
+        for file in sorted(partial.iterdir(), key=lambda file: (file.name == last, file.name)):
+            file.chmod(mode)
+            file.replace(folder / file.name)
+
+
 def write_text(target: Path, text: str) -> None:
     """Write a small text file atomically, without a lock: of two writers the last wins, each with a whole file."""
     partial = target.with_name(f"{_prefix(target)}{uuid.uuid4().hex}")
