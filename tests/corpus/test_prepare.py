@@ -72,7 +72,7 @@ def test_the_number_of_processes_changes_no_byte(files, by_one_process, tmp_path
         assert filecmp.cmp(tmp_path / "corpus" / file, by_one_process / file, shallow=False), file
 
 
-def test_what_is_wrong_in_another_process_is_told_here(adata, tmp_path, monkeypatch):
+def test_an_error_in_another_process_is_raised_here(adata, tmp_path, monkeypatch):
     adata.X.data[-1] = np.nan
     monkeypatch.setattr("polygene.io.read.SAMPLE", 10)  # so that looking at a sample does not find it
     with pytest.raises(ScaleError, match=r"^cells: .*NaN"):

@@ -126,9 +126,7 @@ def test_what_is_stored_by_genes_is_turned_once_on_disk_and_this_is_said(adata, 
     with caplog.at_level(logging.WARNING, logger="polygene"):
         for _ in range(2):
             assert len(list(cells.chunks())) == 1
-    assert (
-        caplog.text.count("is stored by genes (CSC); it is first turned into rows of cells, which takes 1 MB in") == 1
-    )
+    assert caplog.text.count("is stored by genes (CSC); it is first transposed to rows, which takes 1 MB in") == 1
     assert "adata.X = adata.X.tocsr()" in caplog.text
 
 
@@ -211,7 +209,7 @@ def test_rows_out_of_order_are_refused(adata):
             list(cells.chunks(np.array(rows)))
 
 
-def test_the_scale_is_told_from_the_rows_that_are_asked(adata, caplog):
+def test_the_scale_is_detected_from_the_rows_that_are_named(adata, caplog):
     adata.X = sparse.vstack([adata.X[:100], -adata.X[100:]]).tocsr()
     cells = open_cells(adata)
     with caplog.at_level(logging.INFO, logger="polygene"):

@@ -31,7 +31,7 @@ def adata(make_adata: Callable[..., ad.AnnData]) -> ad.AnnData:
 LABELS = ["a/b", "b"]
 
 
-def answers(source: Path | ad.AnnData, verb: str = "annotate") -> Results:
+def results(source: Path | ad.AnnData, verb: str = "annotate") -> Results:
     """Results for the cells of `source`, three at a time: a column of labels, one of numbers, an array."""
     cells = open_cells(source)
 
@@ -55,8 +55,8 @@ def answers(source: Path | ad.AnnData, verb: str = "annotate") -> Results:
 
 
 def write(source: Path, out: Path, verb: str = "annotate") -> None:
-    with results_writer(out) as write_answers:
-        write_answers(answers(source, verb))
+    with results_writer(out) as write_results:
+        write_results(results(source, verb))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_copy_of_the_file_holds_what_the_object_would(
     for _ in range(times):
         write(source, tmp_path / "out.h5ad")
         source = tmp_path / "out.h5ad"
-    answers(adata).add_to(adata)
+    results(adata).add_to(adata)
     adata.write_h5ad(tmp_path / "expected.h5ad")
     assert_equal(ad.read_h5ad(source), ad.read_h5ad(tmp_path / "expected.h5ad"))
 
@@ -137,7 +137,7 @@ def test_a_table_as_anndata_0_7_wrote_it_is_written_anew(adata: ad.AnnData, sour
 
 @pytest.mark.parametrize("blocks_at_once", [2, 10])
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_table_holds_the_answers_by_cell(
+def test_a_table_holds_the_results_by_cell(
     suffix: str, blocks_at_once: int, adata: ad.AnnData, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("polygene.io.write.CHUNKS_AT_ONCE", blocks_at_once)
@@ -145,7 +145,7 @@ def test_a_table_holds_the_answers_by_cell(
         ("annotate", ["polygene_sex", "polygene_p"]),
         ("embed", ["polygene_sex_0", "polygene_sex_1"]),
     ):
-        path = tmp_path / f"answers{suffix}"
+        path = tmp_path / f"table{suffix}"
         write(source, path, verb)
         table = pd.read_csv(path, index_col="cell") if suffix == ".csv" else pd.read_parquet(path)
         assert table.index.tolist() == adata.obs_names.tolist()
@@ -158,7 +158,7 @@ def test_a_table_holds_the_answers_by_cell(
             np.testing.assert_array_equal(table, np.stack([rows, -rows], axis=1))
 
 
-def test_a_file_with_answers_of_another_verb_keeps_them(source: Path, tmp_path: Path) -> None:
+def test_a_file_with_results_of_another_verb_keeps_them(source: Path, tmp_path: Path) -> None:
     write(source, tmp_path / "out.h5ad")
     write(tmp_path / "out.h5ad", tmp_path / "more.h5ad", "embed")
     out = ad.read_h5ad(tmp_path / "more.h5ad")
@@ -219,7 +219,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").read_text() == "before"
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"out\.csv' could not be written, and nothing was left behind.*No space"):
         write_half(tmp_path / "out.csv", OSError(28, "No space left on device"))
     assert not list(tmp_path.iterdir())
@@ -233,7 +233,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         ("folder.csv", "is a folder"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_told_before_the_work(name: str, says: str, tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused_before_the_work(name: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(OutputError, match=says), atomic_file(tmp_path / name, SUFFIXES):
         pytest.fail("the work began")
@@ -248,8 +248,8 @@ def test_json_says_null_where_a_number_is_none(tmp_path: Path) -> None:
 def test_two_runs_into_one_folder_do_not_touch_each_other(adata: ad.AnnData, source: Path, tmp_path: Path) -> None:
     """Both are under way at once, in names that differ by the suffix only, as two processes would be."""
     with results_writer(tmp_path / "out.csv") as table, results_writer(tmp_path / "out.parquet") as points:
-        table(answers(source))
-        points(answers(source, "embed"))
+        table(results(source))
+        points(results(source, "embed"))
     assert list(pd.read_csv(tmp_path / "out.csv", index_col="cell").columns) == ["polygene_sex", "polygene_p"]
     assert list(pd.read_parquet(tmp_path / "out.parquet").columns) == ["polygene_sex_0", "polygene_sex_1"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "out.csv", "out.parquet"]

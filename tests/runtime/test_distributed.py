@@ -49,7 +49,7 @@ def finish(process: subprocess.Popen) -> str:
     return said
 
 
-def told(said: str) -> list[str]:
+def messages(said: str) -> list[str]:
     """Pick what PolyGene said when it failed; the launcher says more."""
     return [line for line in said.splitlines() if line.startswith("polygene: ")]
 
@@ -89,13 +89,13 @@ def test_more_processes_than_cells_give_what_one_gives(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_file_that_none_can_read_is_told_once(folder: Path) -> None:
+def test_a_file_that_none_can_read_is_reported_once(folder: Path) -> None:
     (folder / "two.h5ad").write_text("no cells")
     names = {path.name for path in folder.iterdir()}
     process = start(2, "annotate", folder / "two.h5ad", folder / "out.h5ad")
     _, said = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert len(told(said)) == said.count("not an .h5ad file") == 1
+    assert len(messages(said)) == said.count("not an .h5ad file") == 1
     assert {path.name for path in folder.iterdir()} == names
 
 
@@ -135,7 +135,7 @@ def test_a_process_that_ends_early_ends_all_with_a_message_and_leaves_nothing(
     process = start(2, "annotate", folder / "cells.h5ad", folder / "out.h5ad", str(folder / "broken.py"), HOW=how)
     _, said = process.communicate(timeout=300)
     assert process.returncode != 0
-    (message,) = told(said)
+    (message,) = messages(said)
     assert re.search(says, message)
     assert {path.name for path in folder.iterdir()} == names
 
@@ -167,7 +167,7 @@ def test_a_process_that_is_ended_from_outside_ends_in_order(tmp_path: Path) -> N
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_processes_that_cannot_be_met_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_cannot_be_met_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RunEndedError, match="Start with torchrun"), process_group():
         pytest.fail("there is nobody to meet")

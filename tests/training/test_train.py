@@ -223,7 +223,7 @@ def test_a_description_half_written_does_not_shut_the_run_out(recipe_for, monkey
         patch.setattr(Path, "write_text", write_half_of_it)
         with pytest.raises(StoppedError):
             train(recipe)
-    assert list((Path(recipe.out) / "training").iterdir())
+    assert list((Path(recipe.out) / "training").iterdir()) == [], "no half is left"
     train(recipe)
 
 

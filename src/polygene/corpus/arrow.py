@@ -170,7 +170,7 @@ class Shard:
 
 
 def _address(buffer: pa.Buffer | None, file: pa.Buffer) -> int:
-    """Say where in the file a buffer begins; one without content is never read."""
+    """Offset of a buffer in the file; one without content is never read."""
     return 0 if buffer is None or buffer.size == 0 else int(buffer.address - file.address)
 
 

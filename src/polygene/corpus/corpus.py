@@ -24,18 +24,18 @@ FORMAT = 1
 
 
 class Corpus:
-    """A corpus folder, checked and opened; cells are read when they are asked for.
+    """A corpus folder, checked and opened; cells are read on demand.
 
     Attributes
     ----------
     folder
         Where it is.
     info
-        What corpus.json says: how it was split, its sources, what was not given.
+        The content of corpus.json: how it was split, its sources, what was not given.
     tokenizer
         The tokenizer it was made with.
     split_word
-        How the cells were split: "donor", "study" or "random". Every table says it.
+        How the cells were split: "donor", "study" or "random"; every table names it.
     sources
         Names of the sources.
     measured_SG
@@ -109,7 +109,7 @@ class Corpus:
             raise CorpusError(msg)
 
     def summary(self) -> dict[str, Any]:
-        """Say what a model should remember of it: cells and donors of each source by split, and genes of the panel."""
+        """Return what a model records of it: cells and donors of each source by split, and genes of the panel."""
         sources = {
             source["name"]: {
                 "cells": {split: n for split, n in source["cells"].items() if n},
@@ -257,7 +257,7 @@ class CorpusSplit:
         return np.where(rows_C < 0, rows_C + len(self), rows_C)
 
     def _by_shard(self, rows_C: np.ndarray) -> list[tuple["Shard", np.ndarray | slice, np.ndarray]]:
-        """Give (shard, which of these cells are in it, their rows there)."""
+        """Return (shard, which of these cells are in it, their rows there)."""
         if len(self._shards) == 1:
             return [(self._shards[0], slice(None), rows_C)]
         number_C = np.searchsorted(self._starts, rows_C, side="right") - 1

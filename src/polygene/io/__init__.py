@@ -1,1 +1,1 @@
-"""Cells of any format and place in; results out."""
+"""Cells in, from any format and path; results out."""

@@ -13,11 +13,11 @@ from scipy import sparse
 
 from polygene.io.transpose import Entries
 
-BLOCK = 2_000_000  # entries read at once from a matrix stored by genes
+BLOCK = 2_000_000  # entries of a CSC matrix read at once
 
 
 class BackedCSR:
-    """A sparse matrix stored by cells (CSR), of which only the rows that are sliced are read.
+    """A sparse matrix in a file, by cells (CSR), of which only the rows that are sliced are read.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class BackedCSR:
 
 
 class BackedCSC:
-    """A sparse matrix stored by genes (CSC), of which the entries are read in blocks."""
+    """A sparse matrix in a file, by genes (CSC), of which the entries are read in blocks."""
 
     order = "by genes (CSC)"
 
@@ -81,7 +81,7 @@ def sparse_in(group: Any) -> BackedCSR | BackedCSC:
 
 
 def is_null(element: Any) -> bool:
-    """Say whether an element is absent, or written as None."""
+    """Whether an element is absent, or written as None."""
     return element is None or getattr(element, "shape", ()) is None or element.attrs.get("encoding-type") == "null"
 
 

@@ -1,4 +1,4 @@
-"""The formats of cells: each gives `obs`, `var` and a matrix that is sliced by rows, or turned into rows first."""
+"""The formats of cells: each opens as `obs`, `var` and a matrix that is sliced by rows, or transposed first."""
 
 import errno
 import re
@@ -35,11 +35,11 @@ class Format(Protocol):
         """Their file or folder on this machine, None in memory or far away."""
 
     def open(self) -> Opened:
-        """Give obs and var (tables, or where they stand in a file) and the matrix, while they are read."""
+        """Yield obs and var (tables, or elements of the open file) and the matrix, while they are read."""
 
 
 def open_format(place: PathOrURL, layer: str | None) -> Format:
-    """Find out from what is in a file, folder or URL which format it is.
+    """Detect the format from the content of a file, folder or URL.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def open_format(place: PathOrURL, layer: str | None) -> Format:
 
 @contextmanager
 def read_errors(label: str) -> Iterator[None]:
-    """Say of whatever goes wrong while a file is read that the file is damaged; a full disk is another matter."""
+    """Raise any failure to read as DataError that names the file; a full disk is another matter."""
     try:
         yield
     except (PolyGeneError, MemoryError):
@@ -107,7 +107,7 @@ class InMemory:
 
     @contextmanager
     def open(self) -> Iterator[tuple[Any, Any, Any]]:
-        """Give obs, var and the matrix."""
+        """Yield obs, var and the matrix."""
         yield self.adata.obs, self.adata.raw.var if self.layer == "raw" else self.adata.var, self._matrix
 
 
@@ -121,7 +121,7 @@ class AnnDataFile:
 
     @contextmanager
     def open(self) -> Iterator[tuple[Any, Any, Any]]:
-        """Give obs, var and the matrix as they stand in the file; obs as a table where it is of before anndata 0.8."""
+        """Yield obs, var and the matrix of the open file; obs as a table where the file is older than anndata 0.8."""
         with self.group() as group:
             if any(is_null(group.get(name)) for name in ("obs", "var")):
                 msg = f"{self._label} holds no AnnData: it has no obs and var"
@@ -140,7 +140,7 @@ class AnnDataFile:
                 yield file
             return
         if isinstance(self._place, str):
-            filesystem(self._place)  # says which driver is missing
+            filesystem(self._place)  # its error names a driver that is missing
             store = FsspecStore.from_url(self._place, url_options(self._place), read_only=True)
         else:
             store = (LocalStore if self._place.is_dir() else ZipStore)(self._place, read_only=True)

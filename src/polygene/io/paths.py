@@ -1,4 +1,4 @@
-"""Where cells are: paths, globs, braces and URLs; what is elsewhere is fetched once into a temporary folder."""
+"""Paths of cells: globs, braces and URLs; a URL is downloaded once, into a temporary folder."""
 
 import atexit
 import errno
@@ -65,7 +65,7 @@ def name_of(place: PathOrURL) -> str:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, and what it calls the place.
+    """Return the fsspec file system of a URL, and the path in it.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def url_options(url: str) -> dict[str, Any]:
-    """Return what fsspec is told of a URL: downloads may last, and sizes are those of the file, not of its gzip."""
+    """Return options of fsspec for a URL: downloads may last, and sizes are those of the file, not of its gzip."""
     if not url.startswith(("http://", "https://")):
         return {}
     import aiohttp
@@ -96,14 +96,14 @@ def url_options(url: str) -> dict[str, Any]:
 
 
 def local_copy(url: str, parts: Collection[str] = ()) -> Path:
-    """Fetch a file, or the files of a folder in whose names one of `parts` is; once a process, removed at its end.
+    """Download a file, or the files of a folder whose names hold one of `parts`; once a process, removed at its end.
 
-    A folder is told by its listing, on a web server by the slash at its end.
+    A folder is known by its listing, on a web server by the slash at its end.
 
     Raises
     ------
     DataError
-        There is no such file, or it stopped half-way (nothing is kept); says how much came.
+        There is no such file, or the download stopped half-way: nothing is kept, and the message gives the bytes.
     """
     if url not in _copies:
         files, path = filesystem(url)
@@ -151,7 +151,7 @@ def remove(folder: str | Path, owner: int) -> None:
 
 
 def _fetch(files: Any, path: str, target: Path, url: str) -> None:
-    """Fetch one file whole, and show how far it is."""
+    """Download one file whole, with progress."""
     callback = fsspec.Callback()
     stopped: Exception | None = None
     try:

@@ -1,4 +1,4 @@
-"""Cells of any format and place as a stream of rows: only the rows at hand are ever in memory.
+"""Cells of any format, local or remote, as a stream of rows: only the chunk at hand is in memory.
 
 Legend: C cells of a chunk, G genes of the file.
 """
@@ -32,7 +32,7 @@ logger = logging.getLogger("polygene")
 
 Source: TypeAlias = str | Path | ad.AnnData
 CHUNK = 1_000  # cells: at 3,000 expressed genes a cell, 24 MB of CSR
-SAMPLE = 1_000  # cells the scale is told from, in ten places of the file
+SAMPLE = 1_000  # cells from which the scale is detected, in ten stretches of the file
 
 
 def open_sources(
@@ -78,7 +78,7 @@ def open_cells(source: Any, *, layer: str | None = None, name: str | None = None
     layer
         A layer to read in place of `X`; "raw" for `.raw`, with its own genes.
     name
-        What the source is called in tables; by default the file's stem, or "adata".
+        The name of the source in tables; by default the file's stem, or "adata".
 
     Raises
     ------
@@ -91,7 +91,7 @@ def open_cells(source: Any, *, layer: str | None = None, name: str | None = None
     elif isinstance(source, str | Path):
         place, *others = expand_paths(source)
         if others:
-            msg = f"{str(source)!r} names {1 + len(others):,} files; give one, so that each gets its own answers"
+            msg = f"{str(source)!r} names {1 + len(others):,} files; give one, so that each gets its own results"
             raise DataError(msg)
         stem = Path(name_of(place.rstrip("/") if isinstance(place, str) else place)).stem
         cells = CellSource(open_format(place, layer), layer=layer, label=str(place), name=name or stem)
@@ -148,11 +148,11 @@ class CellSource:
 
     @cached_property
     def scale(self) -> Scale:
-        """The scale of the values, told from rows in ten places of the file."""
+        """The scale of the values, detected from rows in ten stretches of the file."""
         return self.find_scale()
 
     def find_scale(self, rows: np.ndarray | None = None) -> Scale:
-        """Tell the scale from some of these rows (all by default), and say it aloud.
+        """Detect the scale from some of these rows (all by default), and log it.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class CellSource:
         return scale
 
     def sample(self, rows: np.ndarray | None = None, *, columns: Iterable[str] = ()) -> ad.AnnData:
-        """Read up to 1,000 of these rows (of all by default), from ten places of the file."""
+        """Read up to 1,000 of these rows (of all by default), from ten stretches of the file."""
         rows = np.arange(self.n_obs) if rows is None else rows
         starts = np.unique(np.linspace(0, max(len(rows) - SAMPLE // 10, 0), 10).astype(np.int64))
         chosen = np.unique(np.concatenate([rows[start : start + SAMPLE // 10] for start in starts]))
@@ -256,13 +256,13 @@ class CellSource:
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any, Any]]:
-        """Give (obs, var, matrix): tables and an array in memory, or what stands in the open file."""
+        """Yield (obs, var, matrix): tables and an array in memory, or elements of the open file."""
         in_file = nullcontext() if isinstance(self._format, InMemory) else read_errors(self.label)
         with in_file, self._format.open() as opened:
             yield opened
 
     def _in_rows(self, matrix: Any) -> Any:
-        """Give what can be sliced by rows: what is stored otherwise is turned once, on disk."""
+        """Return what can be sliced by rows: other matrices are transposed once, on disk."""
         if not isinstance(matrix, BackedCSC | MatrixMarket):
             return matrix
         if self._transposed is None:

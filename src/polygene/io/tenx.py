@@ -1,7 +1,7 @@
 """Count matrices as 10x Cell Ranger writes them: .h5 files, and folders with matrix.mtx, features.tsv, barcodes.tsv.
 
 `var` is named as scanpy names it: symbols in `var_names`, Ensembl ids in `gene_ids`. Features that are no genes
-(antibodies, guides, peaks) are left out, and this is said.
+(antibodies, guides, peaks) are left out, with a warning.
 
 Legend: C cells, G genes, N entries of a block.
 """
@@ -53,7 +53,7 @@ class TenXFile:
 
     @contextmanager
     def open(self) -> Iterator[tuple[Any, Any, Any]]:
-        """Give obs, var and the matrix, which is stored by cells."""
+        """Yield obs, var and the matrix, which is by cells (CSR)."""
         with h5py.File(self.path) as file:
             yield self._obs, self._var, BackedCSR(file[self._group], self._shape, self._kept)
 
@@ -98,7 +98,7 @@ class MatrixMarket:
 
     @contextmanager
     def open(self) -> Iterator[tuple[Any, Any, Any]]:
-        """Give obs, var and the matrix, of which only `blocks` can be read."""
+        """Yield obs, var and the matrix, of which only `blocks` can be read."""
         yield self._obs, self._var, self
 
     def blocks(self) -> Iterator[Entries]:
@@ -149,7 +149,7 @@ class MatrixMarket:
 
 
 def _genes_only(var: pd.DataFrame, label: str) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """Keep the genes of the features, and say what is left out: (genes, their places or None for all)."""
+    """Keep the genes among the features, and warn of others: (genes, their rows or None for all)."""
     is_gene = var["feature_types"] == GENES if "feature_types" in var else pd.Series(True, index=var.index)
     if is_gene.all():
         return var, None

@@ -1,4 +1,4 @@
-"""Turn a matrix that is stored by genes, or in no order, into rows of cells: on disk, in bounded memory.
+"""Transpose a matrix by genes (CSC), or in no order, to rows of cells: on disk, in bounded memory.
 
 Legend: C cells, G genes, N entries of a block.
 """
@@ -47,7 +47,7 @@ class TransposedMatrix:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # such as a damaged source
                 raise
             msg = (
-                f"the matrix could not be turned into rows of cells in {self.folder}: {error}. It takes "
+                f"the matrix could not be transposed to rows of cells in {self.folder}: {error}. It takes "
                 f"{_megabytes(2 * n_entries * self._entry.itemsize)}: set TMPDIR to a folder with room."
             )
             raise DataError(msg) from error
@@ -102,9 +102,9 @@ class TransposedMatrix:
 
 
 def transpose_on_disk(matrix: Any, label: str) -> TransposedMatrix:
-    """Turn what gives its entries in `blocks()`, and say so."""
+    """Transpose a matrix that yields its entries in `blocks()`; logs a warning, as it takes time and disk."""
     logger.warning(
-        "%s is stored %s; it is first turned into rows of cells, which takes %s in %s. To spare that, save it as .h5ad "
+        "%s is stored %s; it is first transposed to rows, which takes %s in %s. To avoid that, save it as .h5ad "
         "with adata.X = adata.X.tocsr()",
         label, matrix.order, _megabytes(2 * matrix.n_entries * (8 + np.dtype(matrix.dtype).itemsize)),
         tempfile.gettempdir(),
@@ -113,7 +113,7 @@ def transpose_on_disk(matrix: Any, label: str) -> TransposedMatrix:
 
 
 def _write(file: BinaryIO, values: np.ndarray) -> None:
-    """Append the bytes of an array; its own `tofile` does not say when the disk is full."""
+    """Append the bytes of an array; numpy's `tofile` raises nothing when the disk is full."""
     file.write(values.view(np.uint8).data)
 
 

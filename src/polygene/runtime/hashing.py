@@ -11,7 +11,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def uniform(seed: int, epochs_C: np.ndarray, cells_C: np.ndarray, slots_S: np.ndarray) -> np.ndarray:
-    """One number in [0, 1) for each (cell, slot), the same whenever it is asked for; float32 (C, S)."""
+    """One number in [0, 1) for each (cell, slot), the same at every call; float32 (C, S)."""
     step = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
         h_C = _mix(np.full(len(cells_C), seed, dtype=np.uint64) * step + step)

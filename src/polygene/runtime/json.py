@@ -8,7 +8,7 @@ from typing import Any
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write nested dicts and lists as JSON, null where a number is NaN or infinite, which JSON cannot say."""
+    """Write nested dicts and lists as JSON, null where a number is NaN or infinite, which JSON has no words for."""
     path.write_text(json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
