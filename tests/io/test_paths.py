@@ -18,14 +18,20 @@ from polygene.io.read import open_cells, open_sources
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; what is named "half" stops after half of its bytes, what is named "packed" asks for gzip."""
+    """Serves a folder; what is named "half" stops after half of its bytes, what is named "stalled" waits there."""
 
     def log_message(self, *args):
         self.server.asked.append((self.command, self.path))
 
     def copyfile(self, source, outputfile):
         content = source.read()
-        outputfile.write(content[: len(content) // 2] if "half" in self.path else content)
+        if "stalled" not in self.path and "half" not in self.path:
+            outputfile.write(content)
+            return
+        outputfile.write(content[: len(content) // 2])
+        outputfile.flush()
+        if "stalled" in self.path:
+            self.server.go_on.wait(30)
 
 
 @pytest.fixture
@@ -34,10 +40,11 @@ def server(tmp_path):
     folder = tmp_path / "served"
     folder.mkdir()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as httpd:
-        httpd.asked = []
+        httpd.asked, httpd.go_on = [], threading.Event()
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{httpd.server_port}", folder, httpd.asked
+        httpd.go_on.set()
         httpd.shutdown()
         thread.join()
 
@@ -104,6 +111,16 @@ def test_a_url_that_stops_half_way_says_how_much_came_and_leaves_nothing(make_ad
         open_cells(f"{url}/half.h5ad")
     came = int(re.search(r"after ([\d,]+) of", str(error.value))[1].replace(",", ""))
     assert came == size // 2
+    assert scratch() == before
+
+
+def test_a_download_that_stalls_is_given_up_and_leaves_nothing(make_adata, write_as, server, monkeypatch):
+    url, folder, _ = server
+    monkeypatch.setattr(places, "PATIENCE", 0.5)
+    path = write_as(make_adata(), folder, "csr.h5ad").rename(folder / "stalled.h5ad")
+    size, before = path.stat().st_size, scratch()
+    with pytest.raises(DataError, match=rf"stalled\.h5ad stopped after .* of {size:,} bytes.*imeout.*Try again"):
+        open_cells(f"{url}/stalled.h5ad")
     assert scratch() == before
 
 

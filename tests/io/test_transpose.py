@@ -79,9 +79,7 @@ def test_a_full_disk_is_said_with_the_room_that_is_needed(make_adata, write_as, 
     path = write_as(make_adata(), tmp_path, "csc.h5ad")
 
     monkeypatch.setattr(Path, "open", lambda _, mode: open("/dev/full", mode))  # noqa: PTH123, SIM115
-    with pytest.raises(
-        DataError, match=r"could not be transposed .*No space left.* It takes 1 MB: set TMPDIR"
-    ):
+    with pytest.raises(DataError, match=r"could not be transposed .*No space left.* It takes 1 MB: set TMPDIR"):
         list(open_cells(path).chunks())
     gc.collect()
     assert list(tmp_path.iterdir()) == [path]

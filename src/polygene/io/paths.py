@@ -167,7 +167,7 @@ def _fetch(files: Any, path: str, target: Path, url: str) -> None:
     n_bytes = target.stat().st_size if target.exists() else 0
     if stopped or (callback.size is not None and n_bytes != callback.size):
         size = "an unknown number of" if callback.size is None else f"{callback.size:,}"
-        why = str(stopped or "the connection closed").splitlines()[0]
+        why = (str(stopped).splitlines() or [type(stopped).__name__])[0] if stopped else "the connection closed"
         is_full = isinstance(stopped, OSError) and stopped.errno == errno.ENOSPC
         hint = "Set TMPDIR to a folder with room." if is_full else "Try again."
         msg = f"{url} stopped after {n_bytes:,} of {size} bytes, and nothing was kept ({why}). {hint}"
