@@ -15,7 +15,7 @@ from scipy import sparse
 from polygene.corpus.arrow import SPLITS, ShardWriter
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.errors import ColumnError, GeneError, OutputError, RecipeError, ScaleError
+from polygene.errors import ColumnError, GeneError, OutputError, RecipeError, RunEndedError, ScaleError
 from polygene.vocab.binning import InverseFit
 from polygene.vocab.tokenizer import panel_values
 
@@ -323,6 +323,30 @@ def test_a_corpus_is_not_replaced_unless_it_is_said_and_survives_a_failure(adata
     config = dataclasses.replace(CONFIG, seed=3)
     assert prepare(adata, tmp_path / "corpus", config=config, overwrite=True).info["config"]["seed"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_a_second_run_into_the_same_folder_is_refused_and_leaves_the_first_alone(adata, tmp_path, monkeypatch):
+    expected = prepare(adata, tmp_path / "alone", config=CONFIG)
+    write, refused = ShardWriter.write, []
+
+    def write_while_another_begins(*arguments):
+        with pytest.raises(OutputError, match="is being written by another process"):
+            prepare(adata, tmp_path / "corpus", config=CONFIG)
+        refused.append(True)
+        return write(*arguments)
+
+    monkeypatch.setattr(ShardWriter, "write", write_while_another_begins)
+    corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
+    assert refused
+    assert corpus.info == expected.info
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "corpus"]
+
+
+def test_torchrun_is_refused(adata, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunEndedError, match="start it without torchrun"):
+        prepare(adata, tmp_path / "corpus", config=CONFIG)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_no_corpus_is_never_replaced(adata, tmp_path):
