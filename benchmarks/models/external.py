@@ -7,8 +7,8 @@ predicts a cell type for every cell of each external file, nothing but expressio
 
 nearest profile       the profile whose log expression correlates best with the cell's, over the profiles' most variable
                       genes that the file measures (what SingleR does, without its fine tuning)
-logistic regression   on the panel's genes, and on all genes; a label trains the summed probability of all at and
-                      below it, as the network's labels do, and the L2 is the best of three on the validation donors
+logistic regression   on the panel's genes, with the best of three L2 on the validation donors, and on all genes, with
+                      the middle one; a label trains the summed probability of all at and below it, as the network's do
 CellTypist            1.7.1 on the panel's genes and on all genes; it asks scikit-learn for multi_class="ovr", which is
                       no more: a class that fits one classifier a label takes its place (baselines.OneAgainstRest)
 a model               given with --model
@@ -49,6 +49,7 @@ MOST = 200  # cells of a label in a source that are learned from
 VARIABLE = 3_000  # genes that profiles are compared by
 L2S = (1e-6, 1e-5, 1e-4)
 EPOCHS, BATCH, RATE = 12, 256, 0.02
+FEW = 4_096  # genes that are learned from as a dense matrix
 IN_SOURCES = 5  # a gene of "all genes" is measured by so many sources at least
 
 
@@ -152,7 +153,7 @@ class Regression:
         x_CG, label_C = training.cells("train", genes)
         held_CG, held_C = training.cells("validation", genes)
         fits = []
-        for l2 in L2S:
+        for l2 in L2S if len(genes) <= FEW else L2S[1:2]:
             weights = self._fit(x_CG, label_C, l2, seed)
             fits.append((self._loss(weights, held_CG, held_C), l2, weights))
         self.loss, self.l2, self._weights = min(fits, key=lambda fit: fit[0])
@@ -191,7 +192,7 @@ class Regression:
 
 
 def _tensor(x_CG: sparse.csr_matrix) -> torch.Tensor:
-    if x_CG.shape[1] <= 4_096:
+    if x_CG.shape[1] <= FEW:
         return torch.from_numpy(x_CG.toarray().astype(np.float32))
     coo = x_CG.tocoo()
     return torch.sparse_coo_tensor(np.stack([coo.row, coo.col]), coo.data.astype(np.float32), coo.shape)
@@ -207,7 +208,7 @@ class CellTypist:
         self._package, self.genes, self.labels = celltypist, genes, training.labels
         x_CG, label_C = training.cells("train", genes)
         options: dict[str, Any] = {}
-        if len(genes) > 4_096:
+        if len(genes) > FEW:
             # Its own recipe for many genes: a quick model first, whose strongest genes of each type are kept.
             options = {"feature_selection": True, "top_genes": 100}
         with mock.patch("celltypist.train.LogisticRegression", OneAgainstRest):
@@ -301,6 +302,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             truth = cells.obs["cell_type"].astype(str)[known].tolist()
             scores = by_ontology(method(cells)[known], method.labels, truth)
             rows.append({"method": name, "study": study, "cells": len(truth), **scores})
+            print(f"{name}, {study}: {scores['accuracy']:.3f} / {scores['macro_f1']:.3f}", flush=True)
     show(rows)
     n_cells = {part: sum(cells.n_obs for cells in some) for part, some in training.parts.items()}
     return {"learned_from": n_cells, "all_genes": len(training.all_genes), "rows": rows}

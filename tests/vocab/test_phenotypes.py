@@ -256,3 +256,8 @@ def test_an_unknown_tissue_is_answered_with_what_is_known_of_it(label, says):
 
 def test_a_synonym_or_an_id_means_its_term(schema):
     assert schema.label_index("tissue", "UBERON:0002048") == schema.label_index("tissue", "lung")
+
+
+def test_an_age_under_another_name_is_not_outside_the_vocabulary():
+    assert aged().find(0, "20-year-old human stage") == 1
+    assert aged().find(0, "21") == -1

@@ -129,7 +129,7 @@ def _unseen(source: PreparedSource, schema: PhenotypeSchema) -> dict[str, dict[s
     """Count the cells of each label that no training cell has: {phenotype: {label: cells}}."""
     held_out = count_labels(source.frame[source.part_C != 0], schema.phenotypes)
     unseen = {
-        name: {label: n for label, n in sorted(held_out[name].items()) if label not in known}
-        for name, known in zip(schema.names, schema.labels, strict=True)
+        name: {label: n for label, n in sorted(held_out[name].items()) if schema.find(p, label) < 0}
+        for p, name in enumerate(schema.names)
     }
     return {name: labels for name, labels in unseen.items() if labels}

@@ -1,7 +1,7 @@
 """Which label of a model a text means: by name, by age in years, by the ontology; and what to say where none does."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -57,6 +57,23 @@ def neighbours(labels: Sequence[str], text: str) -> tuple[int, int, float] | Non
     below = int(np.nanargmax(np.where(known_V <= years, known_V, np.nan)))
     above = int(np.nanargmin(np.where(known_V >= years, known_V, np.nan)))
     return below, above, float((years - known_V[below]) / (known_V[above] - known_V[below]))
+
+
+def one_name_an_age(counts: Mapping[str, int]) -> dict[str, int]:
+    """Add up the cells of labels that are one age under the name that most cells have; the first of equals."""
+    names: dict[float | str, str] = {}
+    summed: dict[str, int] = {}
+    for label, n in sorted(counts.items(), key=lambda one: (-one[1], one[0])):
+        years = age_in_years(label)
+        name = names.setdefault(label if years is None else round(years, 3), label)
+        summed[name] = summed.get(name, 0) + n
+    return summed
+
+
+def order(label: str, *, by_age: bool) -> tuple[float, str]:
+    """Sort labels by age, those without a number last, or by name."""
+    years = age_in_years(label) if by_age else None
+    return (np.inf if years is None else years, label)
 
 
 def hint(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool = False) -> str:

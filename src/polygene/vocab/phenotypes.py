@@ -17,7 +17,7 @@ import pandas as pd
 from polygene.errors import PhenotypeError, missing_column
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.columns import factorize, is_given
-from polygene.vocab.label_matching import find_label, hint, neighbours
+from polygene.vocab.label_matching import find_label, hint, neighbours, one_name_an_age, order
 
 logger = logging.getLogger("polygene")
 
@@ -109,13 +109,14 @@ class PhenotypeSchema:
         kept = []
         for phenotype in phenotypes:
             of_labels = counts.get(phenotype.name, {})
-            if phenotype.ordinal == "age":
-                of_labels = _one_name_an_age(of_labels)
+            by_age = phenotype.ordinal == "age"
+            if by_age:
+                of_labels = one_name_an_age(of_labels)
             rare = sorted(label for label, n in of_labels.items() if n < min_cells)
             if rare:
                 logger.info("%s: left out %d labels of < %d cells: %s", phenotype.name, len(rare), min_cells, rare)
             labels = of_labels.keys() - set(rare)
-            kept.append(tuple(sorted(labels, key=partial(_order, phenotype))))
+            kept.append(tuple(sorted(labels, key=partial(order, by_age=by_age))))
         return cls(phenotypes=tuple(phenotypes), labels=tuple(kept))
 
     @property
@@ -156,7 +157,7 @@ class PhenotypeSchema:
             able = ", ".join(other for other, labels in zip(self.names, self.labels, strict=True) if labels)
             msg = f"The model never saw a label of {name}, so none can be given; it knows labels of {able}."
             raise PhenotypeError(msg)
-        v = self._find(p, str(label))
+        v = self.find(p, str(label))
         if v < 0:
             msg = f"{name}: the model does not know the label {label!r}; {self._hint(p, str(label))}."
             raise PhenotypeError(msg)
@@ -174,7 +175,7 @@ class PhenotypeSchema:
             As `label_index`.
         """
         p = self.index(name)
-        between = self._between(p, str(label)) if self._find(p, str(label)) < 0 else None
+        between = self._between(p, str(label)) if self.find(p, str(label)) < 0 else None
         if between is None:
             return np.full(n, self.label_index(name, label), dtype=np.int16)
         below, above, share = between
@@ -238,7 +239,7 @@ class PhenotypeSchema:
         """Return (labels_C, how many cells are not given for which reason)."""
         codes_C, texts, counts = factorize(column)
         # The last entry serves the code -1, which is NaN.
-        labels = np.array([*(self._find(p, text) if is_given(text) else -1 for text in texts), -1], dtype=np.int16)
+        labels = np.array([*(self.find(p, text) if is_given(text) else -1 for text in texts), -1], dtype=np.int16)
         labels_C = labels[codes_C]
         absent: dict[str | None, int] = {"NaN": int((codes_C < 0).sum())}
         outside = {}
@@ -267,7 +268,8 @@ class PhenotypeSchema:
             "Rename the labels in obs, or set them to NaN, which gives none."
         )
 
-    def _find(self, p: int, text: str) -> int:
+    def find(self, p: int, text: str) -> int:
+        """Give the place of the label of a phenotype that a text means, -1 where there is none."""
         one = self.phenotypes[p]
         return find_label(one.name, self.labels[p], text, is_age=one.ordinal == "age")
 
@@ -307,23 +309,7 @@ def count_labels(obs: pd.DataFrame, phenotypes: Sequence[Phenotype] = CELLXGENE)
     return counted
 
 
-def _one_name_an_age(counts: Mapping[str, int]) -> dict[str, int]:
-    """Add up the cells of labels that are one age under the name that most cells have; the first of equals."""
-    names: dict[float | str, str] = {}
-    summed: dict[str, int] = {}
-    for label, n in sorted(counts.items(), key=lambda one: (-one[1], one[0])):
-        years = age_in_years(label)
-        name = names.setdefault(label if years is None else round(years, 3), label)
-        summed[name] = summed.get(name, 0) + n
-    return summed
-
-
 def _absent_note(phenotype: Phenotype, absent: Mapping[str | None, int], n_cells: int) -> str:
     """Count the cells without a label by reason; the reason None is that there is no column."""
     why = ", ".join(f"{n:,} {why}" if why else f"no column {phenotype.column!r}" for why, n in absent.items())
     return f"{phenotype.name}: {sum(absent.values()):,} of {n_cells:,} cells not given ({why})"
-
-
-def _order(phenotype: Phenotype, label: str) -> tuple[float, str]:
-    years = age_in_years(label) if phenotype.ordinal == "age" else None
-    return (np.inf if years is None else years, label)
