@@ -9,6 +9,7 @@ from typer.main import get_command
 
 import polygene as pg
 from polygene.cli.commands import app
+from polygene.corpus.prepare import PrepareConfig
 
 VERBS = ("annotate", "embed", "denoise", "finetune", "generate", "balance", "perturb", "counterfactual")
 RENAMED = {"cells": "adata"}
@@ -55,6 +56,37 @@ def test_defaults_and_option_names_are_those_of_the_verb(verb: str) -> None:
             assert same(option.default, default), (name, option.default, default)
         if option.param_type_name == "option":
             assert SINGULAR.get((verb, name), f"--{name.replace('_', '-')}") in option.opts
+
+
+FUNCTIONS = {
+    # command: its argument and the parameter of the function, options of the command alone, parameters of Python alone
+    "prepare": (
+        {"files": "sources"},
+        {"genes", "include_genes", "split", "column", "layer"},
+        {"tokenizer", "overwrite"},
+    ),
+    "train": ({"source": "recipe"}, {"write_recipe"}, {"start"}),
+    "evaluate": ({}, {"out", "report"}, set()),
+}
+"""`prepare` sets fields of `config`; `evaluate` writes what Python returns; a recipe is an object in Python."""
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_other_commands_differ_from_their_function_by_a_short_list(name: str) -> None:
+    renamed, of_command, of_python = FUNCTIONS[name]
+    in_command = {renamed.get(one, one) for one in parameters_of(name)}
+    in_python = inspect.signature(getattr(pg, name)).parameters
+    assert in_command - set(in_python) == of_command
+    assert set(in_python) - in_command == of_python
+    for one, option in parameters_of(name).items():
+        if one in in_python and (default := in_python[one].default) is not inspect.Parameter.empty:
+            assert same(option.default, default), (one, option.default, default)
+
+
+def test_defaults_that_prepare_prints_are_those_of_its_config() -> None:
+    options, config = parameters_of("prepare"), PrepareConfig()
+    assert options["genes"].show_default == str(config.n_genes)
+    assert options["split"].show_default == config.split
 
 
 def test_every_verb_is_a_command_and_every_command_a_public_function() -> None:

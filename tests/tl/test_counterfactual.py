@@ -259,8 +259,8 @@ def test_a_binary_model_predicts_expressed_alone(
         ("male", {}, PhenotypeError, "changes name the new label"),
         ({"sex": "male"}, {"given": ["tissue", "sex"]}, PhenotypeError, "sex: given and changed at once"),
         ({"sex": "male"}, {"given": ["colour"]}, PhenotypeError, "no phenotype 'colour'"),
-        ({"sex": "male"}, {"given": ["age"]}, PhenotypeError, "age: the model does not know the label '30-year-old"),
-        ({"sex": "male"}, {"donor": "patient"}, ColumnError, "no column 'patient' in obs. It has donor_id"),
+        ({"sex": "male"}, {"given": ["disease"]}, PhenotypeError, "disease: the model does not know the label 'gout'"),
+        ({"sex": "male"}, {"donor": "patient"}, ColumnError, "no column 'patient' in obs, which should hold the donor"),
         ({"sex": "male"}, {"groupby": "cluster"}, ColumnError, "no column 'cluster' in obs"),
         ({"sex": "male"}, {"n_repeats": 0}, DataError, "1 or more, got 0"),
         ({"sex": "male"}, {"seed": -1}, DataError, "the seed is -1"),
@@ -271,6 +271,8 @@ def test_a_binary_model_predicts_expressed_alone(
 def test_a_wrong_option_is_refused_and_nothing_is_written(
     changes: Any, options: dict[str, Any], error: type, says: str, adata: ad.AnnData, tiny_model: PolyGene
 ) -> None:
+    if "disease" in options.get("given", ()):
+        adata.obs["disease"] = "gout"
     with pytest.raises(error, match=says):
         counterfactual(adata, tiny_model, changes, **options)
     assert not adata.uns

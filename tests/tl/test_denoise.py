@@ -116,7 +116,7 @@ def test_a_binary_model_predicts_whether_and_not_how_much(
         ({"output": "values"}, RecipeError, "output is one of expression, expressed; got 'values'"),
         ({"panel": "some"}, RecipeError, "panel is one of measured, all; got 'some'"),
         ({"given": "cell_typ"}, PhenotypeError, "Did you mean 'cell_type'"),
-        ({"given": "age"}, PhenotypeError, "does not know the label '30-year-old stage'"),
+        ({"given": "disease"}, PhenotypeError, "does not know the label 'gout'"),
         ({"layer": "raw"}, DataError, r"pass adata\.raw\.to_adata\(\)"),
         ({"out": "x.h5ad"}, DataError, "writes into an AnnData"),
     ],
@@ -125,6 +125,7 @@ def test_a_wrong_option_is_refused_and_nothing_is_written(
     asked: dict[str, Any], error: type, says: str, adata: ad.AnnData, tiny_model: PolyGene
 ) -> None:
     adata.raw = adata.copy()
+    adata.obs["disease"] = "gout"
     with pytest.raises(error, match=says):
         denoise(adata, tiny_model, **asked)
     assert not adata.layers

@@ -28,7 +28,7 @@ from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
 from polygene.tl._labels_changed import Changes, LabelChanges, changed, parse_changes, read_controls, rows_to_change
-from polygene.tl._reader import CellReader, load_model, made_by, written
+from polygene.tl._reader import CellReader, donors_of, load_model, made_by, written
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
 from polygene.vocab.tokenizer import CellTokenizer
@@ -176,17 +176,15 @@ def _sum_contexts(
 
 def _units(cells: CellSource, donor: str, groupby: str | None) -> tuple[np.ndarray, pd.DataFrame]:
     """Number the donors within groups: unit_C, -1 for a cell without donor or group; (donor, group) of each unit."""
-    missing = [column for column in (donor, groupby) if column is not None and column not in cells.columns]
-    if groupby in missing or (missing and donor != "donor_id"):
-        raise missing_column(missing[-1], cells.columns, of=cells.label)
-    if missing:
+    if groupby and groupby not in cells.columns:
+        raise missing_column(groupby, cells.columns, of=cells.label)
+    donor_C, donors = donors_of(cells, donor)
+    if donor not in cells.columns:
         logger.warning(
             "%s has no column %r: its cells count as one donor, and there are no intervals", cells.label, donor
         )
-    frame = cells.frame([donor, groupby] if groupby else [donor])
-    nothing = (np.zeros(cells.n_obs, dtype=np.int32), [""])
-    donor_C, donors = given_texts(frame[donor]) if donor in frame else nothing
-    group_C, groups = given_texts(frame[groupby]) if groupby else nothing
+        donor_C, donors = np.zeros_like(donor_C), [""]
+    group_C, groups = given_texts(cells.frame([groupby])[groupby]) if groupby else (np.zeros_like(donor_C), [""])
     unit_C = np.where((donor_C < 0) | (group_C < 0), -1, group_C * len(donors) + donor_C)
     pairs = [(name, group) for group in groups for name in donors]
     return unit_C, pd.DataFrame(pairs, columns=["donor", "group"])

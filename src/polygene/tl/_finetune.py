@@ -24,8 +24,8 @@ from polygene.model.shipped import DEFAULT
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
 from polygene.runtime.subsample import spread
-from polygene.tl._head import NEVER, Head, donors_of, fit_head, head_features, held_out_by, labels_of, learn_head
-from polygene.tl._reader import CellReader, load_model
+from polygene.tl._head import NEVER, Head, fit_head, head_features, held_out_by, labels_of, learn_head
+from polygene.tl._reader import CellReader, donors_of, load_model
 from polygene.training.train import train
 
 How = Literal["head", "all"]
@@ -102,7 +102,7 @@ def finetune(
         name=phenotype_of(model, label),
         labels=labels,
         labels_C=labels_C,
-        donors_C=donors_of(cells, donor),
+        donors_C=donors_of(cells, donor)[0],
         model=extend_vocabulary(model, label, labels),
         seed=seed,
     )

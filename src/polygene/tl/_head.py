@@ -102,15 +102,6 @@ def labels_of(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
     return labels_C, labels
 
 
-def donors_of(cells: CellSource, donor: str) -> np.ndarray:
-    """Read the donor of each cell, -1 = not given; only a column that nobody named may be missing."""
-    if donor not in cells.columns:
-        if donor != "donor_id":
-            raise missing_column(donor, cells.columns, of=cells.label, holds="the donor of each cell")
-        return np.full(cells.n_obs, -1)
-    return given_texts(cells.frame([donor])[donor])[0]
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Head:
     """A classifier of features, trained on all labelled cells.

@@ -14,14 +14,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from polygene.errors import GeneError, missing_column
+from polygene.errors import GeneError
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime.atomic import atomic_file
 from polygene.runtime.progress import progress
 from polygene.tl._perturb_cells import Perturbation, Predictor, bins_of, raised_bins, stacks, wanted_bins
-from polygene.tl._reader import CellReader
+from polygene.tl._reader import CellReader, donors_of
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.columns import given_texts
 
 logger = logging.getLogger("polygene")
 
@@ -102,14 +101,10 @@ class Study:
 
     def _read_donors(self, donor: str) -> tuple[np.ndarray, int]:
         """Read the donor of each cell, -1 = not given, and how many there are, 0 where cells are the replicates."""
-        cells = self.reader.cells
-        if donor not in cells.columns and donor != "donor_id":
-            raise missing_column(donor, cells.columns, of=cells.label, holds="the donor of each cell")
-        frame = cells.frame([donor])
-        donors_C, names = given_texts(frame[donor]) if donor in frame else (np.zeros(0, np.int32), [])
+        donors_C, names = donors_of(self.reader.cells, donor)
         if not names:
             logger.warning("no donors in obs[%r]: cells are the replicates, so intervals are too narrow", donor)
-            return np.zeros(cells.n_obs, dtype=np.int32), 0
+            return np.zeros_like(donors_C), 0
         if len(names) == 1:
             logger.warning("there is one donor: effects have no interval")
         if n_missing := int((donors_C < 0).sum()):

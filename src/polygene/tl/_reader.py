@@ -19,6 +19,7 @@ from polygene.io.results import Results, ResultsChunk, track
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime.atomic import atomic_file
 from polygene.vocab.cells import EncodedCells
+from polygene.vocab.columns import given_texts
 from polygene.vocab.expression import TOTALS, counts_share, log1p_values, warn_totals
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import PhenotypeSchema
@@ -82,6 +83,15 @@ class CellReader:
                 "%s of %s cells express no gene of the panel: they are kept, and their predictions mean nothing",
                 f"{n_blank:,}", f"{first:,}",
             )  # fmt: skip
+
+
+def donors_of(cells: CellSource, donor: str) -> tuple[np.ndarray, list[str]]:
+    """Read the donor of each cell: (codes_C, -1 = not given; the names). Only the default column may be missing."""
+    if donor in cells.columns:
+        return given_texts(cells.frame([donor])[donor])
+    if donor != "donor_id":
+        raise missing_column(donor, cells.columns, of=cells.label, holds="the donor of each cell")
+    return np.full(cells.n_obs, -1, dtype=np.int32), []
 
 
 def blank(cells: EncodedCells) -> np.ndarray:
