@@ -3,7 +3,7 @@
 Legend: P profiles, G genes, S virtual studies, C cells sampled from one profile.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import anndata as ad
 import numpy as np
@@ -48,8 +48,7 @@ def cells_from_profiles(
     n_per_profile
         Cells of each profile.
     measured
-        The genes that the study measured, where `var_names` holds others too. A measured gene that `profiles` lacks was
-        never seen: it is zero. None: all of `var_names`.
+        The genes that the study measured; one that `profiles` lacks was never seen, so it is zero. None: `var_names`.
     cell_type
         The column of `obs` that holds the types.
     n_studies
@@ -75,9 +74,8 @@ def cells_from_profiles(
 
     References
     ----------
-    Gamma-Poisson counts: Grün et al. 2014, Nature Methods 11:637. Ambient RNA as a share of each cell: Young and
-    Behjati 2020, GigaScience 9:giaa151. Gene-wise factors between platforms: Mereu et al. 2020, Nature Biotechnology
-    38:747. The defaults are those of the trial in docs/decisions.md.
+    Gamma-Poisson counts: Grün et al. 2014, Nature Methods 11:637. Ambient RNA: Young and Behjati 2020, GigaScience
+    9:giaa151. Platforms: Mereu et al. 2020, Nature Biotechnology 38:747. Defaults: docs/decisions.md.
 
     Examples
     --------
@@ -93,14 +91,41 @@ def cells_from_profiles(
     )
     names_G, x_PG = _genes(profiles, measured)
     _check_profiles(profiles, x_PG, cell_type)
+    parameters = {
+        "seed": seed, "n_per_profile": n_per_profile, "n_studies": n_studies, "depth": depth, "depth_sd": depth_sd,
+        "dispersion": dispersion, "ambient": ambient, "platform": platform,
+    }  # fmt: skip
+    rows = np.repeat(np.arange(profiles.n_obs), n_per_profile)
+    number = np.tile(np.arange(n_per_profile), profiles.n_obs)
+    obs = profiles.obs.iloc[rows].copy()
+    obs["profile"] = pd.Categorical(profiles.obs_names[rows])
+    obs["virtual_study"] = pd.Categorical((number % n_studies).astype(str))
+    obs[SYNTHETIC] = True
+    obs.index = pd.Index([f"{name}-{n}" for name, n in zip(profiles.obs_names[rows], number, strict=True)])
+    x_CG = sparse.vstack(list(_sampled(x_PG, **parameters)), format="csr")
+    return ad.AnnData(x_CG, obs=obs, var=pd.DataFrame(index=names_G), uns={SYNTHETIC: parameters})
+
+
+def _sampled(
+    x_PG: sparse.csr_matrix,
+    *,
+    seed: int,
+    n_per_profile: int,
+    n_studies: int,
+    depth: float,
+    depth_sd: float,
+    dispersion: float,
+    ambient: float,
+    platform: float,
+) -> Iterator[sparse.csr_matrix]:
+    """Draw the counts of the cells, profile by profile and at most `BATCH` cells at once."""
     rng = np.random.default_rng(seed)
     p_PG = sparse.diags_array(1 / np.asarray(x_PG.sum(axis=1)).ravel()) @ x_PG
-    ambient_G = np.asarray(p_PG.mean(axis=0)).ravel()
-    factors_SG = np.exp(rng.normal(-(platform**2) / 2, platform, (n_studies, len(names_G))))
-    ambient_SG = _shares(ambient_G * factors_SG)
+    # Log-normal with mean one: the mean of exp(normal(m, s)) is exp(m + s²/2).
+    factors_SG = np.exp(rng.normal(-(platform**2) / 2, platform, (n_studies, x_PG.shape[1])))
+    ambient_SG = _shares(np.asarray(p_PG.mean(axis=0)).ravel() * factors_SG)
     study_C = np.arange(n_per_profile) % n_studies
-    blocks = []
-    for row in range(profiles.n_obs):
+    for row in range(x_PG.shape[0]):
         p_SG = _shares(p_PG[[row]].toarray() * factors_SG)
         for first in range(0, n_per_profile, BATCH):
             of_C = study_C[first : first + BATCH]
@@ -110,21 +135,7 @@ def cells_from_profiles(
             if dispersion:
                 # A gamma of mean one and variance `dispersion` times the mean gives the negative binomial.
                 mean_CG *= rng.gamma(1 / dispersion, dispersion, mean_CG.shape)
-            blocks.append(sparse.csr_matrix(rng.poisson(mean_CG).astype(np.int32)))
-    rows = np.repeat(np.arange(profiles.n_obs), n_per_profile)
-    number = np.tile(np.arange(n_per_profile), profiles.n_obs)
-    obs = profiles.obs.iloc[rows].copy()
-    obs["profile"] = pd.Categorical(profiles.obs_names[rows])
-    obs["virtual_study"] = pd.Categorical((number % n_studies).astype(str))
-    obs[SYNTHETIC] = True
-    obs.index = pd.Index([f"{name}-{n}" for name, n in zip(profiles.obs_names[rows], number, strict=True)])
-    parameters = {
-        "seed": seed, "n_per_profile": n_per_profile, "n_studies": n_studies, "depth": depth, "depth_sd": depth_sd,
-        "dispersion": dispersion, "ambient": ambient, "platform": platform,
-    }  # fmt: skip
-    return ad.AnnData(
-        sparse.vstack(blocks).tocsr(), obs=obs, var=pd.DataFrame(index=names_G), uns={SYNTHETIC: parameters}
-    )
+            yield sparse.csr_matrix(rng.poisson(mean_CG).astype(np.int32))
 
 
 def _shares(x_SG: np.ndarray) -> np.ndarray:
@@ -143,10 +154,8 @@ def _genes(profiles: ad.AnnData, measured: Collection[str] | None) -> tuple[pd.I
     names_G = pd.Index(list(dict.fromkeys(measured)))
     column_G = profiles.var_names.get_indexer(names_G)
     if (column_G < 0).all():
-        msg = (
-            f"profiles hold none of the {len(names_G):,} genes in `measured`; "
-            f"their names look like {', '.join(map(str, profiles.var_names[:3]))}"
-        )
+        like = ", ".join(map(str, profiles.var_names[:3]))
+        msg = f"profiles hold none of the {len(names_G):,} genes in `measured`; their names look like {like}"
         raise GeneError(msg)
     wide_PG = sparse.hstack([x_PG, sparse.csr_matrix((x_PG.shape[0], 1))]).tocsc()  # the last column serves -1
     return names_G, wide_PG[:, column_G].tocsr()
