@@ -17,7 +17,7 @@ from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import ColumnError, GeneError, OutputError, RecipeError, RunEndedError, ScaleError
 from polygene.vocab.binning import InverseFit
-from polygene.vocab.tokenizer import panel_values
+from polygene.vocab.expression import panel_values
 
 CONFIG = PrepareConfig(n_genes=20)
 

@@ -10,9 +10,10 @@ from scipy import sparse
 
 from polygene.errors import CheckpointError, ColumnError, DataError, GeneError, PhenotypeError, ScaleError
 from polygene.vocab.binning import ExpressionBinner, InverseFit
+from polygene.vocab.expression import panel_values
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
-from polygene.vocab.tokenizer import FILES, CellTokenizer, panel_values
+from polygene.vocab.tokenizer import FILES, CellTokenizer
 
 N_CELLS, N_GENES, N_PANEL = 60, 40, 16
 

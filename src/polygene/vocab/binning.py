@@ -203,7 +203,7 @@ class InverseFit:
         Parameters
         ----------
         values_CM
-            Values of the measured genes of the panel, in panel order, as `vocab.tokenizer.panel_values` gives them.
+            Values of the measured genes of the panel, in panel order, as `vocab.expression.panel_values` gives them.
         measured_G
             Which genes of the panel these are.
         """

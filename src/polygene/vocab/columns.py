@@ -1,5 +1,7 @@
 """Columns of obs as codes and texts."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -51,3 +53,9 @@ def is_synthetic(obs: pd.DataFrame) -> np.ndarray:
         return np.zeros(len(obs), dtype=bool)
     # A file may hold the flag as bool, as text, or with missing values where real cells were appended.
     return obs[SYNTHETIC].astype(str).str.lower().isin(["true", "1", "1.0"]).to_numpy()
+
+
+def absent_note(name: str, column: str, absent: Mapping[str | None, int], n_cells: int) -> str:
+    """Count the cells without a label by reason; the reason None is that there is no column."""
+    why = ", ".join(f"{n:,} {why}" if why else f"no column {column!r}" for why, n in absent.items())
+    return f"{name}: {sum(absent.values()):,} of {n_cells:,} cells not given ({why})"

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from polygene.errors import DataError, ScaleError, missing_column
 from polygene.vocab.gene_matching import GeneMatch
+from polygene.vocab.panel import GenePanel
 from polygene.vocab.scale import BASES, TARGET, Scale, check_values, detect_scale, linear
 
 logger = logging.getLogger("polygene")
@@ -195,3 +196,25 @@ def _select(adata: Any, layer: str | None) -> tuple[Any, pd.DataFrame]:
         msg = f"The AnnData has no X; name the layer to read, it has {list(adata.layers)}."
         raise DataError(msg)
     return values, var
+
+
+def panel_values(
+    adata: Any, panel: GenePanel, *, layer: str | None = None, totals: str | None = None, scale: Scale | None = None
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Read the genes of a panel from an AnnData, in log1p counts per 10,000.
+
+    The parameters are those of `log1p_values`. What was matched is logged.
+
+    Returns
+    -------
+    values_CM, measured_G
+        float32 csr of the measured genes in panel order, columns ascending, zeros not stored; and which genes of the
+        panel these are.
+
+    Raises
+    ------
+    DataError, GeneError, ScaleError
+        The data cannot be read so; the message says what to do.
+    """
+    match = panel.match(genes_of(adata, layer))
+    return log1p_values(adata, match, layer=layer, totals=totals, scale=scale), match.measured_G

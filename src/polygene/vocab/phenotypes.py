@@ -16,7 +16,7 @@ import pandas as pd
 
 from polygene.errors import PhenotypeError, missing_column
 from polygene.vocab.ages import age_in_years
-from polygene.vocab.columns import factorize, is_given
+from polygene.vocab.columns import absent_note, factorize, is_given
 from polygene.vocab.label_matching import find_label, hint, neighbours, one_name_an_age, order
 
 logger = logging.getLogger("polygene")
@@ -85,11 +85,9 @@ class PhenotypeSchema:
     def describe(self) -> str:
         """List the phenotypes, a line each, with how many labels they have and the first ones."""
         width = max(map(len, self.names), default=0)
-        lines = []
-        for phenotype, labels in zip(self.phenotypes, self.labels, strict=True):
-            few = textwrap.shorten(", ".join(labels), 70, placeholder=" …")
-            lines.append(f"  {phenotype.name:{width}}  {len(labels):,} labels: {few}")
-        return "\n".join(lines)
+        few = [textwrap.shorten(", ".join(labels), 70, placeholder=" …") for labels in self.labels]
+        rows = zip(self.names, self.labels, few, strict=True)
+        return "\n".join(f"  {name:{width}}  {len(labels):,} labels: {first}" for name, labels, first in rows)
 
     @classmethod
     def fit(
@@ -101,8 +99,6 @@ class PhenotypeSchema:
         ----------
         counts
             How many cells have each label, as `count_labels` gives it; sum it over chunks for a large corpus.
-        phenotypes
-            In the order of their slots.
         min_cells
             Labels of fewer cells are left out, which is logged.
         """
@@ -167,12 +163,7 @@ class PhenotypeSchema:
         """Give the places of a label for n cells, int16 (n,).
 
         An age between two known ones is their mixture: cells take the one or the other, in proportion to how near it
-        lies, evenly spaced.
-
-        Raises
-        ------
-        PhenotypeError
-            As `label_index`.
+        lies, evenly spaced. Raises as `label_index` does.
         """
         p = self.index(name)
         between = self._between(p, str(label)) if self.find(p, str(label)) < 0 else None
@@ -189,9 +180,7 @@ class PhenotypeSchema:
         use: Collection[str] | None = None,
         unknown: Literal["error", "not given"] = "error",
     ) -> np.ndarray:
-        """Turn columns of `obs` into labels.
-
-        How many cells have no label, and why, is logged.
+        """Turn columns of `obs` into labels; how many cells have none, and why, is logged.
 
         Parameters
         ----------
@@ -230,7 +219,7 @@ class PhenotypeSchema:
                 do = f"Copy it to obs[{phenotype.column!r}], or leave {phenotype.name} out."
                 raise missing_column(phenotype.column, obs.columns, of="the table", holds=phenotype.name, do=do)
             if absent:
-                notes.append(_absent_note(phenotype, absent, len(obs)))
+                notes.append(absent_note(phenotype.name, phenotype.column, absent, len(obs)))
         if notes:
             logger.info("%s", "; ".join(notes))
         return labels_CP
@@ -307,9 +296,3 @@ def count_labels(obs: pd.DataFrame, phenotypes: Sequence[Phenotype] = CELLXGENE)
                 if is_given(text):
                     counted[phenotype.name][text] = counted[phenotype.name].get(text, 0) + n
     return counted
-
-
-def _absent_note(phenotype: Phenotype, absent: Mapping[str | None, int], n_cells: int) -> str:
-    """Count the cells without a label by reason; the reason None is that there is no column."""
-    why = ", ".join(f"{n:,} {why}" if why else f"no column {phenotype.column!r}" for why, n in absent.items())
-    return f"{phenotype.name}: {sum(absent.values()):,} of {n_cells:,} cells not given ({why})"

@@ -30,7 +30,7 @@ from scipy import sparse
 from polygene.errors import CheckpointError, PhenotypeError
 from polygene.vocab.binning import BinInverse, ExpressionBinner
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.expression import genes_of, log1p_values
+from polygene.vocab.expression import panel_values
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import Phenotype, PhenotypeSchema
 from polygene.vocab.scale import Scale
@@ -38,28 +38,6 @@ from polygene.vocab.scale import Scale
 SPECIAL_TOKENS = ("[CLS]", "[START]", "[END]", "[MASK]")
 FORMAT = 2
 FILES = ("tokenizer.json", "tokenizer.safetensors", "genes.tsv")
-
-
-def panel_values(
-    adata: Any, panel: GenePanel, *, layer: str | None = None, totals: str | None = None, scale: Scale | None = None
-) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Read the genes of a panel from an AnnData, in log1p counts per 10,000.
-
-    The parameters are those of `polygene.vocab.expression.log1p_values`. What was matched is logged.
-
-    Returns
-    -------
-    values_CM, measured_G
-        float32 csr of the measured genes in panel order, columns ascending, zeros not stored; and which genes of the
-        panel these are.
-
-    Raises
-    ------
-    DataError, GeneError, ScaleError
-        The data cannot be read so; the message says what to do.
-    """
-    match = panel.match(genes_of(adata, layer))
-    return log1p_values(adata, match, layer=layer, totals=totals, scale=scale), match.measured_G
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
