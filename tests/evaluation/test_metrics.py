@@ -15,6 +15,7 @@ from polygene.evaluation.metrics import (
     stack_splits,
     years_tally,
 )
+from polygene.vocab.ontology import at_or_below
 
 N_LABELS = 5
 
@@ -363,3 +364,15 @@ def test_splits_that_learned_other_labels_are_joined_by_the_labels_names():
     expected, found = stack_splits(whole).scores(), stack_splits(named).scores()
     for score in ("accuracy", "macro_f1", "balanced_accuracy", "log_loss"):
         np.testing.assert_allclose(found[score], expected[score])
+
+
+def test_a_prediction_below_the_true_label_is_right_and_the_label_is_as_probable_as_all_below_it():
+    labels = ("T cell", "CD4-positive, alpha-beta T cell", "CD8-positive, alpha-beta T cell", "B cell")
+    table_VV = at_or_below("cell_type", labels)
+    p_CV = np.array([[0.1, 0.3, 0.2, 0.4], [0.1, 0.3, 0.2, 0.4], [0.1, 0.2, 0.1, 0.6], [0.5, 0.2, 0.2, 0.1]])
+    truth_C = np.array([0, 2, 0, 1])  # T cell: right, as CD4; CD8: wrong; T cell: wrong; CD4: wrong, the label is above
+    tally = label_tally(p_CV, truth_C, scorable_SV=np.ones((1, 4), dtype=bool), at_or_below_VV=table_VV)
+    scores = label_scores(tally)
+    assert scores["accuracy"] == pytest.approx(1 / 4)
+    assert scores["log_loss"] == pytest.approx(-np.log([0.6, 0.2, 0.4, 0.2]).mean())
+    assert label_scores(label_tally(p_CV, truth_C, scorable_SV=np.ones((1, 4), dtype=bool)))["accuracy"] == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from polygene.errors import PhenotypeError
-from polygene.vocab.ontology import TABLES, LabelTree, at_or_below, ontology_of
+from polygene.vocab.ontology import TABLES, LabelTree, at_or_below, ontology_of, reported_labels
 
 LABELS = ("B cell", "Tregs of mine", "memory B cell", "monocyte", "naive B cell")
 B, MINE, MEMORY, MONOCYTE, NAIVE = range(5)
@@ -227,3 +227,33 @@ def test_a_label_outside_the_ontology_is_the_same_as_itself_and_nothing_else() -
     assert compare("cluster 7", "cluster 7") == "same"
     assert compare("cluster 7", "B cell") == compare("B cell", "cluster 7") == compare("cluster 7", "") == "other"
     assert compare("CL:0000236", "B cell") == "same"
+
+
+# --- which label is reported ---
+
+LYMPHOCYTES = ("T cell", "CD4-positive, alpha-beta T cell", "CD8-positive, alpha-beta T cell", "natural killer cell")
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "reported"),
+    [
+        ((0.0, 0.3, 0.3, 0.4), 1),  # the T cells together are more probable than the natural killer cells
+        ((0.1, 0.2, 0.3, 0.4), 2),
+        ((0.5, 0.1, 0.2, 0.2), 0),  # no finer label has as much as "T cell" has for itself
+        ((0.1, 0.1, 0.2, 0.6), 3),
+    ],
+)
+def test_the_branch_with_the_most_probability_is_followed_as_long_as_a_finer_label_has_more(probabilities, reported):
+    table_VV = at_or_below("cell_type", LYMPHOCYTES)
+    p_CV = np.array([probabilities, probabilities[::-1]], dtype=np.float32)
+    assert reported_labels(p_CV, table_VV)[0] == reported
+    assert (reported_labels(p_CV, None) == p_CV.argmax(1)).all()
+
+
+def test_labels_between_two_are_gone_through_and_two_names_of_one_term_are_one():
+    labels = ("leukocyte", "T cell", "CD4-positive, alpha-beta T cell", "B cell", "T-cell")
+    table_VV = at_or_below("cell_type", labels)
+    p_CV = np.array([[0.0, 0.1, 0.5, 0.4, 0.0], [0.1, 0.2, 0.0, 0.4, 0.3]], dtype=np.float32)
+    reported = [labels[v] for v in reported_labels(p_CV, table_VV)]
+    assert reported[0] == "CD4-positive, alpha-beta T cell"
+    assert reported[1] in {"T cell", "T-cell"}

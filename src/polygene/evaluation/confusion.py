@@ -12,6 +12,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from polygene.evaluation.bootstrap import N_RESAMPLES, TAILS, resample
 from polygene.evaluation.metrics import Tally, class_formula
+from polygene.vocab.ontology import reported_labels
 
 
 def class_scores(tally: Tally, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -54,6 +55,7 @@ def confusion(
     scorable_SV: np.ndarray,
     sources_C: np.ndarray,
     labels: Sequence[str],
+    at_or_below_VV: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Count the scored cells by true label (rows) and predicted label (columns).
 
@@ -63,7 +65,10 @@ def confusion(
     kept_C = (truth_C >= 0) & scorable_SV[sources_C, truth_C]
     truth, p_CV = truth_C[kept_C], probabilities_CV[kept_C]
     counts_VV = np.zeros((len(labels), len(labels)), dtype=int)
-    np.add.at(counts_VV, (truth, p_CV.argmax(axis=1)), 1)
+    predicted = reported_labels(p_CV, at_or_below_VV)
+    if at_or_below_VV is not None:  # as `label_tally` scores it
+        predicted = np.where(at_or_below_VV[truth, predicted], truth, predicted)
+    np.add.at(counts_VV, (truth, predicted), 1)
     true = np.flatnonzero(counts_VV.any(axis=1))
     if len(true) > 2:
         roots = np.sqrt(np.stack([p_CV[truth == v].mean(axis=0, dtype=float) for v in true]))

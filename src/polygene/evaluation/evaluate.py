@@ -153,7 +153,7 @@ def predict_split(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Predicti
     found = Predictions(probabilities=probabilities, novelty_C=novelty_C)
     for p, name in enumerate(schema.names):
         baselines = baseline_predictions(name, model, train_cells, train.labels_CP[learned, p], cells, seed=seed)
-        _tally_labels(found, corpus, p, chain([(MODEL, probabilities[p])], baselines))
+        _tally_labels(found, corpus, p, model.at_or_below(name), chain([(MODEL, probabilities[p])], baselines))
         if schema.phenotypes[p].ordinal == "age":
             years_V = schema.years(name)
             learned_years_C = actual_years(train, years_V, train.labels_CP[:, p])[learned]
@@ -166,7 +166,13 @@ def predict_split(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Predicti
     return found
 
 
-def _tally_labels(found: Predictions, corpus: Corpus, p: int, predictions: Iterable[tuple[str, np.ndarray]]) -> None:
+def _tally_labels(
+    found: Predictions,
+    corpus: Corpus,
+    p: int,
+    at_or_below_VV: np.ndarray | None,
+    predictions: Iterable[tuple[str, np.ndarray]],
+) -> None:
     """Sum what the scores of a phenotype's labels need, of every predictor; without any, none is run."""
     train, test = corpus.split("train"), corpus.split("test")
     name, labels = corpus.tokenizer.schema.names[p], corpus.tokenizer.schema.labels[p]
@@ -176,12 +182,14 @@ def _tally_labels(found: Predictions, corpus: Corpus, p: int, predictions: Itera
     if not within_SV.any() and not pooled_1V.any():
         return
     for predictor, p_CV in predictions:
-        of_test = partial(label_tally, p_CV, truth_C, labels=labels, donors_C=donor_names(test))
+        of_test = partial(
+            label_tally, p_CV, truth_C, labels=labels, donors_C=donor_names(test), at_or_below_VV=at_or_below_VV
+        )
         within: dict[str, Any] = {"scorable_SV": within_SV, "sources_C": test.sources_C}
         if within_SV.any():
             found.tallies.setdefault(name, {})[predictor] = of_test(**within)
             if predictor == MODEL:
-                found.confusion[name] = confusion(p_CV, truth_C, labels=labels, **within)
+                found.confusion[name] = confusion(p_CV, truth_C, labels=labels, at_or_below_VV=at_or_below_VV, **within)
         if pooled_1V.any() and len(corpus.sources) > 1:
             found.tallies.setdefault(f"{name}{POOLED}", {})[predictor] = of_test(scorable_SV=pooled_1V)
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from polygene.vocab.ontology import reported_labels
+
 MIN_TRAIN_DONORS, MIN_TEST_DONORS = 2, 1
 """How many donors must have a label before it is scored; cells count instead where donors are not known."""
 
@@ -120,6 +122,7 @@ def label_tally(
     sources_C: np.ndarray | None = None,
     donors_C: np.ndarray | None = None,
     labels: Sequence[Hashable] | None = None,
+    at_or_below_VV: np.ndarray | None = None,
 ) -> Tally:
     """Sum by donor and source what accuracy, macro-F1, balanced accuracy and log loss need.
 
@@ -136,12 +139,18 @@ def label_tally(
         None: each cell is a unit of its own.
     labels
         Names of the V labels, by which splits are joined; their numbers if None.
+    at_or_below_VV
+        Which labels (columns) are at or below which (rows) in their ontology: a prediction at or below the true label
+        is right, since the truth cannot say more, and the probability of a label is theirs together.
     """
     sources_C = _one_source(truth_C) if sources_C is None else sources_C
     kept_C = (truth_C >= 0) & scorable_SV[sources_C, truth_C]
     truth, p_CV = truth_C[kept_C], probabilities_CV[kept_C]
-    predicted, at = p_CV.argmax(axis=1), np.arange(len(truth))
-    surprise = -np.log(np.clip(p_CV[at, truth].astype(float), SMALLEST_PROBABILITY, 1.0))
+    predicted, p_true = reported_labels(p_CV, at_or_below_VV), p_CV[np.arange(len(truth)), truth].astype(float)
+    if at_or_below_VV is not None:
+        predicted = np.where(at_or_below_VV[truth, predicted], truth, predicted)
+        p_true = np.where(at_or_below_VV[truth], p_CV, 0).sum(axis=1, dtype=float)
+    surprise = -np.log(np.clip(p_true, SMALLEST_PROBABILITY, 1.0))
     donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
     splits_U = np.zeros(len(donors_U), dtype=int)
     n_labels = probabilities_CV.shape[1]

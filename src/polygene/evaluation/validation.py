@@ -3,6 +3,8 @@
 Legend: C cells, P phenotypes, V labels of a phenotype, S sources.
 """
 
+from functools import partial
+
 import numpy as np
 
 from polygene.corpus.corpus import CorpusSplit
@@ -13,6 +15,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 from polygene.nn.losses import LossConfig
 from polygene.runtime.subsample import spread
+from polygene.vocab.ontology import at_or_below
 
 MOST_VALIDATION_CELLS = 5_000
 """Scored are at most so many cells, spread evenly over the split."""
@@ -45,11 +48,14 @@ def validation_scores(
         scorable_SV = scored_labels(train, validation, p, len(schema.labels[p]), rows, pooled=True)
         if scorable_SV.any():
             marginal_CV = np.tile(frequencies(learned_C, len(schema.labels[p])), (len(rows), 1))
-            donors_C = donor_names(validation, rows)
-            of_model, of_marginal = (
-                label_scores(label_tally(p_CV, truth_C, scorable_SV=scorable_SV, donors_C=donors_C))
-                for p_CV in (probabilities_CV, marginal_CV)
+            tally = partial(
+                label_tally,
+                truth_C=truth_C,
+                scorable_SV=scorable_SV,
+                donors_C=donor_names(validation, rows),
+                at_or_below_VV=at_or_below(name, schema.labels[p]) if loss.granularity else None,
             )
+            of_model, of_marginal = (label_scores(tally(p_CV)) for p_CV in (probabilities_CV, marginal_CV))
             scores |= {f"{name}_{score}": of_model[score] for score in SCORES}
             label_losses.append(min(of_model["log_loss"], of_marginal["log_loss"]))
         if schema.phenotypes[p].ordinal == "age":

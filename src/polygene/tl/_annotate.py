@@ -77,10 +77,12 @@ def annotate(
     Written for each phenotype, for example `cell_type`:
 
     `obs["polygene_cell_type"]`, `obs["polygene_cell_type_probability"]`
-        The most probable label, categorical, and its probability, float32.
+        The most probable label, categorical, and its probability, float32. Where labels of the model stand above
+        others in the ontology, a label counts with all below it.
     `obsm["polygene_cell_type"]`
         The probabilities of all labels, float32 (C, V), in the order of the categories and of
-        `uns["polygene"]["annotate"]["labels"]["cell_type"]`.
+        `uns["polygene"]["annotate"]["labels"]["cell_type"]`. They add up to 1: that of a coarse label is what no finer
+        one has.
     `obs["polygene_cell_type_set"]`, `..._set_size`, `..._abstains`
         With `coverage`: the labels that may be true, as "label | label", most probable first; how many; whether they
         are not exactly one. "no label": the cell is less typical than that share of the cells of every label.
@@ -149,7 +151,9 @@ class _Annotator:
         p_PCV, states_PCD = predict_labels(self.model, cells, predict=self.predict, given=self.given)
         columns: dict[str, Any] = {}
         for name, p_CV in zip(self.predict, p_PCV, strict=True):
-            columns |= best_labels(name, self.labels[name], p_CV) | self._years(name, p_CV)
+            columns |= best_labels(name, self.labels[name], p_CV, self.model.at_or_below(name)) | self._years(
+                name, p_CV
+            )
         columns["polygene_no_panel_genes"] = blank(cells)
         for name, calibration in self.sets.items():
             p_CV, at_or_below_VV = p_PCV[self.predict.index(name)], self.model.at_or_below(name)

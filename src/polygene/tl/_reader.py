@@ -21,6 +21,7 @@ from polygene.runtime.atomic import atomic_file
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
 from polygene.vocab.expression import TOTALS, counts_share, log1p_values, warn_totals
+from polygene.vocab.ontology import reported_labels
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import PhenotypeSchema
 from polygene.vocab.tokenizer import CellTokenizer
@@ -162,13 +163,15 @@ def written(out: str | Path | None, suffixes: tuple[str, ...]) -> Iterator[Path 
         yield None if out is None else stack.enter_context(atomic_file(out, suffixes))
 
 
-def best_labels(name: str, labels: Sequence[str], probabilities_CV: np.ndarray) -> dict[str, Any]:
-    """Return two columns of obs: the most probable label of each cell, and its probability."""
-    best_C = probabilities_CV.argmax(axis=1)
-    return {
-        f"polygene_{name}": pd.Categorical.from_codes(best_C, list(labels)),
-        f"polygene_{name}_probability": probabilities_CV[np.arange(len(best_C)), best_C],
-    }
+def best_labels(
+    name: str, labels: Sequence[str], probabilities_CV: np.ndarray, at_or_below_VV: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Return two columns of obs: the label of each cell, and its probability with all labels below it."""
+    best_C = reported_labels(probabilities_CV, at_or_below_VV)
+    p_C = probabilities_CV[np.arange(len(best_C)), best_C]
+    if at_or_below_VV is not None:
+        p_C = np.where(at_or_below_VV[best_C], probabilities_CV, 0).sum(axis=1)
+    return {f"polygene_{name}": pd.Categorical.from_codes(best_C, list(labels)), f"polygene_{name}_probability": p_C}
 
 
 def panel_var(panel: GenePanel) -> pd.DataFrame:

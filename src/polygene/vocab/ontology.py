@@ -151,6 +151,28 @@ def _table(phenotype: str, labels: tuple[str, ...]) -> np.ndarray | None:
     return table_VV
 
 
+def reported_labels(probabilities_CV: np.ndarray, at_or_below_VV: np.ndarray | None) -> np.ndarray:
+    """Choose the label to report for each cell, (C,) of places in V.
+
+    Without a tree it is the most probable one. In a tree a coarse label must not lose to a sibling because its own
+    probability is shared out among finer labels: from the top, the branch with the most probability is followed for as
+    long as a finer label, with all below it, has more than the coarse label has for itself.
+    """
+    if at_or_below_VV is None:
+        return probabilities_CV.argmax(axis=1)
+    finer_VV = at_or_below_VV & ~at_or_below_VV.T  # of two names of one term neither is finer
+    skips_VV = finer_VV.astype(np.int32) @ finer_VV.astype(np.int32) > 0
+    next_VV = finer_VV & ~skips_VV
+    summed_CV, rows_C = probabilities_CV @ at_or_below_VV.T.astype(np.float32), np.arange(len(probabilities_CV))
+    label_C = np.where(finer_VV.any(axis=0), -1.0, summed_CV).argmax(axis=1)
+    while True:
+        below_CV = np.where(next_VV[label_C], summed_CV, -1.0)
+        goes_C = below_CV.max(axis=1) > probabilities_CV[rows_C, label_C]
+        if not goes_C.any():
+            return label_C
+        label_C = np.where(goes_C, below_CV.argmax(axis=1), label_C)
+
+
 class LabelTree:
     """The labels of a model and the terms above them, the most telling first.
 
