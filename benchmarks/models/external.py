@@ -42,8 +42,8 @@ from benchmarks.models import corpus as making
 from benchmarks.models.baselines import OneAgainstRest
 from benchmarks.shared import command, files
 from polygene.corpus.corpus import Corpus
+from polygene.vocab.expression import log1p_values
 from polygene.vocab.ontology import at_or_below, ontology_of
-from polygene.vocab.scale import log1p_values
 
 MOST = 200  # cells of a label in a source that are learned from
 VARIABLE = 3_000  # genes that profiles are compared by

@@ -35,8 +35,8 @@ from benchmarks.models.corpus import Source, read_groups, read_table, sources_of
 from benchmarks.models.external import Regression, Training, made
 from benchmarks.shared import command
 from polygene.corpus.corpus import Corpus
+from polygene.vocab.expression import log1p_values
 from polygene.vocab.ontology import at_or_below, ontology_of
-from polygene.vocab.scale import log1p_values
 
 SURE = (0.7, 0.9)  # limits of the threshold
 FOLDS = 5

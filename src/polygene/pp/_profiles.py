@@ -4,6 +4,7 @@ Legend: P profiles, G genes, S virtual studies, C cells sampled from one profile
 """
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -91,7 +92,7 @@ def cells_from_profiles(
     )
     names_G, x_PG = _genes(profiles, measured)
     _check_profiles(profiles, x_PG, cell_type)
-    parameters = {
+    parameters: dict[str, Any] = {
         "seed": seed, "n_per_profile": n_per_profile, "n_studies": n_studies, "depth": depth, "depth_sd": depth_sd,
         "dispersion": dispersion, "ambient": ambient, "platform": platform,
     }  # fmt: skip
