@@ -153,8 +153,8 @@ def test_genes_to_include_that_are_in_no_source_are_an_error_that_names_the_near
         choose_panel(union, np.array([0.5, 0.4]), 1, ["CD3D", "CD4"])
 
 
-def test_fewer_genes_than_asked_are_all_taken_and_this_is_said(caplog):
+def test_if_fewer_genes_are_measured_all_are_taken_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING, logger="polygene"):
         panel = choose_panel(genes(("A", ""), ("B", "")), np.array([0.1, 0.2]), 512)
     assert panel.symbols == ("B", "A")
-    assert "measure 2 genes, fewer than the 512 asked" in caplog.text
+    assert "measure 2 genes, fewer than n_genes=512" in caplog.text

@@ -12,7 +12,7 @@ from fsspec.registry import known_implementations
 from scipy import sparse
 
 from polygene.errors import DataError
-from polygene.io import paths as places
+from polygene.io import paths
 from polygene.io.paths import expand_paths, local_copy, parse_path
 from polygene.io.read import open_cells, open_sources
 
@@ -21,7 +21,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     """Serves a folder; what is named "half" stops after half of its bytes, what is named "stalled" waits there."""
 
     def log_message(self, *args):
-        self.server.asked.append((self.command, self.path))
+        self.server.requests.append((self.command, self.path))
 
     def copyfile(self, source, outputfile):
         content = source.read()
@@ -36,14 +36,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server on this machine: (its URL, the folder it serves, what was asked)."""
+    """A web server on this machine: (its URL, the folder it serves, the requests)."""
     folder = tmp_path / "served"
     folder.mkdir()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as httpd:
-        httpd.asked, httpd.go_on = [], threading.Event()
+        httpd.requests, httpd.go_on = [], threading.Event()
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}", folder, httpd.asked
+        yield f"http://127.0.0.1:{httpd.server_port}", folder, httpd.requests
         httpd.go_on.set()
         httpd.shutdown()
         thread.join()
@@ -61,7 +61,7 @@ def memory():
 
 @pytest.fixture(autouse=True)
 def _no_copies(monkeypatch):
-    monkeypatch.setattr(places, "_copies", {})
+    monkeypatch.setattr(paths, "_copies", {})
 
 
 def whole(cells):
@@ -69,7 +69,7 @@ def whole(cells):
 
 
 def scratch():
-    return sorted(path.name for path in Path(places._scratch()).rglob("*"))
+    return sorted(path.name for path in Path(paths._scratch()).rglob("*"))
 
 
 def test_every_format_is_read_from_a_web_server(make_adata, write_as, server, cell_format):
@@ -91,12 +91,12 @@ def test_every_format_is_read_from_a_store_of_objects(make_adata, write_as, tmp_
 
 
 def test_a_file_is_fetched_once_however_often_it_is_read(make_adata, write_as, server):
-    url, folder, asked = server
+    url, folder, requests = server
     write_as(make_adata(), folder, "csr.h5ad")
     for _ in range(2):
         cells = open_cells(f"{url}/cells-csr.h5ad")
         whole(cells)
-    assert [command for command, _ in asked].count("GET") == 1
+    assert [command for command, _ in requests].count("GET") == 1
     assert cells.path.read_bytes() == (folder / "cells-csr.h5ad").read_bytes()
 
 
@@ -116,7 +116,7 @@ def test_a_url_that_stops_half_way_says_how_much_came_and_leaves_nothing(make_ad
 
 def test_a_download_that_stalls_is_given_up_and_leaves_nothing(make_adata, write_as, server, monkeypatch):
     url, folder, _ = server
-    monkeypatch.setattr(places, "PATIENCE", 0.5)
+    monkeypatch.setattr(paths, "PATIENCE", 0.5)
     path = write_as(make_adata(), folder, "csr.h5ad").rename(folder / "stalled.h5ad")
     size, before = path.stat().st_size, scratch()
     with pytest.raises(DataError, match=rf"stalled\.h5ad stopped after .* of {size:,} bytes.*imeout.*Try again"):

@@ -39,7 +39,7 @@ def split_cells(
     donor: str,
     phenotypes: Sequence[Phenotype],
 ) -> list[np.ndarray]:
-    """Draw the split before anything is learned: part_C of each source, a place in `SPLITS`.
+    """Draw the split before anything is learned: part_C of each source, an index into `SPLITS`.
 
     By donor, a donor met in several files is one donor, and cells without donor train. By study, a file is one unit.
     At random, cells are stratified by all their labels. Synthetic cells always train.
@@ -108,7 +108,7 @@ def draw_units(
     Each draw gives each source its share of the test and validation units, as far as it has enough of them. A label
     can be scored where two training units and one test unit have it. Counted are labels within a source, of equal
     draws labels over all sources, then labels with a validation unit; the first of equal draws is taken. Labels alone
-    decide; expression is not looked at.
+    decide; expression plays no part.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def _sizes(n_units: int, fractions: tuple[float, float, float], by: SplitBy) -> 
         units = _plural(by) if n_units > 1 else _plural(by).removesuffix("s")
         msg = (
             f"{n_units:,} {units} cannot be split into {1 + sum(share > 0 for share in fractions[1:])} parts. "
-            "Add files, or say split='random' (--split random), or give a part no share: fractions (in --config), such "
+            "Add files, or pass split='random' (--split random), or set a share to 0: fractions (in --config), such "
             "as [0.8, 0.0, 0.2]; what trains needs one at least"
         )
         raise DataError(msg)
@@ -247,7 +247,7 @@ def _without(synthetic_C: np.ndarray, unit_C: np.ndarray, names: Sequence[str]) 
 def _check_donors(
     sources: Sequence[CellSource], frames: Sequence[pd.DataFrame], synthetic: Sequence[np.ndarray], donor: str
 ) -> None:
-    """Refuse files without donors, unless all of their cells are synthetic, and say what can be done."""
+    """Refuse files without donors, unless all of their cells are synthetic; the error names what can be done."""
     real = [one for one in zip(sources, frames, synthetic, strict=True) if not one[2].all()]
     sources, frames = [cells for cells, _, _ in real], [frame for _, frame, _ in real]
     for cells, frame in zip(sources, frames, strict=True):
@@ -255,7 +255,7 @@ def _check_donors(
             raise missing_column(donor, cells.columns, of=cells.label, holds="the donor of each cell", do=NO_DONORS)
     n_missing = [int((given_texts(frame[donor])[0] < 0).sum()) for frame in frames]
     if sum(n_missing) == sum(map(len, frames)):
-        msg = f"no cell has a donor in obs[{donor!r}]; say split='study' or split='random' (--split)"
+        msg = f"no cell has a donor in obs[{donor!r}]; pass split='study' or split='random' (--split)"
         raise DataError(msg)
     for cells, n in zip(sources, n_missing, strict=True):
         if n:

@@ -1,6 +1,6 @@
 """Which genes vary: highly variable genes in two streaming passes, ranks combined over sources.
 
-Legend: C cells of a chunk, N their stored values, G genes of one source, U genes of all sources together.
+Legend: C cells of a chunk, N their stored values, G genes of one source, U genes of all sources.
 """
 
 import difflib
@@ -200,12 +200,10 @@ def choose_panel(union: pd.DataFrame, score_U: np.ndarray, n_genes: int, include
     wanted_U = np.zeros(len(union), dtype=bool)
     wanted_U[_find(union, include)] = True
     if wanted_U.sum() > n_genes:
-        msg = f"{wanted_U.sum():,} genes are to be included in a panel of {n_genes:,}; ask for more genes: n_genes"
+        msg = f"{wanted_U.sum():,} genes are to be included in a panel of {n_genes:,}; raise n_genes"
         raise GeneError(msg)
     if len(union) < n_genes:
-        logger.warning(
-            "the training cells measure %s genes, fewer than the %s asked: all are taken", len(union), n_genes
-        )
+        logger.warning("the training cells measure %s genes, fewer than n_genes=%s: all are taken", len(union), n_genes)
     best_first = np.lexsort((union["symbol"].to_numpy(dtype=str), -score_U))
     by_wish = best_first[np.argsort(~wanted_U[best_first], kind="stable")]
     chosen = union.iloc[best_first[np.isin(best_first, by_wish[:n_genes])]]
@@ -220,8 +218,8 @@ def _find(union: pd.DataFrame, names: Sequence[str]) -> list[int]:
     unknown = [name for name in names if name not in place]
     if unknown:
         near = {name: difflib.get_close_matches(name.upper(), list(place), n=1) for name in unknown[:5]}
-        said = ", ".join(f"{name!r}" + (f" (near: {match[0]})" if match else "") for name, match in near.items())
+        names_near = ", ".join(f"{name!r}" + (f" (near: {match[0]})" if match else "") for name, match in near.items())
         more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
-        msg = f"genes to include that no training source measures: {said}{more}; correct or leave them out"
+        msg = f"genes to include that no training source measures: {names_near}{more}; correct or leave them out"
         raise GeneError(msg)
     return [place[name] for name in names]

@@ -35,7 +35,7 @@ def process_group() -> Iterator[Callable[[Any], list[Any]]]:
     RunEndedError
         Another process failed or ended, or the launcher ends this one (SIGTERM).
     """
-    with _stopped_in_order():
+    with _sigterm_as_error():
         if world_size() == 1:
             yield lambda value: [value]
             return
@@ -70,17 +70,17 @@ class _Group:
 
     def gather(self, value: Any, failure: str | None = None) -> list[Any]:
         """Return what every process passed, in order; fail if one of the others did."""
-        found: list[Any] = [None] * world_size()
+        gathered: list[Any] = [None] * world_size()
         try:
-            self._distributed.all_gather_object(found, (failure, value), group=self._group)
+            self._distributed.all_gather_object(gathered, (failure, value), group=self._group)
         except RuntimeError as error:
             msg = "another process of this run ended before its work was done, so nothing was written"
             raise RunEndedError(msg) from error
-        for number, (of_other, _) in enumerate(found):
+        for number, (of_other, _) in enumerate(gathered):
             if of_other is not None:
                 msg = f"process {number + 1} of {world_size()} failed: {of_other}"
                 raise RunEndedError(msg)
-        return [value for _, value in found]
+        return [value for _, value in gathered]
 
     def close(self) -> None:
         if self._ours:
@@ -88,7 +88,7 @@ class _Group:
 
 
 @contextmanager
-def _stopped_in_order() -> Iterator[None]:
+def _sigterm_as_error() -> Iterator[None]:
     """Turn SIGTERM, by which launchers and clusters end a process, into an error, so that what was begun is removed."""
     if threading.current_thread() is not threading.main_thread():
         yield

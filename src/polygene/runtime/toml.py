@@ -1,6 +1,6 @@
 """TOML to frozen dataclasses and back.
 
-A key that is unknown is an error that names the nearest one; a value of another type, one that says what to write.
+An unknown key is an error that names the nearest one; a value of another type, one that names the right type.
 """
 
 import difflib
@@ -36,9 +36,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 def write_toml(plain: Mapping[str, Any]) -> str:
     """Write values, then one section for each table; what is None is left out."""
-    said = {key: value for key, value in plain.items() if value is not None}
-    lines = [f"{key} = {_toml(value)}" for key, value in said.items() if not isinstance(value, Mapping)]
-    for key, section in said.items():
+    given = {key: value for key, value in plain.items() if value is not None}
+    lines = [f"{key} = {_toml(value)}" for key, value in given.items() if not isinstance(value, Mapping)]
+    for key, section in given.items():
         if isinstance(section, Mapping):
             lines += ["", f"[{key}]", *(f"{inner} = {_toml(value)}" for inner, value in section.items())]
     return "\n".join(lines) + "\n"
@@ -90,9 +90,9 @@ def check_bounds(section: str, config: Any, **bounds: tuple[float, float]) -> No
 
 
 def _checked(hint: Any, value: Any, path: str) -> Any:
-    """Return the value as its field wants it, or say what it should have been."""
+    """Return the value as its field needs it; the error names what it should be."""
     kind, inner = get_origin(hint), get_args(hint)
-    if kind is UnionType:  # a value or None, which TOML cannot say
+    if kind is UnionType:  # a value or None, which TOML does not have
         return _checked(inner[0], value, path)
     if is_dataclass(hint) and isinstance(value, dict):
         return build(hint, value, f"{path}.")  # type: ignore[arg-type]
