@@ -171,7 +171,7 @@ def calibrate(
     al. 2017, On calibration of modern neural networks), and 1 if left-out donors have no lower log loss with
     the temperature of the others: two donors of one sex each predict nothing of a third. Sets are conformal, by true
     label (Mondrian), with the score 1 − p(label) (Sadinle et al. 2019, Least ambiguous set-valued classifiers with
-    bounded error levels), and donors as units.
+    bounded error levels), and donors as units. Without a label, or with one only, there is no calibration.
 
     Parameters
     ----------
@@ -184,10 +184,6 @@ def calibrate(
     at_or_below_VV
         Which labels (columns) are at or below which (rows): the probability of a label is then theirs together, as in
         training. None: its own.
-
-    Returns
-    -------
-    None if no cell has a label, or there is one label only.
     """
     given_C = truth_C >= 0
     truth_C, log_p_CV = truth_C[given_C], np.log(np.maximum(probabilities_CV[given_C], SMALLEST_PROBABILITY))
