@@ -94,23 +94,28 @@ def prepare(
     one_process("prepare")  # num_proc shares the work, torchrun does not
     config = config or PrepareConfig()
     with atomic_folder(out, replace="corpus.json" if overwrite else None) as folder:
-        opened = open_sources(sources, layer=config.layer)
-        phenotypes = tokenizer.schema.phenotypes if tokenizer else config.schema()
-        wanted = [config.donor, SYNTHETIC, *(phenotype.column for phenotype in phenotypes)]
-        frames = [cells.frame(wanted) for cells in opened]
-        _check_columns(config, opened)
-        if tokenizer is None:
-            _warn_of_new(phenotypes)
-        parts = split_cells(
-            opened, frames, by=config.split, fractions=config.fractions, seen=config.seen, seed=config.seed,
-            donor=config.donor, phenotypes=phenotypes,
-        )  # fmt: skip
-        prepared = [PreparedSource(*one, config) for one in zip(opened, frames, parts, strict=True)]
-        del frames  # each source lets go of its own
+        prepared = _split_sources(open_sources(sources, layer=config.layer), config, tokenizer)
         n_rows = sum((0 if tokenizer else 2 * source.n_train) + source.cells.n_obs for source in prepared)
         with progress(n_rows, done="prepared", unit="rows") as advance, ProcessPool(prepared, num_proc) as pool:
             _Preparation(prepared, config, pool, advance).write(folder, tokenizer)
     return Corpus(out)
+
+
+def _split_sources(
+    opened: Sequence[CellSource], config: PrepareConfig, tokenizer: CellTokenizer | None
+) -> list[PreparedSource]:
+    """Check the columns and draw the split."""
+    phenotypes = tokenizer.schema.phenotypes if tokenizer else config.schema()
+    wanted = [config.donor, SYNTHETIC, *(phenotype.column for phenotype in phenotypes)]
+    frames = [cells.frame(wanted) for cells in opened]
+    _check_columns(config, opened)
+    if tokenizer is None:
+        _warn_of_new(phenotypes)
+    parts = split_cells(
+        opened, frames, by=config.split, fractions=config.fractions, seen=config.seen, seed=config.seed,
+        donor=config.donor, phenotypes=phenotypes,
+    )  # fmt: skip
+    return [PreparedSource(*one, config) for one in zip(opened, frames, parts, strict=True)]
 
 
 class _Preparation:

@@ -73,6 +73,20 @@ def split_cells(
         _check_donors(sources, frames, synthetic, donor)
         given = [given_texts(frame[donor]) if donor in frame else (np.full(len(frame), -1), []) for frame in frames]
     units = [_without(synthetic_C, *unit) for synthetic_C, unit in zip(synthetic, given, strict=True)]
+    return _split_units(units, frames, by=by, fractions=fractions, seen=seen, seed=seed, phenotypes=phenotypes)
+
+
+def _split_units(
+    units: Sequence[tuple[np.ndarray, list[str]]],
+    frames: Sequence[pd.DataFrame],
+    *,
+    by: SplitBy,
+    fractions: tuple[float, float, float],
+    seen: float,
+    seed: int,
+    phenotypes: Sequence[Phenotype],
+) -> list[np.ndarray]:
+    """Draw the parts of donors or files, whose codes (-1 = none) and names come for each source."""
     first_source = {name: source for source in reversed(range(len(units))) for name in units[source][1]}
     place = {name: unit for unit, name in enumerate(sorted(first_source))}
     # The last entry serves the code -1: no donor.
@@ -81,6 +95,14 @@ def split_cells(
     stratum_D = np.array([0 if by == "study" else first_source[name] for name in place])
     part_D = draw_units(within_DL, pooled_DL, stratum_D, fractions=fractions, seed=seed, by=by)
     parts = [np.append(part_D, np.int8(0))[unit_C] for unit_C in units_of]
+    _set_aside(parts, units_of, seen, seed, by)
+    return parts
+
+
+def _set_aside(
+    parts: Sequence[np.ndarray], units_of: Sequence[np.ndarray], seen: float, seed: int, by: SplitBy
+) -> None:
+    """Mark this share of the cells of training units as "seen", in place."""
     rng = np.random.default_rng([seed, SPLITS.index("seen")])
     for part_C, unit_C in zip(parts, units_of, strict=True):
         set_aside_C = (part_C == 0) & (unit_C >= 0) & (rng.random(len(part_C), np.float32) < seen)
@@ -91,7 +113,6 @@ def split_cells(
         logger.info(
             "set aside %s cells of training %s, to show what a split by cells flatters", f"{n_seen:,}", _plural(by)
         )
-    return parts
 
 
 def draw_units(
