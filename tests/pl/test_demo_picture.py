@@ -1,5 +1,7 @@
 """The picture of the demo: a colour means one type on both maps, and names do not lie on each other."""
 
+from itertools import combinations
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -36,8 +38,12 @@ def test_a_predicted_type_has_the_colour_of_the_label_it_means(cells: ad.AnnData
     assert len(right.collections[0].get_offsets()) == 80
 
 
-def test_names_on_a_map_keep_their_distance() -> None:
-    places = _apart([(0.0, 0.0, "a"), (0.1, 0.05, "b"), (0.0, 0.1, "c"), (9.0, 0.0, "d")], width=1.0, height=0.5)
-    heights = sorted(y for x, y, _ in places if x < 1)
-    assert min(np.diff(heights)) >= 0.5 - 1e-3
-    assert places[3] == (9.0, 0.0, "d")
+def test_names_on_a_map_lie_neither_on_each_other_nor_outside() -> None:
+    places = np.array([[0.0, 0.0], [0.1, 0.05], [0.0, 0.1], [9.0, 0.0], [3.0, 1.0]])
+    sizes = np.array([[2.0, 0.5]] * 4 + [[4.0, 1.0]])
+    low, high = np.array([-1.0, -5.0]), np.array([9.0, 5.0])
+    moved = _apart(places, sizes, low, high)
+    for i, j in combinations(range(len(moved)), 2):
+        assert (np.abs(moved[i] - moved[j]) >= (sizes[i] + sizes[j]) / 2 - 1e-3).any()
+    assert (moved[:, 0] - sizes[:, 0] / 2 >= low[0]).all()
+    assert (moved[:, 0] + sizes[:, 0] / 2 <= high[0]).all()

@@ -70,7 +70,7 @@ def run(out: str | Path = "polygene-demo", *, model: str = MODEL, seed: int = 0)
         start = PolyGene.from_pretrained(model, device="cpu")
         began = time.perf_counter()
         annotate(adata, start)
-        yield from _annotated(adata, model, time.perf_counter() - began)
+        yield from _annotated(adata, Path(model).name, time.perf_counter() - began)
         yield from _tuned(adata, start, out, seed)
     adata.write_h5ad(out / "annotated.h5ad", compression="gzip")
     yield (
@@ -175,7 +175,7 @@ def _draw(adata: ad.AnnData) -> Figure:
         agreed = each[LABEL][agreement(each)["agrees"]]
         meant |= {predicted: str(agreed.iloc[0])} if len(agreed) else {}
     share = agreement(adata.obs).mean()
-    title = f"{share['agrees']:.0%} agree, {share['broader']:.0%} broader"
+    title = f"{share['agrees']:.0%} agree" + (f", {share['broader']:.0%} broader" if share["broader"] >= 0.005 else "")
     return demo_picture(adata, label=LABEL, predicted=PREDICTED, meant=meant, agreement=title)
 
 

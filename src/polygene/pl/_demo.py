@@ -4,6 +4,7 @@ Legend: C cells.
 """
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -40,6 +41,8 @@ SLOTS = (
 )
 """Head and content of the slots that are drawn, a scheme and no cell of a file; "?" is masked, "…" leaves some out."""
 READS = "One cell as PolyGene reads it: what is known, what each gene expresses, and masked slots, which it predicts."
+LINE, LETTER, OVER = 22, np.array([0.029, 0.055]), 0.06
+"""Letters of a line of a name; shares of the map: width and height of a letter, how far names reach over the edge."""
 NAMED_FROM, COMPACT, FEWEST = 0.04, 0.06, 8
 """A label is written on the map if it has this share of the cells, or if its cells, at least so many, lie together
 within this share of the map."""
@@ -84,7 +87,7 @@ def demo_picture(
     _labels(middle, adata, predicted_C, shades)
     middle.set_title(f"PolyGene: {agreement}", fontweight="bold", fontsize=11)
     _doubt(right, adata, adata.obs[f"{predicted}_probability"].to_numpy())
-    right.set_title("Where PolyGene is not sure", fontweight="bold", fontsize=11)
+    right.set_title("Where it is not sure", fontweight="bold", fontsize=11)
     _sequence(strip.subplots())
     return figure
 
@@ -97,41 +100,50 @@ def short(name: str) -> str:
     >>> short("naive thymus-derived CD4-positive, alpha-beta T cell")
     'naive CD4+ T cell'
     """
-    name = re.sub(r"thymus-derived |, alpha-beta(?= )|^alpha-beta ", "", name)
-    return name.replace("-positive", "+").replace("-negative", "−")
+    name = re.sub(r"thymus-derived |, alpha-beta(?= )|^alpha-beta |, human$", "", name)
+    for long, brief in (("-positive", "+"), ("-negative", "−"), ("natural killer", "NK"), ("effector memory", "EM")):
+        name = name.replace(long, brief)
+    return name
 
 
 def _labels(axis: Axes, adata: ad.AnnData, label_C: pd.Series, colours: Mapping[str, str]) -> None:
     xy_C2 = adata.obsm["X_umap"]
     _points(axis, xy_C2, [colours[str(label)] for label in label_C])
-    extent_2 = np.ptp(xy_C2, axis=0)
-    texts = []
+    low_2, extent_2 = xy_C2.min(axis=0), np.ptp(xy_C2, axis=0)
+    texts, places, sizes = [], [], []
     for name in label_C.astype(str).unique():
         own_C2 = xy_C2[label_C.astype(str) == name]
         together = len(own_C2) >= FEWEST and (own_C2.std(axis=0) < COMPACT * extent_2).all()
         if together or len(own_C2) >= NAMED_FROM * len(xy_C2):
-            texts.append((*np.median(own_C2, axis=0), short(name)))
-    for x, y, name in _apart(texts, width=extent_2[0] / 2.2, height=extent_2[1] / 15):
-        text = axis.text(x, y, name, fontsize=9, ha="center", va="center", color=INK)
-        text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white", alpha=0.9)])
+            brief = short(name)
+            n_lines = -(-len(brief) // LINE)
+            lines = textwrap.wrap(brief, max(len(brief) // n_lines + 5, 8))  # lines of like length
+            texts.append("\n".join(lines))
+            sizes.append(LETTER * extent_2 * (max(map(len, lines)), len(lines)))
+            places.append(np.median(own_C2, axis=0))
+    room = low_2 - OVER * extent_2, low_2 + (1 + OVER) * extent_2
+    for (x, y), text in zip(_apart(np.array(places), np.array(sizes), *room), texts, strict=True):
+        written = axis.text(x, y, text, fontsize=9, ha="center", va="center", color=INK, linespacing=0.95)
+        written.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white", alpha=0.9)])
+        written.set_in_layout(False)
 
 
-def _apart(texts: list[tuple[float, float, str]], *, width: float, height: float) -> list[tuple[float, float, str]]:
-    """Move texts up and down until none within a width of another is nearer than a height."""
-    places = np.array([text[:2] for text in texts], dtype=float).reshape(-1, 2)
-    for _ in range(200):
+def _apart(places_T2: np.ndarray, sizes_T2: np.ndarray, low_2: np.ndarray, high_2: np.ndarray) -> np.ndarray:
+    """Move texts up and down until none lies on another, and into the room that there is; T texts, 2 x and y."""
+    places_T2 = np.clip(places_T2, low_2 + sizes_T2 / 2, high_2 - sizes_T2 / 2)
+    for _ in range(300):
         moved = False
-        for i, j in combinations(range(len(places)), 2):
-            (xi, yi), (xj, yj) = places[i], places[j]
-            lacking = height - abs(yi - yj)
-            if abs(xi - xj) < width and lacking > 1e-6:
-                up = 1 if yi >= yj else -1
-                places[i, 1] += up * lacking / 2
-                places[j, 1] -= up * lacking / 2
+        for i, j in combinations(range(len(places_T2)), 2):
+            apart_2 = np.abs(places_T2[i] - places_T2[j])
+            lacking_2 = (sizes_T2[i] + sizes_T2[j]) / 2 - apart_2
+            if (lacking_2 > 1e-6).all():
+                up = 1 if places_T2[i, 1] >= places_T2[j, 1] else -1
+                places_T2[i, 1] += up * lacking_2[1] / 2
+                places_T2[j, 1] -= up * lacking_2[1] / 2
                 moved = True
         if not moved:
             break
-    return [(x, y, name) for (x, y), (_, _, name) in zip(places, texts, strict=True)]
+    return places_T2
 
 
 def _doubt(axis: Axes, adata: ad.AnnData, probability_C: np.ndarray) -> None:
