@@ -4,7 +4,6 @@ The public names are loaded when they are first used, so that `import polygene` 
 neither imports torch, pandas or anndata.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from polygene.vocab.tokenizer import CellTokenizer
 
 from polygene._version import __version__
+from polygene.runtime import extras
 
 __all__ = [
     "CellTokenizer",
@@ -66,9 +66,9 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     """Load a public name from its module on first use (PEP 562)."""
     if name in _MODULES:
-        return import_module(_MODULES[name])
+        return extras.load(_MODULES[name])
     if name in _MODULE_OF:
-        value = getattr(import_module(_MODULE_OF[name]), name)
+        value = getattr(extras.load(_MODULE_OF[name]), name)
         globals()[name] = value
         return value
     msg = f"module 'polygene' has no attribute {name!r}; its public names are {', '.join(__all__)}"

@@ -48,6 +48,10 @@ class RunEndedError(PolyGeneError):
     """Another process of the run ended, so this one cannot go on."""
 
 
+class MissingExtraError(PolyGeneError, ImportError):
+    """A package that only some tasks need is not installed; the message names the extra that brings it."""
+
+
 def missing_column(column: str, columns: Iterable[object], *, of: str, holds: str = "", do: str = "") -> ColumnError:
     """Make the error for a column that is not there; it names the nearest columns, or the first ten.
 

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from polygene.errors import PolyGeneError
+from polygene.runtime import extras
 from polygene.runtime.ranks import rank
 
 WRONG_INPUT = 2
@@ -26,6 +27,10 @@ class Commands(TyperGroup):
             sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
         except PolyGeneError as error:
             message, code = str(error), WRONG_INPUT
+        except ModuleNotFoundError as error:
+            if not (missing := extras.missing(error)):
+                raise
+            message, code = str(missing), WRONG_INPUT
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(NO_READER) from None

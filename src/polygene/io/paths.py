@@ -16,6 +16,7 @@ import fsspec
 from fsspec.registry import known_implementations
 
 from polygene.errors import DataError, PolyGeneError
+from polygene.runtime import extras
 from polygene.runtime.progress import progress
 
 PathOrURL: TypeAlias = str | Path  # a URL is a str, what is on this machine a Path
@@ -72,9 +73,9 @@ def filesystem(url: str) -> tuple[Any, str]:
     DataError
         The protocol is unknown, or its driver is not installed; names the package.
     """
-    protocol = url.partition(":")[0]
+    protocol, options = url.partition(":")[0], url_options(url)
     try:
-        return fsspec.core.url_to_fs(url, **url_options(url))
+        return fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         driver = known_implementations[protocol]["class"].partition(".")[0]
         package = driver if driver != "fsspec" else f"fsspec[{protocol}]"
@@ -89,8 +90,7 @@ def url_options(url: str) -> dict[str, Any]:
     """Return options of fsspec for a URL: downloads may last, and sizes are those of the file, not of its gzip."""
     if not url.startswith(("http://", "https://")):
         return {}
-    import aiohttp
-
+    aiohttp = extras.load("aiohttp")
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)  # total: 5 minutes, else
     return {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
 

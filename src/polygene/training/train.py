@@ -16,6 +16,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 from polygene.model.metrics import Metrics
 from polygene.model.recipe import Recipe
+from polygene.runtime import extras
 from polygene.runtime.subsample import spread
 from polygene.training.data import training_cells
 from polygene.training.defaults import find_recipe
@@ -67,6 +68,7 @@ def train(recipe: Recipe | str | Path, out: str | Path | None = None, *, start: 
     CorpusError
         If the corpus cannot be read.
     """
+    extras.require("accelerate", "sklearn")  # named before the hours of training, not after
     run = TrainingRun(find_recipe(recipe, out), start)
     if run.finished:
         log.info("%s holds the finished run of this recipe: nothing to do", run.out)

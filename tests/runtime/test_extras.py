@@ -1,0 +1,72 @@
+"""Optional packages: each task that lacks one names the extra that installs it."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from polygene.errors import MissingExtraError, PolyGeneError
+from polygene.runtime import extras
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DISTRIBUTION = {
+    "sklearn": "scikit-learn",
+    "skmisc": "scikit-misc",
+    "aiohttp": "fsspec[http]",
+    "threadpoolctl": "scikit-learn",
+}
+BLOCKED = """
+import sys
+from transformers import BertModel, Trainer  # looks for packages when it is imported
+sys.modules[{package!r}] = None
+import polygene as pg
+try:
+    {task}
+except pg.errors.MissingExtraError as error:
+    print(error)
+"""
+TASKS = [
+    ("accelerate", "pg.train('recipe.toml')"),
+    ("sklearn", "pg.tl.finetune"),
+    ("sklearn", "pg.evaluate"),
+    ("skmisc", "pg.prepare"),
+    ("matplotlib", "pg.pl.umap"),
+    ("jinja2", "from polygene.runtime import extras; extras.load('polygene.evaluation.report')"),
+    ("aiohttp", "from polygene.io.paths import url_options; url_options('https://example.org/x.h5ad')"),
+]
+
+
+@pytest.mark.parametrize(("package", "extra"), extras.EXTRA_OF.items())
+def test_every_optional_package_is_in_its_extra(package, extra):
+    name = DISTRIBUTION.get(package, package)
+    assert any(line.startswith(f"{name}>") for line in PROJECT["optional-dependencies"][extra])
+    assert not any(line.startswith(f"{name}>") for line in PROJECT["dependencies"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("package", "task"), TASKS)
+def test_a_task_without_its_package_names_the_extra(package, task):
+    code = BLOCKED.format(package=package, task=task)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    extra = extras.EXTRA_OF[package]
+    assert done.stdout.strip() == (
+        f"This needs the package {package}, which is not installed. Install it with: pip install 'polygene[{extra}]'"
+    )
+
+
+def test_a_missing_extra_is_a_user_error_and_an_import_error():
+    assert issubclass(MissingExtraError, PolyGeneError)
+    assert issubclass(MissingExtraError, ImportError)
+
+
+def test_a_missing_module_of_our_own_stays_a_mistake():
+    with pytest.raises(ModuleNotFoundError, match=r"polygene\.nowhere"):
+        extras.load("polygene.nowhere")
+
+
+def test_a_lazy_package_lists_its_names_when_asked_for_another():
+    with pytest.raises(AttributeError, match="its public names are one"):
+        extras.lazy({"one": "polygene.errors"}, "package")("two")
