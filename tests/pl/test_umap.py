@@ -37,23 +37,36 @@ def test_every_cell_is_a_point_in_every_panel_and_the_cells_are_not_changed(adat
 
 def test_a_label_has_one_colour_in_all_panels_and_the_legend_names_it(adata: ad.AnnData) -> None:
     figure = umap(adata, color=["cell_type", "predicted"])
-    colour_of = {}
-    for axis in figure.axes:
-        legend = axis.get_legend()
-        for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True):
-            colour = to_hex(handle.get_facecolor()[0])
-            assert colour_of.setdefault(text.get_text(), colour) == colour
-    assert {"B cell", "T cell", "monocyte"} < set(colour_of)
-    assert len(set(colour_of.values())) == len(colour_of)
+    legend = figure.legends[0]
+    colour_of = {
+        text.get_text(): to_hex(handle.get_color())
+        for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+    }
+    assert list(colour_of) == ["B cell", "T cell", "monocyte", "not given"]
+    assert len(set(colour_of.values())) == 4
+    for axis, column in zip(figure.axes, ["cell_type", "predicted"], strict=True):
+        label_of = {
+            tuple(xy): label
+            for xy, label in zip(
+                adata.obsm["X_umap"], adata.obs[column].astype(object).fillna("not given"), strict=True
+            )
+        }
+        drawn = [
+            (label_of[tuple(xy)], to_hex(colour))
+            for points in axis.collections
+            for xy, colour in zip(points.get_offsets(), np.resize(points.get_facecolors(), (110, 4)), strict=False)
+        ]
+        assert len(drawn) == 110
+        assert all(colour == colour_of[label] for label, colour in drawn)
 
 
 @pytest.mark.parametrize("n_labels", [20, 28, 54, 100])
 def test_up_to_a_hundred_labels_have_colours_of_their_own(n_labels: int, adata: ad.AnnData) -> None:
     adata.obs["many"] = [f"label {cell % n_labels}" for cell in range(adata.n_obs)]
     assert len(set(distinct_colours([f"label {v}" for v in range(n_labels)]).values())) == n_labels
-    (axis,) = umap(adata, color="many").axes
-    assert len(axis.get_legend().get_texts()) == n_labels
-    assert len(colours_of_points(axis)) == n_labels
+    figure = umap(adata, color="many")
+    assert len(figure.legends[0].get_texts()) == n_labels
+    assert len(colours_of_points(figure.axes[0])) == n_labels
 
 
 def test_numbers_are_drawn_by_their_size_and_the_title_holds_the_range(adata: ad.AnnData) -> None:

@@ -7,10 +7,13 @@ import anndata as ad
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from polygene.errors import DataError, missing_column
 
 PANEL, LEGEND = 4.0, 2.6  # inches
+LABELS_IN_A_COLUMN = 18
+MISSING = "lightgray"
 
 
 def umap(adata: ad.AnnData, *, color: str | Sequence[str], basis: str = "X_umap") -> Figure:
@@ -43,11 +46,12 @@ def umap(adata: ad.AnnData, *, color: str | Sequence[str], basis: str = "X_umap"
             raise missing_column(column, adata.obs.columns, of="adata")
     texts = adata.obs[columns].astype("string").astype("category")
     cells = ad.AnnData(obs=texts, obsm={"X_umap": adata.obsm[basis]})
-    labels = sorted({label for column in columns for label in texts[column].cat.categories})
-    colours = distinct_colours(labels)
-    figure = Figure(figsize=((PANEL + LEGEND) * len(columns), PANEL), layout="constrained", dpi=150)
+    colours = distinct_colours(sorted({label for column in columns for label in texts[column].cat.categories}))
+    n_legends = -(-len(colours) // LABELS_IN_A_COLUMN)
+    figure = Figure(figsize=(PANEL * len(columns) + LEGEND * n_legends, PANEL), layout="constrained", dpi=150)
     for axis, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
-        embedding(cells, column, ax=axis, colours=colours)
+        _draw(cells, column, colours, axis)
+    _add_legend(figure, colours, missing=bool(texts.isna().to_numpy().any()))
     return figure
 
 
@@ -60,18 +64,35 @@ def distinct_colours(labels: Sequence[str]) -> dict[str, str]:
     return {label: palette[i % len(palette)] for i, label in enumerate(labels)}
 
 
-def embedding(cells: ad.AnnData, column: str, *, ax: Axes, colours: Mapping[str, str] | None = None) -> Axes:
-    """Draw `obsm["X_umap"]` by scanpy, coloured by a column; of numbers the title says the range."""
+def embedding(cells: ad.AnnData, column: str, *, ax: Axes) -> Axes:
+    """Draw `obsm["X_umap"]` coloured by one column, with its legend; of numbers the title gives the range."""
+    values, figure = cells.obs[column], ax.get_figure(root=True)
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        return _draw(cells, column, {}, ax, title=f"{column}: {values.min():.0f} (dark) to {values.max():.0f} (bright)")
+    colours = distinct_colours(list(values.cat.categories))
+    if figure is not None:
+        _add_legend(figure, colours, missing=bool(values.isna().any()))
+    return _draw(cells, column, colours, ax)
+
+
+def _draw(cells: ad.AnnData, column: str, colours: Mapping[str, str], ax: Axes, title: str = "") -> Axes:
     import scanpy as sc
 
-    values, title = cells.obs[column], column
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        colours = colours or distinct_colours(list(values.cat.categories))
-        cells.uns[f"{column}_colors"] = [colours[label] for label in values.cat.categories]
-    else:
-        title = f"{column}: {values.min():.0f} (dark) to {values.max():.0f} (bright)"
+    if colours:
+        cells.uns[f"{column}_colors"] = [colours[label] for label in cells.obs[column].cat.categories]
     with warnings.catch_warnings():  # scanpy calls what matplotlib deprecates
         warnings.simplefilter("ignore")
-        sc.pl.umap(cells, color=column, ax=ax, show=False, title=title, colorbar_loc=None, legend_fontsize="small")
+        sc.pl.umap(
+            cells, color=column, ax=ax, show=False, title=title or column, colorbar_loc=None, legend_loc="none",
+            na_color=MISSING,
+        )  # fmt: skip
     ax.set_box_aspect(1)
     return ax
+
+
+def _add_legend(figure: Figure, colours: Mapping[str, str], *, missing: bool) -> None:
+    """Name the colours beside the panels, where the layout keeps room for them."""
+    named = {**colours, **({"not given": MISSING} if missing else {})}
+    handles = [Line2D([], [], color=colour, marker="o", linestyle="", label=label) for label, colour in named.items()]
+    n_columns = -(-len(named) // LABELS_IN_A_COLUMN)
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize="small", ncols=n_columns)
