@@ -10,7 +10,8 @@ import numpy as np
 
 from benchmarks.models.baselines import CELLTYPIST, Asked
 from polygene.evaluation.bootstrap import compare
-from polygene.evaluation.metrics import label_tally, scorable, years_tally
+from polygene.evaluation.metrics import label_tally, years_tally
+from polygene.evaluation.scorable import scorable
 from polygene.evaluation.test_cells import MODEL, REFERENCE, YEARS_REFERENCE
 from polygene.vocab.ontology import LabelTree
 
@@ -29,7 +30,7 @@ def scored_labels(
 ) -> dict[int, np.ndarray]:
     """Decide which labels are scored in which source, bool (V,) each; a source that is not scored is left out.
 
-    Within a source of the corpus those of `metrics.scorable`: two training donors have the label, as `evaluate` asks.
+    Within a source of the corpus those of `scorable.scorable`: two training donors have the label, as `evaluate` asks.
     In a study never seen, two training cells do. A source is scored where the phenotype varies, that is with two such
     labels, and a study never seen also with one cell type: whether an answer is below it is a question.
 

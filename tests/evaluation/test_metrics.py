@@ -7,14 +7,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 from polygene.evaluation import bootstrap
 from polygene.evaluation.bootstrap import compare
-from polygene.evaluation.metrics import (
-    expected_years,
-    label_scores,
-    label_tally,
-    scorable,
-    stack_splits,
-    years_tally,
-)
+from polygene.evaluation.metrics import expected_years, label_scores, label_tally, stack_splits, years_tally
+from polygene.evaluation.scorable import scorable
 from polygene.vocab.ontology import at_or_below
 
 N_LABELS = 5

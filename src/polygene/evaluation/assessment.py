@@ -36,7 +36,7 @@ TRIVIAL = ("majority", "source majority", "measured genes + library size", "trai
 """Baselines that see no gene's expression: what they reach is no merit."""
 DEPENDABLE, DEPENDABLE_YEARS = 0.8, 5.0
 """Dependable is a macro-F1 of at least this at the lower end of its interval, an error of age of at most so many years
-at the upper end. A convention; the page says it."""
+at the upper end. A convention, which the report names."""
 CALIBRATED = 0.05
 """Probabilities are called calibrated if they are off by at most so much on average (expected calibration error)."""
 MOST_NAMED = 5
@@ -76,7 +76,7 @@ def assess(results: Evaluation) -> list[Assessment]:
     ]
     order: list[Level] = list(LEVELS)
     made.sort(key=lambda one: order.index(one.level))
-    why = "Every test cell of a source has the same label, or too few donors have another: nothing can be said."
+    why = "Every test cell of a source has the same label, or too few donors have another: nothing can be measured."
     untested = [name for name in results.not_scored if f"{name}{YEARS}" not in names]
     return [*made, *(Assessment(phenotype=name, level="untested", sentences=(why,)) for name in untested)]
 
@@ -159,7 +159,7 @@ def _class_sentences(results: Evaluation, name: str) -> list[str]:
         sentences = [f"Each of its {len(classes):,} labels has F1 of {DEPENDABLE} or more."]
     if len(alone := classes[classes.donors == 1]):
         listed = ", ".join(alone.label.head(MOST_NAMED))
-        sentences.append(f"A single test donor has {listed}: that says nothing about other donors.")
+        sentences.append(f"A single test donor has {listed}: no measure for other donors.")
     return sentences
 
 
@@ -188,7 +188,7 @@ def _years_sentences(by_predictor: pd.DataFrame, trivial: pd.Series) -> list[str
 
 
 def _beside(ours: pd.Series, reference: str, unit: str, spec: str) -> str:
-    """Say whether the model can be told from its reference."""
+    """Compare the model with its reference: better, worse or level."""
     if pd.isna(ours.gain_low):
         return f"It cannot be compared with {reference} on these cells."
     word = "Better than" if ours.gain_low > 0 else "Worse than" if ours.gain_high < 0 else "Level with"

@@ -2,11 +2,21 @@
 
 Labels are an argument of their own and those of the test cells are never passed, so no baseline can see them.
 
+- majority: the frequencies of the labels in training, so its log loss is the marginal's.
+- source majority: the same within the cell's source, shrunk to the former by one cell.
+- measured genes + library size: logistic regression (C = 1) on which genes the source measured, the panel's total,
+  the number of expressed genes and the smallest expressed value (one count, hence the depth). It sees no gene.
+- k-nearest neighbours: Euclidean, on the leading principal components of the scaled genes; a label's probability is
+  its share of the k cells and of one more that stands for the training frequencies. Components and k are tuned.
+- logistic regression: multinomial with an L2 penalty on all genes, each divided by its training standard deviation.
+  C is tuned.
+
 Legend: C cells, G panel genes, V labels of a phenotype.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -82,19 +92,8 @@ def tuned_probabilities(
 ) -> list[np.ndarray]:
     """Train one baseline for one phenotype and predict the test cells, tuned once for each of several scores.
 
-    - majority: the frequencies of the labels in training, so its log loss is the marginal's.
-    - source majority: the same within the cell's source, shrunk to the former by one cell.
-    - measured genes + library size: logistic regression (C = 1) on which genes the source measured, the panel's total,
-      the number of expressed genes and the smallest expressed value (one count, hence the depth). It sees no gene.
-    - k-nearest neighbours: Euclidean, on the leading principal components of the scaled genes; a label's probability is
-      its share of the k cells and of one more that stands for the training frequencies. Components and k are tuned.
-    - logistic regression: multinomial with an L2 penalty on all genes, each divided by its training standard deviation.
-      C is tuned.
-
     Tuning predicts every training cell from the donors of other folds (three folds, by donor; by cell where there are
-    no donors), and takes the setting with the best score over all of them, the most regular of equals. Scores can
-    disagree: where labels belong to donors, as sex and age do, the best log loss is near the constant prediction's,
-    whose macro-F1 is the worst.
+    no donors), and takes the setting with the best score over all of them, the most regular of equals.
 
     Parameters
     ----------
@@ -103,18 +102,14 @@ def tuned_probabilities(
     n_labels
         Size of the vocabulary; labels without a training cell get probability 0.
     class_weight
-        "balanced": every label weighs the same in both regressions and among the neighbours.
+        "balanced": every label weighs the same.
 
     Returns
     -------
-    probabilities_CV for each score
-        float64, rows sum to 1; the same array where there is nothing to tune.
+    probabilities_CV for each score, float64; the same array where there is nothing to tune.
     """
-    if name not in LABEL_BASELINES:
-        msg = f"there is no baseline {name!r}; choose one of {', '.join(LABEL_BASELINES)}"
-        raise ValueError(msg)
-    given_C = labels_C >= 0
-    train, labels_C = train[given_C], labels_C[given_C].astype(int)
+    _check(name, LABEL_BASELINES)
+    train, labels_C = train[labels_C >= 0], labels_C[labels_C >= 0].astype(int)
     counts_V = np.bincount(labels_C, minlength=n_labels)
     if name == "majority" or np.count_nonzero(counts_V) < 2:
         return [np.tile(counts_V / max(counts_V.sum(), 1), (len(test), 1))] * len(tune_for)
@@ -122,12 +117,12 @@ def tuned_probabilities(
         return [source_frequencies(train, labels_C, test, n_labels)] * len(tune_for)
     if name == "measured genes + library size":
         return [depth_and_coverage(train, labels_C, test, n_labels, class_weight)] * len(tune_for)
-    settings = PENALTIES_C if name == "logistic regression" else NEIGHBOURS
-
-    def predict(train: CellTable, labels_C: np.ndarray, test: Cells, settings: Sequence[Any]) -> Iterable[np.ndarray]:
-        of_name = logistic if name == "logistic regression" else neighbours
-        return of_name(train, labels_C, test, settings, n_labels, class_weight)
-
+    by_name: dict[str, tuple[Any, Sequence[Any]]] = {
+        "logistic regression": (logistic, PENALTIES_C),
+        "k-nearest neighbours": (neighbours, NEIGHBOURS),
+    }
+    predictor, settings = by_name[name]
+    predict = partial(predictor, n_labels=n_labels, class_weight=class_weight)
     scores = [_TUNING_SCORES[score] for score in tune_for]
     best = _tune(name, predict, scores, settings, train, labels_C, labels_C, seed)
     # Fitted one by one, so that a prediction does not depend on which other scores it is tuned for.
@@ -144,9 +139,7 @@ def baseline_years(
     - ridge regression: on all genes, each divided by its training standard deviation, α tuned for the mean absolute
       error over cells as in `tuned_probabilities`.
     """
-    if name not in YEARS_BASELINES:
-        msg = f"there is no baseline {name!r}; choose one of {', '.join(YEARS_BASELINES)}"
-        raise ValueError(msg)
+    _check(name, YEARS_BASELINES)
     given_C = np.isfinite(years_C)
     train, years_C = train[given_C], years_C[given_C]
     if name == "training mean":
@@ -155,6 +148,12 @@ def baseline_years(
     settings = PENALTIES_ALPHA[::-1]
     best = _tune(name, ridge, [lambda y, p: -float(np.abs(y - p).mean())], settings, train, years_C, older_C, seed)
     return next(iter(ridge(train, years_C, test, best)))
+
+
+def _check(name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        msg = f"there is no baseline {name!r}; choose one of {', '.join(names)}"
+        raise ValueError(msg)
 
 
 # --- tuning ---
@@ -173,6 +172,8 @@ _TUNING_SCORES: dict[TuningScore, Callable[[np.ndarray, np.ndarray], float]] = {
     "macro_f1": _macro_f1,
     "log_loss": _mean_log,
 }
+"""They can disagree: where labels belong to donors, as sex and age do, the best log loss is near the constant
+prediction's, whose macro-F1 is the worst."""
 
 
 def _tune(
@@ -189,7 +190,7 @@ def _tune(
 
     Scored are the predictions of all folds together: a fold of few donors need not have every label, so that a mean
     over folds, as scikit-learn's GridSearchCV takes it, would choose by noise. `labels_C` balances the folds; for age
-    it is the older and the younger half. Cells whose label only their own fold has say nothing and are left out.
+    it is the older and the younger half. Cells whose label only their own fold has are left out.
     """
     truths: list[np.ndarray] = []
     predictions: list[list[np.ndarray]] = [[] for _ in settings]

@@ -22,7 +22,7 @@ def class_scores(tally: Tally, *, n_resamples: int = N_RESAMPLES, seed: int = 0)
     -------
     For each scored class, from the most to the least cells: `label`; `cells` and `donors` that have it (`donors` is 0
     where they are not known); `precision`, `recall` and `f1`; `f1_low` and `f1_high`, percentiles over resampled
-    donors, NaN where one donor has the label, which says nothing of others. A precision is NaN where the label was
+    donors, NaN where one donor has the label, which is no sample of donors. A precision is NaN where the label was
     predicted for no cell.
     """
     by_label = replace(tally, formula=class_formula)

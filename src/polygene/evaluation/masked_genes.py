@@ -69,25 +69,17 @@ def gene_scores(
     expected_Q: np.ndarray | None = None,
     values_Q: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Score predicted bins of masked genes, expressed and unexpressed.
+    """Score predicted bins of masked genes; bin 0 is "not expressed".
 
-    Parameters
-    ----------
-    probabilities_QB, bins_Q
-        Probability of each bin, and the true bin; bin 0 is "not expressed".
-    weights_Q
-        How many genes each one stands for, where unexpressed genes were sampled; None: one each.
-    genes_Q, expected_Q, values_Q
-        Panel index, expected value and true value (log1p counts per 10,000); all three or none.
+    `weights_Q` is how many genes each one stands for, where unexpressed genes were sampled. `genes_Q`, `expected_Q` and
+    `values_Q` are panel index, expected value and true value (log1p counts per 10,000); all three or none.
 
     Returns
     -------
     `bin_accuracy`, `bin_accuracy_within_one`
         Share of the expressed genes whose most probable bin, bin 0 included, is the true one, or next to it.
-    `cross_entropy`
-        Mean −ln p(true bin).
-    `average_precision_expressed`
-        Of 1 − p(bin 0) against "expressed"; NaN where no gene is expressed.
+    `cross_entropy`, `average_precision_expressed`
+        Mean −ln p(true bin); of 1 − p(bin 0) against "expressed", NaN where no gene is expressed.
     `mse_value`, `spearman_gene`, `spearman_genes`
         With values: mean squared error; Spearman correlation over the cells of a gene, zeros included, averaged over
         genes in which truth and prediction vary; and how many those are.

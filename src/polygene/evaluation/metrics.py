@@ -1,7 +1,7 @@
 """Scores of predicted labels and ages, from sums by donor.
 
-A cell is scored where its true label is *scorable*: at least two training donors have it, and a test donor of a source
-in which the phenotype varies. Predictors do not know which labels those are: any other predicted label is wrong.
+A cell is scored where its true label is *scorable* (`scorable.scorable`). Predictors do not know which labels those
+are: any other predicted label is wrong.
 
 What a score needs is first summed by donor, a `Tally`; resampling donors (`bootstrap`) is then one matrix product.
 
@@ -17,40 +17,10 @@ import pandas as pd
 
 from polygene.vocab.ontology import reported_labels
 
-MIN_TRAIN_DONORS, MIN_TEST_DONORS = 2, 1
-"""How many donors must have a label before it is scored; cells count instead where donors are not known."""
-
 SMALLEST_PROBABILITY = 1e-15
 """Log loss takes no probability for smaller, so one impossible label costs 34.5 nats and not infinity."""
 
 LOWER_IS_BETTER = frozenset({"log_loss", "ece", "brier", "mae_years", "mae_years_by_donor"})
-
-
-def scorable(
-    train_labels_C: np.ndarray,
-    test_labels_C: np.ndarray,
-    n_labels: int,
-    *,
-    train_donors_C: np.ndarray | None = None,
-    test_donors_C: np.ndarray | None = None,
-    test_sources_C: np.ndarray | None = None,
-) -> np.ndarray:
-    """Decide which labels are scored in which source of the test cells: scorable_SV, for each source in them.
-
-    A label is scorable in a source if at least two training donors, of any source, and one test donor of that source
-    have it. A source with fewer than two such labels is not scored: the phenotype does not vary there, so naming the
-    source would be enough. Without `test_sources_C` all test cells are one source, which gives the pooled number.
-    Labels are -1 where they are not given; without donors, cells are counted.
-    """
-    sources_C = _one_source(test_labels_C) if test_sources_C is None else test_sources_C
-    seen_V = _count_donors(train_labels_C, train_donors_C, n_labels) >= MIN_TRAIN_DONORS
-    scorable_SV = np.zeros((int(sources_C.max(initial=0)) + 1, n_labels), dtype=bool)
-    for source in np.unique(sources_C):
-        here = sources_C == source
-        donors = None if test_donors_C is None else np.asarray(test_donors_C, dtype=object)[here]
-        labels_V = seen_V & (_count_donors(test_labels_C[here], donors, n_labels) >= MIN_TEST_DONORS)
-        scorable_SV[source] = labels_V & (labels_V.sum() >= 2)
-    return scorable_SV
 
 
 def frequencies(labels_C: np.ndarray, n_labels: int) -> np.ndarray:
@@ -105,8 +75,7 @@ class Tally:
     def scores(self, weights_RU: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Score with each row counted `weights_RU` times (once if not given): each score as an array of R.
 
-        A label that no counted cell has is left out of the averages over labels, and such a source out of those over
-        sources.
+        A label, or a source, that no counted cell has is left out of the averages.
         """
         weights = np.ones((1, len(self.donors_U))) if weights_RU is None else weights_RU
         sources = [self.sources_U == source for source in np.unique(self.sources_U)] or [np.zeros(0, dtype=bool)]
@@ -140,34 +109,40 @@ def label_tally(
     labels
         Names of the V labels, by which splits are joined; their numbers if None.
     at_or_below_VV
-        Which labels (columns) are at or below which (rows) in their ontology: a prediction at or below the true label
-        is right, since the truth cannot say more, and the probability of a label is theirs together.
+        Which labels (columns) are at or below which (rows) in their ontology.
     """
-    sources_C = _one_source(truth_C) if sources_C is None else sources_C
+    sources_C = np.zeros(len(truth_C), dtype=int) if sources_C is None else sources_C
     kept_C = (truth_C >= 0) & scorable_SV[sources_C, truth_C]
     truth, p_CV = truth_C[kept_C], probabilities_CV[kept_C]
-    predicted, p_true = reported_labels(p_CV, at_or_below_VV), p_CV[np.arange(len(truth)), truth].astype(float)
-    if at_or_below_VV is not None:
-        predicted = np.where(at_or_below_VV[truth, predicted], truth, predicted)
-        p_true = np.where(at_or_below_VV[truth], p_CV, 0).sum(axis=1, dtype=float)
+    predicted, p_true = _credited(p_CV, truth, at_or_below_VV)
     surprise = -np.log(np.clip(p_true, SMALLEST_PROBABILITY, 1.0))
     donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
-    splits_U = np.zeros(len(donors_U), dtype=int)
     n_labels = probabilities_CV.shape[1]
     hits_UV, truths_UV, predicted_UV = np.zeros((3, len(donors_U), n_labels))
     np.add.at(truths_UV, (rows, truth), 1)
     np.add.at(predicted_UV, (rows, predicted), 1)
     np.add.at(hits_UV, (rows, truth), predicted == truth)
     surprise_U = np.bincount(rows, weights=surprise, minlength=len(donors_U))
-    sums_UK = np.column_stack([hits_UV, truths_UV, predicted_UV, surprise_U])
     return Tally(
         donors_U=donors_U,
         sources_U=sources_U,
-        splits_U=splits_U,
-        sums_UK=sums_UK,
+        splits_U=np.zeros(len(donors_U), dtype=int),
+        sums_UK=np.column_stack([hits_UV, truths_UV, predicted_UV, surprise_U]),
         formula=_label_formula,
         labels=tuple(range(n_labels) if labels is None else labels),
     )
+
+
+def _credited(
+    p_CV: np.ndarray, truth_C: np.ndarray, at_or_below_VV: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give each cell's predicted label, and the probability of the true one."""
+    predicted_C, p_C = reported_labels(p_CV, at_or_below_VV), p_CV[np.arange(len(truth_C)), truth_C].astype(float)
+    if at_or_below_VV is None:
+        return predicted_C, p_C
+    # A prediction below the true label is right: the truth is no finer. A label's probability is that of all below it.
+    predicted_C = np.where(at_or_below_VV[truth_C, predicted_C], truth_C, predicted_C)
+    return predicted_C, np.where(at_or_below_VV[truth_C], p_CV, 0).sum(axis=1, dtype=float)
 
 
 def years_tally(
@@ -183,7 +158,7 @@ def years_tally(
     the errors of the donors, each counting once. Cells of unknown age are left out, and so are sources in which all
     known ages are the same; a number needs no label, so ages that training has not seen are scored too.
     """
-    sources_C = _one_source(truth_years_C) if sources_C is None else sources_C
+    sources_C = np.zeros(len(truth_years_C), dtype=int) if sources_C is None else sources_C
     kept_C = np.isfinite(truth_years_C)
     for source in np.unique(sources_C[kept_C]):
         here_C = kept_C & (sources_C == source)
@@ -191,22 +166,26 @@ def years_tally(
             kept_C &= ~here_C
     error = (years_C - truth_years_C)[kept_C]
     donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
-    splits_U = np.zeros(len(donors_U), dtype=int)
     size_U = np.bincount(rows, minlength=len(donors_U))
     total_U = np.bincount(rows, weights=np.abs(error), minlength=len(donors_U))
     donor_error_U = np.abs(np.bincount(rows, weights=error, minlength=len(donors_U))) / size_U
     sums_UK = np.column_stack([total_U, size_U, donor_error_U, np.ones(len(donors_U))])
-    return Tally(donors_U=donors_U, sources_U=sources_U, splits_U=splits_U, sums_UK=sums_UK, formula=_years_formula)
+    return Tally(
+        donors_U=donors_U,
+        sources_U=sources_U,
+        splits_U=np.zeros(len(donors_U), dtype=int),
+        sums_UK=sums_UK,
+        formula=_years_formula,
+    )
 
 
 def stack_splits(tallies: Sequence[Tally]) -> Tally:
     """Join the tallies of one predictor over several splits, each with its own test donors and its own model.
 
-    In a resample a donor is drawn once for all the splits that tested it, since its predictions there are not
-    independent. Averaging the scores of single splits instead would leave a label with one test donor out of every
-    third resample: in simulations of 23 donors, six of them of the rarer label, in five folds, 95 % intervals of such a
-    mean held its expectation in 78 % of runs, those of the joint score in 93 %. Donors must have names here: cell
-    numbers mean other cells in another split.
+    In a resample a donor, which must have a name, is drawn once for all the splits that tested it. Averaging the scores
+    of single splits would leave a label with one test donor out of every third resample: in simulations of 23 donors,
+    six of them of the rarer label, in five folds, 95 % intervals of such a mean held its expectation in 78 % of runs,
+    those of the joint score in 93 %.
     """
     labels = tuple(dict.fromkeys(label for tally in tallies for label in tally.labels))
     tallies = [_over(labels, tally) for tally in tallies]
@@ -231,7 +210,7 @@ def _over(labels: tuple[Hashable, ...], tally: Tally) -> Tally:
 
 
 def label_scores(tally: Tally) -> dict[str, float]:
-    """Give the scores of a `label_tally` as numbers, with their support: scored cells, donors, labels and sources."""
+    """Give the scores of a `label_tally` as numbers, and how many cells, donors, labels and sources are scored."""
     truths_UV = np.split(tally.sums_UK[:, :-1], 3, axis=1)[1]
     support = {
         "cells": truths_UV.sum(),
@@ -272,13 +251,13 @@ def donor_rows(
     donors_C: np.ndarray | None, sources_C: np.ndarray, kept_C: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Number the pairs of donor and source among the kept cells: donors_U, sources_U, and the row of each kept cell."""
-    codes_C, donors = _donor_codes(donors_C, len(kept_C))
+    codes_C, donors = donor_codes(donors_C, len(kept_C))
     n_sources = int(sources_C.max(initial=0)) + 1
     pairs_U, rows = np.unique((codes_C * n_sources + sources_C)[kept_C], return_inverse=True)
     return donors[pairs_U // n_sources], pairs_U % n_sources, rows
 
 
-def _donor_codes(donors_C: np.ndarray | None, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
+def donor_codes(donors_C: np.ndarray | None, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
     """Number the donors: the number of each cell, and the donors by number."""
     if donors_C is None:
         return np.arange(n_cells), np.arange(n_cells)
@@ -287,24 +266,12 @@ def _donor_codes(donors_C: np.ndarray | None, n_cells: int) -> tuple[np.ndarray,
     return codes_C, np.asarray(names, dtype=object)
 
 
-def _count_donors(labels_C: np.ndarray, donors_C: np.ndarray | None, n_labels: int) -> np.ndarray:
-    """Count the donors that show each label; cells where donors are not known."""
-    codes_C, donors = _donor_codes(donors_C, len(labels_C))
-    n_donors, given_C = len(donors), labels_C >= 0
-    pairs = np.unique(labels_C[given_C].astype(int) * n_donors + codes_C[given_C])
-    return np.bincount(pairs // n_donors, minlength=n_labels)
-
-
-def _one_source(cells_C: np.ndarray) -> np.ndarray:
-    return np.zeros(len(cells_C), dtype=int)
-
-
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Divide; NaN where there is nothing to divide by."""
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)
 
 
 def mean_of_known(values_RV: np.ndarray) -> np.ndarray:
-    """Average over the last axis without the NaNs; NaN where there is nothing else."""
+    """Average over the last axis without the NaNs."""
     known_RV = ~np.isnan(values_RV)
     return ratio(np.where(known_RV, values_RV, 0.0).sum(axis=1), known_RV.sum(axis=1))

@@ -64,7 +64,7 @@ class Reliability:
 def score_reliability(
     model: PolyGene, train: CorpusSplit, test: CorpusSplit, predictions: Sequence[np.ndarray], *, seed: int = 0
 ) -> Reliability:
-    """Score calibration and sets on the test cells, of which those that `metrics.scorable` keeps.
+    """Score calibration and sets on the test cells, of which those that `scorable.scorable` keeps.
 
     Probabilities are informative where they beat both predictions that look at no cell, in log loss: where test donors
     have the labels in other shares than training donors, the same prediction for every cell can beat the marginal and
@@ -75,48 +75,53 @@ def score_reliability(
     predictions
         Of the model for all test cells with nothing given, phenotype by phenotype, (C, V).
     """
-    schema = model.tokenizer.schema
-    rows = spread(len(test), MOST_CELLS)
-    sources_C, donors_C = test.sources_C[rows], donor_names(test, rows)
+    schema, rows = model.tokenizer.schema, spread(len(test), MOST_CELLS)
     parts: dict[str, list[pd.DataFrame]] = {"calibration": [], "bins": [], "sets": [], "risk_coverage": []}
-    for p, (name, labels) in enumerate(zip(schema.names, schema.labels, strict=True)):
-        within_SV = scored_labels(train, test, p, len(labels), rows)
-        if not within_SV.any():  # also where the vocabulary has no label
-            continue
-        p_CV, truth_C, calibration = predictions[p][rows], test.labels_CP[rows, p], model.calibration.labels.get(name)
-        kept_C = (truth_C >= 0) & within_SV[sources_C, truth_C]
-        of_test = partial(confidence_tally, truth_C=truth_C, kept_C=kept_C, sources_C=sources_C, donors_C=donors_C)
-        constants = {
-            MARGINAL: frequencies(train.labels_CP[:, p], len(labels)),
-            UNIFORM: np.full(len(labels), 1 / len(labels)),
-        }
-        tallies = {who: of_test(np.broadcast_to(p_V, p_CV.shape)) for who, p_V in constants.items()}
-        tallies[MODEL] = of_test(p_CV)
-        units_C = np.arange(len(truth_C)) if donors_C is None else donors_C
-        of_kept = p_CV[kept_C], truth_C[kept_C], units_C[kept_C]
-        curve, area = risk_coverage(*of_kept, seed=seed)
-        row = {
-            "temperature": calibration.temperature if calibration else np.nan,
-            "calibration_donors": calibration.units if calibration else 0,
-            "unit": "cell" if donors_C is None else "donor",
-            **_calibration_scores(tallies, seed),
-            **area,
-        }
-        found = {
-            "calibration": pd.DataFrame([row]),
-            "bins": bins_of(tallies[MODEL], seed=seed),
-            "sets": set_scores(*of_kept, calibration, labels, model.at_or_below(name), seed=seed)
-            if calibration
-            else pd.DataFrame(),
-            "risk_coverage": curve,
-        }
-        for part, table in found.items():
-            if len(table):
-                table.insert(0, "phenotype", name)
-                parts[part].append(table)
+    for p, name in enumerate(schema.names):
+        within_SV = scored_labels(train, test, p, len(schema.labels[p]), rows)
+        if within_SV.any():  # else it does not vary, or the vocabulary has no label
+            marginal_V = frequencies(train.labels_CP[:, p], len(schema.labels[p]))
+            scores = _of_phenotype(model, test, p, rows, predictions[p][rows], within_SV, marginal_V, seed)
+            for part, table in scores.items():
+                parts[part].append(table.assign(phenotype=name))
     return Reliability(
         **{part: pd.concat(tables, ignore_index=True) if tables else pd.DataFrame() for part, tables in parts.items()}
     )
+
+
+def _of_phenotype(
+    model: PolyGene,
+    test: CorpusSplit,
+    p: int,
+    rows: np.ndarray,
+    p_CV: np.ndarray,
+    within_SV: np.ndarray,
+    marginal_V: np.ndarray,
+    seed: int,
+) -> dict[str, pd.DataFrame]:
+    """Score one phenotype on these test cells, part by part; a model that is not calibrated has no sets."""
+    name, labels = model.tokenizer.schema.names[p], model.tokenizer.schema.labels[p]
+    truth_C, sources_C, donors_C = test.labels_CP[rows, p], test.sources_C[rows], donor_names(test, rows)
+    kept_C = (truth_C >= 0) & within_SV[sources_C, truth_C]
+    of_test = partial(confidence_tally, truth_C=truth_C, kept_C=kept_C, sources_C=sources_C, donors_C=donors_C)
+    constants = {MARGINAL: marginal_V, UNIFORM: np.full(len(labels), 1 / len(labels))}
+    tallies = {who: of_test(np.broadcast_to(p_V, p_CV.shape)) for who, p_V in constants.items()}
+    tallies[MODEL] = of_test(p_CV)
+    units_C = np.arange(len(truth_C)) if donors_C is None else donors_C
+    of_kept = p_CV[kept_C], truth_C[kept_C], units_C[kept_C]
+    curve, area = risk_coverage(*of_kept, seed=seed)
+    calibration = model.calibration.labels.get(name)
+    row = {
+        "temperature": calibration.temperature if calibration else np.nan,
+        "calibration_donors": calibration.units if calibration else 0,
+        "unit": "cell" if donors_C is None else "donor",
+        **_calibration_scores(tallies, seed),
+        **area,
+    }
+    scores = {"calibration": pd.DataFrame([row]), "bins": bins_of(tallies[MODEL], seed=seed), "risk_coverage": curve}
+    if calibration:
+        scores["sets"] = set_scores(*of_kept, calibration, labels, model.at_or_below(name), seed=seed)
+    return scores
 
 
 def _calibration_scores(tallies: dict[str, Tally], seed: int) -> dict[str, Any]:

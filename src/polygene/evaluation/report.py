@@ -144,7 +144,7 @@ def _about_model(model: PolyGene) -> dict[str, Any]:
 
 
 def _about_sources(corpus: Corpus, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Give what corpus.json says of each source, and how many panel genes its test cells express."""
+    """Give what corpus.json holds of each source, and how many panel genes its test cells express."""
     test = corpus.split("test")
     expressed_U, of_U = np.diff(test.cells(rows).offsets_C1), test.sources_C[rows]
     return [

@@ -22,7 +22,7 @@ SPLITS = {
     "study": "split by study, studies held out",
     "random": "random split, cells, not donors, held out",
 }
-"""How the test cells were held out; every title says it."""
+"""How the test cells were held out; every title has it."""
 SCORES = {
     "macro_f1": "macro-F1",
     "accuracy": "accuracy",
@@ -195,7 +195,7 @@ def _hierarchy_table(results: Evaluation) -> Iterable[ResultTable]:
         of = results.hierarchy.iloc[0]
         note = (
             f"Backed off: the nearest term that is {of.level:.0%} probable. {of.labels_found} of {of.labels} labels "
-            "are in the ontology. Finer: below the label in the file, which cannot say whether it is right."
+            "are in the ontology. Finer: below the label in the file, which cannot decide whether it is correct."
         )
         yield _table(results, "confidence", "cell types by the Cell Ontology", rows, note)
 

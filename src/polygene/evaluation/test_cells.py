@@ -14,7 +14,7 @@ import numpy as np
 from polygene.corpus.corpus import Corpus, CorpusSplit
 from polygene.evaluation.baselines import LABEL_BASELINES, LabelBaseline, TuningScore, tuned_probabilities
 from polygene.evaluation.estimators import CellTable
-from polygene.evaluation.metrics import scorable
+from polygene.evaluation.scorable import scorable
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
 from polygene.model.recipe import TrainingConfig
@@ -118,7 +118,7 @@ def scored_labels(
     *,
     pooled: bool = False,
 ) -> np.ndarray:
-    """Which labels of a phenotype are scored in which source of these cells, or in all together: `metrics.scorable`."""
+    """Which labels of a phenotype are scored in which source of these cells, or in all together: see `scorable`."""
     return scorable(
         train.labels_CP[:, p],
         test.labels_CP[rows, p],

@@ -1,4 +1,4 @@
-"""Confusion: which label is taken for which."""
+"""Confusion matrix: true labels against predicted labels."""
 
 import textwrap
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ def confusion(
     show: bool = False,
     save: str | Path | None = None,
 ) -> Axes:
-    """Draw a confusion matrix: a row for each true label, and what share of its cells got which answer.
+    """Draw a confusion matrix: a row for each true label, and the share of its cells by predicted label.
 
     Parameters
     ----------
     labels
         Names of rows and columns, in the order in which they are drawn; columns bear their numbers.
     counts
-        Cells, a row for each true label, a column for each answer.
+        Cells, a row for each true label, a column for each predicted label.
     ax, show, save
         Axes to draw on; whether to show the picture; a file to write.
 
@@ -45,14 +45,14 @@ def confusion(
     cells_V1 = counts_VV.sum(axis=1, keepdims=True)
     percent_VV = 100 * np.divide(counts_VV, cells_V1, out=np.zeros_like(counts_VV), where=cells_V1 > 0)
     ax.pcolormesh(percent_VV, cmap=SHARES, vmin=0, vmax=100, rasterized=len(labels) > MOST_WRITTEN)
-    for true, answer in np.argwhere(percent_VV >= 0.5) if len(labels) <= MOST_WRITTEN else ():
-        ax.text(answer + 0.5, true + 0.5, f"{percent_VV[true, answer]:.0f}", ha="center", va="center")
+    for true, predicted in np.argwhere(percent_VV >= 0.5) if len(labels) <= MOST_WRITTEN else ():
+        ax.text(predicted + 0.5, true + 0.5, f"{percent_VV[true, predicted]:.0f}", ha="center", va="center")
     at = np.arange(len(labels)) + 0.5
     numbers = [str(v + 1) for v in range(len(labels))]
     names = ["\n".join(textwrap.wrap(label, 24, max_lines=2, placeholder="…")) for label in labels]
     ax.set_yticks(at, [f"{name}  {number}" for name, number in zip(names, numbers, strict=True)])
     ax.set_xticks(at, numbers)
-    ax.set(xlabel="answer", ylabel="true label")
+    ax.set(xlabel="predicted label", ylabel="true label")
     ax.invert_yaxis()
     ax.set_aspect("equal")
     ax.tick_params(length=0)

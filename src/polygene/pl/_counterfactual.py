@@ -54,17 +54,7 @@ def counterfactual(
     DataError
         There is no such table, quantity or group.
     """
-    if isinstance(adata, ad.AnnData) and KEY not in adata.uns:
-        msg = f"uns has no {KEY!r}: run pg.tl.counterfactual(adata, model, {{'sex': 'male'}}) first."
-        raise DataError(msg)
-    table = adata.uns[KEY] if isinstance(adata, ad.AnnData) else adata
-    if f"tokens_{quantity}_change" not in table:
-        reason = f"there are {', '.join(UNITS)}"
-        if quantity in UNITS:
-            reason = "a model of binary bins knows no values; draw quantity='expressed'"
-        msg = f"The table has no {quantity!r}: {reason}."
-        raise DataError(msg)
-    table = _of_group(table, group)
+    table = _of_group(_table_of(adata, quantity), group)
     change = table[f"tokens_{quantity}_change"]
     ranked = table.iloc[np.argsort(-change.to_numpy(), kind="stable")]
     n_rises, n_falls = min(n_genes, int((change > 0).sum())), min(n_genes, int((change < 0).sum()))
@@ -72,6 +62,13 @@ def counterfactual(
     y_S = np.arange(len(drawn)) + (np.arange(len(drawn)) >= n_rises) * 0.6  # a gap between rises and falls
 
     ax = axes_for(ax, show=show, size=(6.0, 1.2 + 0.26 * len(drawn)))
+    _draw_bars(ax, drawn, y_S, quantity)
+    ax.set_title(_title(adata, table, group), fontsize="medium")
+    return finish(ax, show=show, save=save)
+
+
+def _draw_bars(ax: Axes, drawn: pd.DataFrame, y_S: np.ndarray, quantity: str) -> None:
+    """Draw a bar for each gene and context, with its interval."""
     for number, (context, (name, colour)) in enumerate(CONTEXTS.items()):
         change_S, low_S, high_S = (drawn[f"{context}_{quantity}_{end}"].to_numpy() for end in ("change", "low", "high"))
         at_S = y_S + (number - 0.5) * BAR
@@ -83,8 +80,21 @@ def counterfactual(
     ax.invert_yaxis()
     ax.set_xlabel(UNITS[quantity])
     ax.legend(frameon=False, fontsize="small", loc="lower right")
-    ax.set_title(_title(adata, table, group), fontsize="medium")
-    return finish(ax, show=show, save=save)
+
+
+def _table_of(adata: ad.AnnData | pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Take the table, which must have this quantity."""
+    if isinstance(adata, ad.AnnData) and KEY not in adata.uns:
+        msg = f"uns has no {KEY!r}: run pg.tl.counterfactual(adata, model, {{'sex': 'male'}}) first."
+        raise DataError(msg)
+    table = adata.uns[KEY] if isinstance(adata, ad.AnnData) else adata
+    if f"tokens_{quantity}_change" not in table:
+        reason = f"there are {', '.join(UNITS)}"
+        if quantity in UNITS:
+            reason = "a model of binary bins knows no values; draw quantity='expressed'"
+        msg = f"The table has no {quantity!r}: {reason}."
+        raise DataError(msg)
+    return table
 
 
 def _of_group(table: pd.DataFrame, group: str | None) -> pd.DataFrame:
@@ -101,8 +111,8 @@ def _of_group(table: pd.DataFrame, group: str | None) -> pd.DataFrame:
 
 def _title(adata: ad.AnnData | pd.DataFrame, table: pd.DataFrame, group: str | None) -> str:
     cells, donors = int(table["cells"].iloc[0]), int(table["donors"].iloc[0])
-    said = f"{cells:,} cells of {donors} donor{'s' if donors > 1 else ''}"
+    title = f"{cells:,} cells of {donors} donor{'s' if donors > 1 else ''}"
     if isinstance(adata, ad.AnnData):
         changes = adata.uns["polygene"]["counterfactual"]["changes"]
-        said = ", ".join(f"{name}: {label}" for name, label in changes.items()) + f"\n{said}"
-    return said if group is None else f"{said}, {group}"
+        title = ", ".join(f"{name}: {label}" for name, label in changes.items()) + f"\n{title}"
+    return title if group is None else f"{title}, {group}"

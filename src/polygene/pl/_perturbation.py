@@ -47,12 +47,7 @@ def perturbation(
     DataError
         There are no effects, or neither or both of `target` and `perturbation` are given.
     """
-    if isinstance(effects, ad.AnnData):
-        if "perturb" not in effects.uns.get("polygene", {}):
-            msg = "uns['polygene'] has no 'perturb': run pg.tl.perturb(adata, model, knock_out='all') first."
-            raise DataError(msg)
-        effects = effects.uns["polygene"]["perturb"]["effects"]
-    rows, title, unit, names = _chosen(effects, target, perturbation)
+    rows, title, unit, names = _chosen(_effects_of(effects), target, perturbation)
     largest = np.argsort(-rows["effect"].abs().to_numpy(), kind="stable")[:n_names]
     rows, names = rows.iloc[largest], [names[i] for i in largest]
     at, low, high = np.arange(len(rows)), rows["low"].to_numpy(), rows["high"].to_numpy()
@@ -67,6 +62,15 @@ def perturbation(
     ax.set_title(title, fontsize="medium")
     ax.set_xlabel(f"{unit}\n95 % interval over {what}; association, not mechanism")
     return finish(ax, show=show, save=save)
+
+
+def _effects_of(effects: pd.DataFrame | ad.AnnData) -> pd.DataFrame:
+    if isinstance(effects, ad.AnnData):
+        if "perturb" not in effects.uns.get("polygene", {}):
+            msg = "uns['polygene'] has no 'perturb': run pg.tl.perturb(adata, model, knock_out='all') first."
+            raise DataError(msg)
+        effects = effects.uns["polygene"]["perturb"]["effects"]
+    return effects
 
 
 def _chosen(
