@@ -241,9 +241,10 @@ class NearestProfile:
             for one in sorted(study.unique()):
                 part = profiles[(study == one).to_numpy()].copy()
                 genes = measured.index[measured[one] > 0] if one in measured else part.var_names
-                label = making.harmonise(part, source, rules, donors).obs["cell_type"].astype(object)
-                part = part[label.notna().to_numpy(), part.var_names.isin(genes)].copy()
-                self._studies.append((log1p_values(part, scale="counts").toarray(), part.var_names, label.dropna()))
+                part = making.harmonise(part, source, rules, donors)
+                part = part[part.obs["cell_type"].notna().to_numpy(), part.var_names.isin(genes)].copy()
+                label = part.obs["cell_type"].astype(str)
+                self._studies.append((log1p_values(part, scale="counts").toarray(), part.var_names, label))
 
     def __call__(self, cells: ad.AnnData) -> np.ndarray:
         """Predict: 1 for the label of the nearest profile, over the genes that the file and a study measure."""

@@ -1,5 +1,8 @@
 """benchmarks/models/external.py: scores by ontology, and methods on made-up cells."""
 
+import os
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -75,3 +78,14 @@ def test_regression_does_not_set_a_label_against_what_stands_above_it() -> None:
     assert (p_CV[t_cells, :2].sum(axis=1) > 0.9).mean() > 0.9
     assert p_CV[t_cells, 1].mean() > 10 * p_CV[t_cells, 0].mean()
     assert fit.l2 in external.L2S
+
+
+@pytest.mark.data
+def test_the_nearest_profile_tells_b_cells_and_platelets_of_blood() -> None:
+    data = Path(os.environ["POLYGENE_DATA"])
+    labels = ("CD14-positive monocyte", "B cell", "natural killer cell", "platelet")
+    cells = ad.read_h5ad(data / "pbmc3k_10x.h5ad")
+    cells = cells[cells.obs["cell_type"].isin(["B cell", "platelet"])][:60].copy()
+    p_CV = external.NearestProfile(data, labels)(cells)
+    found = np.array(labels)[p_CV.argmax(axis=1)]
+    assert (found == cells.obs["cell_type"].astype(str)).mean() > 0.9
