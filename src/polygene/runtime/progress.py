@@ -53,7 +53,7 @@ class Advance:
 
 @contextmanager
 def progress(
-    total: float | None, *, done: str, unit: str = "cells", device: object = None, every: float = float("inf")
+    total: float | None, *, done: str, unit: str = "cells", device: object = None, every: float | None = None
 ) -> Iterator[Advance]:
     """Show how far long work is: yield what to call with the amount that was just done.
 
@@ -66,9 +66,11 @@ def progress(
     device
         Where it is computed, if that matters.
     every
-        Seconds between lines where there is no terminal.
+        Seconds between lines where there is no terminal, for work that reports its end itself; by default one line at
+        the end.
     """
-    advance = Advance(total, done, unit, device, every)
+    advance = Advance(total, done, unit, device, float("inf") if every is None else every)
     with advance.bar:
         yield advance
-    advance.log()
+    if every is None:
+        advance.log()
