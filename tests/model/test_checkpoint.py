@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -299,3 +300,13 @@ def test_broken_metrics_are_refused_by_name(saved):
     (saved / "metrics.json").write_text('{"valuation": {}}')
     with pytest.raises(CheckpointError, match=r"metrics\.json is broken .*valuation"):
         PolyGene.from_pretrained(saved)
+
+
+def test_a_checkpoint_of_version_0_1_is_refused_by_that_name(tiny_model, tmp_path):
+    """Its config has no word of unmeasured genes, whatever else its folder holds."""
+    tiny_model.save_pretrained(tmp_path / "old")
+    config = tmp_path / "old" / "config.json"
+    config.write_text(re.sub(r'  "unmeasured_vectors": \w+,\n', "", config.read_text()))
+    (tmp_path / "old" / "tokenizer.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"is a checkpoint of version 0\.1 of PolyGene.*train it again"):
+        PolyGene.from_pretrained(tmp_path / "old")

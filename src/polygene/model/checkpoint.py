@@ -228,6 +228,13 @@ def _sha256(file: Path) -> str:
 
 def _verify(folder: Path) -> frozenset[str]:
     """Refuse a folder that lacks a file or holds another than the one saved; names of the files that were saved."""
+    config = folder / "config.json"
+    if config.is_file() and '"unmeasured_vectors"' not in config.read_text(encoding="utf-8", errors="replace"):
+        msg = (
+            f"{folder} is a checkpoint of version 0.1 of PolyGene, whose networks did not know which genes a file "
+            "measured. This version does not read it: train it again from its recipe.toml, or use version 0.1."
+        )
+        raise CheckpointError(msg)
     sums = folder / SUMS
     lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
     saved = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}

@@ -115,7 +115,7 @@ def annotate(
     >>> adata = pg.datasets.pbmc()[:50].copy()
     >>> pg.tl.annotate(adata, predict="cell_type")
     >>> adata.obsm["polygene_cell_type"].shape
-    (50, 54)
+    (50, 254)
     """
     model = load_model(model)
     schema = model.tokenizer.schema
