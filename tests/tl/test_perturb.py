@@ -17,8 +17,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import folds_of
 from polygene.model.inference import bin_probabilities, cell_states, label_probabilities
 from polygene.tl import perturb
-from polygene.tl._perturb_cells import Perturbation, Predictor, bins_of, perturbed, raised_bins, wanted_bins
-from polygene.tl._perturb_run import Sums
+from polygene.tl._perturb_run import Perturbation, Predictor, Sums, bins_after, bins_of, raised_bins, wanted_bins
 from polygene.vocab.binning import ExpressionBinner, InverseFit
 from polygene.vocab.cells import EncodedCells
 
@@ -140,8 +139,8 @@ def test_raising_sets_the_highest_bin_seen_in_training_and_lowers_none(adata: ad
         assert raised_G[g] == max(seen, default=0)
     cells = model.tokenizer.encode(adata, use_labels=False)
     one = Perturbation(off=(7,), up=(9, 11))
-    changed = bins_of(perturbed(cells, np.repeat(wanted_bins([one], raised_G), 48, axis=0), model.tokenizer))
     bins = bins_of(cells)
+    changed = bins_after(bins, wanted_bins([one], raised_G))
     assert (changed[:, 7] == 0).all()
     np.testing.assert_array_equal(changed[:, [9, 11]], np.maximum(bins[:, [9, 11]], raised_G[[9, 11]]))
     others = np.setdiff1d(np.arange(40), [7, 9, 11])
@@ -206,7 +205,7 @@ def test_a_stopped_scan_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr("polygene.tl._perturb_run.SAVE_EVERY", -1.0)
     caplog.set_level("INFO", logger="polygene")
-    monkeypatch.setattr("polygene.tl._perturb_cells.COPIES", 60)
+    monkeypatch.setattr("polygene.tl._perturb_run.COPIES", 60)
     out, part = tmp_path / "effects.csv", tmp_path / "effects.csv.part"
     effects, calls = Predictor.effects, []
 

@@ -1,7 +1,4 @@
-"""Perturb: how the model's predictions change if genes are removed from cells, or raised.
-
-Legend: G panel genes, P perturbations, T targets.
-"""
+"""Perturb: how predictions change if genes are removed or raised. Legend: G panel genes, P perturbations, T targets."""
 
 import logging
 from collections.abc import Sequence
@@ -12,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from polygene.errors import DataError
+from polygene.errors import DataError, GeneError
 from polygene.io.read import Source
 from polygene.io.results import record_in_uns
 from polygene.io.write import write_table
@@ -20,13 +17,13 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.ranks import one_process
 from polygene.tl._annotate import check_phenotypes
-from polygene.tl._perturb_cells import Perturbation, Predictor
-from polygene.tl._perturb_run import ALL, Study, Sums
+from polygene.tl._perturb_run import Perturbation, Predictor, Study, Sums
 from polygene.tl._reader import CellReader, load_model, made_by, written
 from polygene.vocab.panel import GenePanel
 
 logger = logging.getLogger("polygene")
 
+ALL = "all"
 NOTE = (
     "Effects are associations that the model learned from unperturbed cells, not mechanisms: "
     "a gene that only goes along with a cell type moves its probability as much as one that makes it."
@@ -97,13 +94,6 @@ def perturb(
     Notes
     -----
     An AnnData also gets the table in `uns["polygene"]["perturb"]["effects"]`. Nothing is drawn at random.
-
-    Raises
-    ------
-    GeneError
-        A gene is not in the panel (names the nearest), not measured, or its perturbation changes no cell.
-    PhenotypeError, DataError, ScaleError
-        The targets cannot be predicted, or the cells cannot be read; the message says what to do.
     """
     one_process("perturb")
     model = load_model(model)
@@ -116,9 +106,9 @@ def perturb(
     predict = [name for name in check_phenotypes(schema, (), predict)[1] if len(schema.labels[schema.index(name)]) > 1]
     with written(out, (".csv", ".parquet")) as whole:
         study = Study(CellReader(adata, tokenizer, layer=layer, totals=totals), model, donor)
-        perturbations = study.perturbations(off, up)
-        targets = np.flatnonzero(study.measured_G) if genes == ALL else _named(panel, genes) or ()
-        predictor = Predictor(model, predict, [int(g) for g in targets])
+        perturbations = _perturbations(study, off, up)
+        targets = np.flatnonzero(study.measured_G).tolist() if genes == ALL else _named(panel, genes) or ()
+        predictor = Predictor(model, predict, targets)
         sums = study.run(perturbations, predictor, None if out is None else Path(f"{out}.part"))
         table = _table(sums, perturbations, predictor, panel, by_donor=study.by_donor)
         if whole is not None:
@@ -139,6 +129,46 @@ def _named(panel: GenePanel, names: str | Sequence[str]) -> list[int] | None:
     if isinstance(names, str) and names == ALL:
         return None
     return list(dict.fromkeys(panel.index(name) for name in ([names] if isinstance(names, str) else names)))
+
+
+def _perturbations(study: Study, off: list[int] | None, up: list[int] | None) -> list[Perturbation]:
+    """List the perturbations (None: every gene in turn); refuse one that changes no cell."""
+    if off is None or up is None:
+        if off or up:
+            msg = f"{ALL!r} perturbs genes one after another, so no others can be named beside it."
+            raise GeneError(msg)
+        scan = [Perturbation(off=(g,)) for g in _scanned(study, study.n_off_G, "knocked out")] if off is None else []
+        if up is None:
+            scan += [Perturbation(up=(g,)) for g in _scanned(study, study.n_up_G, "over-expressed")]
+        return scan
+    if not off and not up:
+        msg = f"No gene is named: give genes to knock out or to over-express, or {ALL!r}."
+        raise GeneError(msg)
+    symbols = study.model.tokenizer.panel.symbols
+    if both := [symbols[g] for g in off if g in up]:
+        msg = f"{', '.join(both)}: knocked out and over-expressed at once. Choose one."
+        raise GeneError(msg)
+    never = "is expressed in no cell, so there is nothing to knock out"
+    highest = "cannot be raised: it is as high as in training in every cell, or was never expressed there"
+    for g, n_changed_G, why in [*((g, study.n_off_G, never) for g in off), *((g, study.n_up_G, highest) for g in up)]:
+        if not study.measured_G[g]:
+            msg = f"{symbols[g]} is not measured in {study.reader.cells.label}, so it cannot be perturbed."
+            raise GeneError(msg)
+        if not n_changed_G[g]:
+            msg = f"{symbols[g]} {why}. Leave it out, or choose cells that express it."
+            raise GeneError(msg)
+        logger.info("%s is expressed in %s of %s cells", symbols[g], f"{study.n_off_G[g]:,}", f"{study.n_cells:,}")
+    return [Perturbation(tuple(off), tuple(up))]
+
+
+def _scanned(study: Study, n_changed_G: np.ndarray, verb: str) -> list[int]:
+    """List the genes of a scan, and log how many are left out."""
+    genes, n_measured = np.flatnonzero(study.measured_G & (n_changed_G > 0)).tolist(), int(study.measured_G.sum())
+    logger.info(
+        "%d of %d panel genes are %s in turn; left out: %d not measured, %d that would change no cell",
+        len(genes), len(n_changed_G), verb, len(n_changed_G) - n_measured, n_measured - len(genes),
+    )  # fmt: skip
+    return list(genes)
 
 
 def _table(
