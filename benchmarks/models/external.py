@@ -15,7 +15,7 @@ a model               given with --model
 
 All but the profiles learn from at most 200 cells of each label in each source. Scored "by ontology": a predicted label
 is right where it is the true one or below it; `among` is the most probable of the study's own labels, each as probable
-as all labels at and below it. The last line is one JSON object.
+as all labels of which it is the finest at or above. The last line is one JSON object.
 
 Legend: C cells, G genes, P profiles, V labels of the corpus, N labels of a study.
 """
@@ -49,6 +49,7 @@ MOST = 200  # cells of a label in a source that are learned from
 VARIABLE = 3_000  # genes that profiles are compared by
 L2S = (1e-6, 1e-5, 1e-4)
 EPOCHS, BATCH, RATE = 12, 256, 0.02
+SHARP = 0.002  # a difference in correlation that makes a profile e times less probable
 FEW = 4_096  # genes that are learned from as a dense matrix
 IN_SOURCES = 5  # a gene of "all genes" is measured by so many sources at least
 
@@ -72,7 +73,9 @@ def by_ontology(p_CV: np.ndarray, labels: Sequence[str], truth: Sequence[str]) -
     answer_C = p_CV.argmax(axis=1)
     finest_V = np.where(below_VN.any(axis=1), np.where(below_VN, depth_N, -1).argmax(axis=1), -1)
     found_C = np.where(below_VN[answer_C, truth_C], truth_C, finest_V[answer_C])
-    among_C = (p_CV @ below_VN).argmax(axis=1)
+    # Each label of the corpus counts for the finest of the study's labels above it, so that a coarse one of the study
+    # does not win by holding all the others.
+    among_C = (p_CV[:, finest_V >= 0] @ np.eye(len(names))[finest_V[finest_V >= 0]]).argmax(axis=1)
     # A finer label of the study than the true one is right, too: the true one cannot say otherwise.
     below_NN = np.array([[compare(a, b) in ("same", "finer") for b in names] for a in names])
     among_C = np.where(below_NN[among_C, truth_C], truth_C, among_C)
@@ -247,7 +250,11 @@ class NearestProfile:
                 self._studies.append((log1p_values(part, scale="counts").toarray(), part.var_names, label))
 
     def __call__(self, cells: ad.AnnData) -> np.ndarray:
-        """Predict: 1 for the label of the nearest profile, over the genes that the file and a study measure."""
+        """Predict by the correlation with each label's best profile, over the genes that the file and a study measure.
+
+        What stands for probabilities is sharp enough that the nearest label has nearly all, and not so sharp that the
+        nearest among a study's labels is lost.
+        """
         x_CG = log1p_values(cells).toarray()
         best_CV = np.full((cells.n_obs, len(self.labels)), -np.inf)
         for profiles_PG, names, label in self._studies:
@@ -258,7 +265,8 @@ class NearestProfile:
             for p, v in enumerate(pd.Index(self.labels).get_indexer(pd.Index(label))):
                 if v >= 0:
                     best_CV[:, v] = np.maximum(best_CV[:, v], r_CP[:, p])
-        return np.eye(len(self.labels), dtype=np.float32)[best_CV.argmax(axis=1)]
+        p_CV = np.exp((best_CV - best_CV.max(axis=1, keepdims=True)) / SHARP)
+        return (p_CV / p_CV.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _correlation(a_CG: np.ndarray, b_PG: np.ndarray) -> np.ndarray:

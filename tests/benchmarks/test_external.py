@@ -34,6 +34,12 @@ def test_among_the_labels_of_the_study_probabilities_below_each_are_summed() -> 
     assert external.by_ontology(p_CV, LABELS, ["B cell"])["accuracy"] == 0
 
 
+def test_a_coarse_label_of_the_study_does_not_win_by_holding_the_finer_ones() -> None:
+    p_CV = np.array([[0.3, 0.6, 0.1, 0, 0], [0.6, 0.3, 0.1, 0, 0]], dtype=np.float32)
+    truth = ["CD4-positive, alpha-beta T cell", "T cell"]
+    assert external.by_ontology(p_CV, LABELS, truth)["among_accuracy"] == 1
+
+
 def test_macro_f1_is_that_of_scikit_learn() -> None:
     from sklearn.metrics import f1_score
 
