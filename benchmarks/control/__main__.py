@@ -1,4 +1,4 @@
-"""What control tokens are worth: hidden expression restored, cells generated, rare labels, perturbations, "what if".
+"""What control tokens are worth: masked expression restored, cells generated, rare labels, perturbations, "what if".
 
     python -m benchmarks.control --data DIR
     python -m benchmarks.control --data DIR --only generation --models runs/benchmarks

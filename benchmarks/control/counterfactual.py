@@ -2,11 +2,12 @@
 
     python -m benchmarks.control --data DIR --only counterfactual
 
-Held-out donors (test and validation) are asked; what their cells of the other label look like is the truth: the
-difference of pseudobulks, means of log1p values by donor, over the cell types of the donor, over the donors of a label.
-Beside the model stand two simple answers from its training cells: the same difference there, and the coefficients of a
-logistic regression between the two labels. Sex is a check and no discovery: it was read off XIST and the Y genes. They
-are little expressed, so genes are ranked by the change of log1p values, and again by that of the odds of "expressed".
+Cells of held-out donors (test and validation) are changed; what their cells of the other label look like is the truth:
+the difference of pseudobulks, means of log1p values by donor, over the cell types of the donor, over the donors of a
+label. Beside the model stand two simple predictions from its training cells: the same difference there, and the
+coefficients of a logistic regression between the two labels. Sex is a check and no discovery: it was read off XIST and
+the Y genes. They are little expressed, so genes are ranked by the change of log1p values, and again by that of the odds
+of "expressed".
 """
 
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def score(change_G: np.ndarray, truth_G: np.ndarray, case: Case, symbols: list[s
 
 
 def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
-    """Ask all cases, print the table, and return the scores."""
+    """Score all cases, print the table, and return the scores."""
     rows, results = [], {}
     for case in effort.few(CASES, 2):
         try:

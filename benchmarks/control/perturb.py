@@ -1,4 +1,4 @@
-"""Perturbation in silico: how knock-outs of known markers move the answer, beside those of all other genes.
+"""Perturbation in silico: how knock-outs of known markers change the prediction, beside those of all other genes.
 
     python -m benchmarks.control --data DIR --only perturb
 

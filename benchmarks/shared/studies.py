@@ -1,4 +1,4 @@
-"""The models that benchmarks ask: one small network a file, trained on the training donors, kept in a folder.
+"""The models that benchmarks score: one small network a file, trained on the training donors, kept in a folder.
 
 A run that has ended in the folder is only loaded, and one that was stopped goes on, so several benchmarks share models.
 """
@@ -21,7 +21,7 @@ from polygene.nn.losses import LossConfig
 
 NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
 SEX_GENES = ("XIST", "RPS4Y1", "DDX3Y", "KDM5D", "UTY", "USP9Y", "EIF1AY", "ZFY", "NLGN4Y", "PRKY", "TTTY10", "TTTY14")
-"""Genes that tell the sexes apart: XIST (from the inactive X), and genes of the part of Y that does not recombine
+"""Genes that differ between the sexes: XIST (from the inactive X), and genes of the part of Y that does not recombine
 (Skaletsky et al. 2003 Nature 423:825; Tukiainen et al. 2017 Nature 550:244)."""
 
 
@@ -126,7 +126,7 @@ def learned_long(name: str, folder: Path, *, data: Path | None, seed: int = 0) -
 
 
 def having(obs: pd.DataFrame, labels: Mapping[str, str]) -> np.ndarray:
-    """Say which cells have all of these labels; none if none is named."""
+    """Which cells have all of these labels; none if none is named."""
     mask_C = np.full(len(obs), bool(labels))
     for column, label in labels.items():
         mask_C &= (obs[column].astype(str) == label).to_numpy()

@@ -1,4 +1,4 @@
-"""Calibration and sets: how right answers are beside how sure, and how often sets of labels hold the true one.
+"""Calibration and sets: how right predictions are beside how sure, and how often sets of labels hold the true one.
 
     python -m benchmarks.trust --data DIR --only calibration
 

@@ -1,4 +1,4 @@
-"""Cell types answered no finer than they are sure: what backing off gains in correctness, and what it costs.
+"""Cell types predicted no finer than they are sure: what backing off gains in correctness, and what it costs.
 
     python -m benchmarks.trust --data DIR --only hierarchy
 
@@ -39,7 +39,7 @@ def tree_of(file: str, labels: tuple[str, ...]) -> LabelTree:
 
 
 def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
-    """Answer for the test cells of each study and score the answers."""
+    """Predict the test cells of each study and score the predictions."""
     studies: dict[str, dict[str, Any]] = {}
     for name in effort.few(NAMES):
         model, corpus = trained(name, folder, data=data, seed=seed)

@@ -59,7 +59,7 @@ OTHER_TISSUE = {
     "zheng": {"pancreas": "pancreas_baron_175", "gut": "scp1884_crohns_gut"},
 }
 NOT_OF_BLOOD = "ntero|pithel|ibrobl|Goblet|Stem|Endoth|Peric|Glial|Tuft|Paneth|L cells|Lymphatics|Strom"
-"""Types of the gut that blood does not hold; its immune cells are left out, since some are known."""
+"""Types of the gut that are not in blood; its immune cells are left out, since some are known."""
 KEPT, TRIVIAL = "question state, Mahalanobis (kept)", "trivial: library size"
 CELLS = 1_000
 """Most cells of each kind that are scored, and twice as many that scores learn from."""
