@@ -25,22 +25,13 @@ _DECADE = re.compile(rf"\b(?:(?P<word>{'|'.join(_ORDINALS)})|(?P<number>\d+)(?:s
 
 
 def age_in_years(label: str) -> float | None:
-    """Read a development stage as years relative to birth, None where it cannot be read.
+    """Read a development stage as years relative to birth; None where it has no number, or is outside -1 to 130 years.
 
-    The conventions:
+    * An age is its number: "57-year-old" is 57.0, "80 year-old and over" 80, "newborn" 0.
+    * A span is its middle, its last unit counted in: "fifth decade" (40 to 49 years) is 45, "under-1-year-old" 0.5.
+    * Before birth ages are negative. Birth is 38 weeks after fertilization, from which fetal and embryonic stages and
+      pcw count. Gestational weeks (gw) count from the last menstrual period, two weeks before.
 
-    * an age is the number that stands there: "57-year-old" is 57.0, months are twelfths of a year, a year has 365.25
-      days; "80 year-old and over" is 80, "newborn" 0;
-    * a span is its middle, its last unit counted in: "fifth decade" (40 to 49 years) is 45, "60-79 year-old" 70,
-      "under-1-year-old" 0.5;
-    * before birth ages are negative. Birth is 38 weeks after fertilization (conception), so the 10th week
-      post-fertilization is 10 - 38 = -28 weeks. Stages called fetal or embryonic, and pcw, count from fertilization;
-      gestational weeks (gw) from the last menstrual period two weeks before.
-
-    Stages without a number ("adult stage", "Carnegie stage 20"), and ages outside -1 to 130 years, are not read.
-
-    Examples
-    --------
     >>> [age_in_years(label) for label in ("57-year-old human stage", "18-month-old stage", "adult")]
     [57.0, 1.5, None]
     """

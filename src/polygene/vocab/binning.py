@@ -30,8 +30,7 @@ class ExpressionBinner:
     """A rule that turns log1p counts per 10,000 into bins; bin 0 is "not expressed".
 
     `edges` are the n_bins - 1 thresholds: a value of edges[i] or more is at least in bin i + 1 (compared in float32).
-    `cell_quantile` has none, because it ranks the values of each cell. Make one with `linear`, `cell_quantile`
-    or `binary`.
+    Make one with `linear`, `cell_quantile`, which has no edges because it ranks the values of each cell, or `binary`.
     """
 
     kind: Binning
@@ -82,13 +81,7 @@ class ExpressionBinner:
         return cls(kind="binary", n_bins=2, edges=_as_edges(np.array([threshold])))
 
     def bins(self, x_CM: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Bins (uint8) of values; bin 0 is not stored.
-
-        Parameters
-        ----------
-        x_CM
-            The measured genes of the panel and no others: `cell_quantile` ranks among them.
-        """
+        """Return the bins (uint8, bin 0 not stored) of the measured genes of the panel, and of no others."""
         bins_N = self.bins_of_entries(x_CM)
         bins_CM = sparse.csr_matrix((bins_N, x_CM.indices, x_CM.indptr), shape=x_CM.shape, copy=True)
         bins_CM.eliminate_zeros()
@@ -142,9 +135,9 @@ class BinInverse:
     """What a bin stands for, per gene, in log1p counts per 10,000 over training cells.
 
     mean_GB float32, quantiles_GBR float32 (at `LEVELS`) and counts_GB int64, the number of cells behind them. Bin 0
-    counts the cells that measured the gene and did not express it; its mean includes their zeros. Where a gene has
-    fewer than `MIN_CELLS` cells in a bin, mean and quantiles are those of the bin over all genes. Means are rounded to
-    four significant digits, quantiles to half precision (0.004 at most, where the histogram has steps of 0.02).
+    counts the cells that measured the gene and did not express it. Where a gene has fewer than `MIN_CELLS` cells in a
+    bin, mean and quantiles are those of the bin over all genes. Means have four significant digits, quantiles half
+    precision (an error of 0.004 at most, where the histogram has steps of 0.02).
     """
 
     mean_GB: np.ndarray
@@ -155,7 +148,7 @@ class BinInverse:
         return f"BinInverse({self.mean_GB.shape[0]:,} genes x {self.mean_GB.shape[1]} bins)"
 
     def expectation(self, probabilities_B: np.ndarray, genes: np.ndarray) -> np.ndarray:
-        """Return the expected values, shape (...), of genes (panel indices, (...)) with bin probabilities (..., B)."""
+        """Return the expected values (...) of genes (panel indices, (...)) with bin probabilities (..., B)."""
         return (probabilities_B * self.mean_GB[genes]).sum(axis=-1)
 
     def tables(self) -> dict[str, np.ndarray]:
@@ -185,8 +178,7 @@ GRID = GRID_STEPS + 1  # place 0 holds the zeros alone; the last place holds eve
 class InverseFit:
     """Learns a `BinInverse` from training cells chunk by chunk, in memory that does not grow with them.
 
-    Means are exact. Quantiles are read from a histogram of 0.02 wide steps from 0 to 10 (above, values count as 10):
-    G x B x 501 x 4 bytes, 49 MB for 2432 genes and 10 bins.
+    Means are exact. Quantiles are read from a histogram of 0.02 wide steps: 49 MB for 2432 genes and 10 bins.
     """
 
     def __init__(self, binner: ExpressionBinner, n_genes: int) -> None:
@@ -198,15 +190,7 @@ class InverseFit:
         self._histogram = np.zeros((*shape, GRID), dtype=np.uint32)
 
     def add(self, values_CM: sparse.csr_matrix, measured_G: np.ndarray) -> None:
-        """Count a chunk of cells.
-
-        Parameters
-        ----------
-        values_CM
-            Values of the measured genes of the panel, in panel order, as `vocab.expression.panel_values` gives them.
-        measured_G
-            Which genes of the panel these are.
-        """
+        """Count a chunk of cells, as `vocab.expression.panel_values` gives them."""
         genes_M = np.flatnonzero(measured_G)
         n_bins, size = self.binner.n_bins, self._counts_GB.size
         places_N = genes_M[values_CM.indices] * n_bins + self.binner.bins_of_entries(values_CM)

@@ -12,20 +12,14 @@ from scipy import sparse
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class EncodedCells:
-    """A batch of cells as tokens, numpy only.
-
-    Cell i expresses the genes genes_N[offsets_C1[i] : offsets_C1[i + 1]], with their bins and values.
+    """A batch of cells as tokens: cell i expresses the genes genes_N[offsets_C1[i] : offsets_C1[i + 1]].
 
     Attributes
     ----------
     offsets_C1
         int64, C + 1 of them.
-    genes_N
-        uint16, panel index, ascending within a cell.
-    bins_N
-        uint8, above 0.
-    values_N
-        float32, log1p counts per 10,000.
+    genes_N, bins_N, values_N
+        uint16 panel index, ascending within a cell; uint8 above 0; float32, log1p counts per 10,000.
     labels_CP
         int16, index into the labels of the phenotype, -1 = not given.
     measured_G
@@ -54,8 +48,8 @@ class EncodedCells:
         return ~self.measured_SG[self.sources_C]
 
     def __repr__(self) -> str:
-        n_measured = self.measured_G.sum()
-        return f"EncodedCells({len(self):,} cells, {len(self.genes_N):,} entries, {n_measured:,} measured genes)"
+        n_measured, n_entries = self.measured_G.sum(), len(self.genes_N)
+        return f"EncodedCells({len(self):,} cells, {n_entries:,} entries, {n_measured:,} measured genes)"
 
     def rows(self, which: slice | np.ndarray) -> Self:
         """Return these cells only (a slice, indices or a mask), in this order."""

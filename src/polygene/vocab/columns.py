@@ -25,16 +25,13 @@ def factorize(column: pd.Series) -> tuple[np.ndarray, list[str], list[int]]:
     place = np.full(len(counts) + 1, -1, dtype=codes_C.dtype)  # the last entry serves the code -1
     place[used] = np.arange(len(used))
     values = categories.categories[used].tolist()
+    # 1 and 1.0 are one text: a missing value turns a column of whole numbers into fractions.
     texts = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v).strip() for v in values]
     return place[codes_C], texts, counts[used].tolist()
 
 
 def given_texts(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """Read a column of names: (codes_C, -1 = not given; the name of each code).
-
-    Names are compared as text without spaces around; 1 and 1.0 are one name, since a missing value turns a column of
-    whole numbers into fractions.
-    """
+    """Read a column of names: (codes_C, -1 = not given; the name of each code), 1 and 1.0 being one name."""
     codes_C, texts, _ = factorize(column)
     names = sorted(set(filter(is_given, texts)))
     place = {name: code for code, name in enumerate(names)}

@@ -42,7 +42,7 @@ def log1p_values(
         None for `X`, the name of a layer, or "raw" for `adata.raw` (where no layer has that name).
     totals
         The column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
-        None: the sum over all genes of the file, returned or not.
+        None: the sum over all genes of the file.
     scale
         None: detected and logged. Give it when the cells of one file come in pieces.
 
@@ -50,11 +50,6 @@ def log1p_values(
     -------
     x_CM
         float32 csr, columns ascending, zeros not stored.
-
-    Raises
-    ------
-    DataError, ScaleError
-        The expression cannot be read so; the message says what to do.
     """
     x_CG, _ = expression_matrix(adata, layer)
     others = [name for name in adata.layers if name != layer] + ["raw"] * (layer != "raw" and adata.raw is not None)
@@ -94,22 +89,14 @@ def _genes(x_CG: sparse.csr_matrix, match: GeneMatch | None, *, logged: bool) ->
 
 
 def counts_share(x_CG: sparse.csr_matrix, match: GeneMatch, scale: Scale) -> float:
-    """Give the share of the counts of these cells, as far as the file holds them, that falls on the genes found."""
+    """Give the share of the counts of these cells that falls on the genes found."""
     linear_CG = x_CG if scale == "counts" else linear(x_CG, BASES.get(scale, np.e))
     counts_G = np.asarray(linear_CG.sum(axis=0), dtype=np.float64).ravel()
     return float(counts_G[match.columns_N].sum() / max(counts_G.sum(), np.finfo(float).tiny))
 
 
 def warn_totals(sample: Any, *, totals: str | None, scale: Scale) -> None:
-    """Warn where a cell's own sum is less than its counts, and name the column of `obs` that may hold them.
-
-    Parameters
-    ----------
-    sample
-        Some cells with the columns of `TOTALS` that there are.
-    totals
-        The column that is used, if any; then there is no warning.
-    """
+    """Warn where cells hold fewer counts than a column of `TOTALS` records for them, and `totals` name none."""
     if totals or scale != "counts":
         return
     sums_C = np.asarray(sample.X.sum(axis=1), dtype=np.float64).ravel()
@@ -131,7 +118,6 @@ def warn_totals(sample: Any, *, totals: str | None, scale: Scale) -> None:
 
 
 def _totals(adata: Any, x_CG: sparse.csr_matrix, column: str | None, scale: Scale) -> np.ndarray:
-    """Counts of each cell, float64."""
     sums_C = x_CG @ np.ones(x_CG.shape[1])
     if column is None:
         return sums_C
@@ -152,18 +138,12 @@ def _totals(adata: Any, x_CG: sparse.csr_matrix, column: str | None, scale: Scal
 
 
 def genes_of(adata: Any, layer: str | None = None) -> pd.DataFrame:
-    """Return the table of the genes of `X`, a layer or `adata.raw`; errors as for `expression_matrix`."""
+    """Return the table of the genes of `X`, a layer or `adata.raw`."""
     return _select(adata, layer)[1]
 
 
 def expression_matrix(adata: Any, layer: str | None = None) -> tuple[sparse.csr_matrix, pd.DataFrame]:
-    """Take (x_CG, var) out of an AnnData: `X`, a layer, or with layer="raw" `adata.raw`; CSR is not copied.
-
-    Raises
-    ------
-    DataError
-        Not an AnnData, empty, without that layer, or no numbers.
-    """
+    """Take (x_CG, var) out of an AnnData: `X`, a layer, or with layer="raw" `adata.raw`; CSR is not copied."""
     values, var = _select(adata, layer)
     if hasattr(values, "to_memory"):  # a backed file
         values = values.to_memory()
@@ -201,20 +181,9 @@ def _select(adata: Any, layer: str | None) -> tuple[Any, pd.DataFrame]:
 def panel_values(
     adata: Any, panel: GenePanel, *, layer: str | None = None, totals: str | None = None, scale: Scale | None = None
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Read the genes of a panel from an AnnData, in log1p counts per 10,000.
+    """Read the genes of a panel, see `log1p_values`: (values_CM, measured_G), float32 csr and bool.
 
-    The parameters are those of `log1p_values`. What was matched is logged.
-
-    Returns
-    -------
-    values_CM, measured_G
-        float32 csr of the measured genes in panel order, columns ascending, zeros not stored; and which genes of the
-        panel these are.
-
-    Raises
-    ------
-    DataError, GeneError, ScaleError
-        The data cannot be read so; the message says what to do.
+    The M measured genes stand in panel order; what was matched is logged.
     """
     match = panel.match(genes_of(adata, layer))
     return log1p_values(adata, match, layer=layer, totals=totals, scale=scale), match.measured_G

@@ -1,7 +1,6 @@
 """Where the genes of a panel are in a file, and what it means when some are not.
 
-Shapes: G genes of the panel, M of them measured, N columns of the file that serve them, F genes (rows of `var`) of the
-file.
+Shapes: G genes of the panel, M of them measured, N columns of the file that serve them, F genes of the file.
 """
 
 import logging
@@ -60,10 +59,8 @@ class GeneMatch:
         gene are to be summed.
     measured_G
         bool, which genes of the panel the file measured.
-    found
-        How many were found, by the way in which they were.
-    missing
-        Names of the genes that were not measured.
+    found, missing
+        How many were found in which way; the names of the genes that were not measured.
     why
         What may be the cause of few genes, and what to do.
     """
@@ -101,15 +98,7 @@ class GeneMatch:
     def report(self, counts_share: float) -> dict[str, Any]:
         """Log before any prediction how much of the panel was measured, and return it in numbers.
 
-        Parameters
-        ----------
-        counts_share
-            The share of the file's counts that falls on genes of the panel, in the cells looked at.
-
-        Raises
-        ------
-        GeneError
-            Too little of the panel was measured for a prediction to mean anything.
+        `counts_share` is the share of the file's counts that falls on genes of the panel, in the cells looked at.
         """
         coverage = float(self.measured_G.mean())
         kept, lowest = expected_shares(coverage)
@@ -147,7 +136,7 @@ def expected_shares(coverage: float) -> tuple[float, float]:
 
 
 def match_genes(symbols_G: Sequence[str], ids_G: Sequence[str], var: pd.DataFrame) -> GeneMatch:
-    """Find genes in a file; see `polygene.vocab.panel.GenePanel.match`."""
+    """Find genes in a file; see `GenePanel.match`."""
     file = gene_table(var)
     _refuse_other_species(symbols_G, ids_G, file)
     keys_G, _ = resolve(symbols_G, ids_G)
@@ -223,7 +212,7 @@ class _Search:
                 self.renamed[g] = self._symbols_F[columns[0]]
 
     def _differ(self, g: int, f: int) -> bool:
-        """Say whether both have ids, of two genes that HGNC knows."""
+        """Whether both have ids, of two genes that HGNC knows."""
         known = human_genes().symbols
         return self._ids_G[g] in known and self._ids_F[f] in known and self._ids_G[g] != self._ids_F[f]
 
@@ -251,7 +240,6 @@ def _refuse_other_species(symbols_G: Sequence[str], ids_G: Sequence[str], file: 
 
 
 def _why_few(file: pd.DataFrame, ids_G: Sequence[str]) -> str:
-    """Name the likely cause of few genes."""
     known = human_genes()
     has_id = file["ensembl_id"] != ""
     n_human = int((has_id | file["symbol"].isin(known.ids) | file["symbol"].map(unmangled).astype(bool)).sum())

@@ -28,15 +28,7 @@ _SPECIES = {"ENSMUS": "mouse", "ENSRNO": "rat", "ENSDAR": "zebrafish", "ENSMMU":
 
 @dataclass(frozen=True)
 class HumanGenes:
-    """The names of human genes, each of which means one gene.
-
-    Attributes
-    ----------
-    ids
-        Name (approved, previous or alias) to Ensembl id.
-    symbols
-        Ensembl id to approved symbol.
-    """
+    """The names of human genes: Ensembl `ids` by approved, previous or alias name, approved `symbols` by id."""
 
     ids: dict[str, str]
     symbols: dict[str, str]
@@ -87,11 +79,6 @@ def name_columns(var: pd.DataFrame) -> list[np.ndarray]:
     """List every way in which a file names its genes, as arrays of str ("" = missing), the most human names first.
 
     These are `var_names`, the columns of `NAME_COLUMNS`, and any other column half of which are known names.
-
-    Raises
-    ------
-    GeneError
-        All of them are numbers.
     """
     text = var.select_dtypes(["object", "category", "string"])
     columns = {"var_names": var.index.to_series(), **{name: var[name] for name in NAME_COLUMNS if name in var}}
@@ -112,14 +99,7 @@ def name_columns(var: pd.DataFrame) -> list[np.ndarray]:
 
 
 def gene_table(var: pd.DataFrame) -> pd.DataFrame:
-    """Name the genes of a file.
-
-    Returns
-    -------
-    DataFrame
-        A row for each row of `var`: symbol (the Ensembl id where there is none) and ensembl_id ("" = unknown,
-        without version).
-    """
+    """Name the genes of a file by row: symbol (the Ensembl id where there is none) and ensembl_id ("" = unknown)."""
     symbols = np.full(len(var), "", dtype=object)
     ensembl_ids = symbols.copy()
     for names in name_columns(var):
@@ -130,12 +110,9 @@ def gene_table(var: pd.DataFrame) -> pd.DataFrame:
 
 
 def resolve(symbols: Sequence[str], ids: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Say which human gene each row of a table of genes is, from its id or else from its symbol, by HGNC's table.
+    """Find which human gene each row of a table of genes is, from its id or else from its symbol, by HGNC's table.
 
-    Returns
-    -------
-    keys, unclear
-        The Ensembl id of each row, "" = not known. And by id the names that may mean it or another gene of the table.
+    Returns the Ensembl id of each row ("" = not known), and by id the names that may mean it or another gene.
     """
     known = human_genes()
     rows = list(zip(symbols, ids, strict=True))

@@ -17,15 +17,12 @@ LIKE = 0.8
 def find_label(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool = False) -> int:
     """Give the place of the label that a text means, -1 where there is none.
 
-    "17", "17-year-old stage" and "17-year-old human stage" are one age; a synonym or an id of an ontology is its term.
+    "17" and "17-year-old human stage" are one age; a synonym or an id of an ontology is its term.
 
     Examples
     --------
-    >>> (
-    ...     find_label("cell_type", ["B cell", "regulatory T cell"], "Treg"),
-    ...     find_label("tissue", ["lung"], "UBERON:0002048"),
-    ... )
-    (1, 0)
+    >>> find_label("cell_type", ["B cell", "regulatory T cell"], "Treg")
+    1
     >>> find_label("age", ["17-year-old stage", "20-year-old stage"], "17", is_age=True)
     0
     """
@@ -45,8 +42,6 @@ def find_label(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool
 def neighbours(labels: Sequence[str], text: str) -> tuple[int, int, float] | None:
     """Give the known ages below and above one that lies between them, and the share of the one above; else None.
 
-    Examples
-    --------
     >>> neighbours(["20-year-old stage", "30-year-old stage"], "22")
     (0, 1, 0.2)
     """
@@ -79,10 +74,6 @@ def order(label: str, *, by_age: bool) -> tuple[float, str]:
 def hint(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool = False) -> str:
     """Say what the model knows in place of a label that it does not know.
 
-    Examples
-    --------
-    >>> hint("tissue", ["colon", "rectum", "pancreas"], "lung")
-    "it knows 'colon', 'rectum', 'pancreas'"
     >>> hint("tissue", ["colon", "rectum", "pancreas"], "large intestine")
     "it knows 'colon', 'rectum' of it"
     """

@@ -1,7 +1,7 @@
-"""What labels are called in their ontologies, what stands above them, and predictions no finer than they are sure.
+"""The ontologies: what labels are called in them, what stands above them, and which term a prediction is sure of.
 
-Cell types are terms of the Cell Ontology, tissues of UBERON, diseases of MONDO. The terms are those of the tables that
-ship with PolyGene: their heads say of which day, and recipes/vocab/ontologies.py makes them again.
+The terms are those of the tables that ship with PolyGene: their heads say of which day, and recipes/vocab/ontologies.py
+makes them again.
 
 Legend: C cells, V labels of a model, N terms: those labels and everything above them.
 """
@@ -32,17 +32,7 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Ontology:
-    """The terms of an ontology.
-
-    Attributes
-    ----------
-    names
-        Id to name.
-    above
-        Id to the ids of all terms above it and its own.
-    ids
-        Name or synonym, in lower case, to id.
-    """
+    """Its terms: `names` by id, the ids `above` an id with its own, `ids` by name or synonym in lower case."""
 
     names: Mapping[str, str]
     above: Mapping[str, frozenset[str]]
@@ -51,25 +41,17 @@ class Ontology:
     def find(self, label: str) -> str | None:
         """Give the id of a name, a synonym or an id; None where there is none.
 
-        Examples
-        --------
         >>> ontology_of("cell_type").find("Treg"), ontology_of("tissue").find("my favourite organ")
         ('CL:0000815', None)
         """
         return label if label in self.names else self.ids.get(label.strip().lower())
 
     def compare(self, predicted: str, truth: str) -> Relation:
-        """Say how a predicted label stands to the true one; a label that is not in the ontology is only itself.
+        """Compare a predicted label with the true one; a label that is not in the ontology is only itself.
 
-        Examples
-        --------
-        >>> (
-        ...     ontology_of("cell_type").compare("naive B cell", "B cell"),
-        ...     ontology_of("tissue").compare("brain", "cerebellum"),
-        ... )
-        ('finer', 'broader')
-        >>> ontology_of("cell_type").compare("my favourite cluster", "B cell")
-        'other'
+        >>> cells = ontology_of("cell_type")
+        >>> cells.compare("naive B cell", "B cell"), cells.compare("my favourite cluster", "B cell")
+        ('finer', 'other')
         """
         a, b = self.find(predicted) or predicted, self.find(truth) or truth
         if a == b:
@@ -119,13 +101,11 @@ def ontology_of(phenotype: str) -> Ontology:
 
 
 def at_or_below(phenotype: str, labels: Sequence[str]) -> np.ndarray | None:
-    """Say which labels (columns) are at or below which (rows) in the ontology of a phenotype, bool (V, V).
+    """Tell which labels (columns) are at or below which (rows) in the ontology of a phenotype, bool (V, V).
 
     A label that is no term of it stands for itself. Two names of one term are at or below each other. None where no
     label is above another: the phenotype has no ontology, or its labels form no tree.
 
-    Examples
-    --------
     >>> at_or_below("cell_type", ["T cell", "CD4-positive, alpha-beta T cell", "my cluster"]).astype(int).tolist()
     [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
     """
@@ -141,13 +121,8 @@ def _table(phenotype: str, labels: tuple[str, ...]) -> np.ndarray | None:
         return None
     if tree.unknown:
         few = ", ".join(map(repr, tree.unknown[:3])) + (", …" if len(tree.unknown) > 3 else "")
-        logger.info(
-            "%s: %d of %d labels stand for themselves, in no ontology: %s",
-            phenotype,
-            len(tree.unknown),
-            len(labels),
-            few,
-        )
+        n_unknown, n_labels = len(tree.unknown), len(labels)
+        logger.info("%s: %d of %d labels stand for themselves, in no ontology: %s", phenotype, n_unknown, n_labels, few)
     return table_VV
 
 
@@ -178,14 +153,10 @@ class LabelTree:
 
     Attributes
     ----------
-    ids_N, names_N
-        Of the terms; a label that is no term of the ontology stands for itself, has the id "" and nothing above it.
-    information_N
-        How much each says, see `Ontology.information`; 1 for a label that stands for itself.
-    under_NV
-        bool, whether a label is the term or below it.
-    of_label_V
-        The term of each label.
+    ids_N, names_N, information_N
+        Of the terms, see `Ontology`. A label that is no term stands for itself: its id is "", its information 1.
+    under_NV, of_label_V
+        bool, whether a label is the term or below it; the term of each label.
     unknown
         Labels that are no term of the ontology.
     """
@@ -205,20 +176,10 @@ class LabelTree:
         self.of_label_V = np.array([place[term or label] for label, term in zip(labels, found, strict=True)])
 
     def back_off(self, probabilities_CV: np.ndarray, level: float = SURE) -> tuple[np.ndarray, np.ndarray]:
-        """Answer each cell with the most telling term that is sure.
+        """Predict for each cell the most telling term that is sure: (term_C, -1 where none is; probability_C).
 
         A term is as probable as the labels at and below it together. `level` is above a half, so that of two terms that
         are sure both hold a common label.
-
-        Returns
-        -------
-        The term of each cell, (C,) of places in N, -1 where none is sure (labels that stand for themselves), and its
-        probability, float32 (C,).
-
-        Raises
-        ------
-        PhenotypeError
-            The level is not above 0.5 and at most 1.
         """
         check_level(level)
         probabilities_CN = probabilities_CV.astype(np.float64) @ self.under_NV.T
@@ -230,13 +191,11 @@ class LabelTree:
     def scores(
         self, probabilities_CV: np.ndarray, truth_C: np.ndarray, donors_C: np.ndarray | None, level: float = SURE
     ) -> dict[str, dict[str, float]]:
-        """Score the answers at a level beside the most probable labels, by the ontology; means over donors.
+        """Score the predictions at a level beside the most probable labels, by the ontology; means over donors.
 
-        Returns
-        -------
-        By kind of answer: `at_label` (share of the cells answered with a label of the model), `correct` (the true label
-        is the answer or below it), `finer` (the answer is below the true label, which cannot say whether it is right),
-        `wrong` (any other answer), `information` (of the answers; that of no answer is 0).
+        By kind: `at_label` (share of the cells predicted as a label of the model), `correct` (the true label is the
+        prediction or below it), `finer` (it is below the true label, which cannot say whether it is right), `wrong`
+        (any other), `information` (0 without a prediction).
         """
         given_C = truth_C >= 0
         p_CV, truth_C = probabilities_CV[given_C], truth_C[given_C]
@@ -260,13 +219,7 @@ class LabelTree:
 
 
 def check_level(level: float) -> None:
-    """Refuse a level at which two answers that exclude each other could both be sure.
-
-    Raises
-    ------
-    PhenotypeError
-        Says which levels there are.
-    """
+    """Refuse a level at which two predictions that exclude each other could both be sure."""
     if not 0.5 < level <= 1:
         msg = f"an answer is backed off until its probability is above 0.5 and at most 1, such as {SURE}; got {level}"
         raise PhenotypeError(msg)

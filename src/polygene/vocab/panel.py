@@ -1,7 +1,4 @@
-"""The gene panel: which genes the model reads, and in which order.
-
-Shapes: G genes of the panel, F genes (rows of `var`) of a file.
-"""
+"""The gene panel: which genes the model reads, and in which order."""
 
 import difflib
 import logging
@@ -23,10 +20,9 @@ MAX_GENES = 65_535  # a gene is stored as uint16
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class GenePanel:
-    """The ordered genes of a model, from most to least variable.
+    """The ordered genes of a model, from most to least variable. The place in the panel is a gene's index everywhere.
 
-    A gene has a symbol and, where known, an Ensembl id without version ("" = unknown). Its place in the panel is its
-    index everywhere else.
+    A gene has a symbol and, where known, an Ensembl id without version ("" = unknown).
     """
 
     symbols: tuple[str, ...]
@@ -51,13 +47,7 @@ class GenePanel:
         return f"GenePanel({len(self):,} genes: {some(self.symbols, 8)})"
 
     def index(self, name: str) -> int:
-        """Return the place of a gene, by its symbol, its Ensembl id, or another name that HGNC knows it by.
-
-        Raises
-        ------
-        GeneError
-            The panel has no such gene; names the nearest.
-        """
+        """Return the place of a gene, by its symbol, its Ensembl id, or another name that HGNC knows it by."""
         (key,), _ = resolve([name], [name])
         for names, wanted in ((self.symbols, name), (self.ensembl_ids, name), (self.ensembl_ids, key)):
             if wanted and wanted in names:
@@ -75,11 +65,6 @@ class GenePanel:
         the symbol in other case. A column serves one gene. Columns with the same id, or with the same name where they
         have no id, are one gene and will be summed; where different genes compete for one of the panel it stays
         unmeasured.
-
-        Raises
-        ------
-        GeneError
-            The file has no gene of the panel, or is of another species.
         """
         return match_genes(self.symbols, self.ensembl_ids, var)
 
@@ -90,18 +75,12 @@ class GenePanel:
         return "\n".join([HEADER, *rows, ""])
 
     def save(self, path: str | Path) -> None:
-        """Write the panel as a table with the columns rank, ensembl_id, symbol."""
+        """Write the panel as a table, see `to_tsv`."""
         Path(path).write_text(self.to_tsv(), encoding="utf-8", newline="\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a table written by `save`.
-
-        Raises
-        ------
-        CheckpointError
-            The file is missing, or is not such a table.
-        """
+        """Read a table written by `save`; a CheckpointError where it is missing or no such table."""
         path = Path(path)
         if not path.is_file():
             msg = f"{path} is missing: it holds the genes of the panel, and nothing works without it."
@@ -115,16 +94,10 @@ class GenePanel:
 
 
 def merged_genes(var: pd.DataFrame) -> tuple[pd.DataFrame, GeneMatch]:
-    """List the genes of a file, each once, to make a panel from.
+    """List the genes of a file, each once as in `gene_table`, to make a panel from; and in which columns each is.
 
     Rows of `var` with the same Ensembl id, or with the same name where they have none, are one gene. Where the file
     gives no id, HGNC's table does if the name means one gene. A date that may stand for several is left out.
-
-    Returns
-    -------
-    genes, match
-        A row for each gene: symbol (the Ensembl id where there is none) and ensembl_id ("" = unknown); and in which
-        columns of the file it is.
     """
     table = gene_table(var)
     keys, unclear = resolve(table["symbol"].tolist(), table["ensembl_id"].tolist())

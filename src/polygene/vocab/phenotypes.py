@@ -93,14 +93,9 @@ class PhenotypeSchema:
     def fit(
         cls, counts: Mapping[str, Mapping[str, int]], phenotypes: Sequence[Phenotype] = CELLXGENE, *, min_cells: int = 1
     ) -> Self:
-        """Make the vocabulary from training donors.
+        """Make the vocabulary from the cells of each label in training donors, as `count_labels` gives them.
 
-        Parameters
-        ----------
-        counts
-            How many cells have each label, as `count_labels` gives it; sum it over chunks for a large corpus.
-        min_cells
-            Labels of fewer cells are left out, which is logged.
+        Labels of fewer than `min_cells` cells are left out, which is logged.
         """
         kept = []
         for phenotype in phenotypes:
@@ -126,13 +121,7 @@ class PhenotypeSchema:
         return sum(not one.added for one in self.phenotypes)
 
     def index(self, name: str) -> int:
-        """Return the place p of a phenotype.
-
-        Raises
-        ------
-        PhenotypeError
-            Names the phenotypes that there are, and the nearest.
-        """
+        """Return the place p of a phenotype; a PhenotypeError names those that there are."""
         if name not in self.names:
             nearest = difflib.get_close_matches(name, self.names, n=1)
             hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
@@ -141,13 +130,7 @@ class PhenotypeSchema:
         return self.names.index(name)
 
     def label_index(self, name: str, label: str) -> int:
-        """Return the place v of a label of a phenotype.
-
-        Raises
-        ------
-        PhenotypeError
-            The model never saw a label of it, or not this one; names the nearest.
-        """
+        """Return the place v of a label of a phenotype; a PhenotypeError names the nearest."""
         p = self.index(name)
         if not self.labels[p]:
             able = ", ".join(other for other, labels in zip(self.names, self.labels, strict=True) if labels)
@@ -163,7 +146,7 @@ class PhenotypeSchema:
         """Give the places of a label for n cells, int16 (n,).
 
         An age between two known ones is their mixture: cells take the one or the other, in proportion to how near it
-        lies, evenly spaced. Raises as `label_index` does.
+        lies, evenly spaced.
         """
         p = self.index(name)
         between = self._between(p, str(label)) if self.find(p, str(label)) < 0 else None
@@ -180,7 +163,7 @@ class PhenotypeSchema:
         use: Collection[str] | None = None,
         unknown: Literal["error", "not given"] = "error",
     ) -> np.ndarray:
-        """Turn columns of `obs` into labels; how many cells have none, and why, is logged.
+        """Turn columns of `obs` into labels_CP (int16, -1 = not given); how many cells have none, and why, is logged.
 
         Parameters
         ----------
@@ -188,19 +171,7 @@ class PhenotypeSchema:
             Names of the phenotypes to read, whose columns must exist; the others are not given. None reads all
             columns that there are.
         unknown
-            What a label outside the vocabulary is: an error, or not given.
-
-        Returns
-        -------
-        labels_CP
-            int16, index into `labels[p]`, -1 = not given.
-
-        Raises
-        ------
-        ColumnError
-            A column of `use` is missing.
-        PhenotypeError
-            A label is not in the vocabulary (names the nearest).
+            What a label outside the vocabulary is: an error that names the nearest, or not given.
         """
         if unknown not in ("error", "not given"):
             msg = f"unknown is 'error' or 'not given', got {unknown!r}."
@@ -263,7 +234,6 @@ class PhenotypeSchema:
         return find_label(one.name, self.labels[p], text, is_age=one.ordinal == "age")
 
     def _between(self, p: int, text: str) -> tuple[int, int, float] | None:
-        """Give the known ages next to an age that is not known."""
         return neighbours(self.labels[p], text) if self.phenotypes[p].ordinal == "age" else None
 
     def _hint(self, p: int, text: str) -> str:

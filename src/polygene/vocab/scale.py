@@ -47,15 +47,7 @@ REMEDY = "PolyGene reads counts or log1p values: pass layer='counts' if there is
 def check_values(x_CG: sparse.csr_matrix, others: Sequence[str] = ()) -> None:
     """Refuse negative, NaN and infinite values, which are neither counts nor logarithms of any.
 
-    Parameters
-    ----------
-    others
-        The layers that could be read instead, where they are known.
-
-    Raises
-    ------
-    ScaleError
-        Says how many there are, and what to pass instead.
+    `others` are the layers that could be read instead.
     """
     data = x_CG.data
     # NaN survives min and max, so two passes without a copy find the common case.
@@ -81,21 +73,10 @@ def check_values(x_CG: sparse.csr_matrix, others: Sequence[str] = ()) -> None:
 def detect_scale(x: Any) -> Scale:
     """Detect the scale of values by the rules above, from up to 1,000 rows spread over the matrix, and log it.
 
-    Ask it of a whole file rather than of small pieces, in which corrected counts may happen to stay below 20.
+    Small pieces of a file can mislead: corrected counts may happen to stay below 20 in them.
 
-    Raises
-    ------
-    ScaleError
-        The values are neither counts nor logarithms.
-
-    Examples
-    --------
-    >>> detect_scale(np.array([[0, 3], [1, 0]]))
-    'counts'
-    >>> detect_scale(np.array([[0.0, 3.25], [1.5, 0.0]]))
-    'log1p'
-    >>> detect_scale(np.array([[0.0, 1597.25], [1.002, 0.0]]))
-    'counts'
+    >>> detect_scale(np.array([[0, 3], [1, 0]])), detect_scale(np.array([[0.0, 3.25], [1.5, 0.0]]))
+    ('counts', 'log1p')
     """
     rows = np.unique(np.linspace(0, x.shape[0] - 1, min(x.shape[0], SAMPLE_ROWS)).astype(np.int64))
     sample = sparse.csr_matrix(x[rows])

@@ -109,13 +109,7 @@ class CellTokenizer:
         return self.tokens[token_id]
 
     def token_id(self, token: str, phenotype: str | None = None) -> int:
-        """Return the id of a token; `phenotype` distinguishes labels that read the same.
-
-        Raises
-        ------
-        PhenotypeError
-            There is no such token, or more than one.
-        """
+        """Return the id of a token; `phenotype` distinguishes labels that read the same."""
         ids: Collection[int] = range(self.n_tokens)
         if phenotype is not None:
             p = self.schema.index(phenotype)
@@ -152,9 +146,7 @@ class CellTokenizer:
         use_labels: bool | Collection[str] = True,
         unknown: Literal["error", "not given"] = "error",
     ) -> EncodedCells:
-        """Turn the cells of an AnnData into tokens.
-
-        What was matched, and how many cells have no label, is logged. A cell without counts has bin 0 everywhere.
+        """Turn the cells of an AnnData into tokens; what was matched, and how many cells have no label, is logged.
 
         Parameters
         ----------
@@ -206,13 +198,10 @@ class CellTokenizer:
         )
 
     def decode(self, cells: EncodedCells) -> tuple[sparse.csr_matrix, pd.DataFrame]:
-        """Turn tokens back into expression and labels.
+        """Turn tokens back into expression (float32 csr, log1p counts per 10,000) and labels (the columns of `obs`).
 
-        Returns
-        -------
-        x_CG, obs
-            float32 csr, log1p counts per 10,000: the training mean of each gene in its bin, which lies in the bin, so
-            that encoding it again gives the same tokens (but for ranks within a cell); and the columns of `obs`.
+        A value is the training mean of the gene in its bin, which lies in the bin, so that encoding it again gives the
+        same tokens (but for ranks within a cell).
         """
         lowest_B, highest_B = self.binner.bounds()
         means_N = self.inverse.mean_GB[cells.genes_N, cells.bins_N]
@@ -264,13 +253,7 @@ class CellTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        CheckpointError
-            A file is missing or altered; names it.
-        """
+        """Read what `save` wrote; a CheckpointError names a file that is missing or altered."""
         path, tables = (Path(folder) / name for name in FILES[:2])
         for file, holds in ((path, "bins and phenotypes"), (tables, "the values that bins stand for")):
             if not file.is_file():
