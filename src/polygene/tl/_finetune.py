@@ -3,30 +3,35 @@
 Legend: C cells, D width, F features of a head, V labels.
 """
 
+import logging
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.errors import DataError
+from polygene.errors import DataError, PhenotypeError, missing_column
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene
 from polygene.model.extend import extend_vocabulary, phenotype_of
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.model.shipped import DEFAULT
+from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
 from polygene.runtime.subsample import spread
-from polygene.tl._head import NEVER, Head, fit_head, head_features, held_out_by, labels_of, learn_head
+from polygene.tl._head import NEVER, Head, fit_head, head_features, held_out_by
 from polygene.tl._reader import CellReader, donors_of, load_model
 from polygene.training.train import train
+from polygene.vocab.columns import given_texts
+
+logger = logging.getLogger("polygene")
 
 How = Literal["head", "all"]
 LEARNING_RATE = 2e-4
@@ -82,30 +87,15 @@ def finetune(
     -------
     The new model. `metrics.finetuned` describes the training, for a head with the macro-F1 on donors that were held out
     in turn; else `metrics.validation` has the scores.
-
-    Raises
-    ------
-    ColumnError, PhenotypeError
-        There is no such column, or it does not hold two labels at least.
-    DataError, GeneError, ScaleError
-        The folder exists, the seed is wrong, or the expression cannot be read; the message says what to do.
-    RecipeError
-        The folder holds a run of another fine-tuning.
     """
     one_process("finetune")
     check_seed(seed)
     _check(how, out)
     model = load_model(model)
     cells = open_cells(adata, layer=layer)
-    labels_C, labels = labels_of(cells, label)
-    task = _Task(
-        name=phenotype_of(model, label),
-        labels=labels,
-        labels_C=labels_C,
-        donors_C=donors_of(cells, donor)[0],
-        model=extend_vocabulary(model, label, labels),
-        seed=seed,
-    )
+    labels_C, labels = _labels(cells, label)
+    donors_C, extended = donors_of(cells, donor)[0], extend_vocabulary(model, label, labels)
+    task = _Task(phenotype_of(model, label), labels, labels_C, donors_C, extended, seed)
     facts = {
         "from": Path(model.network.name_or_path).name or "a model that was not saved",
         "label": label,
@@ -114,16 +104,15 @@ def finetune(
         "labels": labels,
     }
     if how == "head":
-        tuned = _with_head(task, cells, facts, totals=totals)
+        tuned = _with_head(task, CellReader(cells, extended.tokenizer, totals=totals), facts)
         if out is not None:
             tuned.save_pretrained(Path(out))
         return tuned
-    by_donor = held_out_by(labels_C, task.donors_C) == "donors"
     prepared = PrepareConfig(
-        split="donor" if by_donor else "random",
+        split="donor" if held_out_by(labels_C, donors_C) == "donors" else "random",
         fractions=(0.8, 0.2, 0.0), seen=0.0, donor=donor, layer=layer, totals=totals, seed=seed,
     )  # fmt: skip
-    return _trained(task, adata, facts, Path(str(out)), prepared=prepared)
+    return _trained(task, adata, facts, Path(str(out)), prepared)
 
 
 def _check(how: str, out: str | Path | None) -> None:
@@ -141,9 +130,23 @@ def _check(how: str, out: str | Path | None) -> None:
         raise DataError(msg)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Task:
-    """A model with an extended vocabulary, and the labels that it is to learn."""
+def _labels(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
+    """Read the labels to learn: (labels_C, -1 = not given; the labels)."""
+    if key not in cells.columns:
+        raise missing_column(key, cells.columns, of=cells.label, holds="the labels to learn")
+    labels_C, labels = given_texts(cells.frame([key])[key])
+    n_labelled = int((labels_C >= 0).sum())
+    if len(labels) < 2 or len(labels) > n_labelled / 2:
+        msg = (
+            f"{cells.label}: obs[{key!r}] holds {len(labels):,} labels for {n_labelled:,} labelled cells. "
+            "To learn, it needs two labels or more, of two cells each on average (a number is no label: bin it first)."
+        )
+        raise PhenotypeError(msg)
+    return labels_C, labels
+
+
+class _Task(NamedTuple):
+    """The labels that a model, whose vocabulary has them already, is to learn."""
 
     name: str
     labels: list[str]
@@ -161,29 +164,39 @@ class _Task:
         return {"cells": len(known), "donors": len(np.unique(donors_C[donors_C >= 0]))}
 
 
-def _with_head(task: _Task, cells: CellSource, facts: dict[str, Any], *, totals: str | None) -> PolyGene:
+def _with_head(task: _Task, reader: CellReader, facts: dict[str, Any]) -> PolyGene:
     """Fit the head, calibrate it on the donors that were held out in turn, and put it into the network."""
-    model, name = task.model, task.name
+    model, config = task.model, task.model.network.config
     known = np.flatnonzero(task.labels_C >= 0)
     known = known[spread(len(known), MOST_CELLS)]
-    reader = CellReader(cells, model.tokenizer, totals=totals)
-    head = learn_head(reader, known, model, name, task.labels_C, task.donors_C, seed=task.seed)
-    place_V = _put(head, model, name, task.labels)
-    held_out_CV = np.zeros((len(known), model.network.config.phenotype_sizes[task.phenotype]), np.float32)
+    labels_C, donors_C = task.labels_C[known], task.donors_C[known]
+    features = []
+    with progress(len(known), done="read", device=model.network.device) as advance:
+        for _, encoded in reader.chunks(known):
+            features.append(head_features(model, encoded, task.name))
+            advance(len(encoded))
+    sizes = {"width": config.hidden_size, "n_labels": len(task.labels)}
+    head = fit_head(np.concatenate(features), labels_C, donors_C, **sizes, seed=task.seed)
+    logger.info(
+        "%s: trained on %s cells with %d labels; cross-validated macro-F1 %.3f (held-out %s, %d labels scored)",
+        task.name, f"{len(known):,}", len(head.bias_V), head.macro_f1, head.held_out, len(head.scored),
+    )  # fmt: skip
+    place_V = _put(head, task, task.labels)
+    held_out_CV = np.zeros((len(known), config.phenotype_sizes[task.phenotype]), np.float32)
     held_out_CV[:, place_V] = head.held_out_CV
-    units_C = task.donors_C[known].astype(object) if head.held_out == "donors" else None
-    one = calibrate(held_out_CV, np.array(place_V)[task.labels_C[known]], units_C)
-    calibrated = {key: value for key, value in model.calibration.labels.items() if key != name}
-    calibrated |= {name: one} if one else {}
+    units_C = donors_C.astype(object) if head.held_out == "donors" else None
+    one = calibrate(held_out_CV, np.array(place_V)[labels_C], units_C)
+    calibrated = {key: value for key, value in model.calibration.labels.items() if key != task.name}
+    calibrated |= {task.name: one} if one else {}
     # the scores of this phenotype are of the labels as they were
-    validation = {key: value for key, value in model.metrics.validation.items() if not key.startswith(f"{name}_")}
+    validation = {key: value for key, value in model.metrics.validation.items() if not key.startswith(f"{task.name}_")}
     facts |= task.learned_from(known)
     facts |= {"macro_f1": head.macro_f1, "held_out": head.held_out, "C": head.strength, "share_of_state": head.share}
     metrics = replace(model.metrics, validation=validation, finetuned=facts, marks={})
     return replace(model, calibration=Calibration(labels=calibrated), metrics=metrics)
 
 
-def _trained(task: _Task, adata: Source, facts: dict[str, Any], out: Path, *, prepared: PrepareConfig) -> PolyGene:
+def _trained(task: _Task, adata: Source, facts: dict[str, Any], out: Path, prepared: PrepareConfig) -> PolyGene:
     """Train all weights on a corpus of the cells, starting from a head; a run that was stopped goes on."""
     model, folder = task.model, out / "training" / "corpus"
     corpus = prepare(adata, folder, config=prepared, tokenizer=model.tokenizer, overwrite=True)
@@ -197,7 +210,7 @@ def _trained(task: _Task, adata: Source, facts: dict[str, Any], out: Path, *, pr
     features_CF = head_features(model, split.cells(known), task.name)
     donors_C = np.where(split.donors_C[known] == "", -1, np.unique(split.donors_C[known], return_inverse=True)[1])
     head = fit_head(features_CF, codes_C, donors_C, width=model.network.config.hidden_size, seed=task.seed)
-    _put(head, model, task.name, [model.tokenizer.schema.labels[task.phenotype][v] for v in seen])
+    _put(head, task, [model.tokenizer.schema.labels[task.phenotype][v] for v in seen])
     trained = train(_recipe(model, folder, out, len(split), task.seed), start=model)
     facts |= task.learned_from(np.flatnonzero(task.labels_C >= 0))
     tuned = replace(trained, metrics=replace(trained.metrics, finetuned=facts))
@@ -225,17 +238,18 @@ def _recipe(model: PolyGene, corpus: Path, out: Path, n_cells: int, seed: int) -
     )
 
 
-def _put(head: Head, model: PolyGene, name: str, labels: Sequence[str]) -> list[int]:
+def _put(head: Head, task: _Task, labels: Sequence[str]) -> list[int]:
     """Give the network the weights of a head for these labels; returns their indices among all labels."""
-    p, width = model.tokenizer.schema.index(name), model.network.config.hidden_size
-    place_V = [model.tokenizer.schema.labels[p].index(one) for one in labels]
-    weight_VD, bias_V = model.network.label_rows(p)
+    network, width = task.model.network, task.model.network.config.hidden_size
+    place_V = [task.model.tokenizer.schema.labels[task.phenotype].index(one) for one in labels]
+    weight_VD, bias_V = network.label_rows(task.phenotype)
+    weight_GV = network.head(task.phenotype).weight
     with torch.no_grad():
-        for weights in (weight_VD, model.network.head(p).weight):
-            weights.zero_()
+        weight_VD.zero_()
+        weight_GV.zero_()
         bias_V.fill_(NEVER)
         bias_V[place_V] = torch.from_numpy(head.bias_V).to(bias_V)
         weights_FV = torch.from_numpy(head.weights_FV).to(weight_VD)
         weight_VD[place_V] = weights_FV[:width].T
-        model.network.head(p).weight[:, place_V] = weights_FV[width:]
+        weight_GV[:, place_V] = weights_FV[width:]
     return place_V

@@ -12,18 +12,14 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
-from polygene.errors import PhenotypeError, missing_column
 from polygene.evaluation.folds import donor_folds
 from polygene.evaluation.metrics import label_scores, label_tally
-from polygene.io.read import CellSource
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
-from polygene.runtime.progress import progress
 from polygene.runtime.subsample import spread
-from polygene.tl._reader import CellReader
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.columns import given_texts
 
 logger = logging.getLogger("polygene")
 
@@ -53,73 +49,13 @@ def head_features(model: PolyGene, cells: EncodedCells, query: str) -> np.ndarra
     return np.concatenate([state_CD + values_CG @ genes_GD, values_CG], axis=1)
 
 
-def learn_head(
-    reader: CellReader,
-    rows: np.ndarray,
-    model: PolyGene,
-    name: str,
-    labels_C: np.ndarray,
-    donors_C: np.ndarray,
-    *,
-    seed: int,
-) -> "Head":
-    """Read these cells of a source, fit a head for a phenotype on them, and log its score.
-
-    `labels_C` and `donors_C` are those of all cells of the source.
-    """
-    found = [np.zeros((0, model.network.config.hidden_size + len(model.tokenizer.panel)), np.float32)]
-    with progress(len(rows), done="read", device=model.network.device) as advance:
-        for _, encoded in reader.chunks(rows):
-            found.append(head_features(model, encoded, name))
-            advance(len(encoded))
-    sizes = {"width": model.network.config.hidden_size, "n_labels": int(labels_C.max()) + 1}
-    head = fit_head(np.concatenate(found), labels_C[rows], donors_C[rows], **sizes, seed=seed)
-    logger.info(
-        "%s: trained on %s cells with %d labels; cross-validated macro-F1 %.3f (held-out %s, %d labels scored)",
-        name, f"{len(rows):,}", len(head.bias_V), head.macro_f1, head.held_out, len(head.scored),
-    )  # fmt: skip
-    return head
-
-
-def labels_of(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
-    """Read the labels to learn: (labels_C, -1 = not given; the labels).
-
-    Raises
-    ------
-    ColumnError, PhenotypeError
-        There is no such column, or it does not hold two labels at least, or no two cells share one.
-    """
-    if key not in cells.columns:
-        raise missing_column(key, cells.columns, of=cells.label, holds="the labels to learn")
-    labels_C, labels = given_texts(cells.frame([key])[key])
-    n_labelled = int((labels_C >= 0).sum())
-    if len(labels) < 2 or len(labels) > n_labelled / 2:
-        msg = (
-            f"{cells.label}: obs[{key!r}] holds {len(labels):,} labels for {n_labelled:,} labelled cells. "
-            "To learn, it needs two labels or more, of two cells each on average (a number is no label: bin it first)."
-        )
-        raise PhenotypeError(msg)
-    return labels_C, labels
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Head:
-    """A classifier of features, trained on all labelled cells.
+    """A classifier of features: its logits are `features_CF @ weights_FV + bias_V`.
 
-    Attributes
-    ----------
-    weights_FV, bias_V
-        Its logits are `features_CF @ weights_FV + bias_V`.
-    held_out_CV
-        The probabilities of each labelled cell from a head that did not see its donor, float32.
-    scored
-        The labels that more than one donor has.
-    macro_f1
-        Of the held-out predictions, over the scored labels.
-    held_out
-        "donors", or "cells" where donors are not known or tell the labels apart.
-    strength, share
-        Those of `STRENGTHS` and `SHARES` with the least log loss on what was held out.
+    `held_out_CV` are the probabilities of each cell from a head that did not see its donor, and `macro_f1` their score
+    over the `scored` labels, those that more than one donor has. `strength` and `share` are those of `STRENGTHS` and
+    `SHARES` with the least log loss on what was held out: "donors", or "cells" where donors do not serve.
     """
 
     weights_FV: np.ndarray
@@ -132,7 +68,6 @@ class Head:
     share: float
 
     def probabilities(self, features_CF: np.ndarray) -> np.ndarray:
-        """Predict cells, float32 (C, V)."""
         return softmax(features_CF @ self.weights_FV + self.bias_V, axis=1).astype(np.float32)
 
 
@@ -162,10 +97,12 @@ def fit_head(
     scaled_CF = (features_CF - mean_F) * factor_F
 
     def cross_validated(cells: np.ndarray, strength: float, share: float) -> tuple[dict[str, float], np.ndarray]:
-        shared_CF = scaled_CF[cells] * np.where(is_state_F, share, 1)
-        p_CV = _cross_validated(shared_CF, labels_C[cells], groups_C[cells], n_labels, strength, seed)
-        tally = label_tally(p_CV, labels_C[cells], scorable_SV=np.isin(np.arange(n_labels), scored)[None])
-        return label_scores(tally), p_CV
+        shared_CF, known_C = scaled_CF[cells] * np.where(is_state_F, share, 1), labels_C[cells]
+        p_CV = np.zeros((len(cells), n_labels), np.float32)
+        for train, test in donor_folds(known_C, groups_C[cells], N_FOLDS, seed):
+            weights_FV, bias_V = _fit(shared_CF[train], known_C[train], n_labels, strength)
+            p_CV[test] = softmax(shared_CF[test] @ weights_FV + bias_V, axis=1)
+        return label_scores(label_tally(p_CV, known_C, scorable_SV=np.isin(np.arange(n_labels), scored)[None])), p_CV
 
     few = spread(len(labels_C), CHOSEN_ON)
     options = [(strength, share) for strength in STRENGTHS for share in SHARES]
@@ -179,17 +116,6 @@ def fit_head(
         weights_FV=weights_FV, bias_V=bias_V, held_out_CV=held_out_CV, scored=scored, macro_f1=scores["macro_f1"],
         held_out=held_out, strength=strength, share=share,
     )  # fmt: skip
-
-
-def _cross_validated(
-    scaled_CF: np.ndarray, labels_C: np.ndarray, groups_C: np.ndarray, n_labels: int, strength: float, seed: int
-) -> np.ndarray:
-    """Predict each cell by a head that did not see its group, float32 (C, V)."""
-    p_CV = np.zeros((len(labels_C), n_labels), np.float32)
-    for train, test in donor_folds(labels_C, groups_C, N_FOLDS, seed):
-        weights_FV, bias_V = _fit(scaled_CF[train], labels_C[train], n_labels, strength)
-        p_CV[test] = softmax(scaled_CF[test] @ weights_FV + bias_V, axis=1)
-    return p_CV
 
 
 def held_out_by(labels_C: np.ndarray, donors_C: np.ndarray) -> Literal["donors", "cells"]:
@@ -207,14 +133,14 @@ def _scored(labels_C: np.ndarray, groups_C: np.ndarray, n_labels: int) -> np.nda
 
 
 def _fit(scaled_CF: np.ndarray, labels_C: np.ndarray, n_labels: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Fit (weights_FV, bias_V); a label that no cell has is never predicted."""
     weights_FV, bias_V = np.zeros((scaled_CF.shape[1], n_labels)), np.full(n_labels, NEVER)
     seen = np.unique(labels_C)
     if len(seen) == 1:
         bias_V[seen] = 0
         return weights_FV, bias_V
     regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
-    with warnings.catch_warnings():
+    # a second thread gains little here, and loses tenfold where other work keeps the cores busy
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
         regression.fit(scaled_CF, labels_C)
     if (regression.n_iter_ >= MAX_ITERATIONS).any():
