@@ -27,7 +27,7 @@ from polygene.runtime.hashing import uniform
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
-from polygene.tl._labels_changed import Changes, LabelChanges, changed, parse_changes, read_controls, rows_to_change
+from polygene.tl._labels_changed import Changes, parse_changes, read_controls, rows_to_change
 from polygene.tl._reader import CellReader, donors_of, load_model, made_by, written
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
@@ -109,14 +109,6 @@ def counterfactual(
     Notes
     -----
     An AnnData also gets the table in `uns["polygene_counterfactual"]`, and `uns["polygene"]["counterfactual"]`.
-
-    Raises
-    ------
-    PhenotypeError
-        A phenotype or label is unknown (the message names the nearest), changed and given at once, changed to itself,
-        or the only one that the model knows.
-    ColumnError, DataError, GeneError, ScaleError
-        A column is missing, no cell is left, a number is wrong, or the expression cannot be read.
     """
     one_process("counterfactual")
     check_seed(seed)
@@ -132,8 +124,19 @@ def counterfactual(
         unit_C, units = _units(cells, donor, groupby)
         rows = rows_to_change(cells.label, labels_CP, targets, unit_C >= 0)
         labels_CP, unit_C = labels_CP[rows], unit_C[rows]
+        changed_CP = labels_CP.copy()
+        changed_CP[:, list(targets)] = [after for _, after in targets.values()]
         reader = CellReader(cells, tokenizer, layer=layer, totals=totals)
-        sums = _sum_contexts(model, reader, rows, labels_CP, targets, unit_C, len(units), n_repeats, seed)
+        done = f"counterfactual ({', '.join(tokenizer.schema.names[p] for p in targets)})"
+        sums = {"tokens": _from_tokens(model, labels_CP, changed_CP, unit_C, len(units))}
+        sums["half"], first = np.zeros_like(sums["tokens"]), 0
+        with progress(len(rows), done=done, device=model.network.device) as advance:
+            for names_C, encoded in reader.chunks(rows):
+                here = slice(first, first := first + len(encoded))
+                own = replace(encoded, labels_CP=labels_CP[here])
+                x_XCG = _from_half(model, own, changed_CP[here], names_C, n_repeats, seed)
+                sums["half"] += _sums(x_XCG, np.arange(len(own)), unit_C[here], len(units))
+                advance(len(own))
         n_U = np.bincount(unit_C, minlength=len(units))
         table = _table(tokenizer, sums, n_U, units, groupby)
         if part is not None:
@@ -147,31 +150,6 @@ def counterfactual(
         record_in_uns(adata, "counterfactual", {**facts, "genes": reader.genes})
         adata.uns[KEY] = table
     return table
-
-
-def _sum_contexts(
-    model: PolyGene,
-    reader: CellReader,
-    rows: np.ndarray,
-    labels_CP: np.ndarray,
-    targets: LabelChanges,
-    unit_C: np.ndarray,
-    n_units: int,
-    n_repeats: int,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Sum the predictions of each context over the cells of a unit, x_XUG each."""
-    units_UC = sparse.csc_matrix((np.ones(len(rows)), unit_C, np.arange(len(rows) + 1)), (n_units, len(rows)))
-    sums = {"tokens": _from_tokens(model, labels_CP, targets, units_UC)}
-    sums["half"] = np.zeros_like(sums["tokens"])
-    first, changed_names = 0, ", ".join(model.tokenizer.schema.names[p] for p in targets)
-    with progress(len(rows), done=f"counterfactual ({changed_names})", device=model.network.device) as advance:
-        for names_C, encoded in reader.chunks(rows):
-            here = slice(first, first := first + len(encoded))
-            cells = replace(encoded, labels_CP=labels_CP[here])
-            sums["half"] += _sums(units_UC[:, here], _from_half(model, cells, names_C, targets, n_repeats, seed))
-            advance(len(encoded))
-    return sums
 
 
 def _units(cells: CellSource, donor: str, groupby: str | None) -> tuple[np.ndarray, pd.DataFrame]:
@@ -208,32 +186,28 @@ def _predict(
 
 
 def _from_tokens(
-    model: PolyGene, labels_CP: np.ndarray, targets: LabelChanges, units_UC: sparse.csr_matrix
+    model: PolyGene, labels_CP: np.ndarray, changed_CP: np.ndarray, unit_C: np.ndarray, n_units: int
 ) -> np.ndarray:
     """Sum the predictions from control tokens alone, x_XUG: cells of equal labels share one."""
     n_genes = len(model.tokenizer.panel)
-    labels_KP, combination_C = np.unique(labels_CP, axis=0, return_inverse=True)
-    n_cells, n_combinations = len(labels_CP), len(labels_KP)
-    combinations_CK = sparse.csr_matrix(
-        (np.ones(n_cells), combination_C.ravel(), np.arange(n_cells + 1)), (n_cells, n_combinations)
-    )
-    n_UK = units_UC @ combinations_CK
-    sums_XUG = np.zeros((4, units_UC.shape[0], n_genes))
-    for first in range(0, n_combinations, COMBINATIONS_AT_ONCE):
-        some_KP = labels_KP[first : first + COMBINATIONS_AT_ONCE]
-        nothing_KG = np.zeros((len(some_KP), n_genes), dtype=np.uint8)
-        nothing = model.tokenizer.from_bins(nothing_KG, some_KP, np.ones(n_genes, dtype=bool))
-        x_XKG = _predict(model, nothing, changed(some_KP, targets), np.ones((len(some_KP), n_genes), dtype=bool), 0.0)
-        sums_XUG += _sums(n_UK[:, first : first + len(some_KP)], x_XKG)
+    labels_KP, first_K, combination_C = np.unique(labels_CP, axis=0, return_index=True, return_inverse=True)
+    sums_XUG = np.zeros((4, n_units, n_genes))
+    for first in range(0, len(labels_KP), COMBINATIONS_AT_ONCE):
+        here = slice(first, first + COMBINATIONS_AT_ONCE)
+        all_KG = np.ones((len(labels_KP[here]), n_genes), dtype=bool)
+        nothing = model.tokenizer.from_bins((~all_KG).astype(np.uint8), labels_KP[here], all_KG[0])
+        x_XKG = _predict(model, nothing, changed_CP[first_K[here]], all_KG, 0.0)
+        k_C = combination_C.ravel() - first
+        is_here_C = (k_C >= 0) & (k_C < len(all_KG))
+        sums_XUG += _sums(x_XKG, k_C[is_here_C], unit_C[is_here_C], n_units)
     return sums_XUG
 
 
 def _from_half(
-    model: PolyGene, cells: EncodedCells, names_C: pd.Index, targets: LabelChanges, n_repeats: int, seed: int
+    model: PolyGene, cells: EncodedCells, changed_CP: np.ndarray, names_C: pd.Index, n_repeats: int, seed: int
 ) -> np.ndarray:
     """x_XCG of each half of the genes from control tokens and the other half, a mean over repeats."""
     ids_C, slots_G = pd.util.hash_array(names_C.to_numpy(dtype=object)), np.arange(len(model.tokenizer.panel))
-    changed_CP = changed(cells.labels_CP, targets)
     x_XCG = np.zeros((4, len(cells), len(slots_G)))
     for repeat in range(n_repeats):
         half_CG = uniform(seed, np.full(len(cells), repeat), ids_C, slots_G) < 0.5
@@ -242,8 +216,10 @@ def _from_half(
     return x_XCG
 
 
-def _sums(weights_UC: sparse.csr_matrix, x_XCG: np.ndarray) -> np.ndarray:
-    return np.stack([weights_UC @ x_CG for x_CG in x_XCG])
+def _sums(x_XKG: np.ndarray, k_C: np.ndarray, unit_C: np.ndarray, n_units: int) -> np.ndarray:
+    """Sum over the cells of each unit, x_XUG, where cell C has the row k_C of x."""
+    n_UK = sparse.coo_matrix((np.ones(len(k_C)), (unit_C, k_C)), (n_units, x_XKG.shape[1])).tocsr()
+    return np.stack([n_UK @ x_KG for x_KG in x_XKG])
 
 
 def _table(

@@ -1,7 +1,4 @@
-"""Control tokens and their changes: labels named by the user, found in the schema and read from `obs`.
-
-Legend: C cells, P phenotypes.
-"""
+"""Control tokens and their changes: labels in the schema and in `obs`. Legend: C cells, P phenotypes."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -42,14 +39,6 @@ def parse_changes(schema: PhenotypeSchema, changes: Changes) -> LabelChanges:
     return found
 
 
-def changed(labels_CP: np.ndarray, found: LabelChanges) -> np.ndarray:
-    """Return labels with the new ones in place."""
-    changed_CP = labels_CP.copy()
-    for p, (_, after) in found.items():
-        changed_CP[:, p] = after
-    return changed_CP
-
-
 def read_controls(
     cells: CellSource, schema: PhenotypeSchema, found: LabelChanges, given: str | Sequence[str] | None
 ) -> np.ndarray:
@@ -73,13 +62,7 @@ def read_controls(
 
 
 def rows_to_change(label: str, labels_CP: np.ndarray, found: LabelChanges, grouped_C: np.ndarray) -> np.ndarray:
-    """List the cells whose labels change; all others are counted in a message.
-
-    Raises
-    ------
-    DataError
-        None is left; the message counts why.
-    """
+    """List the cells whose labels change, and count the others by reason; refuse to go on where none is left."""
     own_CP, after_P = labels_CP[:, list(found)], [after for _, after in found.values()]
     before_P = np.array([-1 if before is None else before for before, _ in found.values()])
     reasons = {
