@@ -17,7 +17,7 @@ from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import ColumnError, GeneError, OutputError, RecipeError, RunEndedError, ScaleError
 from polygene.vocab.binning import InverseFit
-from polygene.vocab.expression import panel_values
+from polygene.vocab.expression import log1p_values
 
 CONFIG = PrepareConfig(n_genes=20)
 
@@ -154,7 +154,8 @@ def test_the_inverse_is_that_of_all_training_cells_at_once(adata, tmp_path, monk
     corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
     trains = split_of(corpus)[adata.obs_names].to_numpy() == "train"
     fit = InverseFit(corpus.tokenizer.binner, 20)
-    fit.add(*panel_values(adata[trains], corpus.tokenizer.panel))
+    match = corpus.tokenizer.panel.match(adata.var)
+    fit.add(log1p_values(adata[trains], match), match.measured_G)
     np.testing.assert_allclose(corpus.tokenizer.inverse.mean_GB, fit.finish().mean_GB, rtol=2e-3)
     assert np.array_equal(corpus.tokenizer.inverse.counts_GB, fit.finish().counts_GB)
 

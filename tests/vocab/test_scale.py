@@ -8,7 +8,7 @@ import scanpy as sc
 from scipy import sparse
 
 from polygene.errors import ColumnError, DataError, ScaleError
-from polygene.vocab.expression import counts_share, expression_matrix, genes_of, log1p_values, warn_totals
+from polygene.vocab.expression import counts_share, log1p_values, warn_totals
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.scale import detect_scale
 
@@ -174,17 +174,6 @@ def test_totals_that_are_not_there_or_would_do_nothing_are_refused():
         log1p_values(make(sparse.csr_matrix(LOG1P)), totals="n_counts")
 
 
-def test_layers_and_raw_are_read_with_their_own_genes():
-    whole = make(sparse.csr_matrix(COUNTS))
-    adata = whole[:, :10].copy()
-    adata.raw = whole
-    adata.layers["counts"] = adata.X.copy()
-    adata.X = -adata.X
-    assert expression_matrix(adata, "counts")[0].shape == (40, 10)
-    assert genes_of(adata, "raw").index.equals(whole.var_names)
-    np.testing.assert_allclose(log1p_values(adata, layer="raw").toarray(), LOG1P, rtol=1e-5)
-
-
 def test_a_backed_file_is_read(tmp_path):
     make(sparse.csr_matrix(COUNTS)).write_h5ad(tmp_path / "a.h5ad")
     backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
@@ -195,21 +184,19 @@ def test_a_backed_file_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("thing", "layer", "problem"),
+    ("thing", "problem"),
     [
-        (pd.DataFrame({"CD74": [1]}), None, "Expected an AnnData, got DataFrame: read one with anndata.read_h5ad"),
-        ("lung.h5ad", None, "Expected an AnnData, got str"),
-        (make(sparse.csr_matrix((0, 5))), None, "empty: 0 cells x 5 genes"),
-        (make(sparse.csr_matrix((5, 0))), None, "empty: 5 cells x 0 genes"),
-        (make(COUNTS), "raw", "There is no layer 'raw'; the AnnData has no layers, only X"),
-        (make(COUNTS, layers={"counts": COUNTS}), "count", r"There is no layer 'count'; the AnnData has \['counts'\]"),
-        (ad.AnnData(shape=(3, 2), layers={"a": np.ones((3, 2))}), None, r"has no X; name the layer to read.*\['a'\]"),
+        (pd.DataFrame({"CD74": [1]}), "Expected an AnnData, got DataFrame: read one with anndata.read_h5ad"),
+        ("lung.h5ad", "Expected an AnnData, got str"),
+        (make(sparse.csr_matrix((0, 5))), "empty: 0 cells x 5 genes"),
+        (make(sparse.csr_matrix((5, 0))), "empty: 5 cells x 0 genes"),
+        (ad.AnnData(shape=(3, 2), layers={"a": np.ones((3, 2))}), r"has no X; name the layer to read.*\['a'\]"),
     ],
-    ids=["table", "path", "no cells", "no genes", "no raw", "no layer", "no X"],
+    ids=["table", "path", "no cells", "no genes", "no X"],
 )
-def test_what_is_no_expression_is_refused(thing, layer, problem):
+def test_what_is_no_expression_is_refused(thing, problem):
     with pytest.raises(DataError, match=problem):
-        log1p_values(thing, layer=layer)
+        log1p_values(thing)
 
 
 def test_an_unknown_scale_is_refused():

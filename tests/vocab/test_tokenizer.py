@@ -10,7 +10,7 @@ from scipy import sparse
 
 from polygene.errors import CheckpointError, ColumnError, DataError, GeneError, PhenotypeError, ScaleError
 from polygene.vocab.binning import ExpressionBinner, InverseFit
-from polygene.vocab.expression import panel_values
+from polygene.vocab.expression import log1p_values
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
 from polygene.vocab.tokenizer import FILES, CellTokenizer
@@ -56,7 +56,8 @@ def make_tokenizer(adata, kind="linear"):
     symbols += ["ABSENT2", "ABSENT3"]
     panel = GenePanel(symbols=tuple(symbols), ensembl_ids=("",) * N_PANEL)
     fit = InverseFit(BINNERS[kind], N_PANEL)
-    fit.add(*panel_values(adata, panel))
+    match = panel.match(adata.var)
+    fit.add(log1p_values(adata, match), match.measured_G)
     schema = PhenotypeSchema.fit(count_labels(adata.obs))
     return CellTokenizer(panel=panel, binner=BINNERS[kind], schema=schema, inverse=fit.finish())
 

@@ -6,6 +6,7 @@ Legend: C cells, G panel genes, M measured panel genes, P phenotypes, V labels o
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.runtime.atomic import atomic_file
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
-from polygene.vocab.expression import TOTALS, counts_share, log1p_values, warn_totals
+from polygene.vocab.expression import TOTALS, counts_share, warn_totals
 from polygene.vocab.ontology import reported_labels
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import PhenotypeSchema
@@ -72,9 +73,10 @@ class CellReader:
             labels_CP = labels_CP if rows is None else labels_CP[rows]
         first = n_blank = 0
         for chunk in self.cells.chunks(rows, columns=[self._totals] if self._totals else ()):
-            values_CM = log1p_values(chunk, self.match, totals=self._totals, scale=self._scale)
-            part_CP = labels_CP[first : first + chunk.n_obs]
-            cells = self._tokenizer.encode_values(values_CM, self.match.measured_G, part_CP)
+            cells = self._tokenizer.encode(
+                chunk, match=self.match, totals=self._totals, scale=self._scale, use_labels=False
+            )
+            cells = replace(cells, labels_CP=labels_CP[first : first + chunk.n_obs])  # read and checked for all cells
             n_blank += int(blank(cells).sum())
             first += chunk.n_obs
             yield chunk.obs_names, cells

@@ -190,7 +190,7 @@ class InverseFit:
         self._histogram = np.zeros((*shape, GRID), dtype=np.uint32)
 
     def add(self, values_CM: sparse.csr_matrix, measured_G: np.ndarray) -> None:
-        """Count a chunk of cells, as `vocab.expression.panel_values` gives them."""
+        """Count a chunk of cells, as `vocab.expression.log1p_values` gives them."""
         genes_M = np.flatnonzero(measured_G)
         n_bins, size = self.binner.n_bins, self._counts_GB.size
         places_N = genes_M[values_CM.indices] * n_bins + self.binner.bins_of_entries(values_CM)

@@ -12,7 +12,6 @@ from scipy import sparse
 
 from polygene.errors import DataError, ScaleError, missing_column
 from polygene.vocab.gene_matching import GeneMatch
-from polygene.vocab.panel import GenePanel
 from polygene.vocab.scale import BASES, TARGET, Scale, check_values, detect_scale, linear
 
 logger = logging.getLogger("polygene")
@@ -28,18 +27,15 @@ def log1p_values(
     adata: Any,
     match: GeneMatch | None = None,
     *,
-    layer: str | None = None,
     totals: str | None = None,
     scale: Scale | None = None,
 ) -> sparse.csr_matrix:
-    """Read expression from an AnnData in log1p counts per 10,000; nothing in the AnnData is changed.
+    """Read `X` of an AnnData in log1p counts per 10,000; nothing in the AnnData is changed.
 
     Parameters
     ----------
     match
         The genes to return, in its order; several columns of one gene are summed. None for all columns.
-    layer
-        None for `X`, the name of a layer, or "raw" for `adata.raw` (where no layer has that name).
     totals
         The column of `obs` with the counts of each cell over the whole genome, for a file that holds some genes only.
         None: the sum over all genes of the file.
@@ -51,12 +47,11 @@ def log1p_values(
     x_CM
         float32 csr, columns ascending, zeros not stored.
     """
-    x_CG, _ = expression_matrix(adata, layer)
-    others = [name for name in adata.layers if name != layer] + ["raw"] * (layer != "raw" and adata.raw is not None)
-    check_values(x_CG, others)
+    x_CG = expression_matrix(adata)
+    check_values(x_CG, [*adata.layers, *(["raw"] if adata.raw is not None else [])])
     if scale is None:
         scale = detect_scale(x_CG)
-        logger.info("expression: %s holds %s", "X" if layer is None else layer, scale)
+        logger.info("expression: X holds %s", scale)
     if scale not in get_args(Scale):
         msg = f"scale is one of {', '.join(get_args(Scale))}; got {scale!r}."
         raise ScaleError(msg)
@@ -137,53 +132,24 @@ def _totals(adata: Any, x_CG: sparse.csr_matrix, column: str | None, scale: Scal
     return totals_C
 
 
-def genes_of(adata: Any, layer: str | None = None) -> pd.DataFrame:
-    """Return the table of the genes of `X`, a layer or `adata.raw`."""
-    return _select(adata, layer)[1]
-
-
-def expression_matrix(adata: Any, layer: str | None = None) -> tuple[sparse.csr_matrix, pd.DataFrame]:
-    """Take (x_CG, var) out of an AnnData: `X`, a layer, or with layer="raw" `adata.raw`; CSR is not copied."""
-    values, var = _select(adata, layer)
-    if hasattr(values, "to_memory"):  # a backed file
-        values = values.to_memory()
-    x_CG = sparse.csr_matrix(values)
+def expression_matrix(adata: Any) -> sparse.csr_matrix:
+    """Take `X` out of an AnnData, backed or not; CSR is not copied. Layers are for `polygene.io.read.open_cells`."""
+    check_anndata(adata)
+    x_CG = sparse.csr_matrix(adata.X.to_memory() if hasattr(adata.X, "to_memory") else adata.X)  # it may be backed
     if x_CG.dtype.kind not in "buif":
         msg = f"The expression values are {x_CG.dtype}, not numbers."
         raise DataError(msg)
-    return x_CG, var
+    return x_CG
 
 
-def _select(adata: Any, layer: str | None) -> tuple[Any, pd.DataFrame]:
+def check_anndata(adata: Any) -> None:
+    """Refuse what is no AnnData with cells, genes and X."""
     if not all(hasattr(adata, name) for name in ("X", "obs", "var", "layers", "n_obs", "n_vars")):
         msg = f"Expected an AnnData, got {type(adata).__name__}: read one with anndata.read_h5ad(path)."
         raise DataError(msg)
-    raw = getattr(adata, "raw", None)
-    if layer is None:
-        values, var = adata.X, adata.var
-    elif layer in adata.layers:
-        values, var = adata.layers[layer], adata.var
-    elif layer == "raw" and raw is not None:
-        values, var = raw.X, raw.var
-    else:
-        there = [*adata.layers, *(["raw"] if raw is not None else [])]
-        msg = f"There is no layer {layer!r}; the AnnData has {there or 'no layers, only X'}."
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        msg = f"The AnnData is empty: {adata.n_obs} cells x {adata.n_vars} genes."
         raise DataError(msg)
-    if adata.n_obs == 0 or len(var) == 0:
-        msg = f"The AnnData is empty: {adata.n_obs} cells x {len(var)} genes."
-        raise DataError(msg)
-    if values is None:
+    if adata.X is None:
         msg = f"The AnnData has no X; name the layer to read, it has {list(adata.layers)}."
         raise DataError(msg)
-    return values, var
-
-
-def panel_values(
-    adata: Any, panel: GenePanel, *, layer: str | None = None, totals: str | None = None, scale: Scale | None = None
-) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Read the genes of a panel, see `log1p_values`: (values_CM, measured_G), float32 csr and bool.
-
-    The M measured genes stand in panel order; what was matched is logged.
-    """
-    match = panel.match(genes_of(adata, layer))
-    return log1p_values(adata, match, layer=layer, totals=totals, scale=scale), match.measured_G

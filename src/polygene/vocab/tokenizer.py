@@ -30,7 +30,8 @@ from scipy import sparse
 from polygene.errors import CheckpointError, PhenotypeError
 from polygene.vocab.binning import BinInverse, ExpressionBinner
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.expression import panel_values
+from polygene.vocab.expression import check_anndata, log1p_values
+from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import Phenotype, PhenotypeSchema
 from polygene.vocab.scale import Scale
@@ -140,7 +141,7 @@ class CellTokenizer:
         self,
         adata: Any,
         *,
-        layer: str | None = None,
+        match: GeneMatch | None = None,
         totals: str | None = None,
         scale: Scale | None = None,
         use_labels: bool | Collection[str] = True,
@@ -150,8 +151,10 @@ class CellTokenizer:
 
         Parameters
         ----------
-        layer, totals, scale
-            Where the expression is and what it is, as for `polygene.vocab.expression.log1p_values`.
+        match
+            The columns of the panel genes, where they are found already: for cells that come in pieces.
+        totals, scale
+            What the expression is, as for `polygene.vocab.expression.log1p_values`.
         use_labels
             Whether to read labels from `obs`; or the names of the phenotypes to read, whose columns must exist.
         unknown
@@ -162,16 +165,18 @@ class CellTokenizer:
         DataError, GeneError, ScaleError, PhenotypeError
             The data cannot be read so; the message says what to do.
         """
-        values_CM, measured_G = panel_values(adata, self.panel, layer=layer, totals=totals, scale=scale)
+        check_anndata(adata)
+        match = match or self.panel.match(adata.var)
+        values_CM = log1p_values(adata, match, totals=totals, scale=scale)
         if isinstance(use_labels, str):
             use_labels = (use_labels,)
         use = None if use_labels is True else use_labels or ()
-        return self.encode_values(values_CM, measured_G, self.schema.encode(adata.obs, use=use, unknown=unknown))
+        return self.encode_values(values_CM, match.measured_G, self.schema.encode(adata.obs, use=use, unknown=unknown))
 
     def encode_values(
         self, values_CM: sparse.csr_matrix, measured_G: np.ndarray, labels_CP: np.ndarray
     ) -> EncodedCells:
-        """Turn what `panel_values` and the schema's `encode` returned into tokens: the second half of `encode`."""
+        """Turn what `log1p_values` and the schema's `encode` returned into tokens: the second half of `encode`."""
         bins_N = self.binner.bins_of_entries(values_CM)
         expressed = bins_N > 0
         offsets_C1 = np.concatenate([[0], np.cumsum(expressed)])[values_CM.indptr].astype(np.int64)
