@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from polygene.errors import DataError, GeneError, PhenotypeError, RecipeError
+from polygene.errors import DataError, GeneError, OutputError, PhenotypeError, RecipeError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 from polygene.tl import balance, generate
@@ -87,7 +87,7 @@ def test_counts_of_cells_that_were_counted_come_back() -> None:
         ({"labels": {}, "n_cells": 0}, DataError, "draw one cell or more"),
         ({"labels": {}, "seed": -1}, DataError, "the seed is -1"),
         ({"labels": {}, "temperature": 0.0}, RecipeError, "temperature = 0.0"),
-        ({"labels": {}, "out": "cells.csv"}, DataError, "must end with .h5ad"),
+        ({"labels": {}, "out": "cells.csv"}, OutputError, "must end with .h5ad"),
         ({"labels": {}, "genes": {"GATA1": 0}}, GeneError, "'GATA1' is not among the 40 genes"),
         ({"labels": {}, "genes": {"GENE1": 10}}, GeneError, "there is no bin 10"),
     ],

@@ -1,4 +1,7 @@
-"""Tools: predictions of a model about the cells of an AnnData or a file."""
+"""Tools: predictions of a model about the cells of an AnnData or a file.
+
+What can be wrong in cells, labels, genes or numbers raises an error of `pg.errors`, whose message says what to do.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -14,29 +17,9 @@ if TYPE_CHECKING:
     from polygene.tl._generate import generate
     from polygene.tl._perturb import perturb
 
-__all__ = [
-    "annotate",
-    "balance",
-    "counterfactual",
-    "denoise",
-    "embed",
-    "finetune",
-    "generate",
-    "perturb",
-]
+__all__ = ["annotate", "balance", "counterfactual", "denoise", "embed", "finetune", "generate", "perturb"]
 
-_MODULE_OF = {
-    "annotate": "polygene.tl._annotate",
-    "balance": "polygene.tl._balance",
-    "counterfactual": "polygene.tl._counterfactual",
-    "denoise": "polygene.tl._denoise",
-    "embed": "polygene.tl._embed",
-    "finetune": "polygene.tl._finetune",
-    "generate": "polygene.tl._generate",
-    "perturb": "polygene.tl._perturb",
-}
-
-__getattr__ = extras.lazy(_MODULE_OF, __name__)
+__getattr__ = extras.lazy({name: f"polygene.tl._{name}" for name in __all__}, __name__)
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,7 @@ Legend: C cells, D width, V labels of one phenotype, N terms of the Cell Ontolog
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from polygene.model.calibration import LabelCalibration, check_coverage, finest,
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
 from polygene.model.shipped import DEFAULT
-from polygene.tl._reader import CellReader, best_labels, blank, load_model, phenotypes_named, results_of
+from polygene.tl._reader import CellReader, blank, load_model, phenotypes_named, results_of
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.ontology import LabelTree, check_level
+from polygene.vocab.ontology import LabelTree, check_level, reported_labels
 from polygene.vocab.phenotypes import PhenotypeSchema
 
 logger = logging.getLogger("polygene")
@@ -101,14 +101,6 @@ def annotate(
     `uns["polygene"]["annotate"]`
         Model, version, what was given and predicted, how much of the panel the file measures, what the sets rest on.
 
-    Raises
-    ------
-    PhenotypeError
-        A phenotype, its column or a label is unknown, or given and predicted at once; sets of a model that was not
-        calibrated; `back_off` without cell_type.
-    DataError, GeneError, ScaleError
-        The expression cannot be read; the message says what to do.
-
     Examples
     --------
     >>> import polygene as pg
@@ -135,8 +127,6 @@ class _Annotator:
     predict: list[str]
     coverage: float | None
     back_off: float | None
-    sets: Mapping[str, LabelCalibration] = field(init=False)
-    tree: LabelTree | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.schema = self.model.tokenizer.schema
@@ -149,18 +139,17 @@ class _Annotator:
     def block(self, names_C: pd.Index, cells: EncodedCells) -> ResultsChunk:
         """Predict a chunk of cells."""
         p_PCV, states_PCD = predict_labels(self.model, cells, predict=self.predict, given=self.given)
+        p_of = dict(zip(self.predict, p_PCV, strict=True))
         columns: dict[str, Any] = {}
-        for name, p_CV in zip(self.predict, p_PCV, strict=True):
-            columns |= best_labels(name, self.labels[name], p_CV, self.model.at_or_below(name)) | self._years(
-                name, p_CV
-            )
+        for name, p_CV in p_of.items():
+            columns |= self._best(name, p_CV)
         columns["polygene_no_panel_genes"] = blank(cells)
         for name, calibration in self.sets.items():
-            p_CV, at_or_below_VV = p_PCV[self.predict.index(name)], self.model.at_or_below(name)
-            set_CV = finest(calibration.sets(p_CV, self.coverage or 0.0, at_or_below_VV), at_or_below_VV)
-            columns |= _set_columns(name, p_CV, set_CV, self.labels[name])
+            at_or_below_VV = self.model.at_or_below(name)
+            set_CV = finest(calibration.sets(p_of[name], self.coverage or 0.0, at_or_below_VV), at_or_below_VV)
+            columns |= _set_columns(name, p_of[name], set_CV, self.labels[name])
         if self.tree and self.back_off:
-            columns |= _term_columns(self.tree, p_PCV[self.predict.index("cell_type")], self.back_off)
+            columns |= _term_columns(self.tree, p_of["cell_type"], self.back_off)
         if novelty := self.model.novelty:
             # the threshold was learned with nothing given, so the state is one with nothing given too
             if self.given or novelty.query not in self.predict:
@@ -169,16 +158,23 @@ class _Annotator:
                 states_CD = states_PCD[self.predict.index(novelty.query)]
             columns["polygene_novelty"] = novelty.score(states_CD)
             columns["polygene_unknown"] = columns["polygene_novelty"] > 1
-        obsm = {f"polygene_{name}": p_CV for name, p_CV in zip(self.predict, p_PCV, strict=True)}
-        return ResultsChunk(pd.DataFrame(columns, index=names_C), obsm)
+        return ResultsChunk(pd.DataFrame(columns, index=names_C), {f"polygene_{name}": p for name, p in p_of.items()})
 
-    def _years(self, name: str, p_CV: np.ndarray) -> dict[str, np.ndarray]:
+    def _best(self, name: str, p_CV: np.ndarray) -> dict[str, Any]:
+        """Return columns of obs: the label of each cell, its probability with all labels below it, and years."""
+        at_or_below_VV, key = self.model.at_or_below(name), f"polygene_{name}"
+        best_C = reported_labels(p_CV, at_or_below_VV)
+        if at_or_below_VV is None:
+            p_C = p_CV[np.arange(len(best_C)), best_C]
+        else:
+            p_C = np.where(at_or_below_VV[best_C], p_CV, 0).sum(axis=1)
+        best = {key: pd.Categorical.from_codes(best_C, list(self.labels[name])), f"{key}_probability": p_C}
         if self.schema.phenotypes[self.schema.index(name)].ordinal != "age":
-            return {}
+            return best
         years_V = self.schema.years(name)
-        found = (expected_years(p_CV, years_V), *years_interval(p_CV, years_V))
+        years = (expected_years(p_CV, years_V), *years_interval(p_CV, years_V))
         endings = ("years", "years_low", "years_high")
-        return {f"polygene_{name}_{end}": x_C.astype(np.float32) for end, x_C in zip(endings, found, strict=True)}
+        return best | {f"{key}_{end}": x_C.astype(np.float32) for end, x_C in zip(endings, years, strict=True)}
 
     def uns(self) -> dict[str, Any]:
         """Describe how the predictions were made."""
@@ -191,21 +187,15 @@ class _Annotator:
         if self.model.novelty is not None:
             uns["false_alarms"] = self.model.novelty.false_alarms
         if self.coverage is not None:
-            uns["sets"] = {name: self._evidence(name, one, self.coverage) for name, one in self.sets.items()}
+            uns["sets"] = {}
+            for name, one in self.sets.items():
+                # labels with too few donors of their own use the threshold of all labels
+                pooled = np.array(self.labels[name], dtype=str)[~np.asarray(one.own(self.coverage), dtype=bool)]
+                evidence = {"coverage": self.coverage, "unit": one.unit, "units": one.units}
+                uns["sets"][name] = evidence | {"held_to_all_labels": pooled}
         if self.back_off is not None:
             uns["back_off"] = self.back_off
         return uns
-
-    def _evidence(self, name: str, calibration: LabelCalibration, coverage: float) -> dict[str, Any]:
-        """Describe what sets rest on; labels with too few donors of their own use the threshold of all labels."""
-        own_V = calibration.own(coverage)
-        pooled = [label for label, own in zip(self.labels[name], own_V, strict=True) if not own]
-        return {
-            "coverage": coverage,
-            "unit": calibration.unit,
-            "units": calibration.units,
-            "held_to_all_labels": np.array(pooled, dtype=str),
-        }
 
 
 def _set_columns(name: str, p_CV: np.ndarray, set_CV: np.ndarray, labels: Sequence[str]) -> dict[str, np.ndarray]:
@@ -241,7 +231,6 @@ def _calibrations(model: PolyGene, predict: Sequence[str], coverage: float) -> d
 
 
 def _tree(labels: Mapping[str, Sequence[str]], back_off: float) -> LabelTree:
-    """Place the cell types of the model in the Cell Ontology."""
     check_level(back_off)
     if "cell_type" not in labels:
         msg = f"back_off is for cell_type, which is not predicted; predicted are {', '.join(labels)}"
@@ -269,15 +258,8 @@ def _term_columns(tree: LabelTree, p_CV: np.ndarray, back_off: float) -> dict[st
 def check_phenotypes(
     schema: PhenotypeSchema, given: str | Sequence[str], predict: str | Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
-    """Return which phenotypes are given and which are predicted, in the order of the schema.
-
-    Raises
-    ------
-    PhenotypeError
-        There is no such phenotype, one is both, none is left to predict, or the model learned no label of one.
-    """
-    known = {name: list(labels) for name, labels in zip(schema.names, schema.labels, strict=True)}
-    given = phenotypes_named(schema, given)
+    """Return which phenotypes are given and which are predicted, in the order of the schema."""
+    known, given = dict(zip(schema.names, schema.labels, strict=True)), phenotypes_named(schema, given)
     chosen = [name for name in schema.names if name not in given and known[name]]
     if predict is not None:
         chosen = phenotypes_named(schema, predict)

@@ -67,13 +67,6 @@ def balance(
     -------
     A new AnnData over the panel, real cells first: `X` float32 CSR, log1p counts per 10,000; `layers["polygene_bins"]`;
     the `obs` of the cells, and `polygene_generated`, True for the added cells, whose other columns are empty.
-
-    Raises
-    ------
-    PhenotypeError
-        The model does not know the phenotype or a label.
-    DataError, GeneError, ScaleError, RecipeError
-        The cells cannot be read, none has a label, or a number is wrong; the message says what to do.
     """
     one_process("balance")
     check_seed(seed)

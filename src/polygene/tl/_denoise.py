@@ -75,13 +75,6 @@ def denoise(
         first of them holds the value.
 
     Both write `uns["polygene"]["denoise"]`.
-
-    Raises
-    ------
-    DataError
-        Values are wanted of a binary model, or of layer="raw" without panel="all".
-    PhenotypeError, GeneError, ScaleError
-        The labels or the expression cannot be read; the message says what to do.
     """
     _check(output, panel, adata, layer)
     model = load_model(model)

@@ -47,11 +47,6 @@ def embed(
     Written are `obsm["X_polygene"]`, float32 (C, D), for `sc.pp.neighbors(adata, use_rep="X_polygene")`, and
     `uns["polygene"]["embed"]`.
 
-    Raises
-    ------
-    DataError, GeneError, ScaleError
-        The expression cannot be read; the message says what to do.
-
     Examples
     --------
     >>> import polygene as pg

@@ -77,15 +77,6 @@ def generate(
     the gene; `layers["polygene_bins"]`; `layers["counts"]` with `counts`; in `obs` the labels, in the columns of the
     model's schema, and `polygene_generated`, True; `uns["polygene"]["generate"]`.
 
-    Raises
-    ------
-    PhenotypeError
-        The model does not know a phenotype or a label (the nearest are named), or one is given and drawn at once.
-    GeneError
-        A gene is not in the panel, or its bin does not exist.
-    DataError, RecipeError
-        A number is wrong, or counts are wanted of a binary model.
-
     Examples
     --------
     >>> import polygene as pg

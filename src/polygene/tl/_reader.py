@@ -1,6 +1,6 @@
 """What the verbs share: cells as tokens, chunk by chunk; the model by its name; results on their way out.
 
-Legend: C cells, G panel genes, M measured panel genes, P phenotypes, V labels of one phenotype.
+Legend: C cells, G panel genes, M measured panel genes, P phenotypes.
 """
 
 import logging
@@ -22,7 +22,6 @@ from polygene.runtime.atomic import atomic_file
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
 from polygene.vocab.expression import TOTALS, counts_share, warn_totals
-from polygene.vocab.ontology import reported_labels
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import PhenotypeSchema
 from polygene.vocab.tokenizer import CellTokenizer
@@ -33,14 +32,7 @@ logger = logging.getLogger("polygene")
 class CellReader:
     """The cells of an AnnData or a file; labels, scale and genes are checked before the first cell is read.
 
-    Attributes
-    ----------
-    cells
-        The source.
-    match
-        The columns of the panel genes in it.
-    genes
-        How much of the panel it measures, for `uns` (`GeneMatch.report`).
+    `cells` is the source, `match` the columns of the panel genes in it, `genes` how much of the panel it measures.
     """
 
     def __init__(
@@ -55,7 +47,11 @@ class CellReader:
         self.cells = cells = source if isinstance(source, CellSource) else open_cells(source, layer=layer)
         self._tokenizer, self._totals = tokenizer, totals
         self._warned = False
-        self._labels_CP = _labels(cells, tokenizer, given)  # only those of the given phenotypes are read
+        schema = tokenizer.schema
+        columns = [schema.phenotypes[schema.index(name)].column for name in given]
+        complete = set(columns) <= set(cells.columns)
+        # -1 but for the given phenotypes; all of obs for a helpful error
+        self._labels_CP = schema.encode(cells.frame(columns) if complete else cells.obs, use=given)
         if totals is not None and totals not in cells.columns:
             do = "Pass totals=<column>, or leave it out."
             raise missing_column(totals, cells.columns, of=cells.label, holds="the counts of each cell", do=do)
@@ -102,34 +98,14 @@ def blank(cells: EncodedCells) -> np.ndarray:
     return np.diff(cells.offsets_C1) == 0
 
 
-def _labels(cells: CellSource, tokenizer: CellTokenizer, given: Sequence[str]) -> np.ndarray:
-    """labels_CP of all cells, -1 but for the given phenotypes."""
-    schema = tokenizer.schema
-    columns = [schema.phenotypes[schema.index(name)].column for name in given]
-    complete = set(columns) <= set(cells.columns)
-    return schema.encode(cells.frame(columns) if complete else cells.obs, use=given)  # all of obs for a helpful error
-
-
 def phenotypes_named(schema: PhenotypeSchema, names: str | Sequence[str]) -> list[str]:
-    """Return names of phenotypes, one or several, in the order of the schema.
-
-    Raises
-    ------
-    PhenotypeError
-        The model has no such phenotype.
-    """
+    """Return names of phenotypes, one or several, in the order of the schema."""
     chosen = {schema.index(name) for name in ([names] if isinstance(names, str) else names)}
     return [schema.names[p] for p in sorted(chosen)]
 
 
 def load_model(model: object) -> PolyGene:
-    """Return a model, loaded if it is a name or a folder.
-
-    Raises
-    ------
-    DataError
-        It is none of these.
-    """
+    """Return a model, loaded if it is a name or a folder."""
     if isinstance(model, str | Path):
         return PolyGene.from_pretrained(model)
     if not isinstance(model, PolyGene):
@@ -163,17 +139,6 @@ def written(out: str | Path | None, suffixes: tuple[str, ...]) -> Iterator[Path 
     """Give the temporary file of `out`, checked before the work begins; None where nothing is to be written."""
     with ExitStack() as stack:
         yield None if out is None else stack.enter_context(atomic_file(out, suffixes))
-
-
-def best_labels(
-    name: str, labels: Sequence[str], probabilities_CV: np.ndarray, at_or_below_VV: np.ndarray | None = None
-) -> dict[str, Any]:
-    """Return two columns of obs: the label of each cell, and its probability with all labels below it."""
-    best_C = reported_labels(probabilities_CV, at_or_below_VV)
-    p_C = probabilities_CV[np.arange(len(best_C)), best_C]
-    if at_or_below_VV is not None:
-        p_C = np.where(at_or_below_VV[best_C], probabilities_CV, 0).sum(axis=1)
-    return {f"polygene_{name}": pd.Categorical.from_codes(best_C, list(labels)), f"polygene_{name}_probability": p_C}
 
 
 def panel_var(panel: GenePanel) -> pd.DataFrame:
