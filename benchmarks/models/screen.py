@@ -8,9 +8,9 @@ that look like another label of their own source. *Across* sources, the regressi
 fold of left_out.toml left out in turn: it finds labels of a source that other studies contradict, which no model of the
 source alone can see. By confident learning (Northcutt et al. 2021, Journal of Artificial Intelligence Research 70:1373)
 a cell is suspect within its source where another label is at least as probable as it is on average for the cells that
-bear it, here at least 0.7 and at most 0.9; across sources, where one has 0.9. The other label stands neither above nor
-below the cell's own in the Cell Ontology. Suspects are listed for a person. Nothing is dropped: a rule that follows is
-written into recipes/corpus/sources.toml with its reason.
+bear it, here at least 0.7 and at most 0.9; across sources, where one has 0.9. No type of the Cell Ontology is at or
+below both labels. Suspects are listed for a person. Nothing is dropped: a rule that follows is written into
+recipes/corpus/sources.toml with its reason.
 
 Legend: C cells, V labels of a source, K components.
 """
@@ -69,6 +69,18 @@ def suspects(p_CV: np.ndarray, label_C: np.ndarray, apart_VV: np.ndarray) -> np.
     return np.where(possible_CV.any(axis=1), best_C, -1)
 
 
+def apart(a: str, b: str) -> bool:
+    """Say whether two labels exclude each other: neither is above the other, and no type is both of them.
+
+    A mature B cell is a B cell and a professional antigen-presenting cell: these two do not contradict.
+    """
+    terms = ontology_of("cell_type")
+    both = {terms.find(a), terms.find(b)}
+    if None in both:
+        return a != b
+    return not any(both <= above for above in terms.above.values())
+
+
 def held_out(cells: ad.AnnData, label_C: np.ndarray, seed: int) -> np.ndarray:
     """Predict each cell by a model that learned from others, p_CV."""
     x_CG = log1p_values(cells)
@@ -100,8 +112,7 @@ def within(cells: ad.AnnData, terms: pd.Series, seed: int) -> dict[str, Any]:
     cells, given = cells[kept], given[kept]
     label_C, names = pd.factorize(given, sort=True)
     term_V = [terms[kept][label_C == v].iloc[0] for v in range(len(names))]
-    compare = ontology_of("cell_type").compare
-    apart_VV = np.array([[compare(a, b) == "other" for b in term_V] for a in term_V])
+    apart_VV = np.array([[apart(a, b) for b in term_V] for a in term_V])
     suspect_C = suspects(held_out(cells, label_C, seed), label_C, apart_VV)
     found = pd.Series(np.append(names, None)[suspect_C], cells.obs_names, dtype=object)
     return summary(cells, given, found)
@@ -111,12 +122,11 @@ def across(cells: ad.AnnData, terms: pd.Series, model: Regression) -> dict[str, 
     """Screen a source by a model of other sources."""
     known = terms.notna().to_numpy()
     cells, terms = cells[known], terms[known]
-    compare = ontology_of("cell_type").compare
     table_VV = at_or_below("cell_type", model.labels)
     below_VV = np.eye(len(model.labels), dtype=bool) if table_VV is None else table_VV
     sure_CV = model(cells) @ below_VV.T.astype(np.float32) >= SURE[1]
-    apart = {term: np.array([compare(label, term) == "other" for label in model.labels]) for term in set(terms)}
-    sure_CV &= np.array([apart[term] for term in terms])
+    apart_V = {term: np.array([apart(label, term) for label in model.labels]) for term in set(terms)}
+    sure_CV &= np.array([apart_V[term] for term in terms])
     # Of the labels that are sure the finest: the one with fewest labels at and below it.
     finest_C = np.where(sure_CV, -below_VV.sum(axis=1), -np.inf).argmax(axis=1)
     found = pd.Series(np.array(model.labels, dtype=object)[finest_C], cells.obs_names)

@@ -62,3 +62,11 @@ def test_across_sources_the_finest_sure_label_is_named() -> None:
         (["a"], "naive B cell"),
     ]
     assert result["suspects"] == 2
+
+
+def test_labels_that_one_type_can_be_both_of_do_not_contradict() -> None:
+    assert screen.apart("B cell", "T cell")
+    assert screen.apart("B cell", "my cluster")
+    assert not screen.apart("B cell", "memory B cell")
+    assert not screen.apart("B cell", "professional antigen presenting cell")
+    assert not screen.apart("regulatory T cell", "CD4-positive, alpha-beta T cell")
