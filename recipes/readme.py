@@ -3,7 +3,8 @@
     python -m recipes.readme
 
 docs/demo.png is the demo's picture. docs/scores.png draws the scores of the shipped model's metrics.json, which
-`python -m benchmarks.models --write` stores. The table is what the README's Python prints. No data are needed.
+`python -m benchmarks.models --write` stores; where it has none, those of new studies in docs/models.md. The table is
+what the README's Python prints. No data are needed.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
@@ -66,13 +68,36 @@ def scores_picture(marks: Mapping[str, Mapping[str, Mapping[str, float]]], studi
             axis.scatter(x, y, s=90 if ours else 42, marker=marker, c=colour, label=name, zorder=3 if ours else 2)
     axis.set_yticks(heights, [studies[name] for name, _ in rows])
     axis.set(xlim=(0, 1.02), ylim=(-0.6, len(rows) - 0.4), xlabel="macro-F1 of cell types, from expression alone")
+    _plain(axis)
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles[::-1], names[::-1], loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
+    return figure
+
+
+def new_studies_picture(page: str) -> Figure:
+    """Draw the accuracies in docs/models.md on studies never seen: a model, and the one before it."""
+    (table, *_) = re.findall(r"^\| study never seen \|[^|\n]*\|[^|\n]*\|\n(?:\|.*\n)+", page, re.MULTILINE)
+    head, _, *body = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    figure = Figure(figsize=(7.5, 0.9 + 0.36 * len(body)), layout="constrained", dpi=130, facecolor="white")
+    axis = figure.subplots()
+    heights = list(range(len(body)))[::-1]
+    values = [[float(cell.split(maxsplit=1)[0]) for cell in row[1:]] for row in body]
+    axis.hlines(heights, *zip(*values, strict=True), color="#CCCCCC", linewidth=2, zorder=1)
+    for column, (size, colour) in enumerate(((42, "#999999"), (90, "#D55E00"))):
+        label = f"polygene-512 of {head[1 + column]}"
+        axis.scatter([row[column] for row in values], heights, s=size, c=colour, label=label, zorder=2)
+    axis.set_yticks(heights, [row[0] for row in body])
+    axis.set(xlim=(0, 1.02), ylim=(-0.6, len(body) - 0.4), xlabel="share of cells right, by the ontology")
+    _plain(axis)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def _plain(axis: Axes) -> None:
     axis.grid(axis="both", color="#E6E6E6", zorder=0)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(length=0)
-    handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles[::-1], names[::-1], loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
-    return figure
 
 
 def studies() -> dict[str, str]:
@@ -114,7 +139,11 @@ def main() -> None:
             console.print(thing)
         shutil.copy(Path(scratch) / "demo" / "demo.png", ROOT / "docs" / "demo.png")
     metrics: dict[str, Any] = json.loads((ROOT / "src/polygene/models" / MODEL / "metrics.json").read_text())
-    scores_picture(metrics["marks"], studies()).savefig(ROOT / "docs" / "scores.png")
+    if "marks" in metrics:
+        picture = scores_picture(metrics["marks"], studies())
+    else:
+        picture = new_studies_picture((ROOT / "docs" / "models.md").read_text(encoding="utf-8"))
+    picture.savefig(ROOT / "docs" / "scores.png")
     text = README.read_text(encoding="utf-8")
     found = example(text)
     start, end = found.span("printed")

@@ -47,3 +47,18 @@ def test_the_picture_of_scores_has_a_row_for_each_study_that_was_scored() -> Non
     assert drawn["PolyGene"] == [[0.5, 1.0], [0.9, 0.0]]
     assert drawn["CellTypist"] == [[0.8, 0.0]]
     assert "majority" not in drawn
+
+
+def test_the_picture_of_new_studies_draws_the_first_number_of_each_cell() -> None:
+    page = """| study never seen | old | new |
+| --- | --- | --- |
+| PBMC 3k | 0.553 / 0.511 (more: 0.7) | 0.886 / 0.908 |
+| heart | 0.574 | 0.947 |
+
+| other | table | here |
+"""
+    (axis,) = readme.new_studies_picture(page).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["PBMC 3k", "heart"]
+    drawn = {one.get_label(): one.get_offsets().tolist() for one in axis.collections}
+    assert drawn["polygene-512 of old"] == [[0.553, 1.0], [0.574, 0.0]]
+    assert drawn["polygene-512 of new"] == [[0.886, 1.0], [0.947, 0.0]]
