@@ -237,7 +237,8 @@ def score_hierarchy(model: PolyGene, split: CorpusSplit, predictions: Sequence[n
     if p is None or not (split.labels_CP[rows, p] >= 0).any():
         return pd.DataFrame()
     tree, n_labels = LabelTree(schema.labels[p]), len(schema.labels[p])
-    scores = tree.scores(predictions[p][rows], split.labels_CP[rows, p], donor_names(split, rows))
+    cells = (predictions[p][rows], split.labels_CP[rows, p], donor_names(split, rows))
+    scores = tree.scores(*cells, at_or_below_VV=model.at_or_below("cell_type"))
     table = pd.DataFrame([scores["backed_off"], scores["label"]])
     table.insert(0, "prediction", ["backed off", "most probable label"])
     return table.assign(level=SURE, labels_found=n_labels - len(tree.unknown), labels=n_labels)
