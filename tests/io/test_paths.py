@@ -11,7 +11,7 @@ import pytest
 from fsspec.registry import known_implementations
 from scipy import sparse
 
-from polygene.errors import DataError
+from polygene.errors import DataError, MissingExtraError
 from polygene.io import paths
 from polygene.io.paths import expand_paths, local_copy, parse_path
 from polygene.io.read import open_cells, open_sources
@@ -212,7 +212,7 @@ def test_a_zarr_at_a_url_with_a_part_missing_is_refused(make_adata, write_as, se
 def test_a_missing_driver_is_named(url, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    with pytest.raises(DataError, match=r"pip install 'fsspec\[https\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'polygene\[remote\]'"):
         open_sources("https://host/b.h5ad")
     for one in (url, url.replace("h5ad", "zarr"), url.replace("b.", "*.")):
         with pytest.raises(DataError, match=f"pip install '{package}'"):
