@@ -291,7 +291,7 @@ def test_one_row_of_unmeasured_genes_stands_for_all_cells(network):
     assert torch.allclose(one.gene_logits, each.gene_logits, atol=1e-12)
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(one.label_logits, each.label_logits, strict=True))
     hidden = [
-        network.encode_before_last(**{name: batch[name] for name in PACKED_CELLS}, unmeasured=rows)
+        network.encode(**{name: batch[name] for name in PACKED_CELLS}, unmeasured=rows, before_last=True)
         for rows in (shared, shared.expand(2, -1), None)
     ]
     assert torch.allclose(hidden[0], hidden[1], atol=1e-12)

@@ -50,7 +50,7 @@ def key_labels(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np
 def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Tensor:
     """Last hidden states at these places of the row, ascending, (R, D), on the network's device."""
     inputs = packed.as_dict() | {"read_at": read_at_R}
-    return network.encode(**{name: x.to(network.device) for name, x in inputs.items()})
+    return network.encode(**{name: x.to(network.device) for name, x in inputs.items()}, before_last=False)
 
 
 def label_probabilities(
@@ -115,7 +115,8 @@ def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = 
         part = cells.rows(rows)
         packed, _ = pack_cells(model.tokenizer, part, labels_CP[rows], no_query, no_query)
         cell_N, rank_N = cells_and_ranks(part)
-        hidden_TD = network.encode_before_last(**{name: x.to(network.device) for name, x in packed.as_dict().items()})
+        inputs = {name: x.to(network.device) for name, x in packed.as_dict().items()}
+        hidden_TD = network.encode(**inputs, before_last=True)
         hidden_ND = hidden_TD.float().cpu()[packed.cls_at[cell_N] + first_gene + rank_N]
         sums_CD = torch.zeros(len(part), hidden_ND.shape[1]).index_add_(0, cell_N, hidden_ND)
         found.append((sums_CD / torch.bincount(cell_N, minlength=len(part)).clamp(min=1)[:, None]).numpy())

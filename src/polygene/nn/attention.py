@@ -94,9 +94,8 @@ def _loop(
 ) -> Tensor:
     """Cell by cell, in float32; (1, A, H, E).
 
-    `split` rather than slices: the backward pass of a slice fills a row-long gradient for every cell.
-    Half-precision input is widened: on CPUs the half-precision backward pass of attention is the slower one. Autocast
-    would narrow it again.
+    `split` rather than slices: the backward pass of a slice fills a row-long gradient for every cell. Half precision is
+    widened, since its backward pass of attention is the slower one on CPUs; autocast would narrow it again.
     """
     dtype = q_1HAE.dtype
     q_1HAE, k_1HTE, v_1HTE = (

@@ -13,17 +13,15 @@ from polygene.nn.config import PolyGeneConfig
 
 
 class UnmeasuredGenes(nn.Module):
-    """A vector for each gene that was not measured, summed over the unmeasured genes of a cell.
+    """A vector for each gene, zero at the start, summed over the unmeasured genes of a cell.
 
-    Unexpressed genes are not in the row, so without it a gene that the file lacks and a gene that is zero are the same
-    input. It starts at zero.
+    Unexpressed genes are not in the row: without it a gene that the file lacks and one that is zero are the same input.
     """
 
     def __init__(self, config: PolyGeneConfig) -> None:
         super().__init__()
         self.vectors = nn.Parameter(torch.zeros(config.n_genes, config.hidden_size))
-        # a file may lack most genes, and the vectors of all of them move with every step of the optimiser
-        self.scale = config.n_genes**-0.5
+        self.scale = config.n_genes**-0.5  # a file may lack most genes, whose vectors all move with every step
 
     def forward(self, unmeasured_CG: Tensor) -> Tensor:
         """Sum over the unmeasured genes, (C, D)."""

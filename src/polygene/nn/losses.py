@@ -173,12 +173,10 @@ class PolyGeneLoss:
         label_phenotype: Tensor,
         n_cells: int,
     ) -> dict[str, Tensor]:
-        """Mean over cells of the weighted sums over queries: `loss`, its parts `gene_loss`, `phenotype_loss`.
-
-        Every head enters, with an empty sum where it has no query: without its gradient, other ranks would wait.
-        """
+        """Mean over cells of the weighted sums over queries: `loss`, its parts `gene_loss`, `phenotype_loss`."""
         gene_loss = (bin_weights * self.genes(gene_logits, bins)).sum() / n_cells
         phenotype_loss = gene_loss.new_zeros(())
+        # every head enters, with an empty sum where it has no query: without its gradient other ranks would wait
         for p, logits_QV in enumerate(label_logits):
             of_p = label_phenotype == p
             phenotype_loss = phenotype_loss + (label_weights[of_p] * self.labels(logits_QV, labels[of_p], p)).sum()

@@ -52,10 +52,7 @@ class LastLayer(BertLayer):
 
 
 class PolyGeneModel(PreTrainedModel):
-    """BertModel on packed cells with a decoder whose softmax never leaves a slot's own group.
-
-    A gene is predicted over bins, a phenotype over its own labels: no probability goes to impossible tokens.
-    """
+    """BertModel on packed cells with a decoder whose softmax never leaves a slot's own group: bins, or own labels."""
 
     config_class = PolyGeneConfig
     base_model_prefix = "bert"
@@ -99,10 +96,14 @@ class PolyGeneModel(PreTrainedModel):
         n_queries: Tensor,
         unmeasured: Tensor | None = None,
         read_at: Tensor | None = None,
+        *,
+        before_last: bool = False,
     ) -> Tensor:
         """Give the last hidden states of packed cells (the fields of `PackedCells`), (R, D).
 
         `read_at` are the places in the row, ascending, whose states are wanted: the last layer leaves out the others.
+        With `before_last`, the states of all tokens before the last layer, (T, D): no prediction depends on what a key
+        becomes in the last layer, so training shapes these states of keys.
         """
         if self.config._attn_implementation != PACKED:
             msg = (
@@ -112,8 +113,14 @@ class PolyGeneModel(PreTrainedModel):
             )
             raise ValueError(msg)
         cells = CellOffsets(n_keys, n_queries)
+        x_1TD = self._embed(input_ids, cells, unmeasured)
+        if before_last:
+            hidden_1TD = self.bert.embeddings(None, token_type_ids, position_ids, inputs_embeds=x_1TD)
+            for layer in self.bert.encoder.layer[:-1]:
+                hidden_1TD = layer(hidden_1TD, None, cells=cells)
+            return hidden_1TD[0]
         return self.bert(
-            inputs_embeds=self._embed(input_ids, cells, unmeasured),
+            inputs_embeds=x_1TD,
             position_ids=position_ids,
             token_type_ids=token_type_ids,
             cells=cells,
@@ -128,26 +135,6 @@ class PolyGeneModel(PreTrainedModel):
         start_at_C = cells.starts_C + self.config.first_gene_slot - 1
         sums_CD = self.unmeasured(unmeasured).expand(len(start_at_C), -1)
         return x_1TD.index_add(1, start_at_C, sums_CD[None].to(x_1TD.dtype))
-
-    def encode_before_last(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor,
-        token_type_ids: Tensor,
-        n_keys: Tensor,
-        n_queries: Tensor,
-        unmeasured: Tensor | None = None,
-    ) -> Tensor:
-        """Give the states of all packed tokens before the last layer, (T, D).
-
-        No prediction depends on what a key becomes in the last layer, so training shapes these states of keys.
-        """
-        cells = CellOffsets(n_keys, n_queries)
-        x_1TD = self._embed(input_ids, cells, unmeasured)
-        hidden_1TD = self.bert.embeddings(None, token_type_ids, position_ids, inputs_embeds=x_1TD)
-        for layer in self.bert.encoder.layer[:-1]:
-            hidden_1TD = layer(hidden_1TD, None, cells=cells)
-        return hidden_1TD[0]
 
     def decode_genes(self, hidden_QD: Tensor, genes_Q: Tensor) -> Tensor:
         """Logits of the bins of the queried genes, (Q, B)."""

@@ -29,16 +29,9 @@ SHOWN_LEVELS = 9
 class PackedCells:
     """Tokens of C cells in one row of length T; the names of the fields are arguments of `PolyGeneModel.forward`.
 
-    Attributes
-    ----------
-    input_ids, position_ids
-        int64, (1, T): token and slot of every packed token.
-    token_type_ids
-        int64, (1, T): at [START] how much of the cell is visible (see `batches.shown_level`), 0 elsewhere.
-    n_keys, n_queries
-        int64, (C,): how many of a cell's tokens are keys, how many are queries behind them.
-    unmeasured
-        bool, (C, G), or (1, G) for all cells: panel genes that the cell's file did not measure. None: none.
+    Token, slot and type of every packed token are int64 (1, T); the type is 0 but at [START], where it says how much of
+    the cell is visible (see `batches.shown_level`). How many tokens are keys and queries: int64 (C,). Panel genes that
+    a cell's file did not measure: bool (C, G), or (1, G) for all cells; None: none.
     """
 
     input_ids: Tensor
