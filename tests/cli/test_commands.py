@@ -339,7 +339,7 @@ def test_evaluate_refuses_a_report_that_cannot_be_written_and_leaves_nothing(mad
     ("folder", "says"),
     [
         ("corpus", ["20 genes", "donors", "cell_type", "monocyte", "validation"]),
-        ("model", ["16 wide", "B cell", "loss", "temperature", "corpus: cells (donors)", "donors"]),
+        ("model", ["16 wide", "B cell", "loss", "temperature", "train cells", "donors"]),
         ("polygene-512", ["512 genes", "F16"]),
     ],
 )
@@ -353,7 +353,7 @@ def test_info_describes(folder: str, says: list[str], made: Path) -> None:
 def test_models_lists_those_that_ship() -> None:
     result = polygene("models")
     assert result.exit_code == 0, result.output
-    for word in (*NAMES, "cell types", "B cell", "README.md"):
+    for word in (*NAMES, "cell type", "B cell", "README.md"):
         assert word in result.stdout
 
 

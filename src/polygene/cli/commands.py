@@ -225,7 +225,7 @@ def models() -> None:
     """List the models that ship with PolyGene, and what they know."""
     from polygene.cli.describe import describe_shipped
 
-    print_all(describe_shipped())
+    print_all([describe_shipped()])
 
 
 def _lines(path: Path) -> list[str]:

@@ -43,6 +43,7 @@ from polygene.evaluation.test_cells import (
     scored_labels,
 )
 from polygene.model.checkpoint import PolyGene
+from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
 from polygene.runtime.subsample import spread
 from polygene.vocab.ontology import SURE, LabelTree
@@ -77,6 +78,7 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Evaluation:
     DataError
         The seed is negative.
     """
+    one_process("evaluate")
     predictions = predict_split(model, corpus, seed=seed)
     train, test, schema = corpus.split("train"), corpus.split("test"), corpus.tokenizer.schema
     classes = [
