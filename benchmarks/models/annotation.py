@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.shared import command, effort, files
+from benchmarks.shared.splits import join_runs
 from polygene.corpus.prepare import PrepareConfig
 from polygene.evaluation.evaluate import summarise, tally
 from polygene.evaluation.test_cells import MODEL
@@ -76,7 +77,7 @@ def run(experiment: Experiment, path: Path, folder: Path, seeds: list[int]) -> t
         runs.append(tally(model, corpus, seed=seed))
         seconds["train"] += trained - started
         seconds["score"] += time.perf_counter() - trained
-    return summarise(runs), seconds
+    return summarise(join_runs(runs)), seconds
 
 
 def tables(name: str, experiment: Experiment, scores: pd.DataFrame, n_splits: int) -> list[Table]:

@@ -120,7 +120,7 @@ def compared(
         who: label_tally(p_CV, truth_C, scorable_SV=scored_V[None], donors_C=donors_C) for who, p_CV in answers.items()
     }
     rows = compare(tallies, reference=reference, seed=seed)
-    return rows[rows.score.isin(scores)].drop(columns="split_mean").to_dict("records")
+    return rows[rows.score.isin(scores)].to_dict("records")
 
 
 def credited(probabilities_CV: np.ndarray, truth_C: np.ndarray, tree: LabelTree) -> np.ndarray:
@@ -152,7 +152,7 @@ def years_rows(asked: Asked, phenotype: str, answers: Answers, *, seed: int = 0)
         tallies = {
             who: years_tally(years_C[kept_C], actual_C[kept_C], donors_C=donors) for who, years_C in answers.items()
         }
-        rows = compare(tallies, reference=YEARS_REFERENCE, seed=seed).drop(columns="split_mean")
+        rows = compare(tallies, reference=YEARS_REFERENCE, seed=seed)
         if resampling_unit(donors) == "cell":
             rows[["low", "high", "gain_low", "gain_high", "at_or_above"]] = None
         found.append(

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.shared import effort
+from benchmarks.shared.splits import join_runs
 from benchmarks.shared.studies import trained
 from polygene.evaluation.ages import interval_scores, years_interval
 from polygene.evaluation.baselines import YEARS_BASELINES, baseline_years
@@ -46,7 +47,7 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
         known_D = age_gaps(p_CV, years_V, actual_C, test.donors_C)
         donors.append(known_D.assign(split=split, age_seen=np.isin(known_D.actual, learned_C)))
         answers.append(interval_scores(p_CV, years_V, actual_C, test.donors_C))
-    scores, table = summarise(runs, seed=seed), pd.concat(donors, ignore_index=True)
+    scores, table = summarise(join_runs(runs), seed=seed), pd.concat(donors, ignore_index=True)
     by_donor = scores[scores.score == "mae_years_by_donor"].set_index("predictor")
     found: dict[str, object] = {
         "age_mae_years": {

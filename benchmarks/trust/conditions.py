@@ -88,5 +88,5 @@ def conditions(
         share_of = {NOTHING: 1.0, **known, OTHERS: sum(shares) / max(len(shares), 1)}
         table.insert(0, "phenotype", name)
         table.insert(2, "known", table.given.map(share_of))
-        tables.append(table[table.score.isin(("accuracy", "macro_f1"))].drop(columns=["split_mean", "at_or_above"]))
+        tables.append(table[table.score.isin(("accuracy", "macro_f1"))].drop(columns="at_or_above"))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

@@ -20,10 +20,11 @@ import pandas as pd
 from rich.console import Console
 
 from benchmarks.shared import effort
+from benchmarks.shared.splits import stack_splits
 from benchmarks.shared.studies import trained
 from polygene.corpus.corpus import Corpus
 from polygene.evaluation.bootstrap import donor_draws
-from polygene.evaluation.metrics import LOWER_IS_BETTER, Tally, label_tally, stack_splits
+from polygene.evaluation.metrics import LOWER_IS_BETTER, Tally, label_tally
 from polygene.evaluation.test_cells import (
     MODEL,
     CellBlocks,

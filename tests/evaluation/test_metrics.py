@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 from polygene.evaluation import bootstrap
 from polygene.evaluation.bootstrap import compare
-from polygene.evaluation.metrics import expected_years, label_scores, label_tally, stack_splits, years_tally
+from polygene.evaluation.metrics import expected_years, label_scores, label_tally, years_tally
 from polygene.evaluation.scorable import scorable
 from polygene.vocab.ontology import at_or_below
 
@@ -277,28 +277,6 @@ def test_at_or_above_means_that_the_interval_of_the_gain_does_not_lie_below_zero
     assert compare(tallies, reference="uniform").query("predictor == 'model'")["at_or_above"].all()
 
 
-def test_testing_the_same_donors_twice_narrows_no_interval(cells):
-    probabilities_CV, truth_C, _, donors_C, scorable_SV = cells
-    once = label_tally(probabilities_CV, truth_C, scorable_SV=scorable_SV[:1], donors_C=donors_C)
-    table = compare({"a": once}, reference="a")
-    pd.testing.assert_frame_equal(table, compare({"a": stack_splits([once, once, once])}, reference="a"))
-
-
-def test_splits_are_scored_together_and_their_mean_stands_beside(cells):
-    probabilities_CV, truth_C, _, donors_C, scorable_SV = cells
-    first = np.isin(donors_C, ["donor 0", "donor 1", "donor 2"])
-    parts = [
-        label_tally(probabilities_CV[part], truth_C[part], scorable_SV=scorable_SV[:1], donors_C=donors_C[part])
-        for part in (first, ~first)
-    ]
-    table = compare({"a": stack_splits(parts)}, reference="a").set_index("score")
-    each = [scores_by_sklearn(probabilities_CV[part], truth_C[part], scorable_SV[0]) for part in (first, ~first)]
-    together = scores_by_sklearn(probabilities_CV, truth_C, scorable_SV[0])
-    for score in together:
-        assert table.loc[score, "value"] == pytest.approx(together[score])
-        assert table.loc[score, "split_mean"] == pytest.approx(np.mean([scores[score] for scores in each]))
-
-
 def test_resampling_in_blocks_changes_nothing_and_the_seed_does(cells, monkeypatch):
     probabilities_CV, truth_C, _, donors_C, scorable_SV = cells
     tally = label_tally(probabilities_CV, truth_C, scorable_SV=scorable_SV[:1], donors_C=donors_C)
@@ -326,38 +304,6 @@ def test_predictors_scored_on_other_cells_cannot_be_compared(cells):
     }
     with pytest.raises(ValueError, match="'b' and 'a' were scored on other cells"):
         compare(tallies, reference="a")
-
-
-def test_splits_that_learned_other_labels_are_joined_by_the_labels_names():
-    """Against one tally over the vocabulary of both."""
-    rng = np.random.default_rng(4)
-    truth_C = rng.integers(0, 3, 60)
-    donors_C = rng.choice(list("abcdef"), 60).astype(object)
-    p_CV = rng.dirichlet(np.ones(4), 60)
-    first, second = np.arange(60) < 30, np.arange(60) >= 30
-    all_V = np.ones((1, 4), dtype=bool)
-    whole = [
-        label_tally(p_CV[part], truth_C[part], scorable_SV=all_V, donors_C=donors_C[part]) for part in (first, second)
-    ]
-    order = [2, 0, 1]  # the second split never saw label 3, and numbers the others in another order
-    other_CV = np.column_stack([p_CV[second][:, order]])
-    p_CV[second, 3] = 0
-    whole[1] = label_tally(p_CV[second], truth_C[second], scorable_SV=all_V, donors_C=donors_C[second])
-    named = [
-        label_tally(
-            p_CV[first], truth_C[first], scorable_SV=all_V, donors_C=donors_C[first], labels=["p", "q", "r", "s"]
-        ),
-        label_tally(
-            other_CV,
-            np.array([order.index(truth) for truth in truth_C[second]]),
-            scorable_SV=all_V[:, :3],
-            donors_C=donors_C[second],
-            labels=["r", "p", "q"],
-        ),
-    ]
-    expected, found = stack_splits(whole).scores(), stack_splits(named).scores()
-    for score in ("accuracy", "macro_f1", "balanced_accuracy", "log_loss"):
-        np.testing.assert_allclose(found[score], expected[score])
 
 
 def test_a_prediction_below_the_true_label_is_right_and_the_label_is_as_probable_as_all_below_it():

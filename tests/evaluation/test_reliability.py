@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from polygene.evaluation import test_cells as held_out
-from polygene.evaluation.reliability import confidence_tally, risk_coverage, score_reliability, set_scores
+from polygene.evaluation.reliability import confidence_tally, score_reliability, set_scores
 from polygene.evaluation.test_cells import CellBlocks, model_predictions
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene
@@ -48,17 +48,6 @@ def test_ece_log_loss_and_brier_score_are_those_of_their_definitions(answers):
     assert scores["ece"] == pytest.approx(np.mean(gaps))
     assert scores["log_loss"] == pytest.approx(log_loss(truth_C, p_CV))
     assert scores["brier"] == pytest.approx(((p_CV - np.eye(3)[truth_C]) ** 2).sum(1).mean())
-
-
-def test_the_area_below_risk_and_coverage_is_the_mean_of_the_risks(answers):
-    p_CV, truth_C, donors_C = answers
-    curve, area = risk_coverage(p_CV, truth_C, donors_C, seed=0)
-    wrong = (p_CV.argmax(1) != truth_C)[np.argsort(-p_CV.max(1))]
-    risks = np.cumsum(wrong) / np.arange(1, 301)
-    assert area["aurc"] == pytest.approx(risks.mean(), abs=0.01)
-    assert curve.risk.iloc[-1] == pytest.approx(wrong.mean())
-    assert curve.share.iloc[-1] == 1
-    assert area["aurc_low"] <= area["aurc"] <= area["aurc_high"]
 
 
 def test_coverage_and_size_are_averaged_by_donor(answers):
@@ -109,7 +98,7 @@ def scored(model, corpus):
 
 def test_every_phenotype_that_varies_is_scored(model, toy_corpus):
     found = scored(model, toy_corpus)
-    for table in (found.calibration, found.sets, found.bins, found.risk_coverage):
+    for table in (found.calibration, found.sets, found.bins):
         assert {"sex", "cell_type"} <= set(table.phenotype)
         assert "tissue" not in set(table.phenotype)
     row = found.calibration.set_index("phenotype").loc["cell_type"]
@@ -122,7 +111,6 @@ def test_a_model_that_was_not_calibrated_has_no_sets(model, toy_corpus):
     found = scored(replace(model, calibration=type(model.calibration)()), toy_corpus)
     assert found.calibration.temperature.isna().all()
     assert found.sets.empty
-    assert (found.calibration.aurc > 0).all()
 
 
 def test_blocks_change_no_number(model, toy_corpus, monkeypatch):

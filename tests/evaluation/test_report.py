@@ -24,7 +24,7 @@ from polygene.model.inference import label_probabilities
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 EVIL = {"B cell": "<script>alert('B')</script>", "T cell": 'T & "NK" <cell>', "monocyte": "monocyte"}
 OPTIONAL = {
-    "confidence": ("calibration", "reliability", "sets", "risk_coverage", "hierarchy"),
+    "confidence": ("calibration", "reliability", "sets", "hierarchy"),
     "ages": ("ages",),
     "classes": ("classes", "confusion"),
     "genes": ("genes",),

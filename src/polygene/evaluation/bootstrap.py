@@ -1,6 +1,6 @@
 """Donor bootstrap: donors, not cells, are the replicates, so donors are drawn with all their cells.
 
-Legend: U rows of a tally (one donor within one source and split), K sums of a row, R resamples, D donors.
+Legend: U rows of a tally (one donor within one source), K sums of a row, R resamples, D donors.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from polygene.evaluation.metrics import LOWER_IS_BETTER, Tally, mean_of_known
+from polygene.evaluation.metrics import LOWER_IS_BETTER, Tally
 
 N_RESAMPLES = 1_000
 TAILS = (0.025, 0.975)
@@ -61,9 +61,9 @@ def compare(
 
     Returns
     -------
-    A row for each predictor and score: `value`, `low`, `high`; `split_mean`, the mean of the scores of single splits;
-    `gain` over the reference, `gain_low`, `gain_high`, positive where the predictor is better, also for losses and
-    errors; and `at_or_above`, whether the interval of the gain reaches 0 or more (None: nothing could be scored).
+    A row for each predictor and score: `value`, `low`, `high`; `gain` over the reference, `gain_low`, `gain_high`,
+    positive where the predictor is better, also for losses and errors; and `at_or_above`, whether the interval of the
+    gain reaches 0 or more (None: nothing could be scored).
     """
     donors_U = tallies[reference].donors_U
     for name, tally in tallies.items():
@@ -73,8 +73,7 @@ def compare(
     draws = resample(tallies, n_resamples, seed)
     values = {name: tally.scores() for name, tally in tallies.items()}
     rows = []
-    for name, tally in tallies.items():
-        by_split = tally.scores((np.unique(tally.splits_U)[:, None] == tally.splits_U).astype(float))
+    for name in tallies:
         for score, drawn_R in draws[name].items():
             sign = -1 if score in LOWER_IS_BETTER else 1
             low, high = np.quantile(drawn_R, TAILS)
@@ -86,7 +85,6 @@ def compare(
                     "value": values[name][score][0],
                     "low": low,
                     "high": high,
-                    "split_mean": mean_of_known(by_split[score][None, :])[0],
                     "gain": sign * (values[name][score][0] - values[reference][score][0]),
                     "gain_low": gain_low,
                     "gain_high": gain_high,

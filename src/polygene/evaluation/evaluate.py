@@ -23,7 +23,7 @@ from polygene.evaluation.baselines import YEARS_BASELINES, baseline_years
 from polygene.evaluation.bootstrap import compare
 from polygene.evaluation.confusion import class_scores, confusion
 from polygene.evaluation.masked_genes import score_genes
-from polygene.evaluation.metrics import Tally, expected_years, label_tally, stack_splits, years_tally
+from polygene.evaluation.metrics import Tally, expected_years, label_tally, years_tally
 from polygene.evaluation.novelty import score_novelty
 from polygene.evaluation.reliability import score_reliability
 from polygene.evaluation.results import Evaluation
@@ -93,7 +93,7 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Evaluation:
         donors=len(set(test.donors_C) - {""}),
         baseline_cells=min(len(train), MOST_BASELINE_CELLS),
         seed=seed,
-        scores=summarise([predictions.tallies], seed=seed),
+        scores=summarise(predictions.tallies, seed=seed),
         classes=pd.concat(classes, ignore_index=True) if classes else pd.DataFrame(),
         confusion=predictions.confusion,
         not_scored=tuple(name for name in schema.names if name not in predictions.tallies),
@@ -101,7 +101,6 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Evaluation:
         calibration=reliability.calibration,
         reliability=reliability.bins,
         sets=reliability.sets,
-        risk_coverage=reliability.risk_coverage,
         hierarchy=score_hierarchy(model, test, predictions.probabilities),
         genes=pd.DataFrame([{"predictor": who, **one} for who, one in score_genes(model, test, seed=seed).items()]),
         novelty=score_novelty(model, test, predictions.novelty_C, seed=seed),
@@ -210,17 +209,15 @@ def _tally_years(found: Predictions, corpus: Corpus, p: int, years: dict[str, np
     found.ages.append({"phenotype": name, **scores})
 
 
-def summarise(runs: Sequence[Tallies], *, seed: int = 0) -> pd.DataFrame:
-    """Tabulate the scores over one or several splits: those of `bootstrap.compare`, with a column `phenotype`.
+def summarise(tallies: Tallies, *, seed: int = 0) -> pd.DataFrame:
+    """Tabulate the scores: those of `bootstrap.compare`, with a column `phenotype`.
 
     Gains are over logistic regression, and over ridge regression for ages in years.
     """
     tables = []
-    for phenotype in dict.fromkeys(name for run in runs for name in run):
-        of_splits = [run[phenotype] for run in runs if phenotype in run]
-        joined = {who: stack_splits([split[who] for split in of_splits]) for who in of_splits[0]}
+    for phenotype, by_predictor in tallies.items():
         reference = YEARS_REFERENCE if phenotype.endswith(YEARS) else REFERENCE
-        table = compare(joined, reference=reference, seed=seed)
+        table = compare(by_predictor, reference=reference, seed=seed)
         table.insert(0, "phenotype", phenotype)
         tables.append(table)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

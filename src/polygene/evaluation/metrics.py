@@ -5,12 +5,12 @@ are: any other predicted label is wrong.
 
 What a score needs is first summed by donor, a `Tally`; resampling donors (`bootstrap`) is then one matrix product.
 
-Legend: C cells, V labels of a phenotype, S sources, U rows of a tally (one donor within one source and split), K sums
+Legend: C cells, V labels of a phenotype, S sources, U rows of a tally (one donor within one source), K sums
 of a row, R ways to weigh the rows (resamples).
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -46,23 +46,19 @@ class Tally:
     Attributes
     ----------
     donors_U
-        Donor of each row; the same donor in another source, or in another split, is another row.
+        Donor of each row; the same donor in another source is another row.
     sources_U
         Source of each row. A score is taken within each source, and its mean over the sources is the score.
-    splits_U
-        Split of each row, 0 where there is one.
     sums_UK
         float64, the sums.
     formula
         Turns sums_RK into the scores, each an array of R.
     labels
-        The V labels whose hits, true and predicted cells are the first 3V of the sums; empty for ages. Two splits need
-        not have the same ones.
+        The V labels whose hits, true and predicted cells are the first 3V of the sums; empty for ages.
     """
 
     donors_U: np.ndarray
     sources_U: np.ndarray
-    splits_U: np.ndarray
     sums_UK: np.ndarray
     formula: Callable[[np.ndarray], dict[str, np.ndarray]]
     labels: tuple[Hashable, ...] = ()
@@ -107,7 +103,7 @@ def label_tally(
         Donor of each cell, the unit of resampling. Cells without one (None, NaN, "") count as one donor together.
         None: each cell is a unit of its own.
     labels
-        Names of the V labels, by which splits are joined; their numbers if None.
+        Names of the V labels; their numbers if None.
     at_or_below_VV
         Which labels (columns) are at or below which (rows) in their ontology.
     """
@@ -126,7 +122,6 @@ def label_tally(
     return Tally(
         donors_U=donors_U,
         sources_U=sources_U,
-        splits_U=np.zeros(len(donors_U), dtype=int),
         sums_UK=np.column_stack([hits_UV, truths_UV, predicted_UV, surprise_U]),
         formula=_label_formula,
         labels=tuple(range(n_labels) if labels is None else labels),
@@ -173,40 +168,9 @@ def years_tally(
     return Tally(
         donors_U=donors_U,
         sources_U=sources_U,
-        splits_U=np.zeros(len(donors_U), dtype=int),
         sums_UK=sums_UK,
         formula=_years_formula,
     )
-
-
-def stack_splits(tallies: Sequence[Tally]) -> Tally:
-    """Join the tallies of one predictor over several splits, each with its own test donors and its own model.
-
-    In a resample a donor, which must have a name, is drawn once for all the splits that tested it. Averaging the scores
-    of single splits would leave a label with one test donor out of every third resample: in simulations of 23 donors,
-    six of them of the rarer label, in five folds, 95 % intervals of such a mean held its expectation in 78 % of runs,
-    those of the joint score in 93 %.
-    """
-    labels = tuple(dict.fromkeys(label for tally in tallies for label in tally.labels))
-    tallies = [_over(labels, tally) for tally in tallies]
-    return replace(
-        tallies[0],
-        donors_U=np.concatenate([tally.donors_U for tally in tallies]),
-        sources_U=np.concatenate([tally.sources_U for tally in tallies]),
-        splits_U=np.repeat(np.arange(len(tallies)), [len(tally.donors_U) for tally in tallies]),
-        sums_UK=np.concatenate([tally.sums_UK for tally in tallies]),
-    )
-
-
-def _over(labels: tuple[Hashable, ...], tally: Tally) -> Tally:
-    """Lay out the sums for these labels, which include those of the tally."""
-    n_own, n_all = len(tally.labels), len(labels)
-    column_V = np.array([labels.index(label) for label in tally.labels], dtype=int)
-    sums_UK = np.zeros((len(tally.sums_UK), tally.sums_UK.shape[1] + 3 * (n_all - n_own)))
-    for block in range(3 if n_own else 0):
-        sums_UK[:, block * n_all + column_V] = tally.sums_UK[:, block * n_own : (block + 1) * n_own]
-    sums_UK[:, 3 * n_all :] = tally.sums_UK[:, 3 * n_own :]
-    return replace(tally, sums_UK=sums_UK, labels=labels)
 
 
 def label_scores(tally: Tally) -> dict[str, float]:

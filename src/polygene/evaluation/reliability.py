@@ -1,7 +1,6 @@
 """What calibration is worth on test donors: confidence beside accuracy, and what sets of labels cover.
 
-Legend: C cells, V labels of one phenotype, U rows of donor and source, B bins of confidence, R resamples, J steps of a
-curve.
+Legend: C cells, V labels of one phenotype, U rows of donor and source, B bins of confidence, R resamples.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from polygene.runtime.subsample import spread
 
 COVERAGE, TOLERANCE = 0.9, 0.02
 """Sets are scored at this coverage; it fails where it is off by more."""
-N_BINS, N_STEPS = 15, 100
+N_BINS = 15
 MARGINAL, UNIFORM = "marginal", "uniform"
 """Predictions that look at no cell: the frequencies in training, and the same for every label."""
 MOST_CELLS = 50_000
@@ -35,93 +34,67 @@ ALL_LABELS = ""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reliability:
-    """How far probabilities and sets of labels hold, of every phenotype that varies within a source.
+    """How far probabilities and sets of labels hold; every table has a column `phenotype`.
 
     Attributes
     ----------
     calibration
-        A row for each `phenotype`: `temperature` (NaN: not calibrated), `calibration_donors`, their `unit` ("donor" or
-        "cell"); `ece`, `log_loss`, `brier` and `aurc` (the mean of the risk-coverage curve), each with `_low` and
-        `_high`; `marginal_log_loss`, `uniform_log_loss` and `marginal_brier` of predictions that look at no cell; and
-        `informative`, whether the log loss beats both of those by more than donors differ.
+        `temperature` (NaN: not calibrated), `calibration_donors`, their `unit` ("donor" or "cell"); `ece`, `log_loss`
+        and `brier`, each with `_low` and `_high`; `marginal_log_loss`, `uniform_log_loss` and `marginal_brier` of
+        predictions that look at no cell; and `informative`, whether the log loss beats both by more than donors differ.
     bins
-        Rows of a `phenotype`: `confidence`, `accuracy` with `low` and `high`, `cells`.
+        `confidence`, `accuracy` with `low` and `high`, `cells`.
     sets
-        Rows of a `phenotype` and `label`, first of all labels (""): `level` (the coverage that is promised),
-        `coverage` with `_low` and `_high` (averaged by donor), `size`, `donors`, `cells`, `off` and `why` (None where
-        the coverage is as promised), `basis` ("own" or "all labels") and `calibration_donors`; of all labels also
-        `abstained` (share of cells whose set is not one label) and `single_accuracy` (of the others).
-    risk_coverage
-        Rows of a `phenotype`: `share` of cells predicted, most confident first, and `risk`, the errors among them.
+        By `label`, first of all labels (""): `level` (the coverage that is promised), `coverage` with `_low` and
+        `_high` (averaged by donor), `size`, `donors`, `cells`, `off` and `why` (None where the coverage is as
+        promised), `basis` ("own" or "all labels") and `calibration_donors`; of all labels also `abstained` (share of
+        cells whose set is not one label) and `single_accuracy` (of the others).
     """
 
     calibration: pd.DataFrame
     bins: pd.DataFrame
     sets: pd.DataFrame
-    risk_coverage: pd.DataFrame
 
 
 def score_reliability(
     model: PolyGene, train: CorpusSplit, test: CorpusSplit, predictions: Sequence[np.ndarray], *, seed: int = 0
 ) -> Reliability:
-    """Score calibration and sets on the test cells, of which those that `scorable.scorable` keeps.
+    """Score calibration and sets on the test cells, of every phenotype that varies within a source.
 
-    Probabilities are informative where they beat both predictions that look at no cell, in log loss: where test donors
-    have the labels in other shares than training donors, the same prediction for every cell can beat the marginal and
-    has learned nothing.
-
-    Parameters
-    ----------
-    predictions
-        Of the model for all test cells with nothing given, phenotype by phenotype, (C, V).
+    `predictions` are the model's for all test cells with nothing given, phenotype by phenotype, (C, V). A model that is
+    not calibrated has no sets.
     """
     schema, rows = model.tokenizer.schema, spread(len(test), MOST_CELLS)
-    parts: dict[str, list[pd.DataFrame]] = {"calibration": [], "bins": [], "sets": [], "risk_coverage": []}
+    parts: dict[str, list[pd.DataFrame]] = {"calibration": [], "bins": [], "sets": []}
+    sources_C, donors_C = test.sources_C[rows], donor_names(test, rows)
+    units_C = np.arange(len(rows)) if donors_C is None else donors_C
     for p, name in enumerate(schema.names):
-        within_SV = scored_labels(train, test, p, len(schema.labels[p]), rows)
-        if within_SV.any():  # else it does not vary, or the vocabulary has no label
-            marginal_V = frequencies(train.labels_CP[:, p], len(schema.labels[p]))
-            scores = _of_phenotype(model, test, p, rows, predictions[p][rows], within_SV, marginal_V, seed)
-            for part, table in scores.items():
-                parts[part].append(table.assign(phenotype=name))
+        labels, truth_C, p_CV = schema.labels[p], test.labels_CP[rows, p], predictions[p][rows]
+        within_SV = scored_labels(train, test, p, len(labels), rows)
+        if not within_SV.any():  # it does not vary, or the vocabulary has no label
+            continue
+        kept_C = (truth_C >= 0) & within_SV[sources_C, truth_C]
+        of_test = partial(confidence_tally, truth_C=truth_C, kept_C=kept_C, sources_C=sources_C, donors_C=donors_C)
+        marginal_V, uniform_V = frequencies(train.labels_CP[:, p], len(labels)), np.full(len(labels), 1 / len(labels))
+        constants = {MARGINAL: marginal_V, UNIFORM: uniform_V}
+        tallies = {who: of_test(np.broadcast_to(p_V, p_CV.shape)) for who, p_V in constants.items()}
+        tallies[MODEL] = of_test(p_CV)
+        calibration = model.calibration.labels.get(name)
+        row = {
+            "temperature": calibration.temperature if calibration else np.nan,
+            "calibration_donors": calibration.units if calibration else 0,
+            "unit": "cell" if donors_C is None else "donor",
+            **_calibration_scores(tallies, seed),
+        }
+        scores = {"calibration": pd.DataFrame([row]), "bins": _bins(tallies[MODEL], seed)}
+        if calibration:
+            of_kept, below_VV = (p_CV[kept_C], truth_C[kept_C], units_C[kept_C]), model.at_or_below(name)
+            scores["sets"] = set_scores(*of_kept, calibration, labels, below_VV, seed=seed)
+        for part, table in scores.items():
+            parts[part].append(table.assign(phenotype=name))
     return Reliability(
         **{part: pd.concat(tables, ignore_index=True) if tables else pd.DataFrame() for part, tables in parts.items()}
     )
-
-
-def _of_phenotype(
-    model: PolyGene,
-    test: CorpusSplit,
-    p: int,
-    rows: np.ndarray,
-    p_CV: np.ndarray,
-    within_SV: np.ndarray,
-    marginal_V: np.ndarray,
-    seed: int,
-) -> dict[str, pd.DataFrame]:
-    """Score one phenotype on these test cells, part by part; a model that is not calibrated has no sets."""
-    name, labels = model.tokenizer.schema.names[p], model.tokenizer.schema.labels[p]
-    truth_C, sources_C, donors_C = test.labels_CP[rows, p], test.sources_C[rows], donor_names(test, rows)
-    kept_C = (truth_C >= 0) & within_SV[sources_C, truth_C]
-    of_test = partial(confidence_tally, truth_C=truth_C, kept_C=kept_C, sources_C=sources_C, donors_C=donors_C)
-    constants = {MARGINAL: marginal_V, UNIFORM: np.full(len(labels), 1 / len(labels))}
-    tallies = {who: of_test(np.broadcast_to(p_V, p_CV.shape)) for who, p_V in constants.items()}
-    tallies[MODEL] = of_test(p_CV)
-    units_C = np.arange(len(truth_C)) if donors_C is None else donors_C
-    of_kept = p_CV[kept_C], truth_C[kept_C], units_C[kept_C]
-    curve, area = risk_coverage(*of_kept, seed=seed)
-    calibration = model.calibration.labels.get(name)
-    row = {
-        "temperature": calibration.temperature if calibration else np.nan,
-        "calibration_donors": calibration.units if calibration else 0,
-        "unit": "cell" if donors_C is None else "donor",
-        **_calibration_scores(tallies, seed),
-        **area,
-    }
-    scores = {"calibration": pd.DataFrame([row]), "bins": bins_of(tallies[MODEL], seed=seed), "risk_coverage": curve}
-    if calibration:
-        scores["sets"] = set_scores(*of_kept, calibration, labels, model.at_or_below(name), seed=seed)
-    return scores
 
 
 def _calibration_scores(tallies: dict[str, Tally], seed: int) -> dict[str, Any]:
@@ -134,12 +107,15 @@ def _calibration_scores(tallies: dict[str, Tally], seed: int) -> dict[str, Any]:
     for score in ("ece", "log_loss", "brier"):
         value, low, high = table.loc[(MODEL, score), ["value", "low", "high"]]
         scores |= {score: value, f"{score}_low": low, f"{score}_high": high}
+    # Both must be beaten: where test donors have the labels in other shares than training donors, the same prediction
+    # for every cell can beat the marginal and has learned nothing.
+    gains = [of_reference.gain_low[MODEL, "log_loss"] for of_reference in by_reference.values()]
     return {
         **scores,
         "marginal_log_loss": table.value[MARGINAL, "log_loss"],
         "uniform_log_loss": table.value[UNIFORM, "log_loss"],
         "marginal_brier": table.value[MARGINAL, "brier"],
-        "informative": bool(min(one.gain_low[MODEL, "log_loss"] for one in by_reference.values()) > 0),
+        "informative": bool(min(gains) > 0),
     }
 
 
@@ -157,7 +133,9 @@ def confidence_tally(
     """
     truth, p_CV = truth_C[kept_C], probabilities_CV[kept_C].astype(float)
     at, confidence = np.arange(len(truth)), p_CV.max(axis=1)
-    bin_C = steps_of(confidence, N_BINS)
+    # Bins of equally many cells, least confident first; equal values are in one bin.
+    edges = np.quantile(confidence, np.arange(1, N_BINS) / N_BINS)
+    bin_C = np.searchsorted(edges, confidence, side="right")
     donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
     sums_UKB = np.zeros((len(donors_U), 3, N_BINS))
     for k, values in enumerate((np.ones(len(truth)), p_CV.argmax(axis=1) == truth, confidence)):
@@ -168,27 +146,19 @@ def confidence_tally(
     return Tally(
         donors_U=donors_U,
         sources_U=sources_U,
-        splits_U=np.zeros(len(donors_U), dtype=int),
         sums_UK=np.column_stack([sums_UKB.reshape(len(donors_U), -1), *summed]),
         formula=_confidence_formula,
     )
 
 
-def steps_of(confidence_C: np.ndarray, n_steps: int) -> np.ndarray:
-    """Number steps of equally many cells, least confident first; equal values are in one step."""
-    edges = np.quantile(confidence_C, np.arange(1, n_steps) / n_steps)
-    return np.searchsorted(edges, confidence_C, side="right")
-
-
 def _confidence_formula(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
-    """Give the scores from cells, hits and confidence of each bin, and the summed log and quadratic losses."""
     cells_RB, hits_RB, confidence_RB = np.split(sums_RK[:, :-2], 3, axis=1)
     cells_R = cells_RB.sum(axis=1)
     sums = {"ece": np.abs(hits_RB - confidence_RB).sum(axis=1), "log_loss": sums_RK[:, -2], "brier": sums_RK[:, -1]}
     return {name: ratio(sum_R, cells_R) for name, sum_R in sums.items()}
 
 
-def bins_of(tally: Tally, *, seed: int) -> pd.DataFrame:
+def _bins(tally: Tally, seed: int) -> pd.DataFrame:
     """Give mean confidence and accuracy of each bin, with donor-bootstrap intervals of the accuracy."""
     sums_UK = tally.sums_UK[:, :-2]
     (cells, hits, confidence), (cells_RB, hits_RB, _) = (
@@ -216,32 +186,28 @@ def set_scores(
     set_CV = calibration.sets(p_CV, COVERAGE, at_or_below_VV)
     size_C, held_C = finest(set_CV, at_or_below_VV).sum(axis=1), set_CV[np.arange(len(truth_C)), truth_C]
     single_C, own_V = size_C == 1, calibration.own(COVERAGE)
+    every_C = np.ones(len(truth_C), dtype=bool)
+    choices = [(ALL_LABELS, every_C, False, calibration.units)] + [
+        (labels[v], truth_C == v, own_V[v], int(calibration.units_V[v])) for v in np.unique(truth_C)
+    ]
     rows = [
         {
-            "label": ALL_LABELS,
-            "basis": "all labels",
-            "calibration_donors": calibration.units,
-            **_covered(held_C, size_C, units_C, seed),
-            "abstained": float(np.mean(~single_C)),
-            "single_accuracy": float(held_C[single_C].mean()) if single_C.any() else np.nan,
+            "label": label,
+            "basis": "own" if own else "all labels",
+            "calibration_donors": units,
+            **_covered(held_C[of_label_C], size_C[of_label_C], units_C[of_label_C], seed),
         }
+        for label, of_label_C, own, units in choices
     ]
-    for label in np.unique(truth_C):
-        of_label = truth_C == label
-        rows.append(
-            {
-                "label": labels[label],
-                "basis": "own" if own_V[label] else "all labels",
-                "calibration_donors": int(calibration.units_V[label]),
-                **_covered(held_C[of_label], size_C[of_label], units_C[of_label], seed),
-            }
-        )
+    rows[0] |= {
+        "abstained": float(np.mean(~single_C)),
+        "single_accuracy": float(held_C[single_C].mean()) if single_C.any() else np.nan,
+    }
     table = pd.DataFrame([row | {"level": COVERAGE, "off": row["coverage"] - COVERAGE} for row in rows])
     return table.assign(why=[_why_off(row, calibration.unit) for row in table.to_dict("records")])
 
 
 def _covered(held_C: np.ndarray, size_C: np.ndarray, units_C: np.ndarray, seed: int) -> dict[str, Any]:
-    """Average coverage and size by unit, each counting once."""
     units, unit_C = np.unique(units_C, return_inverse=True)
     cells_U = np.bincount(unit_C)
     held_U, size_U = (np.bincount(unit_C, weights=values) / cells_U for values in (held_C, size_C))
@@ -257,7 +223,6 @@ def _covered(held_C: np.ndarray, size_C: np.ndarray, units_C: np.ndarray, seed: 
 
 
 def _why_off(row: dict[str, Any], unit: str) -> str | None:
-    """Name the reason why a coverage is off; None where it is not."""
     units, needed = row["calibration_donors"], units_needed(COVERAGE)
     if abs(row["off"]) <= TOLERANCE:
         return None
@@ -268,29 +233,3 @@ def _why_off(row: dict[str, Any], unit: str) -> str | None:
     if unit == "cell":
         return "calibrated on cells, not donors"
     return f"test donors differ from the {units} calibration donors"
-
-
-def risk_coverage(
-    p_CV: np.ndarray, truth_C: np.ndarray, units_C: np.ndarray, *, seed: int
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Give the share of errors among the most confident cells, as ever more are predicted, and its mean, AURC.
-
-    Steps hold a hundredth of the cells each; the interval of the AURC is a donor bootstrap.
-    """
-    step_C = N_STEPS - 1 - steps_of(p_CV.max(axis=1), N_STEPS)
-    units, unit_C = np.unique(units_C, return_inverse=True)
-    sums_UK = np.zeros((len(units), 2 * N_STEPS))
-    np.add.at(sums_UK, (unit_C, step_C), 1)
-    np.add.at(sums_UK, (unit_C, N_STEPS + step_C), p_CV.argmax(axis=1) != truth_C)
-
-    def curve(sums_RK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        new_RJ = sums_RK[:, :N_STEPS]
-        predicted_RJ, errors_RJ = np.cumsum(new_RJ, axis=1), np.cumsum(sums_RK[:, N_STEPS:], axis=1)
-        risk_RJ = errors_RJ / np.maximum(predicted_RJ, 1)
-        return predicted_RJ / predicted_RJ[:, -1:], risk_RJ, (risk_RJ * new_RJ).sum(axis=1) / predicted_RJ[:, -1]
-
-    share_1J, risk_1J, aurc = curve(sums_UK.sum(axis=0, keepdims=True))
-    filled = np.flatnonzero(np.diff(share_1J[0], prepend=0))
-    low, high = np.quantile(curve(resampled(sums_UK, units, seed))[2], TAILS)
-    area = {"aurc": float(aurc[0]), "aurc_low": float(low), "aurc_high": float(high)}
-    return pd.DataFrame({"share": share_1J[0, filled], "risk": risk_1J[0, filled]}), area

@@ -23,7 +23,6 @@ from markupsafe import Markup
 from polygene import pl
 from polygene._version import __version__
 from polygene.corpus.corpus import Corpus
-from polygene.evaluation._risk_coverage import risk_coverage
 from polygene.evaluation._svg import svg
 from polygene.evaluation.assessment import DEPENDABLE, DEPENDABLE_YEARS, LEVELS, assess
 from polygene.evaluation.results import Evaluation
@@ -97,10 +96,7 @@ def _figure(results: Evaluation, kind: str, phenotype: str) -> Markup:
         title = f"{name}: percent of the cells of each true label (rows) by predicted label (columns)"
         side = 1.3 + 0.3 * len(counts)
         return svg(partial(pl.confusion, list(counts), counts.to_numpy()), title=title, size=(side + 1.9, side))
-    if kind == "reliability":
-        return svg(partial(pl.reliability, results, phenotype), title=f"{name}: confidence", size=(3.8, 3.8))
-    title = f"{name}: share of errors and share of cells predicted, most confident first"
-    return svg(partial(risk_coverage, results, phenotype), title=title, size=(3.8, 3.4))
+    return svg(partial(pl.reliability, results, phenotype), title=f"{name}: accuracy by confidence", size=(3.8, 3.8))
 
 
 def _maps(model: PolyGene, corpus: Corpus, rows: np.ndarray) -> dict[str, Markup]:

@@ -41,7 +41,7 @@ class Evaluation:
         Phenotypes that vary in no source.
     ages
         For each age phenotype what the intervals of years cover, see `ages.interval_scores`.
-    calibration, reliability, sets, risk_coverage
+    calibration, reliability, sets
         How far probabilities and sets of labels hold, see `reliability.Reliability`.
     hierarchy
         Cell types scored by the Cell Ontology, see `evaluate.score_hierarchy`.
@@ -64,7 +64,6 @@ class Evaluation:
     calibration: pd.DataFrame
     reliability: pd.DataFrame
     sets: pd.DataFrame
-    risk_coverage: pd.DataFrame
     hierarchy: pd.DataFrame
     genes: pd.DataFrame
     novelty: pd.DataFrame

@@ -149,7 +149,6 @@ def _calibration_table(results: Evaluation) -> Iterable[ResultTable]:
             "of equal shares": number(row["uniform_log_loss"]),
             "Brier score": interval(row, "brier"),
             "of marginal": number(row["marginal_brier"]),
-            "AURC": interval(row, "aurc"),
             "calibrated on": f"{row['calibration_donors']} {row['unit']}s, temperature {row['temperature']:.2f}"
             if row["calibration_donors"]
             else "not calibrated",
@@ -158,7 +157,7 @@ def _calibration_table(results: Evaluation) -> Iterable[ResultTable]:
     ]
     note = (
         "Lower is better. Void: the log loss does not beat both predictions that look at no cell, the marginal (the "
-        "label frequencies in training) and equal shares. AURC: mean share of errors, most confident cells first."
+        "label frequencies in training) and equal shares."
     )
     yield from [_table(results, "confidence", "calibration", rows, note)] if rows else []
 
