@@ -221,7 +221,9 @@ def reconstruction(model: PolyGene, cells: EncodedCells, *, rate: float = 0.4) -
     )
     order = np.lexsort((genes_Q, cells_Q))
     cells_Q, genes_Q, bins_Q = cells_Q[order], genes_Q[order], bins_Q[order]
-    p_QB = bin_probabilities(model, cells, cells_Q, genes_Q, visible_N, shown=1 - rate).astype(float).clip(1e-9, 1)
+    p_QB = (
+        bin_probabilities(model, cells, cells_Q, genes_Q, visible_N, visible_share=1 - rate).astype(float).clip(1e-9, 1)
+    )
     surprise_QB = -np.log(p_QB)
     expected_Q = (p_QB * surprise_QB).sum(axis=1)
     variance_Q = (p_QB * surprise_QB**2).sum(axis=1) - expected_Q**2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from polygene.errors import RecipeError
-from polygene.model.batches import shown_level
+from polygene.model.batches import visible_level
 from polygene.model.masking import MaskingCollator, MaskingConfig, mask_genes
 from polygene.runtime.hashing import uniform
 
@@ -126,7 +126,7 @@ def test_start_tells_how_much_is_shown(toy_tokenizer, make_cells, collate):
 
 
 def test_a_cell_whose_asked_genes_are_hidden_counts_as_a_whole_one():
-    np.testing.assert_array_equal(shown_level(np.array([0, 0.0999, 0.1, 0.5, 0.85, 1.0])), [0, 0, 1, 5, 8, 8])
+    np.testing.assert_array_equal(visible_level(np.array([0, 0.0999, 0.1, 0.5, 0.85, 1.0])), [0, 0, 1, 5, 8, 8])
 
 
 def test_15_percent_of_the_measured_genes_are_hidden_expressed_or_not(make_tokenizer, make_cells):

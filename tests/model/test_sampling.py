@@ -56,7 +56,7 @@ def test_one_step_draws_every_gene_from_the_tokens_alone(tiny_model):
         np.zeros((1, N_GENES), np.uint8), np.full((1, N_PHENOTYPES), -1, np.int16), ALL
     )
     p_GB = bin_probabilities(
-        tiny_model, empty, np.zeros(N_GENES, np.int64), np.arange(N_GENES), np.zeros(0, bool), shown=0.0
+        tiny_model, empty, np.zeros(N_GENES, np.int64), np.arange(N_GENES), np.zeros(0, bool), visible_share=0.0
     )
     expected_G = 1 - p_GB[:, 0]
     assert np.abs((bins_CG > 0).mean(0) - expected_G).max() < 5 * np.sqrt(0.25 / 2000)
@@ -80,7 +80,7 @@ def test_later_genes_are_drawn_given_earlier_ones(tiny_model):
     shown = np.maximum(given_G, 0).astype(np.uint8)[None]
     cell = tiny_model.tokenizer.from_bins(shown, np.full((1, N_PHENOTYPES), -1, np.int16), ALL)
     everything = np.ones(len(cell.genes_N), bool)
-    (p_B,) = bin_probabilities(tiny_model, cell, np.array([0]), np.array([17]), everything, shown=39 / 40)
+    (p_B,) = bin_probabilities(tiny_model, cell, np.array([0]), np.array([17]), everything, visible_share=39 / 40)
     shares_B = np.bincount(bins_CG[:, 17], minlength=len(p_B)) / 3000
     assert np.abs(shares_B - p_B).max() < 5 * np.sqrt(0.25 / 3000)
 
@@ -92,7 +92,7 @@ def test_labels_are_drawn_one_after_the_other_from_those_that_are_given(tiny_mod
     labels_CP = draw_labels(tiny_model, given_CP, ["cell_type"], np.arange(2000), 0, 1.0)
     assert (np.delete(labels_CP, 2, axis=1) == np.delete(given_CP, 2, axis=1)).all()
     empty = tiny_model.tokenizer.from_bins(np.zeros((1, N_GENES), np.uint8), given_CP[:1], ALL)
-    ((p_V,),) = label_probabilities(tiny_model, empty, predict=["cell_type"], given=["sex"], shown=0.0)
+    ((p_V,),) = label_probabilities(tiny_model, empty, predict=["cell_type"], given=["sex"], visible_share=0.0)
     shares_V = np.bincount(labels_CP[:, 2], minlength=len(schema.labels[2])) / 2000
     assert np.abs(shares_V - p_V).max() < 5 * np.sqrt(0.25 / 2000)
 

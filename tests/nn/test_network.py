@@ -6,7 +6,7 @@ import torch
 from polygene.nn.attention import PACKED, CellOffsets
 from polygene.nn.config import PolyGeneConfig
 from polygene.nn.network import PolyGeneModel
-from polygene.nn.packing import SHOWN_LEVELS
+from polygene.nn.packing import VISIBLE_LEVELS
 
 SIZES = [2, 3, 0, 4]
 N_GENES, N_BINS, N_TOKENS = 30, 6, 30
@@ -356,7 +356,9 @@ def test_a_saved_network_comes_back_packed_with_the_same_answers(network, tmp_pa
 def test_bert_inside_is_hugging_faces_own_but_for_what_the_last_layer_leaves_out(network):
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(**SHAPE, vocab_size=N_TOKENS, max_position_embeddings=N_GENES + 7, type_vocab_size=SHOWN_LEVELS)
+    config = BertConfig(
+        **SHAPE, vocab_size=N_TOKENS, max_position_embeddings=N_GENES + 7, type_vocab_size=VISIBLE_LEVELS
+    )
     own = BertModel(config, add_pooling_layer=False)
     assert type(network.bert) is type(own)
     ours = {name: type(module) for name, module in network.bert.named_modules()}

@@ -37,7 +37,7 @@ def answers(model: PolyGene, cell: EncodedCells, gene: int, visible_N: np.ndarra
     for sex in (cell.labels_CP[0, 0], 1):
         told = replace(cell, labels_CP=np.r_[sex, cell.labels_CP[0, 1:]][None].astype(np.int16))
         one, given = np.array([0]), ("sex", *GIVEN)
-        p_B = bin_probabilities(model, told, one, np.array([gene]), visible_N, given=given, shown=shown)[0]
+        p_B = bin_probabilities(model, told, one, np.array([gene]), visible_N, given=given, visible_share=shown)[0]
         found.append([float(p_B @ model.tokenizer.inverse.mean_GB[gene]), float(p_B[1:].sum())])
     return np.concatenate([found[0], np.subtract(found[1], found[0])])
 
@@ -82,7 +82,7 @@ def test_a_gene_is_predicted_only_while_it_is_masked_and_equally_often(
     asked_CG, shown_shares = np.zeros((len(females), 40)), []
 
     def watch(model: PolyGene, cells: EncodedCells, cells_Q: Any, genes_Q: Any, visible_N: Any, **options: Any) -> Any:
-        if options["shown"]:
+        if options["visible_share"]:
             cells_N = np.repeat(np.arange(len(cells)), np.diff(cells.offsets_C1))
             visible = set(zip(cells_N[visible_N], cells.genes_N[visible_N], strict=True))
             assert not visible & set(zip(cells_Q, genes_Q, strict=True))
@@ -103,7 +103,7 @@ def test_cells_of_equal_labels_share_one_prediction_from_tokens(
     asked = []
 
     def watch(*arguments: Any, **options: Any) -> Any:
-        if not options["shown"]:
+        if not options["visible_share"]:
             asked.append(len(arguments[1]))
         return bin_probabilities(*arguments, **options)
 

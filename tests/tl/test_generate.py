@@ -102,7 +102,7 @@ def test_a_low_temperature_always_draws_the_most_probable_label(tiny_model: Poly
     nothing = tiny_model.tokenizer.from_bins(
         np.zeros((1, 40), np.uint8), np.array([[1, -1, -1, -1, -1]], np.int16), np.ones(40, dtype=bool)
     )
-    ((p_V,),) = label_probabilities(tiny_model, nothing, predict=["cell_type"], given=["sex"], shown=0.0)
+    ((p_V,),) = label_probabilities(tiny_model, nothing, predict=["cell_type"], given=["sex"], visible_share=0.0)
     assert set(adata.obs["cell_type"]) == {tiny_model.tokenizer.schema.labels[2][p_V.argmax()]}
 
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from polygene.nn.packing import SHOWN_LEVELS, PackedCells, pack
+from polygene.nn.packing import VISIBLE_LEVELS, PackedCells, pack
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.tokenizer import CellTokenizer
 
 
-def shown_level(shown: np.ndarray | float) -> np.ndarray:
+def visible_level(visible_share: np.ndarray | float) -> np.ndarray:
     """Give the token type of [START] by the share of a cell's measured genes, zeros included, that is not masked.
 
     Tenths, but from 80 % on all alike: a cell in training, 15 % of whose genes are masked, stands for a whole one.
     """
-    return np.minimum(np.asarray(shown) * 10 + 1e-6, SHOWN_LEVELS - 1).astype(np.int64)
+    return np.minimum(np.asarray(visible_share) * 10 + 1e-6, VISIBLE_LEVELS - 1).astype(np.int64)
 
 
 def pack_cells(
@@ -27,7 +27,7 @@ def pack_cells(
     query_cells_Q: np.ndarray,
     query_slots_Q: np.ndarray,
     visible_N: np.ndarray | None = None,
-    shown: np.ndarray | float = 1.0,
+    visible_share: np.ndarray | float = 1.0,
     unmeasured_CG: np.ndarray | None = None,
 ) -> tuple[PackedCells, np.ndarray]:
     """Lay out cells with these labels and visible genes as keys, and these queries.
@@ -36,7 +36,7 @@ def pack_cells(
     ----------
     visible_N
         Which expressed entries are keys; all if None.
-    shown
+    visible_share
         Share of each cell's measured genes, zeros included, that is not masked (one number, or one for each cell). It
         is given and not counted, since how many of the masked genes are expressed must not be visible.
     unmeasured_CG
@@ -66,7 +66,7 @@ def pack_cells(
     leading_ids_CS[:, -1] = tokenizer.start_id
     return pack(
         leading_ids_CS=leading_ids_CS,
-        start_types_C=np.broadcast_to(shown_level(shown), n_cells),
+        start_types_C=np.broadcast_to(visible_level(visible_share), n_cells),
         gene_cells_N=cells_N,
         gene_slots_N=slots_N,
         gene_ids_N=ids_N,

@@ -70,9 +70,9 @@ def expected_expression(
         here_M = folds_G[genes_M] == fold
         genes_Q = np.tile(genes_M[here_M], len(cells))
         cells_Q = np.repeat(np.arange(len(cells)), here_M.sum())
-        shown = 1.0 - float((folds_G == fold)[cells.measured_G].mean())
+        visible_share = 1.0 - float((folds_G == fold)[cells.measured_G].mean())
         visible_N = folds_G[cells.genes_N] != fold
-        p_QB = bin_probabilities(model, cells, cells_Q, genes_Q, visible_N, given=given, shown=shown)
+        p_QB = bin_probabilities(model, cells, cells_Q, genes_Q, visible_N, given=given, visible_share=visible_share)
         x_Q = 1 - p_QB[:, 0] if output == "expressed" else model.tokenizer.inverse.expectation(p_QB, genes_Q)
         x_CM[:, here_M] = x_Q.reshape(len(cells), -1)
     return x_CM

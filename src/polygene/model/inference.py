@@ -54,21 +54,31 @@ def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Te
 
 
 def label_probabilities(
-    model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
+    model: PolyGene,
+    cells: EncodedCells,
+    *,
+    predict: Sequence[str],
+    given: Sequence[str] = (),
+    visible_share: float = 1.0,
 ) -> list[np.ndarray]:
-    """Predict phenotypes from expression and the given labels; `shown` is that of `pack_cells`.
+    """Predict phenotypes from expression and the given labels; `visible_share` is that of `pack_cells`.
 
     Returns
     -------
     For each name in `predict` the probabilities of its labels, float32 (C, V), whatever else is predicted. They are
     calibrated if the model is; its temperatures were learned with nothing given, and are used with labels given too.
     """
-    return predict_labels(model, cells, predict=predict, given=given, shown=shown)[0]
+    return predict_labels(model, cells, predict=predict, given=given, visible_share=visible_share)[0]
 
 
 @torch.inference_mode()
 def predict_labels(
-    model: PolyGene, cells: EncodedCells, *, predict: Sequence[str], given: Sequence[str] = (), shown: float = 1.0
+    model: PolyGene,
+    cells: EncodedCells,
+    *,
+    predict: Sequence[str],
+    given: Sequence[str] = (),
+    visible_share: float = 1.0,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return what `label_probabilities` does, and the hidden states of the queries, (C, D) for each."""
     phenotypes = [model.tokenizer.schema.index(name) for name in predict]
@@ -83,7 +93,7 @@ def predict_labels(
         query_cells_Q = np.repeat(np.arange(len(part)), len(phenotypes))
         query_slots_Q = np.tile(model.tokenizer.phenotype_slots[phenotypes], len(part))
         packed, query_at_Q = pack_cells(
-            model.tokenizer, part, labels_CP[rows], query_cells_Q, query_slots_Q, shown=shown
+            model.tokenizer, part, labels_CP[rows], query_cells_Q, query_slots_Q, visible_share=visible_share
         )
         query_at = torch.from_numpy(query_at_Q)
         hidden_QD = states(network, packed, query_at)
@@ -138,7 +148,7 @@ def bin_probabilities(
     visible_N: np.ndarray,
     *,
     given: Sequence[str] = (),
-    shown: float = 1.0,
+    visible_share: float = 1.0,
 ) -> np.ndarray:
     """Predict genes from the visible genes and the given labels.
 
@@ -148,7 +158,7 @@ def bin_probabilities(
         The queries, sorted by cell.
     visible_N
         Which expressed entries of `cells` are keys; a queried gene must not be among them.
-    shown
+    visible_share
         Share of the genes, zeros included, that is visible, as for `pack_cells`.
 
     Returns
@@ -170,7 +180,7 @@ def bin_probabilities(
             query_cells_Q[first:last] - rows.start,
             genes_Q + first_slot,
             visible_N[cells.offsets_C1[rows.start] : cells.offsets_C1[rows.stop]],
-            shown,
+            visible_share,
         )
         hidden_QD = states(network, packed, torch.from_numpy(at_Q))
         logits_QB = network.decode_genes(hidden_QD, torch.from_numpy(genes_Q).to(hidden_QD.device))

@@ -69,7 +69,7 @@ def draw_labels(
         p = schema.index(name)
         cells = model.tokenizer.from_bins(nothing_CG, labels_CP, all_G)
         (p_CV,) = label_probabilities(
-            model, cells, predict=[name], given=[other for other in schema.names if other != name], shown=0.0
+            model, cells, predict=[name], given=[other for other in schema.names if other != name], visible_share=0.0
         )
         labels_CP[:, p] = draw(p_CV, random_CP[:, p], temperature)
     return labels_CP
@@ -108,8 +108,8 @@ def draw_cells(
         first, last = step / config.steps, (step + 1) / config.steps
         cells_Q, genes_Q = np.nonzero((order_CG >= first) & (order_CG < last))
         cells = model.tokenizer.from_bins(bins_CG, labels_CP, np.ones(len(ids_G), dtype=bool))
-        all_N, shown = np.ones(len(cells.genes_N), dtype=bool), given + (1 - given) * first
-        p_QB = bin_probabilities(model, cells, cells_Q, genes_Q, all_N, given=schema.names, shown=shown)
+        all_N, visible_share = np.ones(len(cells.genes_N), dtype=bool), given + (1 - given) * first
+        p_QB = bin_probabilities(model, cells, cells_Q, genes_Q, all_N, given=schema.names, visible_share=visible_share)
         bins_CG[cells_Q, genes_Q] = draw(p_QB, random_CG[cells_Q, genes_Q], config.temperature)
     return bins_CG
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import BertConfig
 
-from polygene.nn.packing import SHOWN_LEVELS
+from polygene.nn.packing import VISIBLE_LEVELS
 
 
 class PolyGeneConfig(BertConfig):
@@ -52,7 +52,7 @@ class PolyGeneConfig(BertConfig):
         self.bin_targets = bin_targets
         self.unmeasured_vectors = unmeasured_vectors
         kwargs.setdefault("max_position_embeddings", len(self.phenotype_sizes) + 3 + n_genes)
-        kwargs.setdefault("type_vocab_size", SHOWN_LEVELS)
+        kwargs.setdefault("type_vocab_size", VISIBLE_LEVELS)
         kwargs.setdefault("attention_probs_dropout_prob", 0.0)
         kwargs.setdefault("pad_token_id", None)
         super().__init__(**kwargs)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SHOWN_LEVELS = 9
+VISIBLE_LEVELS = 9
 """In how many levels the network is given how much of a cell is visible: the token types of [START]."""
 
 
@@ -30,7 +30,7 @@ class PackedCells:
     """Tokens of C cells in one row of length T; the names of the fields are arguments of `PolyGeneModel.forward`.
 
     Token, slot and type of every packed token are int64 (1, T); the type is 0 but at [START], where it says how much of
-    the cell is visible (see `batches.shown_level`). How many tokens are keys and queries: int64 (C,). Panel genes that
+    the cell is visible (`batches.visible_level`). How many tokens are keys and queries: int64 (C,). Panel genes that
     a cell's file did not measure: bool (C, G), or (1, G) for all cells; None: none.
     """
 

@@ -169,15 +169,15 @@ def _units(cells: CellSource, donor: str, groupby: str | None) -> tuple[np.ndarr
 
 
 def _predict(
-    model: PolyGene, cells: EncodedCells, changed_CP: np.ndarray, masked_CG: np.ndarray, shown: float
+    model: PolyGene, cells: EncodedCells, changed_CP: np.ndarray, masked_CG: np.ndarray, visible_share: float
 ) -> np.ndarray:
-    """x_XCG of the masked genes, 0 of the others; `shown` is the share of genes that are visible."""
+    """x_XCG of the masked genes, 0 of the others; `visible_share` is the share of genes that are visible."""
     cells_Q, genes_Q = np.nonzero(masked_CG)
     visible_N, given = ~masked_CG[cells.cells_N, cells.genes_N], model.tokenizer.schema.names
     predictions = []
     for labels_CP in (cells.labels_CP, changed_CP):
         one = replace(cells, labels_CP=labels_CP)
-        p_QB = bin_probabilities(model, one, cells_Q, genes_Q, visible_N, given=given, shown=shown)
+        p_QB = bin_probabilities(model, one, cells_Q, genes_Q, visible_N, given=given, visible_share=visible_share)
         predictions.append(np.stack([model.tokenizer.inverse.expectation(p_QB, genes_Q), 1 - p_QB[:, 0]]))
     own_XQ, changed_XQ = predictions
     x_XCG = np.zeros((4, *masked_CG.shape))
