@@ -185,7 +185,8 @@ def _with_head(task: _Task, reader: CellReader, facts: dict[str, Any]) -> PolyGe
     held_out_CV = np.zeros((len(known), config.phenotype_sizes[task.phenotype]), np.float32)
     held_out_CV[:, place_V] = head.held_out_CV
     units_C = donors_C.astype(object) if head.held_out == "donors" else None
-    one = calibrate(held_out_CV, np.array(place_V)[labels_C], units_C)
+    at_or_below_VV = model.at_or_below(task.name)
+    one = calibrate(held_out_CV, np.array(place_V)[labels_C], units_C, at_or_below_VV)
     calibrated = {key: value for key, value in model.calibration.labels.items() if key != task.name}
     calibrated |= {task.name: one} if one else {}
     # the scores of this phenotype are of the labels as they were
