@@ -42,7 +42,7 @@ SURE = (0.7, 0.9)  # limits of the threshold
 FOLDS = 5
 FEWEST = 10  # cells of a label: with fewer, a fold may hold none to learn from
 MOST_CELLS = 6_000
-LISTED = 20  # cells named of each pair of labels
+LISTED = 10  # cells named of each pair of labels
 NAMED = {
     ("zheng_pbmc_facs", "CD34-positive hematopoietic progenitor"): "CL:0008001",
     ("zheng_pbmc_facs", "CD8-positive cytotoxic T cell"): "CL:0000794",
