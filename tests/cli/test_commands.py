@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import anndata as ad
 import numpy as np
@@ -66,7 +67,9 @@ def made(make_adata: MakeAnnData, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def polygene(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    texts = [str(argument) for argument in arguments]
+    with patch("sys.argv", ["polygene", *texts]):
+        return CliRunner().invoke(app, texts)
 
 
 def refusal(result: Result) -> str:
@@ -86,8 +89,8 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_every_command_has_a_help_text() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     assert names == [
-        *("prepare", "train", "annotate", "embed", "denoise", "finetune", "generate", "balance"),
-        *("perturb", "counterfactual", "evaluate", "demo", "info", "models"),
+        *("annotate", "embed", "denoise", "finetune", "generate", "balance", "perturb", "counterfactual"),
+        *("prepare", "train", "evaluate", "demo", "info", "models"),
     ]
     for name in names:
         assert polygene(name, "--help").exit_code == 0

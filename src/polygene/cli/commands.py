@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from polygene.cli import verbs
 from polygene.cli.console import Commands, console, print_all, print_error
@@ -22,10 +23,7 @@ from polygene.cli.options import Layer, Model, pairs
 from polygene.errors import RecipeError
 from polygene.runtime.ranks import one_process, rank
 
-QUIET = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 LEAN = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "GOMP_SPINCOUNT": "3000"}
 """oneDNN keeps what it made for the last 1,024 shapes, over 0.4 GB; rows of cells rarely have the same shape twice.
 Threads that wait for each other spin, which on a busy computer takes the core from the one they wait for: shortly is
@@ -36,6 +34,8 @@ SEVERAL = (
     "With several GPUs: torchrun --nproc-per-node=gpu -m polygene {} … The processes share the cells, and must see the "
     "same folder of OUT."
 )
+COLUMN = "Read a phenotype, or donor_id, from this column; repeatable."
+SOURCE = "A recipe, or a corpus, whose size decides the recipe."
 
 app = typer.Typer(
     cls=Commands,
@@ -78,24 +78,23 @@ def polygene(ctx: typer.Context) -> None:
         one_process(f"polygene {ctx.invoked_subcommand}")
 
 
+for verb in verbs.ALL:
+    app.command(epilog=SEVERAL.format(verb.__name__) if verb in verbs.SHARED else None)(verb)
+
+
 @app.command()
 def prepare(
-    files: Annotated[list[str], typer.Argument(metavar="CELLS.h5ad...", help="Files of cells, or globs.")],
-    out: Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist.")],
-    genes: Annotated[int | None, typer.Option(help="How many genes the panel holds.", show_default="512")] = None,
+    files: Annotated[list[str], Argument(metavar="CELLS.h5ad...", help="Files of cells, or globs.")],
+    out: Annotated[Path, Option(help="Folder of the corpus; it must not exist.")],
+    genes: Annotated[int | None, Option(help="How many genes the panel holds.", show_default="512")] = None,
     include_genes: Annotated[
-        Path | None, typer.Option(help="Text file of genes that must be in the panel, one a line.")
+        Path | None, Option(help="Text file of genes that the panel must hold, one a line.")
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="What is held out: donor, study or random.", show_default="donor")
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=COLUMN", help="Read a phenotype, or donor_id, from this column; repeatable."),
-    ] = None,
+    split: Annotated[str | None, Option(help="What is held out: donor, study or random.", show_default="donor")] = None,
+    column: Annotated[list[str] | None, Option(metavar="NAME=COLUMN", help=COLUMN)] = None,
     layer: Layer = None,
-    num_proc: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
-    config: Annotated[Path | None, typer.Option(help="TOML with any fields of PrepareConfig, such as binning.")] = None,
+    num_proc: Annotated[int, Option(min=1, help="Processes that share the work.")] = 1,
+    config: Annotated[Path | None, Option(help="TOML with any fields of PrepareConfig, such as binning.")] = None,
 ) -> None:
     """Make a corpus: hold out donors, rank genes, turn cells into tokens."""
     from polygene.corpus.prepare import PrepareConfig
@@ -118,13 +117,10 @@ def prepare(
 
 @app.command()
 def train(
-    source: Annotated[
-        Path | None,
-        typer.Argument(metavar="RECIPE.toml | CORPUS", help="A recipe, or a corpus and defaults by its size."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the model; in place of the one of a recipe.")] = None,
+    source: Annotated[Path | None, Argument(metavar="RECIPE.toml | CORPUS", help=SOURCE)] = None,
+    out: Annotated[Path | None, Option(help="Folder of the model; in place of the one of a recipe.")] = None,
     write_recipe: Annotated[
-        Path | None, typer.Option(metavar="MINE.toml", help="Only write the recipe, with comments, and train nothing.")
+        Path | None, Option(metavar="MINE.toml", help="Only write the recipe, with comments.")
     ] = None,
 ) -> None:
     """Train a model as a recipe says, or with defaults for a corpus; a run that was stopped goes on."""
@@ -144,28 +140,17 @@ def train(
     _describe(Path(recipe.out))
 
 
-for verb in verbs.ALL:
-    app.command(epilog=SEVERAL.format(verb.__name__) if verb in verbs.SHARED else None)(verb)
-
-
 @app.command()
 def evaluate(
-    corpus: Annotated[
-        Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus, whose test cells are scored.")
-    ],
+    corpus: Annotated[Path, Argument(metavar="CORPUS", help="Folder of the corpus, whose test cells are scored.")],
     model: Model,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="METRICS.json",
-            help="Where all numbers go.",
-            show_default="metrics.json of the checkpoint, if it is a folder of yours",
-        ),
+        Path | None, Option(metavar="METRICS.json", help="Where all numbers go.", show_default="in your model")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="REPORT.html", help="Also write all tables and pictures as one page.")
+        Path | None, Option(metavar="REPORT.html", help="Also write tables and pictures as a page.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides which genes are masked, and the resamples of donors.")] = 0,
+    seed: Annotated[int, Option(help="Decides which genes are masked, and the resamples of donors.")] = 0,
 ) -> None:
     """Score a model on held-out donors, beside baselines."""
     from polygene.corpus.corpus import Corpus
@@ -189,11 +174,7 @@ def evaluate(
         if page:
             from polygene.evaluation.report import write_report
 
-            options = {"--model": model, "--out": out, "--report": report, "--seed": seed}
-            given = [word for option, value in options.items() if value is not None for word in (option, str(value))]
-            write_report(
-                page, results, network, opened, command=shlex.join(["polygene", "evaluate", str(corpus), *given])
-            )
+            write_report(page, results, network, opened, command=shlex.join(["polygene", *sys.argv[1:]]))
     numbers = f"All numbers are in {file}" if file else "Keep all numbers with --out METRICS.json"
     tables = f"all tables in {report}" if report else "read all tables with --report REPORT.html"
     print_all([results.summary(), f"{numbers}; {tables}."])
@@ -201,8 +182,8 @@ def evaluate(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("polygene-demo"),
-    seed: Annotated[int, typer.Option(help="Decides the held-out cells.")] = 0,
+    out: Annotated[Path, Option(help="Folder for what the demo makes.")] = Path("polygene-demo"),
+    seed: Annotated[int, Option(help="Decides the held-out cells.")] = 0,
 ) -> None:
     """Annotate 700 real blood cells, learn the labels of their authors, and draw both; needs no network and no file."""
     from polygene.cli.demo import run
@@ -212,9 +193,7 @@ def demo(
 
 @app.command()
 def info(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="A checkpoint, the name of one that ships, or a corpus.")
-    ],
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="A checkpoint, the name of one that ships, or a corpus.")],
 ) -> None:
     """Describe a checkpoint or a corpus."""
     _describe(folder)

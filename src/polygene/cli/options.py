@@ -3,75 +3,30 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from polygene.errors import DataError, PhenotypeError, RecipeError
 
-Cells = Annotated[str, typer.Argument(metavar="CELLS.h5ad", help="Cells with counts or log1p values.")]
-Model = Annotated[
-    str, typer.Option(help="Checkpoint folder, a model that ships (polygene-512), or a repository of the Hub.")
-]
-Copy = Annotated[
-    Path | None, typer.Option(help="A copy of the cells with the results (.h5ad).", show_default="CELLS.polygene.h5ad")
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        help="A copy of the cells with the results (.h5ad), or only the results (.csv, .parquet).",
-        show_default="CELLS.polygene.h5ad",
-    ),
-]
-NewCells = Annotated[Path, typer.Option(metavar="CELLS.h5ad", help="Where the cells go.")]
-Given = Annotated[str | None, typer.Option(help="Phenotypes whose labels in obs are known, such as tissue,sex.")]
-Coverage = Annotated[
-    float | None, typer.Option(metavar="0.9", help="Also write sets of labels that hold the true label this often.")
-]
-BackOff = Annotated[
-    float | None, typer.Option(metavar="0.9", help="Where the cell type is less sure than this, give a broader type.")
-]
-Output = Annotated[
-    Literal["expression", "expressed"],
-    typer.Option(help="Expected log1p counts per 10,000, or the probability of being expressed."),
-]
-Layer = Annotated[str | None, typer.Option(help="Read this layer, or 'raw', in place of X.")]
-Totals = Annotated[
-    str | None,
-    typer.Option(help="Column of obs with each cell's counts over the whole genome, if genes were left out."),
-]
-Donor = Annotated[str, typer.Option(help="Column of obs with the donor.")]
-Labels = Annotated[
-    list[str] | None,
-    typer.Option("--label", metavar="NAME=LABEL", help="Such as 'cell_type=memory B cell'; repeatable."),
-]
-FixedGenes = Annotated[
-    list[str] | None,
-    typer.Option("--gene", metavar="GENE=BIN", help="A gene with a fixed bin, 0 for not expressed; repeatable."),
-]
-Changes = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="NAME=LABEL",
-        help="The new label of a phenotype, such as sex=male, or both, 'sex=female->male'; repeatable.",
-    ),
-]
-Steps = Annotated[int, typer.Option(help="Steps in which the genes of a cell are drawn.")]
-Temperature = Annotated[
-    float, typer.Option(help="1: draw from the model's probabilities; near 0: the most probable bin.")
-]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Cells = Annotated[str, Argument(metavar="CELLS.h5ad", help="Cells with counts or log1p values.")]
+Model = Annotated[str, Option(help="A checkpoint folder, a model that ships, or a repository of the Hub.")]
+CopyOut = Annotated[Path | None, Option(help="A copy with the results (.h5ad).", show_default="CELLS.polygene.h5ad")]
+OUT = "A copy of the cells with the results (.h5ad), or only the results (.csv, .parquet)."
+Out = Annotated[Path | None, Option(help=OUT, show_default="CELLS.polygene.h5ad")]
+TableOut = Annotated[Path, Option(help="The table of effects (.csv, .parquet).")]
+NewCells = Annotated[Path, Option(metavar="CELLS.h5ad", help="Where the cells go.")]
+Given = Annotated[str | None, Option(help="Phenotypes whose labels in obs are known, such as tissue,sex.")]
+Layer = Annotated[str | None, Option(help="Read this layer, or 'raw', in place of X.")]
+Totals = Annotated[str | None, Option(help="Column of obs with each cell's counts, if the file leaves genes out.")]
+Donor = Annotated[str, Option(help="Column of obs with the donor.")]
+Steps = Annotated[int, Option(help="Steps in which the genes of a cell are drawn.")]
+Temperature = Annotated[float, Option(help="1: draw from the model's probabilities; near 0: the most probable bin.")]
+Seed = Annotated[int, Option(help="Same seed, same result.")]
 
 
 def default_out(cells: str) -> Path:
-    """Name the results of a file: beside it, or in the current folder for a URL.
-
-    Raises
-    ------
-    DataError
-        The file exists, and might hold results of another command.
-    """
+    """Name the results of a file: beside it, or in the current folder for a URL. What exists is not replaced."""
     from polygene.io.paths import name_of, parse_path
 
     place = parse_path(cells)

@@ -3,25 +3,32 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Option
 
 from polygene.cli import options as o
 from polygene.cli.console import print_all
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.distributed import process_group
 
+SETS = "Also write sets of labels that hold the true label this often."
+OUTPUT = "Expected log1p counts per 10,000, or the probability of being expressed."
+PANEL = "The genes that the file measures, as a layer; or the whole panel, as a new file."
+LABEL = "Such as 'cell_type=memory B cell'; repeatable."
+GENE = "A gene with a fixed bin, 0 for not expressed; repeatable."
+CHANGE = "The new label of a phenotype, such as sex=male, or both, 'sex=female->male'; repeatable."
+
 
 def annotate(
     cells: o.Cells,
     model: o.Model = DEFAULT,
     given: o.Given = None,
-    predict: Annotated[
-        str | None, typer.Option(help="Phenotypes to predict.", show_default="all that are not given")
-    ] = None,
-    coverage: o.Coverage = None,
+    predict: Annotated[str | None, Option(help="Phenotypes to predict.", show_default="all that are not given")] = None,
+    coverage: Annotated[float | None, Option(metavar="0.9", help=SETS)] = None,
     layer: o.Layer = None,
     totals: o.Totals = None,
-    back_off: o.BackOff = None,
+    back_off: Annotated[
+        float | None, Option(metavar="0.9", help="Give a broader cell type below this probability.")
+    ] = None,
     out: o.Out = None,
 ) -> None:
     """Predict cell type, tissue, sex, age and disease of each cell."""
@@ -31,7 +38,7 @@ def annotate(
 def embed(
     cells: o.Cells,
     model: o.Model = DEFAULT,
-    key_added: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_polygene",
+    key_added: Annotated[str, Option(help="Name of the embedding in obsm.")] = "X_polygene",
     layer: o.Layer = None,
     totals: o.Totals = None,
     out: o.Out = None,
@@ -43,15 +50,12 @@ def embed(
 def denoise(
     cells: o.Cells,
     model: o.Model = DEFAULT,
-    output: o.Output = "expression",
-    panel: Annotated[
-        Literal["measured", "all"],
-        typer.Option(help="The genes that the file measures, as a layer; or the whole panel, as a new file."),
-    ] = "measured",
+    output: Annotated[Literal["expression", "expressed"], Option(help=OUTPUT)] = "expression",
+    panel: Annotated[Literal["measured", "all"], Option(help=PANEL)] = "measured",
     given: o.Given = None,
     layer: o.Layer = None,
     totals: o.Totals = None,
-    out: o.Copy = None,
+    out: o.CopyOut = None,
 ) -> None:
     """Predict the expression of each gene from the other genes of its cell."""
     _call("denoise", locals())
@@ -59,12 +63,11 @@ def denoise(
 
 def finetune(
     cells: o.Cells,
-    label: Annotated[str, typer.Option(help="Column of obs with the labels to learn.")],
-    out: Annotated[Path, typer.Option(help="Folder of the new model; it must not exist.")],
+    label: Annotated[str, Option(help="Column of obs with the labels to learn.")],
+    out: Annotated[Path, Option(help="Folder of the new model; it must not exist.")],
     model: o.Model = DEFAULT,
     how: Annotated[
-        Literal["head", "all"],
-        typer.Option(help="Fit a head on the frozen network (seconds), or train all weights (minutes)."),
+        Literal["head", "all"], Option(help="Fit a head (seconds), or train all weights (minutes).")
     ] = "head",
     donor: o.Donor = "donor_id",
     layer: o.Layer = None,
@@ -80,12 +83,12 @@ def finetune(
 
 def generate(
     out: o.NewCells,
-    labels: o.Labels = None,
+    labels: Annotated[list[str] | None, Option("--label", metavar="NAME=LABEL", help=LABEL)] = None,
     model: o.Model = DEFAULT,
-    n_cells: Annotated[int, typer.Option(help="How many cells.")] = 100,
-    predict: Annotated[str | None, typer.Option(help="Phenotypes whose labels are drawn too.")] = None,
-    genes: o.FixedGenes = None,
-    counts: Annotated[bool, typer.Option("--counts", help="Add whole counts as a layer.")] = False,
+    n_cells: Annotated[int, Option(help="How many cells.")] = 100,
+    predict: Annotated[str | None, Option(help="Phenotypes whose labels are drawn too.")] = None,
+    genes: Annotated[list[str] | None, Option("--gene", metavar="GENE=BIN", help=GENE)] = None,
+    counts: Annotated[bool, Option("--counts", help="Add whole counts as a layer.")] = False,
     steps: o.Steps = 32,
     temperature: o.Temperature = 1.0,
     seed: o.Seed = 0,
@@ -99,11 +102,9 @@ def balance(
     cells: o.Cells,
     out: o.NewCells,
     model: o.Model = DEFAULT,
-    key: Annotated[str, typer.Option(help="The phenotype whose labels are to have equally many cells.")] = "cell_type",
-    n_cells: Annotated[
-        int | None, typer.Option(help="Cells of a label afterwards.", show_default="as the most frequent label")
-    ] = None,
-    given: Annotated[str | None, typer.Option(help="Phenotypes that generated cells take from real ones.")] = None,
+    key: Annotated[str, Option(help="The phenotype whose labels are to have equally many cells.")] = "cell_type",
+    n_cells: Annotated[int | None, Option(help="Cells of a label afterwards.", show_default="the most of one")] = None,
+    given: Annotated[str | None, Option(help="Phenotypes that generated cells take from real ones.")] = None,
     layer: o.Layer = None,
     totals: o.Totals = None,
     steps: o.Steps = 32,
@@ -116,38 +117,34 @@ def balance(
 
 def perturb(
     cells: o.Cells,
-    out: Annotated[Path, typer.Option(help="The table of effects (.csv, .parquet). A stopped run goes on.")],
+    out: o.TableOut,
     model: o.Model = DEFAULT,
-    knock_out: Annotated[
-        str | None, typer.Option(help="Genes to remove together, such as CD79A,MS4A1; or all, one after another.")
-    ] = None,
-    over_express: Annotated[
-        str | None, typer.Option(help="Genes to raise together; or all, one after another.")
-    ] = None,
-    predict: Annotated[str | None, typer.Option(help="Phenotypes to predict.", show_default="all")] = None,
-    genes: Annotated[str | None, typer.Option(help="Genes whose expression is predicted too, or all.")] = None,
+    knock_out: Annotated[str | None, Option(help="Genes to remove together, or all, one after another.")] = None,
+    over_express: Annotated[str | None, Option(help="Genes to raise together, or all, one after another.")] = None,
+    predict: Annotated[str | None, Option(help="Phenotypes to predict.", show_default="all")] = None,
+    genes: Annotated[str | None, Option(help="Genes whose expression is predicted too, or all.")] = None,
     donor: o.Donor = "donor_id",
     layer: o.Layer = None,
     totals: o.Totals = None,
 ) -> None:
-    """Remove or raise genes, and rank how the predictions change: associations, not mechanisms."""
+    """Remove or raise genes, such as CD79A,MS4A1, and rank how predictions change: associations, not mechanisms.
+
+    A run that was stopped goes on.
+    """
     _call("perturb", locals())
 
 
 def counterfactual(
     cells: o.Cells,
-    out: Annotated[Path, typer.Option(help="Where the table of genes goes (.csv, .parquet).")],
-    changes: o.Changes,
+    out: o.TableOut,
+    changes: Annotated[list[str], Option("--set", metavar="NAME=LABEL", help=CHANGE)],
     model: o.Model = DEFAULT,
-    given: Annotated[
-        str | None,
-        typer.Option(help="Phenotypes whose labels stay as control tokens.", show_default="all others in obs"),
-    ] = None,
+    given: Annotated[str | None, Option(help="Phenotypes whose labels stay.", show_default="all others in obs")] = None,
     groupby: Annotated[
-        str | None, typer.Option(help="Column of obs; each of its labels gets rows of its own, such as cell_type.")
+        str | None, Option(help="Column of obs, such as cell_type: rows for each of its labels.")
     ] = None,
     donor: o.Donor = "donor_id",
-    n_repeats: Annotated[int, typer.Option(help="How often the genes of a cell are halved.")] = 2,
+    n_repeats: Annotated[int, Option(help="How often the genes of a cell are halved.")] = 2,
     layer: o.Layer = None,
     totals: o.Totals = None,
     seed: o.Seed = 0,
