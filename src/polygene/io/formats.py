@@ -167,7 +167,7 @@ class _CheckedStore(WrapperStore[Any]):
 def _select(holder: Any, layer: str | None, label: str) -> Any:
     """Find X, a layer or raw in an AnnData or an open file."""
     in_file = not isinstance(holder, ad.AnnData)
-    layers = list(holder.get("layers", ()) if in_file else holder.layers)
+    layers = [name for name in (holder.get("layers", ()) if in_file else holder.layers) if name is not None]
     if in_file:
         key = {None: "X", "raw": "raw/X"}.get(layer, f"layers/{layer}")
         element = None if is_null(holder.get(key.split("/")[0])) else holder.get(key)

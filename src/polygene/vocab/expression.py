@@ -48,7 +48,8 @@ def log1p_values(
         float32 csr, columns ascending, zeros not stored.
     """
     x_CG = expression_matrix(adata)
-    check_values(x_CG, [*adata.layers, *(["raw"] if adata.raw is not None else [])])
+    layers = list(filter(None, adata.layers))  # anndata 0.13 lists X among them, as None
+    check_values(x_CG, [*layers, *(["raw"] if adata.raw is not None else [])])
     if scale is None:
         scale = detect_scale(x_CG)
         logger.info("expression: X holds %s", scale)
@@ -151,5 +152,5 @@ def check_anndata(adata: Any) -> None:
         msg = f"The AnnData is empty: {adata.n_obs} cells x {adata.n_vars} genes."
         raise DataError(msg)
     if adata.X is None:
-        msg = f"The AnnData has no X; name the layer to read, it has {list(adata.layers)}."
+        msg = f"The AnnData has no X; name the layer to read, it has {list(filter(None, adata.layers))}."
         raise DataError(msg)
