@@ -1,7 +1,4 @@
-"""Annotate: predict the phenotypes of cells.
-
-Legend: C cells, D width, V labels of one phenotype, N terms of the Cell Ontology.
-"""
+"""Annotate: predict phenotypes. Legend: C cells, D width, V labels of one phenotype, N terms of the Cell Ontology."""
 
 import logging
 from collections.abc import Mapping, Sequence

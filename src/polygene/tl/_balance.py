@@ -1,7 +1,4 @@
-"""Balance: generated cells beside the real ones, until all labels have as many.
-
-Legend: C cells, G panel genes, P phenotypes, V labels of the phenotype that is balanced.
-"""
+"""Balance: generated cells beside real ones. Legend: C cells, G panel genes, P phenotypes, V labels of the balanced."""
 
 import logging
 from collections.abc import Sequence

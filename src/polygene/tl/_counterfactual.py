@@ -60,9 +60,8 @@ def counterfactual(
     The result is association in the training data, not the effect of an intervention: the model predicts the genes of
     cells with the other label, whatever the reason for them.
 
-    Every gene is predicted in two contexts, because visible genes override a token that they contradict (a cell with
-    visible XIST stays female, whatever its token): from the control tokens alone, and from them and a random half of
-    the cell's genes. A gene is masked while it is predicted.
+    Every gene is predicted twice, as visible genes override a token that they contradict (a cell with visible XIST is
+    female): from the control tokens alone, and from them and a random half of the cell's other genes.
 
     Parameters
     ----------
@@ -106,8 +105,6 @@ def counterfactual(
 
     Each is a mean over the cells of a donor, and then over donors.
 
-    Notes
-    -----
     An AnnData also gets the table in `uns["polygene_counterfactual"]`, and `uns["polygene"]["counterfactual"]`.
     """
     one_process("counterfactual")

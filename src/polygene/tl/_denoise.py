@@ -1,7 +1,4 @@
-"""Denoise: the expected expression of each panel gene of a cell, given the rest of the cell.
-
-Legend: C cells, G panel genes, M panel genes that are predicted.
-"""
+"""Denoise: expected expression given the rest of a cell. Legend: C cells, G panel genes, M genes that are predicted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,9 +35,8 @@ def denoise(
 ) -> ad.AnnData | None:
     """Predict the expression of each panel gene from the other genes of its cell.
 
-    Genes are masked in folds, so no prediction sees the gene's own value, and each depends on nothing but the cell. It
-    is the expected measurement in a cell like this one, zeros included, so it is never zero. A gene that the file does
-    not measure is predicted from all that it does.
+    Genes are masked in folds, so no prediction sees the gene's own value. It is the expected measurement in a cell like
+    this one, zeros included, so it is never zero.
 
     Parameters
     ----------
@@ -86,7 +82,11 @@ def denoise(
         raise DataError(msg)
     given = phenotypes_named(model.tokenizer.schema, given)
     reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals)
-    genes_M, layout = _measured_genes(reader) if panel == "measured" else _all_genes(reader, model)
+    if panel == "measured":
+        genes_M, layout = _measured_genes(reader)
+    else:
+        var = panel_var(model.tokenizer.panel).assign(measured=reader.match.measured_G)
+        genes_M, layout = np.arange(len(var)), {"new_var": var}
 
     def block(names_C: pd.Index, cells: EncodedCells) -> ResultsChunk:
         x_CM = expected_expression(model, cells, genes_M, output=output, given=given)
@@ -124,8 +124,3 @@ def _measured_genes(reader: CellReader) -> tuple[np.ndarray, dict[str, Any]]:
     order_M = np.argsort(columns_M)
     is_panel = np.isin(np.arange(len(reader.cells.var)), columns_M)
     return genes_M[order_M], {"columns_M": columns_M[order_M], "var": {"polygene_panel": is_panel}}
-
-
-def _all_genes(reader: CellReader, model: PolyGene) -> tuple[np.ndarray, dict[str, Any]]:
-    var = panel_var(model.tokenizer.panel).assign(measured=reader.match.measured_G)
-    return np.arange(len(var)), {"new_var": var}

@@ -1,7 +1,4 @@
-"""Embed: a cell as a point in the model's space.
-
-Legend: C cells, D width.
-"""
+"""Embed: a cell as a point in the model's space. Legend: C cells, D width."""
 
 from pathlib import Path
 

@@ -1,7 +1,4 @@
-"""Fine-tune: a model that also knows labels of one's own, a PolyGene like any other.
-
-Legend: C cells, D width, F features of a head, V labels.
-"""
+"""Fine-tune: a model that also knows labels of one's own. Legend: C cells, D width, F features of a head, V labels."""
 
 import logging
 import math
@@ -57,8 +54,7 @@ def finetune(
 ) -> PolyGene:
     """Fine-tune a model on the labels of a column of `obs`; the result is a normal PolyGene model.
 
-    The column becomes a phenotype of the model, or adds its labels to the phenotype that is read from it. `annotate`,
-    `evaluate` and all other verbs use it like any other.
+    The column becomes a phenotype of the model, or adds its labels to the phenotype that is read from it.
 
     Parameters
     ----------

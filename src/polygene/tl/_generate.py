@@ -1,7 +1,4 @@
-"""Generate: draw cells from control tokens.
-
-Legend: C cells, G panel genes, N expressed entries, P phenotypes.
-"""
+"""Generate: draw cells from control tokens. Legend: C cells, G panel genes, N expressed entries, P phenotypes."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

@@ -55,11 +55,9 @@ def perturb(
     model
         A PolyGene, or the name or folder of one.
     knock_out
-        Genes to remove: their tokens are left out, as of genes that are not expressed. Only cells that express one of
-        them change.
+        Genes to remove: their tokens are left out, as of genes that are not expressed.
     over_express
-        Genes to raise to the highest bin that at least ten training cells had for the gene. The other genes keep their
-        bins. Only cells in which one of them is lower change.
+        Genes to raise to the highest bin that at least ten training cells had for the gene.
     predict
         Phenotypes to predict, by default all. Ages are predicted in years; a phenotype with one label is left out.
     genes
@@ -86,14 +84,11 @@ def perturb(
         95 % interval of the effect over donors (Student's t), NaN for a single donor.
     `rank`
         Among the perturbations of this table on this target, 1 = largest effect in size.
-    `n_cells`, `n_donors`
-        How many cells change, and of how many donors they are, 0 = not known.
-    `replicates`, `evidence`
-        "donors" or "cells"; "association".
+    `n_cells`, `n_donors`, `replicates`, `evidence`
+        How many cells change (those that express a removed gene, or have a raised one lower), and of how many donors
+        they are, 0 = not known; "donors" or "cells"; "association".
 
-    Notes
-    -----
-    An AnnData also gets the table in `uns["polygene"]["perturb"]["effects"]`. Nothing is drawn at random.
+    An AnnData also gets the table in `uns["polygene"]["perturb"]["effects"]`.
     """
     one_process("perturb")
     model = load_model(model)
