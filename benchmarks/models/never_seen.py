@@ -1,0 +1,138 @@
+"""What `annotate` writes on studies that trained nothing: the first table of docs/models.md.
+
+    python -m benchmarks.models.never_seen --data DIR [--corpora DIR] [--model NAME-OR-PATH ...]
+
+--corpora is what benchmarks.models.corpus made, else it is made. Every cell of each external file gets the label that
+`annotate` reports, nothing but expression being given. By the ontology: a predicted label at or below the true one is
+right. PBMC 3k is also scored by eight types (CD4 and CD8, CD14 and CD16 monocytes apart) and by six, and by tissue and
+sex. The last line is one JSON object.
+
+Legend: C cells.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import f1_score
+
+import polygene as pg
+from benchmarks.models.external import made
+from benchmarks.shared import command
+from polygene.vocab.ontology import ontology_of
+
+SIX = {
+    "T cell": ("T cell",),
+    "B cell": ("B cell",),
+    "natural killer cell": ("natural killer cell",),
+    "monocyte": ("monocyte",),
+    "dendritic cell": ("dendritic cell",),
+    "platelet": ("platelet",),
+}
+EIGHT = {
+    "CD4 T cell": ("CD4-positive, alpha-beta T cell", "CD4-positive helper T cell"),
+    "CD8 T cell": ("CD8-positive, alpha-beta T cell",),
+    # the ontology sets CD14-positive and classical monocytes beside each other
+    "CD14 monocyte": ("CD14-positive monocyte", "classical monocyte"),
+    "CD16 monocyte": ("non-classical monocyte",),
+    **{name: terms for name, terms in SIX.items() if name not in ("T cell", "monocyte")},
+}
+DONOR_SEX = {"pbmc3k_10x": "male"}  # by its Y genes; not among the labels of the file
+
+
+def group(label: str, groups: Mapping[str, Sequence[str]]) -> str:
+    """Give the group that has a term at or above the label; "other" without one."""
+    compare = ontology_of("cell_type").compare
+    for name, terms in groups.items():
+        if any(compare(label, term) in ("same", "finer") for term in terms):
+            return name
+    return "other"
+
+
+def scores(predicted_C: np.ndarray, truth_C: np.ndarray) -> dict[str, float]:
+    """Accuracy, and mean F1 over the labels that are true somewhere."""
+    labels = np.unique(truth_C)
+    return {
+        "accuracy": float((predicted_C == truth_C).mean()),
+        "macro_f1": float(f1_score(truth_C, predicted_C, labels=labels, average="macro", zero_division=0)),
+    }
+
+
+def by_ontology(predicted_C: np.ndarray, truth_C: np.ndarray) -> dict[str, float]:
+    """Score labels where one at or below the true label counts as it, and else as the study's finest one above it."""
+    compare, names = ontology_of("cell_type").compare, np.unique(truth_C)
+
+    def at_or_below(label: str, other: str) -> bool:
+        return compare(label, other) in ("same", "finer")
+
+    def counts_as(predicted: str, truth: str) -> str:
+        above = [name for name in names if at_or_below(predicted, name)]
+        return truth if truth in above else min(above, key=lambda a: sum(at_or_below(b, a) for b in above), default="")
+
+    pairs = {pair: counts_as(*pair) for pair in set(zip(predicted_C, truth_C, strict=True))}
+    return scores(np.array([pairs[pair] for pair in zip(predicted_C, truth_C, strict=True)]), truth_C)
+
+
+def share_right(phenotype: str, predicted_C: pd.Series, truth: str | pd.Series) -> float:
+    """Share of cells whose label is the true one, above it or below it: a sinoatrial node is a part of the heart."""
+    truth_C = pd.Series(truth, predicted_C.index).astype(str)
+    if phenotype != "tissue":
+        return float((predicted_C == truth_C).mean())
+    compare = ontology_of("tissue").compare
+    pairs = {pair: compare(*pair) != "other" for pair in set(zip(predicted_C, truth_C, strict=True))}
+    return float(np.mean([pairs[pair] for pair in zip(predicted_C, truth_C, strict=True)]))
+
+
+def of_study(name: str, cells: ad.AnnData, model: pg.PolyGene) -> list[dict[str, Any]]:
+    """Annotate a study and score what was written."""
+    truth = cells.obs["cell_type"].astype("string")
+    pg.tl.annotate(cells, model, predict=["sex", "tissue", "cell_type"])
+    known_C = truth.notna().to_numpy()
+    truth_C = truth[known_C].to_numpy(dtype=str)
+    predicted_C = cells.obs["polygene_cell_type"].astype(str).to_numpy()[known_C]
+    rows = [{"score": "types, by ontology", **by_ontology(predicted_C, truth_C)}]
+    if name == "pbmc3k_10x":
+        for what, groups in (("eight types", EIGHT), ("six types", SIX)):
+            grouped = [np.array([group(label, groups) for label in some_C]) for some_C in (predicted_C, truth_C)]
+            rows.append({"score": what, **scores(*grouped)})
+    for phenotype, right in (("tissue", cells.obs.get("tissue")), ("sex", DONOR_SEX.get(name))):
+        if right is not None:
+            predicted = cells.obs[f"polygene_{phenotype}"].astype(str)
+            rows.append({"score": phenotype, "accuracy": share_right(phenotype, predicted, right)})
+    return [{"study": name, "cells": len(cells), **row} for row in rows]
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Score each model on each external study."""
+    rows = []
+    with made(options) as corpora:
+        for file in sorted((corpora / "external").glob("*.h5ad")):
+            for model in options.model:
+                cells = ad.read_h5ad(file)
+                some = of_study(file.stem, cells, pg.PolyGene.from_pretrained(model))
+                rows += [{"model": model, **row} for row in some]
+    table = Table("study", "score", "model", "accuracy", "macro-F1", title="studies never seen")
+    for row in rows:
+        numbers = (f"{row[name]:.3f}" if name in row else "" for name in ("accuracy", "macro_f1"))
+        table.add_row(row["study"], row["score"], row["model"], *numbers)
+    Console(width=140).print(table)
+    return {"rows": rows}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--corpora", type=Path, help="folder that benchmarks.models.corpus made; else it is made")
+    parser.add_argument("--model", nargs="+", default=["polygene-512"], help="checkpoints to score")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run("never_seen", __doc__, measure, add_options, argv=argv)
+
+
+if __name__ == "__main__":
+    main()
