@@ -13,11 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polygene.training.recipe import NetworkConfig, Recipe
-
     from polygene.corpus.corpus import Corpus
     from polygene.corpus.prepare import PrepareConfig
     from polygene.model.checkpoint import PolyGene
+    from polygene.model.recipe import NetworkConfig, Recipe
 
 GENES = 64
 """Genes of a panel in a smoke run."""

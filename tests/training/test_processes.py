@@ -107,10 +107,7 @@ def test_shares_make_a_mean_over_the_cells_of_a_step(corpus, recipe_for, batch_s
         TrainingCells(
             corpus.split("train"),
             collator,
-            epochs=3,
-            seed=0,
-            batch_size=batch_size,
-            accumulation=accumulation,
+            TrainingConfig(epochs=3, batch_size=batch_size, accumulation=accumulation),
             rank=rank,
             world_size=world_size,
         )

@@ -7,12 +7,8 @@ those that are done, and processes and workers share the list without changing i
 Legend: C cells, P phenotypes, V labels of one phenotype.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,43 +17,43 @@ from torch.utils.data import Dataset
 
 from polygene.corpus.corpus import Corpus, CorpusSplit
 from polygene.model.masking import MaskingCollator
-from polygene.model.recipe import Recipe
+from polygene.model.recipe import Recipe, TrainingConfig
 
 
 class TrainingCells(Dataset):
     """The masked batches of one process over a whole run.
 
     The loss of a step is the mean over its cells. The engine takes the mean over batches and processes instead, so a
-    batch says its `share`: how many of the cells of the step it holds, 1 if all batches of the step have equally many.
+    batch has a `share`: how many of the cells of the step it holds, 1 if all batches of the step have equally many.
     """
 
     def __init__(
         self,
         split: CorpusSplit,
         collator: MaskingCollator,
+        training: TrainingConfig,
         *,
-        epochs: int,
-        seed: int,
-        batch_size: int,
-        accumulation: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int,
+        world_size: int,
         odds_C: np.ndarray | None = None,
     ) -> None:
-        self.split, self.collator, self.seed, self.odds_C = split, collator, seed, odds_C
-        self.n_places, self.width, self.accumulation = epochs * len(split), batch_size * world_size, accumulation
-        self.rank, self.world_size = rank, world_size
-        self.order = lru_cache(maxsize=2)(self._order)
+        self.split, self.collator, self.seed, self.odds_C = split, collator, training.seed, odds_C
+        self.n_places, self.width = training.epochs * len(split), training.batch_size * world_size
+        self.accumulation, self.rank, self.world_size = training.accumulation, rank, world_size
+        self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return math.ceil(self.n_places / self.width)
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int) -> np.ndarray:
         """Return the cells of one epoch: each once, or drawn by their odds."""
-        rng = np.random.default_rng([self.seed, epoch])
-        if self.odds_C is None:
-            return rng.permutation(len(self.split))
-        return rng.choice(len(self.split), size=len(self.split), p=self.odds_C)
+        if epoch not in self._orders:
+            rng, n_cells = np.random.default_rng([self.seed, epoch]), len(self.split)
+            drawn = self.odds_C is not None
+            order_C = rng.choice(n_cells, size=n_cells, p=self.odds_C) if drawn else rng.permutation(n_cells)
+            # The last epoch stays: a batch may hold cells of two.
+            self._orders = {known: self._orders[known] for known in list(self._orders)[-1:]} | {epoch: order_C}
+        return self._orders[epoch]
 
     def __getitem__(self, batch: int) -> dict[str, Tensor]:
         first = batch * self.width
@@ -80,18 +76,10 @@ class TrainingCells(Dataset):
         last = min(first + self.accumulation, len(self))
         return (min(last * self.width, self.n_places) - first * self.width) / (last - first)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "order"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.order = lru_cache(maxsize=2)(self._order)
-
 
 def training_cells(recipe: Recipe, corpus: Corpus, *, rank: int, world_size: int) -> TrainingCells:
     """Lay out the cells of a run for one process, masked, weighted and drawn as the recipe says."""
     split, training, schema = corpus.split("train"), recipe.training, corpus.tokenizer.schema
-    odds_C = balancing_odds(split.labels_CP[:, schema.index(training.balance)]) if training.balance else None
     sizes = [len(labels) for labels in schema.labels]
     collator = MaskingCollator(
         tokenizer=corpus.tokenizer,
@@ -100,26 +88,17 @@ def training_cells(recipe: Recipe, corpus: Corpus, *, rank: int, world_size: int
         seed=training.seed,
         class_weights=class_weights(split.labels_CP, sizes) if training.class_weights else None,
     )
-    return TrainingCells(
-        split,
-        collator,
-        epochs=training.epochs,
-        seed=training.seed,
-        batch_size=training.batch_size,
-        accumulation=training.accumulation,
-        rank=rank,
-        world_size=world_size,
-        odds_C=odds_C,
-    )
+    odds_C = balancing_odds(split.labels_CP[:, schema.index(training.balance)]) if training.balance else None
+    return TrainingCells(split, collator, training, rank=rank, world_size=world_size, odds_C=odds_C)
 
 
 def class_weights(labels_CP: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray | None]:
     """Weights of each phenotype's labels against their frequency; their mean over the labelled cells is 1."""
     weights: list[np.ndarray | None] = []
     for p, n_labels in enumerate(sizes):
-        given = labels_CP[labels_CP[:, p] >= 0, p]
-        counts_V = np.maximum(np.bincount(given, minlength=n_labels), 1)
-        weights.append(len(given) / (max(np.count_nonzero(np.bincount(given)), 1) * counts_V) if len(given) else None)
+        counts_V = np.bincount(labels_CP[labels_CP[:, p] >= 0, p], minlength=n_labels)
+        n_present = np.count_nonzero(counts_V)
+        weights.append(counts_V.sum() / (n_present * np.maximum(counts_V, 1)) if n_present else None)
     return weights
 
 

@@ -1,7 +1,5 @@
 """Training without a recipe file: settings by the size of the corpus, and a commented file to start from."""
 
-from __future__ import annotations
-
 import logging
 import re
 from dataclasses import asdict, replace
@@ -15,11 +13,9 @@ from polygene.nn.losses import LossConfig
 from polygene.runtime.toml import write_toml
 
 log = logging.getLogger("polygene")
-SMALL, LARGE, WIDE = 5_000, 300_000, 1_000
-"""Training cells below which the network is smaller than the shipped ones, and from which it is larger; genes of a wide
-panel."""
-CELLS_SEEN = 1_000_000
-"""Cells that a run learns, each as often as it has epochs: the schedule of polygene-512; half for a wide panel."""
+SMALL, LARGE = 5_000, 300_000  # training cells below which the network is smaller than the shipped ones, and larger
+WIDE = 1_000  # genes
+CELLS_SEEN = 1_000_000  # in all epochs: the schedule of polygene-512; half for a wide panel
 
 
 def default_recipe(corpus: str | Path, out: str | Path) -> Recipe:
@@ -27,18 +23,12 @@ def default_recipe(corpus: str | Path, out: str | Path) -> Recipe:
 
     From 5,000 to 300,000 cells it is that of the shipped models, which is measured (docs/decisions.md). The network is
     half as wide below, and twice as wide and deep above.
-
-    Raises
-    ------
-    CorpusError
-        The folder is no corpus.
     """
     made = Corpus(corpus)
     n_cells, n_genes = len(made.split("train")), len(made.tokenizer.panel)
     recipe = recipe_by_size(n_cells, n_genes, corpus=str(corpus), out=str(out))
-    log.info(
-        "no recipe is given: defaults for %s training cells and %s genes. %r", f"{n_cells:,}", f"{n_genes:,}", recipe
-    )
+    size = f"{n_cells:,} training cells and {n_genes:,} genes"
+    log.info("no recipe is given: defaults for %s. %r", size, recipe)
     return recipe
 
 
@@ -62,20 +52,7 @@ def recipe_by_size(n_cells: int, n_genes: int, *, corpus: str, out: str) -> Reci
 
 
 def find_recipe(source: Recipe | str | Path, out: str | Path | None = None) -> Recipe:
-    """Return the recipe of a run: a `Recipe`, that of a .toml file, or the default one of a corpus folder.
-
-    Parameters
-    ----------
-    out
-        Folder of the checkpoint; of a recipe it replaces `out`.
-
-    Raises
-    ------
-    RecipeError
-        It is none of these, or a corpus without `out`.
-    CorpusError
-        The folder is no corpus.
-    """
+    """Return the recipe of a run: a `Recipe`, that of a .toml file, or a corpus's default; `out` replaces its own."""
     if isinstance(source, Recipe):
         return source if out is None else replace(source, out=str(out))
     path = Path(source)
@@ -96,15 +73,7 @@ def find_recipe(source: Recipe | str | Path, out: str | Path | None = None) -> R
 def write_recipe(source: Recipe | str | Path | None, path: str | Path, out: str | Path | None = None) -> None:
     """Write a recipe as a TOML file in which every key is explained; a file that is there stays.
 
-    Parameters
-    ----------
-    source, out
-        See `find_recipe`. Without a source it is a recipe for the folder `corpus`, without `out` one for `runs/NAME`.
-
-    Raises
-    ------
-    RecipeError
-        The file exists.
+    `source` and `out` are those of `find_recipe`; by default the recipe is for the folders `corpus` and `runs/NAME`.
     """
     if not isinstance(source, Recipe) and Path(source or "").suffix != ".toml":
         out = out or Path("runs") / Path(path).stem

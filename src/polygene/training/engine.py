@@ -1,7 +1,5 @@
 """The engine: transformers' Trainer with our loss, our order of cells and our evaluation."""
 
-from __future__ import annotations
-
 import logging
 import math
 import shutil
@@ -9,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,15 @@ from polygene.model.recipe import Recipe
 from polygene.nn.losses import PolyGeneLoss
 from polygene.nn.network import PolyGeneModel
 from polygene.runtime.progress import progress
-from polygene.training.states import COMPLETE
+from polygene.training.data import TrainingCells
 
 log = logging.getLogger("polygene")
 FORWARD = (
-    "input_ids",
-    "position_ids",
-    "token_type_ids",
-    "n_keys",
-    "n_queries",
-    "gene_at",
-    "label_at",
-    "label_phenotype",
-    "unmeasured",
+    *("input_ids", "position_ids", "token_type_ids", "n_keys", "n_queries"),
+    *("gene_at", "label_at", "label_phenotype", "unmeasured"),
 )
 TRUTH = ("bins", "bin_weights", "labels", "label_weights", "label_phenotype")
+COMPLETE = "complete"  # a mark: the saved state is whole
 
 
 class Engine(Trainer):
@@ -49,19 +42,18 @@ class Engine(Trainer):
 
     def __init__(
         self,
-        *,
         recipe: Recipe,
         args: TrainingArguments,
-        loss: PolyGeneLoss,
-        model_of: PolyGene,
+        model: PolyGene,
+        cells: TrainingCells,
         validation: CorpusSplit,
-        **kwargs: Any,
+        loss: PolyGeneLoss,
     ) -> None:
-        self.loss, self.model_of, self.validation = loss, model_of, validation
+        self.loss, self.model_of, self.validation = loss, model, validation
         cells_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.bar = _ProgressBar(cells_per_step, args.device)
         callbacks = [_States(), self.bar, *_loggers(recipe.training.report_to)]
-        super().__init__(model=model_of.network, args=args, eval_dataset=validation, callbacks=callbacks, **kwargs)
+        super().__init__(model.network, args, train_dataset=cells, eval_dataset=validation, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
 
     def log_once(self, message: str, *values: object) -> None:
@@ -69,13 +61,7 @@ class Engine(Trainer):
         (log.info if self.is_world_process_zero() else log.debug)(message, *values)
 
     def learn(self, state: str | None) -> None:
-        """Train to the end, from a saved state if there is one.
-
-        Raises
-        ------
-        RunEndedError
-            Another process of the run ended.
-        """
+        """Train to the end, from a saved state if there is one."""
         try:
             with without_bars():
                 self.train(resume_from_checkpoint=state)
@@ -83,9 +69,8 @@ class Engine(Trainer):
             lost = isinstance(error, torch.distributed.DistError) or "by peer" in str(error)  # as NCCL and gloo say it
             if self.args.world_size == 1 or not lost:
                 raise
-            msg = (
-                "another process of this run ended, see its message; the same command goes on from the last saved state"
-            )
+            again = "the same command goes on from the last saved state"
+            msg = f"another process of this run ended, see its message; {again}"
             raise RunEndedError(msg) from error
         finally:
             self.bar.shown.close()
@@ -94,7 +79,7 @@ class Engine(Trainer):
         """Give this process its batches; accelerate would fill up an uneven last one with cells that were learned."""
         return DataLoader(
             self.train_dataset,
-            collate_fn=_only_one,
+            collate_fn=itemgetter(0),  # the dataset holds whole batches
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
@@ -130,10 +115,6 @@ class Engine(Trainer):
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.model.train()
         return metrics
-
-
-def _only_one(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return batches[0]
 
 
 class _States(TrainerCallback):
@@ -183,13 +164,9 @@ class _ProgressBar(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
-            log.info(
-                "step %d of %d, %s, validation cells: %s",
-                state.global_step,
-                state.max_steps,
-                self.advance.speed(),
-                of_interest({name.removeprefix("eval_"): value for name, value in metrics.items()}),
-            )
+            speed = self.advance.speed()
+            scores = of_interest({name.removeprefix("eval_"): value for name, value in metrics.items()})
+            log.info("step %d of %d, %s, validation cells: %s", state.global_step, state.max_steps, speed, scores)
             self.advance(0, idle=time.perf_counter() - self.stepped)
 
 
@@ -200,7 +177,6 @@ def of_interest(scores: Mapping[str, float]) -> str:
 
 
 def _loggers(name: str) -> list[TrainerCallback]:
-    """Make the loggers of a recipe's `report_to`."""
     try:
         return [logger() for logger in get_reporting_integration_callbacks(name)]
     except (ValueError, RuntimeError, ImportError) as error:

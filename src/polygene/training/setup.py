@@ -3,8 +3,6 @@
 Legend: P phenotypes, V labels of one phenotype.
 """
 
-from __future__ import annotations
-
 from copy import deepcopy
 from dataclasses import replace
 
@@ -22,25 +20,22 @@ from polygene.vocab.ontology import at_or_below
 
 def new_model(recipe: Recipe, corpus: Corpus) -> PolyGene:
     """Make the untrained model of a recipe; its biases start at the frequencies in the training cells."""
-    shape, n_bins = vars(recipe.network), corpus.tokenizer.binner.n_bins
+    n_bins, labels_CP = corpus.tokenizer.binner.n_bins, corpus.split("train").labels_CP
     targets = gene_targets(n_bins, recipe.loss).tolist() if n_bins > 2 and recipe.loss.smoothing else None
-    model = PolyGene.new(corpus.tokenizer, seed=recipe.training.seed, bin_targets=targets, **shape)
-    labels_CP = corpus.split("train").labels_CP
-    tables = label_tables(corpus, recipe)
-    counts = [
-        torch.from_numpy(spread_counts(np.bincount(labels_CP[labels_CP[:, p] >= 0, p], minlength=n), tables[p]))
-        for p, n in enumerate(model.network.config.phenotype_sizes)
-    ]
+    model = PolyGene.new(corpus.tokenizer, seed=recipe.training.seed, bin_targets=targets, **vars(recipe.network))
+    counts = []
+    for p, table_VV in enumerate(_label_tables(recipe, corpus)):
+        counts_V = np.bincount(labels_CP[labels_CP[:, p] >= 0, p], minlength=len(corpus.tokenizer.schema.labels[p]))
+        counts.append(torch.from_numpy(spread_counts(counts_V, table_VV)))
     model.network.start_from_frequencies(torch.from_numpy(corpus.tokenizer.inverse.counts_GB), counts)
     return model
 
 
-def label_tables(corpus: Corpus, recipe: Recipe) -> list[np.ndarray | None]:
-    """Give for each phenotype which labels are at or below which, where the recipe trains labels so."""
+def _label_tables(recipe: Recipe, corpus: Corpus) -> list[np.ndarray | None]:
+    """Which labels of each phenotype are at or below which, where the recipe trains labels so."""
     schema = corpus.tokenizer.schema
-    if not recipe.loss.granularity:
-        return [None] * len(schema.names)
-    return [at_or_below(name, labels) for name, labels in zip(schema.names, schema.labels, strict=True)]
+    pairs = zip(schema.names, schema.labels, strict=True)
+    return [at_or_below(name, labels) if recipe.loss.granularity else None for name, labels in pairs]
 
 
 def spread_counts(counts_V: np.ndarray, at_or_below_VV: np.ndarray | None) -> np.ndarray:
@@ -72,5 +67,5 @@ def loss_of(recipe: Recipe, corpus: Corpus) -> PolyGeneLoss:
         n_bins=corpus.tokenizer.binner.n_bins,
         phenotype_sizes=[len(labels) for labels in schema.labels],
         years=[schema.years(one.name).tolist() if one.ordinal == "age" else None for one in schema.phenotypes],
-        at_or_below=[None if one is None else torch.tensor(one) for one in label_tables(corpus, recipe)],
+        at_or_below=[None if one is None else torch.tensor(one) for one in _label_tables(recipe, corpus)],
     )

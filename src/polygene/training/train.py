@@ -1,14 +1,17 @@
-"""Training: from a recipe to a checkpoint."""
+"""Training: from a recipe to a checkpoint.
 
-from __future__ import annotations
+The folder `training` of the checkpoint holds what decides a run, and the states from which a stopped one goes on.
+"""
 
+import hashlib
 import logging
+import shutil
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from polygene.corpus.corpus import Corpus, CorpusSplit
+from polygene.errors import RecipeError
 from polygene.evaluation.novelty import learn_novelty
 from polygene.evaluation.test_cells import donor_names
 from polygene.model.calibration import Calibration, calibrate
@@ -17,19 +20,12 @@ from polygene.model.inference import label_probabilities
 from polygene.model.metrics import Metrics
 from polygene.model.recipe import Recipe
 from polygene.runtime import extras
+from polygene.runtime.atomic import write_text
 from polygene.runtime.subsample import spread
 from polygene.training.data import training_cells
 from polygene.training.defaults import find_recipe
-from polygene.training.engine import Engine, of_interest, trainer_arguments
+from polygene.training.engine import COMPLETE, Engine, of_interest, trainer_arguments
 from polygene.training.setup import copy_model, loss_of, new_model
-from polygene.training.states import (
-    FINISHED,
-    description_of,
-    drop_states,
-    last_whole_state,
-    refuse_another_run,
-    write_description,
-)
 
 log = logging.getLogger("polygene")
 MOST_CALIBRATION_CELLS = 20_000
@@ -54,23 +50,18 @@ def train(recipe: Recipe | str | Path, out: str | Path | None = None, *, start: 
 
     Returns
     -------
-    The model as saved: `metrics.validation` holds its scores before it was calibrated, `metrics.corpus` what it
-    learned from (see `Corpus.summary`).
+    The model as saved: `metrics.validation` holds its scores before calibration, `metrics.corpus` what it learned from.
 
     Raises
     ------
-    RecipeError
-        If `recipe.out` holds a run of another recipe or corpus, or the recipe does not fit its machine.
+    RecipeError, CorpusError, PhenotypeError
+        The folder `out` holds another run, the recipe does not fit its machine or corpus, or that cannot be read.
     RunEndedError
-        If one of several processes ended.
-    PhenotypeError
-        If the phenotype to balance is not in the corpus.
-    CorpusError
-        If the corpus cannot be read.
+        One of several processes ended.
     """
     extras.require("accelerate", "sklearn")  # named before the hours of training, not after
-    run = TrainingRun(find_recipe(recipe, out), start)
-    if run.finished:
+    run = _Run(find_recipe(recipe, out), start)
+    if run.finished.exists():
         log.info("%s holds the finished run of this recipe: nothing to do", run.out)
         drop_states(run.states)
         return PolyGene.from_pretrained(run.out)
@@ -79,34 +70,24 @@ def train(recipe: Recipe | str | Path, out: str | Path | None = None, *, start: 
     return run.finish(engine)
 
 
-class TrainingRun:
-    """One run of training: `model()` is what is trained, `engine()` trains it, `finish()` makes the checkpoint.
+class _Run:
+    """One run: `model()` is what is trained, `engine()` trains it, `finish()` makes the checkpoint."""
 
-    Parameters
-    ----------
-    recipe, start
-        See `train`.
-    """
-
-    def __init__(self, recipe: Recipe, start: PolyGene | None = None) -> None:
-        self.recipe, self.start, self.corpus = recipe, start, Corpus(recipe.corpus)
-        self.out = Path(recipe.out)
+    def __init__(self, recipe: Recipe, start: PolyGene | None) -> None:
+        self.recipe, self.start, self.corpus, self.out = recipe, start, Corpus(recipe.corpus), Path(recipe.out)
+        self.validation = self.corpus.split("validation")
         self.states = self.out / "training"
-        self.description = description_of(recipe, self.corpus, start)
-        refuse_another_run(self.states, self.description)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the checkpoint is written."""
-        return (self.states / FINISHED).exists()
-
-    @cached_property
-    def validation(self) -> CorpusSplit:
-        """The cells that choose the state, set the temperatures and the novelty threshold."""
-        return self.corpus.split("validation")
+        self.finished = self.states / "finished"  # a mark: the checkpoint is written
+        self.description = _description(recipe, self.corpus, start)
+        written = self.states / "recipe.toml"
+        if written.exists() and written.read_text(encoding="utf-8") != self.description:
+            msg = (
+                f"{self.out} holds a run of another recipe, or of a corpus that was made anew since (see {written}). "
+                "Choose another `out`, or delete the folder to start over."
+            )
+            raise RecipeError(msg)
 
     def model(self) -> PolyGene:
-        """Make the model that is trained: a new one, or a copy of the one to go on from."""
         model = new_model(self.recipe, self.corpus) if self.start is None else copy_model(self.start, self.corpus)
         if self.recipe.training.gradient_checkpointing:
             network: Any = model.network  # transformers renamed the method, and warns of the old name
@@ -118,16 +99,10 @@ class TrainingRun:
         recipe, n_places = self.recipe, self.recipe.training.epochs * len(self.corpus.split("train"))
         arguments = trainer_arguments(recipe, self.states, n_places, validates=len(self.validation) > 0)
         cells = training_cells(recipe, self.corpus, rank=arguments.process_index, world_size=arguments.world_size)
-        engine = Engine(
-            recipe=recipe,
-            args=arguments,
-            train_dataset=cells,
-            loss=loss_of(recipe, self.corpus),
-            model_of=model,
-            validation=self.validation,
-        )
+        engine = Engine(recipe, arguments, model, cells, self.validation, loss_of(recipe, self.corpus))
         if engine.is_world_process_zero():
-            write_description(self.states, self.description)
+            self.states.mkdir(parents=True, exist_ok=True)
+            write_text(self.states / "recipe.toml", self.description)
         if not len(self.validation):
             log.warning(
                 "the corpus has no validation cells: nothing is scored, the last state is kept, "
@@ -142,7 +117,7 @@ class TrainingRun:
         return engine
 
     def finish(self, engine: Engine) -> PolyGene:
-        """Score, calibrate and save the state that is kept; the checkpoint."""
+        """Score, calibrate and save the state that is kept."""
         scores = engine.scores()
         if scores:
             engine.log_once("kept the state of step %s: %s", engine.state.best_global_step, of_interest(scores))
@@ -159,10 +134,41 @@ class TrainingRun:
             trained = replace(trained, novelty=learn_novelty(trained, split, self.validation, seed=seed))
         if engine.is_world_process_zero():
             trained.save_pretrained(self.out)
-            (self.states / FINISHED).touch()
+            self.finished.touch()
             drop_states(self.states)
         engine.accelerator.wait_for_everyone()  # no process goes on before the checkpoint is there
         return trained
+
+
+def _description(recipe: Recipe, corpus: Corpus, start: PolyGene | None) -> str:
+    """What decides a run: its recipe, the corpus behind the name in it, and where it starts."""
+    digest = hashlib.sha256((corpus.folder / "corpus.json").read_bytes()).hexdigest()
+    text = f"{recipe.to_toml()}\n# SHA-256 of corpus.json: {digest}\n"
+    if start is None:
+        return text
+    weights = hashlib.sha256(b"".join(one.cpu().numpy().tobytes() for one in start.network.state_dict().values()))
+    return f"{text}# starts from weights of SHA-256 {weights.hexdigest()}\n"
+
+
+def last_whole_state(states: Path) -> str | None:
+    """Find the newest state that was saved to its end; states cut off while saving are removed."""
+    whole = {}
+    for state in states.glob("checkpoint-*"):
+        if (state / COMPLETE).exists():
+            whole[int(state.name.rpartition("-")[2])] = str(state)
+        else:
+            shutil.rmtree(state, ignore_errors=True)
+    if not whole:
+        return None
+    newest = whole[max(whole)]
+    log.info("resuming from %s", newest)
+    return newest
+
+
+def drop_states(states: Path) -> None:
+    """Remove the states of a run whose checkpoint is written; they are pickled, and larger than it."""
+    for state in states.glob("checkpoint-*"):
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def calibration(model: PolyGene, validation: CorpusSplit) -> Calibration:
@@ -170,11 +176,10 @@ def calibration(model: PolyGene, validation: CorpusSplit) -> Calibration:
     if not len(validation):
         return Calibration()
     rows, names = spread(len(validation), MOST_CALIBRATION_CELLS), model.tokenizer.schema.names
-    answers = label_probabilities(model, validation.cells(rows), predict=names)
-    found = {
-        name: calibrate(
-            probabilities_CV, validation.labels_CP[rows, p], donor_names(validation, rows), model.at_or_below(name)
-        )
-        for p, (name, probabilities_CV) in enumerate(zip(names, answers, strict=True))
-    }
-    return Calibration(labels={name: one for name, one in found.items() if one is not None})
+    p_PCV = label_probabilities(model, validation.cells(rows), predict=names)
+    labels = {}
+    for name, p_CV, truth_C in zip(names, p_PCV, validation.labels_CP[rows].T, strict=True):
+        one = calibrate(p_CV, truth_C, donor_names(validation, rows), model.at_or_below(name))
+        if one is not None:
+            labels[name] = one
+    return Calibration(labels=labels)
