@@ -15,14 +15,14 @@ from polygene.errors import RecipeError
 
 Binning = Literal["linear", "cell_quantile", "binary"]
 
+# Below it a gene is "not expressed": the first edge of the published setting. One count in a cell of fewer than 95,000
+# lies above it.
 THRESHOLD = 0.1
-"""Below it a gene is "not expressed": the first edge of the published setting. One count in a cell of fewer than
-95,000 lies above it."""
-
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""The quantiles that the inverse keeps."""
-
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the quantiles that the inverse keeps
 MAX_BINS = 256  # a bin is stored as uint8
+MIN_CELLS = 10  # fewer make no mean of their own
+GRID_TOP, GRID_STEPS = 10.0, 500  # steps of 0.02, so that quantiles are right to 0.02
+GRID = GRID_STEPS + 1  # place 0 holds the zeros alone; the last place holds everything above too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class ExpressionBinner:
         >>> ExpressionBinner.linear(n_bins=4, first=1.0, last=4.0).edges
         (1.0, 2.0, 3.0)
         """
-        return cls(kind="linear", n_bins=n_bins, edges=_as_edges(np.linspace(first, last, n_bins)[:-1]))
+        return cls(kind="linear", n_bins=n_bins, edges=tuple(np.linspace(first, last, n_bins)[:-1].tolist()))
 
     @classmethod
     def cell_quantile(cls, n_bins: int = 10) -> Self:
@@ -78,7 +78,7 @@ class ExpressionBinner:
     @classmethod
     def binary(cls, threshold: float = THRESHOLD) -> Self:
         """Tell expressed (bin 1: `threshold` or more) from not expressed (bin 0)."""
-        return cls(kind="binary", n_bins=2, edges=_as_edges(np.array([threshold])))
+        return cls(kind="binary", n_bins=2, edges=(float(threshold),))
 
     def bins(self, x_CM: sparse.csr_matrix) -> sparse.csr_matrix:
         """Return the bins (uint8, bin 0 not stored) of the measured genes of the panel, and of no others."""
@@ -123,9 +123,9 @@ class ExpressionBinner:
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """(lowest_B, highest_B) float32: a value belongs to bin b just if it is from lowest_B[b] to highest_B[b]."""
         if self.kind == "cell_quantile":
-            smallest = np.finfo(np.float32).tiny
-            lowest = np.array([0.0, *[smallest] * (self.n_bins - 1)], dtype=np.float32)
-            return lowest, np.array([0.0, *[np.inf] * (self.n_bins - 1)], dtype=np.float32)
+            ranked_B = np.arange(self.n_bins) > 0
+            lowest_B = np.where(ranked_B, np.finfo(np.float32).tiny, np.float32(0))
+            return lowest_B, np.where(ranked_B, np.float32(np.inf), np.float32(0))
         edges = np.array(self.edges, dtype=np.float32)
         return np.r_[np.float32(0), edges], np.r_[np.nextafter(edges, np.float32(0)), np.float32(np.inf)]
 
@@ -167,24 +167,14 @@ class BinInverse:
         return cls(mean_GB=tables["mean"], quantiles_GBR=tables["quantiles"].astype(np.float32), counts_GB=counts_GB)
 
 
-MIN_CELLS = 10
-"""Fewer cells than this make no mean of their own."""
-
-GRID_TOP = 10.0
-GRID_STEPS = 500  # of 0.02 from 0 to GRID_TOP, so that quantiles are right to 0.02
-GRID = GRID_STEPS + 1  # place 0 holds the zeros alone; the last place holds everything above too
-
-
 class InverseFit:
-    """Learns a `BinInverse` from training cells chunk by chunk, in memory that does not grow with them.
+    """Learns a `BinInverse` from training cells chunk by chunk; means are exact, quantiles from a histogram.
 
-    Means are exact. Quantiles are read from a histogram of 0.02 wide steps: 49 MB for 2432 genes and 10 bins.
+    Memory does not grow with the cells: 49 MB for 2432 genes and 10 bins.
     """
 
     def __init__(self, binner: ExpressionBinner, n_genes: int) -> None:
-        self.binner = binner
-        self.n_genes = n_genes
-        shape = (n_genes, binner.n_bins)
+        self.binner, shape = binner, (n_genes, binner.n_bins)
         self._sums_GB = np.zeros(shape)
         self._counts_GB = np.zeros(shape, dtype=np.int64)
         self._histogram = np.zeros((*shape, GRID), dtype=np.uint32)
@@ -234,8 +224,9 @@ class InverseFit:
             mean_GB[:, b] = np.where(enough_G, self._sums_GB[:, b] / np.maximum(counts_G, 1), mean_B[b])
             quantiles_GR = np.where(enough_G[:, None], _quantiles(self._histogram[:, b]), quantiles_BR[b])
             quantiles_GBR[:, b] = np.clip(quantiles_GR, lowest_B[b], highest_B[b])
+        # Four significant digits: sums over chunks differ in the last ones, and the tokenizer must not.
         return BinInverse(
-            mean_GB=_short(mean_GB).astype(np.float32),
+            mean_GB=np.char.mod("%.4g", mean_GB).astype(np.float64).astype(np.float32),
             quantiles_GBR=quantiles_GBR.astype(np.float16).astype(np.float32),
             counts_GB=self._counts_GB.copy(),
         )
@@ -260,12 +251,3 @@ def _quantiles(histogram_G: np.ndarray) -> np.ndarray:
         share_G = 1 - (cumulative[rows, step_G] - target_G) / np.maximum(inside_G, 1)
         columns.append(np.where((step_G == 0) | (inside_G == 0), 0.0, (step_G - 1 + share_G) * GRID_TOP / GRID_STEPS))
     return np.stack(columns, axis=1)
-
-
-def _as_edges(edges: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(edge) for edge in edges)
-
-
-def _short(values: np.ndarray) -> np.ndarray:
-    """Round to four significant digits: sums over chunks differ in the last ones, and the tokenizer must not."""
-    return np.char.mod("%.4g", values).astype(np.float64)

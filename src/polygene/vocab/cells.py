@@ -12,30 +12,16 @@ from scipy import sparse
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class EncodedCells:
-    """A batch of cells as tokens: cell i expresses the genes genes_N[offsets_C1[i] : offsets_C1[i + 1]].
+    """A batch of cells as tokens: cell i expresses the genes genes_N[offsets_C1[i] : offsets_C1[i + 1]]."""
 
-    Attributes
-    ----------
-    offsets_C1
-        int64, C + 1 of them.
-    genes_N, bins_N, values_N
-        uint16 panel index, ascending within a cell; uint8 above 0; float32, log1p counts per 10,000.
-    labels_CP
-        int16, index into the labels of the phenotype, -1 = not given.
-    measured_G
-        bool, whether the file measured the gene; of cells of several files, whether all of them did.
-    measured_SG, sources_C
-        Only of cells of several files: what each file measured, bool, and the file of each cell.
-    """
-
-    offsets_C1: np.ndarray
-    genes_N: np.ndarray
-    bins_N: np.ndarray
-    values_N: np.ndarray
-    labels_CP: np.ndarray
-    measured_G: np.ndarray
-    measured_SG: np.ndarray | None = None
-    sources_C: np.ndarray | None = None
+    offsets_C1: np.ndarray  # int64, C + 1 of them
+    genes_N: np.ndarray  # uint16, panel index, ascending within a cell
+    bins_N: np.ndarray  # uint8, above 0
+    values_N: np.ndarray  # float32, log1p counts per 10,000
+    labels_CP: np.ndarray  # int16, index into the labels of the phenotype, -1 = not given
+    measured_G: np.ndarray  # bool, whether the file measured the gene; of several files, whether all of them did
+    measured_SG: np.ndarray | None = None  # of several files only: what each measured, bool
+    sources_C: np.ndarray | None = None  # and the file of each cell
 
     def __len__(self) -> int:
         return len(self.offsets_C1) - 1

@@ -1,6 +1,8 @@
-"""Columns of obs as codes and texts."""
+"""Columns of obs as codes and texts, and the tables that ship with PolyGene."""
 
-from collections.abc import Mapping
+import gzip
+from collections.abc import Iterable
+from importlib.resources import files
 
 import numpy as np
 import pandas as pd
@@ -18,16 +20,12 @@ SYNTHETIC = "synthetic"
 
 def factorize(column: pd.Series) -> tuple[np.ndarray, list[str], list[int]]:
     """Return (codes_C with -1 = NaN, text of each code, cells of each code); only values that occur."""
-    categories = column.astype("category").cat
+    categories = column.astype("category").cat.remove_unused_categories().cat
     codes_C = categories.codes.to_numpy()  # a byte a cell, where pandas.factorize takes eight
-    counts = np.bincount(codes_C[codes_C >= 0], minlength=len(categories.categories))
-    used = np.flatnonzero(counts)
-    place = np.full(len(counts) + 1, -1, dtype=codes_C.dtype)  # the last entry serves the code -1
-    place[used] = np.arange(len(used))
-    values = categories.categories[used].tolist()
+    values = categories.categories.tolist()
     # 1 and 1.0 are one text: a missing value turns a column of whole numbers into fractions.
     texts = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v).strip() for v in values]
-    return place[codes_C], texts, counts[used].tolist()
+    return codes_C, texts, np.bincount(codes_C[codes_C >= 0], minlength=len(texts)).tolist()
 
 
 def given_texts(column: pd.Series) -> tuple[np.ndarray, list[str]]:
@@ -52,7 +50,13 @@ def is_synthetic(obs: pd.DataFrame) -> np.ndarray:
     return obs[SYNTHETIC].astype(str).str.lower().isin(["true", "1", "1.0"]).to_numpy()
 
 
-def absent_note(name: str, column: str, absent: Mapping[str | None, int], n_cells: int) -> str:
-    """Count the cells without a label by reason; the reason None is that there is no column."""
-    why = ", ".join(f"{n:,} {why}" if why else f"no column {column!r}" for why, n in absent.items())
-    return f"{name}: {sum(absent.values()):,} of {n_cells:,} cells not given ({why})"
+def shipped_table(name: str) -> list[list[str]]:
+    """Read the rows of a table of this folder; its head names the source and the day."""
+    text = gzip.decompress(files("polygene.vocab").joinpath(f"{name}.tsv.gz").read_bytes()).decode()
+    return [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+
+
+def some(names: Iterable[object], n: int = 5) -> str:
+    """List the first names; "…" stands for the others."""
+    listed = list(map(str, names))
+    return ", ".join(listed[:n]) + (", …" if len(listed) > n else "")

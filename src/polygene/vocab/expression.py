@@ -16,21 +16,14 @@ from polygene.vocab.scale import BASES, TARGET, Scale, check_values, detect_scal
 
 logger = logging.getLogger("polygene")
 
-TOTALS = ("total_counts", "n_counts", "nCount_RNA")
-"""Columns of `obs` in which scanpy and Seurat record the counts of each cell."""
-
-FEW_GENES = 5_000
-"""A file with fewer genes was filtered, and its cells' own sums are no totals."""
+TOTALS = ("total_counts", "n_counts", "nCount_RNA")  # in which scanpy and Seurat record the counts of each cell
+FEW_GENES = 5_000  # a file with fewer genes was filtered, and its cells' own sums are no totals
 
 
 def log1p_values(
-    adata: Any,
-    match: GeneMatch | None = None,
-    *,
-    totals: str | None = None,
-    scale: Scale | None = None,
+    adata: Any, match: GeneMatch | None = None, *, totals: str | None = None, scale: Scale | None = None
 ) -> sparse.csr_matrix:
-    """Read `X` of an AnnData in log1p counts per 10,000; nothing in the AnnData is changed.
+    """Read `X` of an AnnData in log1p counts per 10,000: float32 csr, columns ascending, zeros not stored.
 
     Parameters
     ----------
@@ -41,13 +34,12 @@ def log1p_values(
         None: the sum over all genes of the file.
     scale
         None: detected and logged. Give it when the cells of one file come in pieces.
-
-    Returns
-    -------
-    x_CM
-        float32 csr, columns ascending, zeros not stored.
     """
-    x_CG = expression_matrix(adata)
+    check_anndata(adata)
+    x_CG = sparse.csr_matrix(adata.X.to_memory() if hasattr(adata.X, "to_memory") else adata.X)  # it may be backed
+    if x_CG.dtype.kind not in "buif":
+        msg = f"The expression values are {x_CG.dtype}, not numbers."
+        raise DataError(msg)
     layers = list(filter(None, adata.layers))  # anndata 0.13 lists X among them, as None
     check_values(x_CG, [*layers, *(["raw"] if adata.raw is not None else [])])
     if scale is None:
@@ -131,16 +123,6 @@ def _totals(adata: Any, x_CG: sparse.csr_matrix, column: str | None, scale: Scal
         )
         raise DataError(msg)
     return totals_C
-
-
-def expression_matrix(adata: Any) -> sparse.csr_matrix:
-    """Take `X` out of an AnnData, backed or not; CSR is not copied. Layers are for `polygene.io.read.open_cells`."""
-    check_anndata(adata)
-    x_CG = sparse.csr_matrix(adata.X.to_memory() if hasattr(adata.X, "to_memory") else adata.X)  # it may be backed
-    if x_CG.dtype.kind not in "buif":
-        msg = f"The expression values are {x_CG.dtype}, not numbers."
-        raise DataError(msg)
-    return x_CG
 
 
 def check_anndata(adata: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from polygene.errors import GeneError
+from polygene.vocab.columns import some
 from polygene.vocab.gene_names import (
     gene_table,
     human_genes,
@@ -20,7 +21,6 @@ from polygene.vocab.gene_names import (
     name_columns,
     other_species,
     resolve,
-    some,
     symbols_of,
     unmangled,
 )
@@ -40,37 +40,20 @@ KEPT = {
 missing at random (mean of two studies), and where the most variable ones are (the worse study, never rising as genes
 go). By benchmarks/models/coverage.py, seed 0, 2026-11-24; see docs/coverage.md."""
 
-COMFORT = 0.75
-"""Share of the panel below which a warning gives the macro-F1 to expect."""
-
-FLOOR = 0.1
-"""Share of the panel below which there is no prediction: at half of it 9 to 16 % of the cells express none of
-its genes."""
+COMFORT = 0.75  # share of the panel below which a warning gives the macro-F1 to expect
+FLOOR = 0.1  # and below which there is no prediction: at half of it 9 to 16 % of the cells express none of its genes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GeneMatch:
-    """Where the genes of a panel are in a file.
+    """Where the genes of a panel are in a file. Several columns of one gene are to be summed."""
 
-    Attributes
-    ----------
-    columns_N, genes_N
-        int64: columns of X, and the place in the panel of the gene that each serves, ascending. Several columns of one
-        gene are to be summed.
-    measured_G
-        bool, which genes of the panel the file measured.
-    found, missing
-        How many were found in which way; the names of the genes that were not measured.
-    why
-        What may be the cause of few genes, and what to do.
-    """
-
-    columns_N: np.ndarray
-    genes_N: np.ndarray
-    measured_G: np.ndarray
-    found: Mapping[str, int]
-    missing: tuple[str, ...] = field(default=(), repr=False)
-    why: str = ""
+    columns_N: np.ndarray  # int64, columns of X
+    genes_N: np.ndarray  # int64, the place in the panel of the gene that each serves, ascending
+    measured_G: np.ndarray  # bool, which genes of the panel the file measured
+    found: Mapping[str, int]  # how many by which way of naming
+    missing: tuple[str, ...] = field(default=(), repr=False)  # names
+    why: str = ""  # what may be the cause of few genes, and what to do
 
     @classmethod
     def of(cls, columns: Mapping[int, Sequence[int]], n_genes: int, **others: Any) -> "GeneMatch":
@@ -102,9 +85,8 @@ class GeneMatch:
         """
         coverage = float(self.measured_G.mean())
         kept, lowest = expected_shares(coverage)
-        measured = (
-            f"{self.n_measured:,} of the {len(self.measured_G):,} genes of the panel are measured ({coverage:.1%})"
-        )
+        n_measured, n_genes = self.n_measured, len(self.measured_G)
+        measured = f"{n_measured:,} of the {n_genes:,} genes of the panel are measured ({coverage:.1%})"
         if coverage < FLOOR:
             msg = (
                 f"Only {measured}, too few for a prediction: from {FLOOR:.0%} down a third to a half of the macro-F1 "
@@ -118,8 +100,8 @@ class GeneMatch:
                 "variable are missing (docs/coverage.md). %s", measured, 100 * kept, 100 * lowest, self.why,
             )  # fmt: skip
         return {
-            "panel": len(self.measured_G),
-            "measured": self.n_measured,
+            "panel": n_genes,
+            "measured": n_measured,
             "coverage": coverage,
             "counts_share": counts_share,
             "expected_share_of_macro_f1": kept,
@@ -149,8 +131,8 @@ def match_genes(symbols_G: Sequence[str], ids_G: Sequence[str], var: pd.DataFram
         search.by("symbol", symbols_G, symbols_of(names))
     search.by("another name", keys_G, keys_F)
     search.by("symbol in other case", in_other_case(symbols_G), in_other_case(file["symbol"]))
-    missing = [g for g in range(len(symbols_G)) if g not in search.columns]
     names_G = [symbol or id_ for symbol, id_ in zip(symbols_G, ids_G, strict=True)]
+    missing = {g: name for g, name in enumerate(names_G) if g not in search.columns}
     why = _why_few(file, ids_G)
     if not search.columns:
         msg = (
@@ -160,20 +142,21 @@ def match_genes(symbols_G: Sequence[str], ids_G: Sequence[str], var: pd.DataFram
         raise GeneError(msg)
     how = ", ".join(f"{n:,} by {way}" for way, n in search.found.items())
     logger.info("genes: matched %d of %d of the panel (%s)", len(search.columns), len(names_G), how)
-    _say("by another name", (f"{names_G[g]} as {name}" for g, name in search.renamed.items()))
-    _say("in several columns, which are summed", (names_G[g] for g, some in search.columns.items() if len(some) > 1))
-    _say("not measured", (names_G[g] for g in missing))
+    list_genes("by another name", (f"{names_G[g]} as {name}" for g, name in search.renamed.items()))
+    twice = (names_G[g] for g, there in search.columns.items() if len(there) > 1)
+    list_genes("in several columns, which are summed", twice)
+    list_genes("not measured", missing.values())
     rivals = {g: unclear[keys_G[g]] for g in missing if keys_G[g] in unclear} | search.rivals
-    _say(
+    list_genes(
         "of these perhaps there, under a name that means other genes too",
         (f"{names_G[g]} ({' or '.join(sorted(set(names)))})" for g, names in rivals.items()),
     )
-    return GeneMatch.of(
-        search.columns, len(names_G), found=search.found, missing=tuple(names_G[g] for g in missing), why=why
-    )
+    others = {"found": search.found, "missing": tuple(missing.values()), "why": why}
+    return GeneMatch.of(search.columns, len(names_G), **others)
 
 
-def _say(what: str, genes: Iterable[str]) -> None:
+def list_genes(what: str, genes: Iterable[str]) -> None:
+    """Log the genes of which something holds, if there are any."""
     if listed := list(genes):
         logger.info("genes: %s %s: %s", f"{len(listed):,}", what, some(listed))
 
@@ -192,9 +175,8 @@ class _Search:
 
     def by(self, way: str, wanted_G: Iterable[str], given_F: Iterable[str]) -> None:
         """Give the genes still open their columns, where the names agree; a name that two of the panel have is none."""
-        wanted = [
-            (g, name) for g, name in enumerate(wanted_G) if name and g not in self.columns and g not in self.rivals
-        ]
+        closed = self.columns.keys() | self.rivals.keys()
+        wanted = [(g, name) for g, name in enumerate(wanted_G) if name and g not in closed]
         n_wanted = Counter(name for _, name in wanted)
         open_ = {name: g for g, name in wanted if n_wanted[name] == 1}
         places: dict[int, list[int]] = defaultdict(list)

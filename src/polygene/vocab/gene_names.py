@@ -1,20 +1,19 @@
-"""What a gene is called: in which column of a file, by which of its names, and in which species.
+"""What a gene is called: in which column of a file, by which of HGNC's names, and in which species.
 
-The names are HGNC's; the head of human_genes.tsv.gz has the day, and recipes/vocab/gene_names.py makes it again.
+The head of human_genes.tsv.gz has the day, and recipes/vocab/gene_names.py makes it again.
 """
 
-import gzip
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 
 from polygene.errors import GeneError
+from polygene.vocab.columns import shipped_table, some
 
 NAME_COLUMNS = ("feature_id", "gene_ids", "ensembl_id", "feature_name", "gene_symbols", "gene_name", "symbol")
 """Columns of `var` that name genes whatever they hold (CELLxGENE, 10x, scanpy)."""
@@ -37,14 +36,11 @@ class HumanGenes:
 @cache
 def human_genes() -> HumanGenes:
     """Read the table that ships with PolyGene, once."""
-    text = gzip.decompress(files("polygene.vocab").joinpath("human_genes.tsv.gz").read_bytes()).decode()
     ids, symbols = dict[str, str](), dict[str, str]()
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            number, symbol, *others = line.split("\t")
-            gene = f"ENSG{number:0>11}"
-            symbols[gene] = symbol
-            ids |= {name: gene for name in (symbol, *"|".join(others).split("|")) if name}
+    for number, symbol, *others in shipped_table("human_genes"):
+        gene = f"ENSG{number:0>11}"
+        symbols[gene] = symbol
+        ids |= {name: gene for name in (symbol, *"|".join(others).split("|")) if name}
     return HumanGenes(ids, symbols)
 
 
@@ -76,10 +72,8 @@ def symbols_of(names: Iterable[str]) -> np.ndarray:
 
 
 def name_columns(var: pd.DataFrame) -> list[np.ndarray]:
-    """List every way in which a file names its genes, as arrays of str ("" = missing), the most human names first.
-
-    These are `var_names`, the columns of `NAME_COLUMNS`, and any other column half of which are known names.
-    """
+    """List the ways in which a file names its genes, as arrays of str ("" = missing), the most human names first."""
+    # var_names, the columns of NAME_COLUMNS, and any other column half of which are known names.
     text = var.select_dtypes(["object", "category", "string"])
     columns = {"var_names": var.index.to_series(), **{name: var[name] for name in NAME_COLUMNS if name in var}}
     found = []
@@ -142,12 +136,13 @@ def resolve(symbols: Sequence[str], ids: Sequence[str]) -> tuple[list[str], dict
 def other_species(symbols: Iterable[str], ids: Iterable[str]) -> str:
     """Name the species that genes are of, by their ids or else by how their symbols are written; "" for human.
 
-    Mouse and rat write Actb, zebrafish actb1. Monkeys write ACTB as we do: without ids they pass for human.
+    Monkeys write ACTB as we do: without ids they pass for human.
     """
     prefixes = Counter(id_[:-12] for id_ in ids if id_)
     if prefixes:
         prefix = prefixes.most_common(1)[0][0]
         return "" if prefix == "ENS" else _SPECIES.get(prefix, f"another species ({prefix}G…)")
+    # Mouse and rat write Actb, zebrafish actb1.
     written = [symbol for symbol in symbols if any(map(str.isalpha, symbol))]
     if sum(bool(_TITLE.match(symbol)) for symbol in written) > 0.3 * len(written):
         return "mouse or rat"
@@ -160,9 +155,3 @@ def other_species(symbols: Iterable[str], ids: Iterable[str]) -> str:
 def in_other_case(symbols: Iterable[str]) -> np.ndarray:
     """Write symbols in capitals, for C1ORF112 or cd3d; "" for those written as a mouse's, which are none of ours."""
     return np.array(["" if _TITLE.match(symbol) else symbol.upper() for symbol in symbols], dtype=object)
-
-
-def some(names: Iterable[str], n: int = 5) -> str:
-    """List the first names; "…" stands for the others."""
-    listed = list(names)
-    return ", ".join(map(str, listed[:n])) + (", …" if len(listed) > n else "")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from polygene.vocab.ages import age_in_years
+from polygene.vocab.columns import some
 from polygene.vocab.ontology import TABLES, ontology_of
 
 SAME_YEARS = 1e-3  # a third of a day
@@ -18,13 +19,6 @@ def find_label(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool
     """Give the place of the label that a text means, -1 where there is none.
 
     "17" and "17-year-old human stage" are one age; a synonym or an id of an ontology is its term.
-
-    Examples
-    --------
-    >>> find_label("cell_type", ["B cell", "regulatory T cell"], "Treg")
-    1
-    >>> find_label("age", ["17-year-old stage", "20-year-old stage"], "17", is_age=True)
-    0
     """
     if text in labels:
         return labels.index(text)
@@ -40,11 +34,7 @@ def find_label(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool
 
 
 def neighbours(labels: Sequence[str], text: str) -> tuple[int, int, float] | None:
-    """Give the known ages below and above one that lies between them, and the share of the one above; else None.
-
-    >>> neighbours(["20-year-old stage", "30-year-old stage"], "22")
-    (0, 1, 0.2)
-    """
+    """Give the known ages below and above one that lies between them, and the share of the one above; else None."""
     years = age_in_years(text)
     known_V = np.array([np.nan if (one := age_in_years(label)) is None else one for label in labels])
     if years is None or not (np.nanmin(known_V, initial=np.inf) < years < np.nanmax(known_V, initial=-np.inf)):
@@ -65,14 +55,14 @@ def one_name_an_age(counts: Mapping[str, int]) -> dict[str, int]:
     return summed
 
 
-def order(label: str, *, by_age: bool) -> tuple[float, str]:
-    """Sort labels by age, those without a number last, or by name."""
-    years = age_in_years(label) if by_age else None
+def order_of_ages(label: str) -> tuple[float, str]:
+    """Sort ages, those without a number last, by name."""
+    years = age_in_years(label)
     return (np.inf if years is None else years, label)
 
 
 def hint(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool = False) -> str:
-    """Say what the model knows in place of a label that it does not know.
+    """Name what the model knows in place of a label that it does not know.
 
     >>> hint("tissue", ["colon", "rectum", "pancreas"], "large intestine")
     "it knows 'colon', 'rectum' of it"
@@ -87,10 +77,6 @@ def hint(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool = Fal
     if phenotype in TABLES:
         compare = ontology_of(phenotype).compare
         for relation, of in (("finer", "of it"), ("broader", "which it is part of")):
-            if some := [label for label in labels if compare(label, text) == relation]:
-                return f"it knows {_few(some)} {of}"
-    return f"it knows {_few(labels)}"
-
-
-def _few(labels: Sequence[str]) -> str:
-    return ", ".join(map(repr, labels[:8])) + (" and more" if len(labels) > 8 else "")
+            if related := [label for label in labels if compare(label, text) == relation]:
+                return f"it knows {some(map(repr, related), 8)} {of}"
+    return f"it knows {some(map(repr, labels), 8)}"

@@ -1,33 +1,28 @@
 """The ontologies: what labels are called in them, what stands above them, and which term a prediction is sure of.
 
-The terms are those of the tables that ship with PolyGene: their heads say of which day, and recipes/vocab/ontologies.py
-makes them again.
-
+The tables ship with PolyGene; their heads give the day, and recipes/vocab/ontologies.py makes them again.
 Legend: C cells, V labels of a model, N terms: those labels and everything above them.
 """
 
-import gzip
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.resources import files
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from polygene.errors import PhenotypeError
+from polygene.vocab.columns import shipped_table, some
 
 Relation = Literal["same", "finer", "broader", "other"]
 logger = logging.getLogger("polygene")
 TABLES = {"cell_type": ("CL", "cell_types"), "tissue": ("UBERON", "tissues"), "disease": ("MONDO", "diseases")}
-"""By phenotype the prefix of its ids and the table; the other phenotypes have no ontology here."""
-SURE = 0.9
-"""The probability from which an answer counts as sure, unless another is asked for."""
-ROUNDING = 1e-5
-"""Probabilities that add up to one do so within this."""
+"""By phenotype the prefix of its ids and the table."""
+SURE = 0.9  # the probability from which a prediction counts as sure, unless another is given
+ROUNDING = 1e-5  # probabilities add up to one within this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +34,11 @@ class Ontology:
     ids: Mapping[str, str]
 
     def find(self, label: str) -> str | None:
-        """Give the id of a name, a synonym or an id; None where there is none.
-
-        >>> ontology_of("cell_type").find("Treg"), ontology_of("tissue").find("my favourite organ")
-        ('CL:0000815', None)
-        """
+        """Give the id of a name, a synonym or an id; None where there is none."""
         return label if label in self.names else self.ids.get(label.strip().lower())
 
     def compare(self, predicted: str, truth: str) -> Relation:
-        """Compare a predicted label with the true one; a label that is not in the ontology is only itself.
-
-        >>> cells = ontology_of("cell_type")
-        >>> cells.compare("naive B cell", "B cell"), cells.compare("my favourite cluster", "B cell")
-        ('finer', 'other')
-        """
+        """Compare a predicted label with the true one; a label that is not in the ontology is only itself."""
         a, b = self.find(predicted) or predicted, self.find(truth) or truth
         if a == b:
             return "same"
@@ -62,10 +48,7 @@ class Ontology:
 
     @cached_property
     def information(self) -> dict[str, float]:
-        """Id to how much it says, from 0 (the root) to 1 (nothing below): 1 - log(terms at or below) / log(all terms).
-
-        Seco et al. 2004, ECAI, 1089: the information content that needs no corpus.
-        """
+        """What an id says, from 0 (the root) to 1 (nothing below), needing no corpus: Seco et al. 2004, ECAI, 1089."""
         n_below = Counter(term for terms in self.above.values() for term in terms)
         n_all = max(n_below.values())
         return {term: float(1 - np.log(n) / np.log(n_all)) for term, n in n_below.items()}
@@ -81,13 +64,10 @@ def ontology_of(phenotype: str) -> Ontology:
         return number if ":" in number else f"{prefix}:{number:0>7}"
 
     names, parents, ids = dict[str, str](), dict[str, list[str]](), dict[str, str]()
-    text = gzip.decompress(files("polygene.vocab").joinpath(f"{table}.tsv.gz").read_bytes()).decode()
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            number, name, over, others = line.split("\t")
-            term = id_of(number)
-            names[term], parents[term] = name, [id_of(one) for one in over.split("|") if one]
-            ids |= {one.lower(): term for one in (name, *others.split("|")) if one}
+    for number, name, over, others in shipped_table(table):
+        term = id_of(number)
+        names[term], parents[term] = name, [id_of(one) for one in over.split("|") if one]
+        ids |= {one.lower(): term for one in (name, *others.split("|")) if one}
     above = dict[str, frozenset[str]]()
 
     def all_above(term: str) -> frozenset[str]:
@@ -103,8 +83,8 @@ def ontology_of(phenotype: str) -> Ontology:
 def at_or_below(phenotype: str, labels: Sequence[str]) -> np.ndarray | None:
     """Tell which labels (columns) are at or below which (rows) in the ontology of a phenotype, bool (V, V).
 
-    A label that is no term of it stands for itself. Two names of one term are at or below each other. None where no
-    label is above another: the phenotype has no ontology, or its labels form no tree.
+    A label that is no term stands for itself; two names of one term are at or below each other. None where no label
+    is above another.
 
     >>> at_or_below("cell_type", ["T cell", "CD4-positive, alpha-beta T cell", "my cluster"]).astype(int).tolist()
     [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
@@ -120,8 +100,7 @@ def _table(phenotype: str, labels: tuple[str, ...]) -> np.ndarray | None:
     if table_VV.sum() == len(labels):
         return None
     if tree.unknown:
-        few = ", ".join(map(repr, tree.unknown[:3])) + (", …" if len(tree.unknown) > 3 else "")
-        n_unknown, n_labels = len(tree.unknown), len(labels)
+        n_unknown, n_labels, few = len(tree.unknown), len(labels), some(map(repr, tree.unknown), 3)
         logger.info("%s: %d of %d labels stand for themselves, in no ontology: %s", phenotype, n_unknown, n_labels, few)
     return table_VV
 
@@ -149,17 +128,7 @@ def reported_labels(probabilities_CV: np.ndarray, at_or_below_VV: np.ndarray | N
 
 
 class LabelTree:
-    """The labels of a model and the terms above them, the most telling first.
-
-    Attributes
-    ----------
-    ids_N, names_N, information_N
-        Of the terms, see `Ontology`. A label that is no term stands for itself: its id is "", its information 1.
-    under_NV, of_label_V
-        bool, whether a label is the term or below it; the term of each label.
-    unknown
-        Labels that are no term of the ontology.
-    """
+    """The labels of a model and the terms above them, most telling first; a label that is no term stands for itself."""
 
     def __init__(self, labels: Sequence[str], phenotype: str = "cell_type") -> None:
         terms_of = ontology_of(phenotype)
@@ -168,6 +137,7 @@ class LabelTree:
         above = [{label} if term is None else terms_of.above[term] for label, term in zip(labels, found, strict=True)]
         says = {term: terms_of.information.get(term, 1.0) for terms in above for term in terms}
         terms = sorted(says, key=lambda term: (-says[term], term))
+        # A label that stands for itself has no id, and all the information there is.
         self.ids_N = np.array([term if term in terms_of.names else "" for term in terms], dtype=object)
         self.names_N = np.array([terms_of.names.get(term, term) for term in terms], dtype=object)
         self.information_N = np.array([says[term] for term in terms])
@@ -178,10 +148,9 @@ class LabelTree:
     def back_off(self, probabilities_CV: np.ndarray, level: float = SURE) -> tuple[np.ndarray, np.ndarray]:
         """Predict for each cell the most telling term that is sure: (term_C, -1 where none is; probability_C).
 
-        A term is as probable as the labels at and below it together. `level` is above a half, so that of two terms that
-        are sure both hold a common label.
+        A term is as probable as the labels at and below it together.
         """
-        check_level(level)
+        check_level(level)  # above a half, so that of two terms that are sure both hold a common label
         probabilities_CN = probabilities_CV.astype(np.float64) @ self.under_NV.T
         sure_CN = probabilities_CN >= level - ROUNDING
         term_C = np.where(sure_CN.any(axis=1), sure_CN.argmax(axis=1), -1)
@@ -190,25 +159,23 @@ class LabelTree:
 
     def scores(
         self,
-        probabilities_CV: np.ndarray,
+        p_CV: np.ndarray,
         truth_C: np.ndarray,
         donors_C: np.ndarray | None,
-        level: float = SURE,
-        *,
         at_or_below_VV: np.ndarray | None = None,
     ) -> dict[str, dict[str, float]]:
-        """Score the predictions at a level beside the reported labels, by the ontology; means over donors.
+        """Score the predictions that are sure beside the reported labels, by the ontology; means over donors.
 
         By kind: `at_label` (share of the cells predicted as a label of the model), `correct` (the true label is the
         prediction or below it), `finer` (it is below the true label, which cannot say whether it is right), `wrong`
         (any other), `information` (0 without a prediction).
         """
         given_C = truth_C >= 0
-        p_CV, truth_C = probabilities_CV[given_C], truth_C[given_C]
+        p_CV, truth_C = p_CV[given_C], truth_C[given_C]
         donor_C = np.arange(len(truth_C)) if donors_C is None else np.unique(donors_C[given_C], return_inverse=True)[1]
         found = {}
         reported_C = self.of_label_V[reported_labels(p_CV, at_or_below_VV)]
-        for name, term_C in (("backed_off", self.back_off(p_CV, level)[0]), ("label", reported_C)):
+        for name, term_C in (("backed_off", self.back_off(p_CV)[0]), ("label", reported_C)):
             answered_C = term_C >= 0
             under_CV, below_truth_CV = self.under_NV[term_C], self.under_NV[self.of_label_V[truth_C]]
             correct_C = answered_C & under_CV[np.arange(len(truth_C)), truth_C]

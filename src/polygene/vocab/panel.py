@@ -1,7 +1,6 @@
 """The gene panel: which genes the model reads, and in which order."""
 
 import difflib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -9,10 +8,9 @@ from typing import Self
 import pandas as pd
 
 from polygene.errors import CheckpointError, GeneError
-from polygene.vocab.gene_matching import GeneMatch, match_genes
-from polygene.vocab.gene_names import gene_table, resolve, some, unmangled
-
-logger = logging.getLogger("polygene")
+from polygene.vocab.columns import some
+from polygene.vocab.gene_matching import GeneMatch, list_genes, match_genes
+from polygene.vocab.gene_names import gene_table, resolve, unmangled
 
 HEADER = "rank\tensembl_id\tsymbol"
 MAX_GENES = 65_535  # a gene is stored as uint16
@@ -96,8 +94,8 @@ class GenePanel:
 def merged_genes(var: pd.DataFrame) -> tuple[pd.DataFrame, GeneMatch]:
     """List the genes of a file, each once as in `gene_table`, to make a panel from; and in which columns each is.
 
-    Rows of `var` with the same Ensembl id, or with the same name where they have none, are one gene. Where the file
-    gives no id, HGNC's table does if the name means one gene. A date that may stand for several is left out.
+    Rows with the same Ensembl id, or with the same name where they have none, are one gene. Where the file gives no id,
+    HGNC's table does if the name means one gene. A date that may stand for several is left out.
     """
     table = gene_table(var)
     keys, unclear = resolve(table["symbol"].tolist(), table["ensembl_id"].tolist())
@@ -106,13 +104,9 @@ def merged_genes(var: pd.DataFrame) -> tuple[pd.DataFrame, GeneMatch]:
     for f, (symbol, id_) in enumerate(zip(table["symbol"], table["ensembl_id"], strict=True)):
         if id_ or symbol not in dates:
             columns.setdefault(id_ or symbol, []).append(f)
-    twice = [name for name, some in columns.items() if len(some) > 1]
-    for what, names in (
-        ("in several columns, which are summed", twice),
-        ("that mean several genes, left out", dates),
-    ):
-        if names:
-            logger.info("genes: %s %s: %s", f"{len(names):,}", what, some(sorted(names)))
+    twice = sorted(name for name, there in columns.items() if len(there) > 1)
+    list_genes("in several columns, which are summed", twice)
+    list_genes("that mean several genes, left out", sorted(dates))
     first = [there[0] for there in columns.values()]
     genes = table.iloc[first].assign(ensembl_id=[table["ensembl_id"].iloc[f] or keys[f] for f in first])
     return genes, GeneMatch.of(dict(enumerate(columns.values())), len(columns), found={})

@@ -6,9 +6,9 @@ Shapes: C cells, P phenotypes, V labels of one phenotype.
 import difflib
 import logging
 import textwrap
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, Self
 
 import numpy as np
@@ -16,8 +16,8 @@ import pandas as pd
 
 from polygene.errors import PhenotypeError, missing_column
 from polygene.vocab.ages import age_in_years
-from polygene.vocab.columns import absent_note, factorize, is_given
-from polygene.vocab.label_matching import find_label, hint, neighbours, one_name_an_age, order
+from polygene.vocab.columns import factorize, is_given, some
+from polygene.vocab.label_matching import find_label, hint, neighbours, one_name_an_age, order_of_ages
 
 logger = logging.getLogger("polygene")
 
@@ -99,15 +99,14 @@ class PhenotypeSchema:
         """
         kept = []
         for phenotype in phenotypes:
-            of_labels = counts.get(phenotype.name, {})
-            by_age = phenotype.ordinal == "age"
+            of_labels, by_age = counts.get(phenotype.name, {}), phenotype.ordinal == "age"
             if by_age:
                 of_labels = one_name_an_age(of_labels)
             rare = sorted(label for label, n in of_labels.items() if n < min_cells)
             if rare:
                 logger.info("%s: left out %d labels of < %d cells: %s", phenotype.name, len(rare), min_cells, rare)
             labels = of_labels.keys() - set(rare)
-            kept.append(tuple(sorted(labels, key=partial(order, by_age=by_age))))
+            kept.append(tuple(sorted(labels, key=order_of_ages if by_age else None)))
         return cls(phenotypes=tuple(phenotypes), labels=tuple(kept))
 
     @property
@@ -179,29 +178,29 @@ class PhenotypeSchema:
         used = {self.index(name) for name in (self.names if use is None else use)}
         labels_CP = np.full((len(obs), len(self.phenotypes)), -1, dtype=np.int16)
         notes = []
-        absent: dict[str | None, int]
         for p in sorted(used):
-            phenotype = self.phenotypes[p]
-            if phenotype.column in obs:
-                labels_CP[:, p], absent = self._encode_column(p, obs[phenotype.column], unknown)
+            name, column = self.phenotypes[p].name, self.phenotypes[p].column
+            if column in obs:
+                labels_CP[:, p], absent = self._encode_column(p, obs[column], unknown)
+                why = ", ".join(f"{n:,} {reason}" for reason, n in absent.items())
             elif use is None:
-                absent = {None: len(obs)}
+                why = f"no column {column!r}"
             else:
-                do = f"Copy it to obs[{phenotype.column!r}], or leave {phenotype.name} out."
-                raise missing_column(phenotype.column, obs.columns, of="the table", holds=phenotype.name, do=do)
-            if absent:
-                notes.append(absent_note(phenotype.name, phenotype.column, absent, len(obs)))
+                do = f"Copy it to obs[{column!r}], or leave {name} out."
+                raise missing_column(column, obs.columns, of="the table", holds=name, do=do)
+            if why:
+                notes.append(f"{name}: {(labels_CP[:, p] < 0).sum():,} of {len(obs):,} cells not given ({why})")
         if notes:
             logger.info("%s", "; ".join(notes))
         return labels_CP
 
-    def _encode_column(self, p: int, column: pd.Series, unknown: str) -> tuple[np.ndarray, dict[str | None, int]]:
+    def _encode_column(self, p: int, column: pd.Series, unknown: str) -> tuple[np.ndarray, dict[str, int]]:
         """Return (labels_C, how many cells are not given for which reason)."""
         codes_C, texts, counts = factorize(column)
         # The last entry serves the code -1, which is NaN.
         labels = np.array([*(self.find(p, text) if is_given(text) else -1 for text in texts), -1], dtype=np.int16)
         labels_C = labels[codes_C]
-        absent: dict[str | None, int] = {"NaN": int((codes_C < 0).sum())}
+        absent = {"NaN": int((codes_C < 0).sum())}
         outside = {}
         for text, n, v in zip(texts, counts, labels[:-1], strict=True):
             if v < 0 and is_given(text):
@@ -215,8 +214,7 @@ class PhenotypeSchema:
         if outside and unknown == "error":
             raise PhenotypeError(self._outside(p, outside))
         if outside:
-            few = ", ".join(map(repr, sorted(outside)[:3])) + (", …" if len(outside) > 3 else "")
-            absent[f"outside the vocabulary: {few}"] = sum(outside.values())
+            absent[f"outside the vocabulary: {some(map(repr, sorted(outside)), 3)}"] = sum(outside.values())
         return labels_C, {reason: n for reason, n in absent.items() if n}
 
     def _outside(self, p: int, outside: Mapping[str, int]) -> str:
@@ -242,10 +240,8 @@ class PhenotypeSchema:
 
     def decode(self, labels_CP: np.ndarray) -> pd.DataFrame:
         """Return the columns of `obs` (named `Phenotype.column`, categorical) of labels, NaN where not given."""
-        columns = {
-            phenotype.column: pd.Categorical.from_codes(labels_CP[:, p], categories=list(self.labels[p]))
-            for p, phenotype in enumerate(self.phenotypes)
-        }
+        rows = zip(self.phenotypes, labels_CP.T, self.labels, strict=True)
+        columns = {one.column: pd.Categorical.from_codes(codes_C, list(labels)) for one, codes_C, labels in rows}
         return pd.DataFrame(columns, index=pd.RangeIndex(len(labels_CP)).astype(str))
 
     def years(self, name: str) -> np.ndarray:
@@ -258,11 +254,11 @@ class PhenotypeSchema:
 
 def count_labels(obs: pd.DataFrame, phenotypes: Sequence[Phenotype] = CELLXGENE) -> dict[str, dict[str, int]]:
     """Count the given labels: {name: {label: cells}}, empty for a phenotype without column."""
-    counted: dict[str, dict[str, int]] = {phenotype.name: {} for phenotype in phenotypes}
+    counted = {phenotype.name: Counter[str]() for phenotype in phenotypes}
     for phenotype in phenotypes:
         if phenotype.column in obs:
             _, texts, counts = factorize(obs[phenotype.column])
             for text, n in zip(texts, counts, strict=True):
                 if is_given(text):
-                    counted[phenotype.name][text] = counted[phenotype.name].get(text, 0) + n
-    return counted
+                    counted[phenotype.name][text] += n
+    return {name: dict(of_labels) for name, of_labels in counted.items()}

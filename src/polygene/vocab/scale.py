@@ -32,15 +32,10 @@ Scale = Literal["counts", "log1p", "ln", "log2", "log10"]
 1 + counts per 10,000. ln, log2, log10: log of 1 + anything proportional to counts, to be normalised by its own sum."""
 
 BASES: dict[str, float] = {"ln": np.e, "log2": 2.0, "log10": 10.0}
-
-TARGET = 10_000.0
-"""Every cell is brought to this many counts before log1p (sc.pp.normalize_total(target_sum=1e4))."""
-
+TARGET = 10_000.0  # counts of every cell before log1p (sc.pp.normalize_total(target_sum=1e4))
+# No log1p value is as large: exp(20) is 485 million, and even log2 counts per million stay below log2(1e6) = 19.9.
 LOG1P_LIMIT = 20.0
-"""No log1p value is as large: exp(20) is 485 million, and even log2 counts per million stay below log2(1e6) = 19.9."""
-
 SAMPLE_ROWS = 1_000
-
 REMEDY = "PolyGene reads counts or log1p values: pass layer='counts' if there is one, or layer='raw' for adata.raw"
 
 
@@ -93,9 +88,8 @@ def detect_scale(x: Any) -> Scale:
         logger.info("expression: normalised (every cell adds up to %s), not logged: read like counts", f"{total:,.0f}")
         return "counts"
     if sample.data.max() >= LOG1P_LIMIT:
-        logger.info(
-            "expression: fractions up to %.6g, too large for a log: read as corrected counts", sample.data.max()
-        )
+        highest = sample.data.max()
+        logger.info("expression: fractions up to %.6g, too large for a log: read as corrected counts", highest)
         return "counts"
     return _detect_log(sample)
 

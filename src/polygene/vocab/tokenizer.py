@@ -1,11 +1,7 @@
 """The tokenizer: a cell of an AnnData to tokens and back.
 
-A cell is `[CLS] [SEX] [TISSUE] [CELL_TYPE] [AGE] [DISEASE] [START] gene1 … geneG [END]`, one slot each:
-
     slot    0       1 … P        P+1       P+2 … P+1+G       P+2+G   P+3+G …
     holds   [CLS]   phenotypes   [START]   genes by panel    [END]   phenotypes that fine-tuning added
-
-and the token ids are those of the bins, then of the special tokens, then of each phenotype `[NO_X]` and its labels:
 
     id      0 … B-1   B       B+1       B+2     B+3      B+4 …
     token   bin_0 …   [CLS]   [START]   [END]   [MASK]   [NO_SEX] [female] [male] [NO_TISSUE] …
@@ -27,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from polygene.errors import CheckpointError, PhenotypeError
+from polygene.errors import CheckpointError
 from polygene.vocab.binning import BinInverse, ExpressionBinner
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.expression import check_anndata, log1p_values
@@ -99,29 +95,11 @@ class CellTokenizer:
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        """The whole vocabulary by id. Two phenotypes may have tokens that read the same; their ids differ."""
+        """The vocabulary by id (bin_3, [CLS], [B_cell]); labels of two phenotypes may read alike, their ids differ."""
         words = [f"bin_{b}" for b in range(self.binner.n_bins)] + list(SPECIAL_TOKENS)
         for phenotype, labels in zip(self.schema.phenotypes, self.schema.labels, strict=True):
             words += [phenotype.absent_token, *(f"[{label.replace(' ', '_')}]" for label in labels)]
         return tuple(words)
-
-    def token_name(self, token_id: int) -> str:
-        """Return what a token reads like, such as bin_3, [CLS] or [memory_B_cell]."""
-        return self.tokens[token_id]
-
-    def token_id(self, token: str, phenotype: str | None = None) -> int:
-        """Return the id of a token; `phenotype` distinguishes labels that read the same."""
-        ids: Collection[int] = range(self.n_tokens)
-        if phenotype is not None:
-            p = self.schema.index(phenotype)
-            ids = range(self.absent_id(p), self.label_range(p)[1])
-        found = [i for i in ids if self.tokens[i] == token]
-        if len(found) != 1:
-            where = "the vocabulary" if phenotype is None else f"the tokens of {phenotype}"
-            hint = " (name the phenotype)" if found else ""
-            msg = f"{token!r} is {len(found) or 'not'}{' times' if found else ''} in {where}{hint}."
-            raise PhenotypeError(msg)
-        return found[0]
 
     def label_range(self, p: int) -> tuple[int, int]:
         """Return (first, last + 1) of the ids of the labels of phenotype p."""
@@ -191,13 +169,12 @@ class CellTokenizer:
 
     def from_bins(self, bins_CG: np.ndarray, labels_CP: np.ndarray, measured_G: np.ndarray) -> EncodedCells:
         """Give cells with these bins (uint8, zeros included); a value is the training mean of the gene's bin."""
-        cells_N, genes_N = np.nonzero(bins_CG)
-        bins_N = bins_CG[cells_N, genes_N]
+        bins = sparse.csr_matrix(bins_CG)
         return EncodedCells(
-            offsets_C1=np.concatenate([[0], np.cumsum(np.count_nonzero(bins_CG, axis=1))]).astype(np.int64),
-            genes_N=genes_N.astype(np.uint16),
-            bins_N=bins_N,
-            values_N=self.inverse.mean_GB[genes_N, bins_N],
+            offsets_C1=bins.indptr.astype(np.int64),
+            genes_N=bins.indices.astype(np.uint16),
+            bins_N=bins.data,
+            values_N=self.inverse.mean_GB[bins.indices, bins.data],
             labels_CP=labels_CP,
             measured_G=measured_G,
         )
