@@ -1,4 +1,4 @@
-"""Balance: generated cells beside real ones. Legend: C cells, G panel genes, P phenotypes, V labels of the balanced."""
+"""Balance: generated cells beside real ones. Legend: C cells, G panel genes, P phenotypes, V labels."""
 
 import logging
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -27,7 +28,7 @@ from polygene.runtime.hashing import uniform
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
-from polygene.tl._labels_changed import Changes, parse_changes, read_controls, rows_to_change
+from polygene.tl._labels_changed import Changes, LabelChanges, parse_changes, read_controls, rows_to_change
 from polygene.tl._reader import CellReader, donors_of, load_model, made_by, written
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
@@ -134,19 +135,22 @@ def counterfactual(
                 x_XCG = _from_half(model, own, changed_CP[here], names_C, n_repeats, seed)
                 sums["half"] += _sums(x_XCG, np.arange(len(own)), unit_C[here], len(units))
                 advance(len(own))
-        n_U = np.bincount(unit_C, minlength=len(units))
-        table = _table(tokenizer, sums, n_U, units, groupby)
+        table = _table(tokenizer, sums, np.bincount(unit_C, minlength=len(units)), units, groupby)
         if part is not None:
             write_table(part, table)
-    logger.info("%s cells of %d donors; read it as %s", f"{len(rows):,}", units.donor[n_U > 0].nunique(), MEANING)
+    logger.info("%s cells of %d donors; read it as %s", f"{len(rows):,}", units.donor.iloc[unit_C].nunique(), MEANING)
     if isinstance(adata, ad.AnnData):
-        names = np.array(tokenizer.schema.names)
-        is_given_P = (labels_CP >= 0).any(axis=0) & ~np.isin(np.arange(len(names)), list(targets))
-        texts = {name: one if isinstance(one, str) else " → ".join(one) for name, one in changes.items()}
-        facts = {**made_by(model), "changes": texts, "given": names[is_given_P], "meaning": MEANING}
+        facts = {**made_by(model), **_described(tokenizer.schema.names, changes, labels_CP, targets)}
         record_in_uns(adata, "counterfactual", {**facts, "genes": reader.genes})
         adata.uns[KEY] = table
     return table
+
+
+def _described(names: Sequence[str], changes: Changes, labels_CP: np.ndarray, targets: LabelChanges) -> dict[str, Any]:
+    """What was changed and what was given, for `uns`."""
+    is_given_P = (labels_CP >= 0).any(axis=0) & ~np.isin(np.arange(len(names)), list(targets))
+    texts = {name: one if isinstance(one, str) else " → ".join(one) for name, one in changes.items()}
+    return {"changes": texts, "given": np.array(names)[is_given_P], "meaning": MEANING}
 
 
 def _units(cells: CellSource, donor: str, groupby: str | None) -> tuple[np.ndarray, pd.DataFrame]:
