@@ -265,10 +265,10 @@ def test_tables_show_calibration_and_by_how_much_sets_fail_and_why(results, mode
     text = printed(with_sets.tables())
     for row in found.calibration.to_dict("records"):
         assert interval(row, "ece") + ("" if row["informative"] else ", void") in text
-    sets = found.sets[(found.sets.phenotype == "cell_type") & (found.sets.label != "")]
+    sets = found.sets[found.sets.label == ""]
+    assert set(sets.phenotype) >= {"sex", "cell_type"}
     for row in sets.to_dict("records"):
-        assert row["label"] in text
-        assert f"all labels, {row['calibration_donors']} donors" in text, "fewer than nine donors have it"
+        assert interval(row, "coverage") in text
     assert sets.why.notna().any()
     for row in sets[sets.why.notna()].itertuples():
         assert f"{row.off:+.3f}: {row.why}".replace("-", "−") in text
@@ -489,7 +489,7 @@ def test_the_rate_of_false_alarms_has_a_table_where_the_model_has_a_detector(res
     scored = {"stated": 0.05, "set_on_donors": 3, "false_alarms": 0.061, "low": 0.04, "high": 0.08}
     with_novelty = replace(results, novelty=pd.DataFrame([scored | {"cells": 1200, "donors": 7}]))
     (table,) = (one for one in with_novelty.tables() if one.section == "novelty")
-    assert "0.061 [0.040, 0.080]" in printed([table])
+    assert "0.061 [0.040,\N{NO-BREAK SPACE}0.080]" in printed([table])
 
 
 # --- the hierarchy of cell types ---

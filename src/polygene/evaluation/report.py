@@ -24,7 +24,7 @@ from polygene import pl
 from polygene._version import __version__
 from polygene.corpus.corpus import Corpus
 from polygene.evaluation._svg import svg
-from polygene.evaluation.assessment import DEPENDABLE, DEPENDABLE_YEARS, LEVELS, assess
+from polygene.evaluation.assessment import DEPENDABLE, DEPENDABLE_YEARS, LEVELS
 from polygene.evaluation.results import Evaluation
 from polygene.evaluation.tables import SPLITS, main_score, of_phenotype, of_score, percent, words
 from polygene.evaluation.test_cells import MODEL
@@ -70,7 +70,6 @@ def report(results: Evaluation, model: PolyGene, corpus: Corpus, *, command: str
         model=_about_model(model),
         corpus=corpus,
         sources=_about_sources(corpus, rows),
-        assessments=assess(results),
         tables=results.tables(),
         figure=partial(_figure, results),
         calibrated=list(results.calibration.get("phenotype", ())),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from polygene.evaluation.results import Evaluation
 
+Columns = dict[str, Callable[[Mapping[str, Any]], str]]
+"""The columns of a table, and how each writes a row of numbers."""
+NO_BREAK = "\N{NO-BREAK SPACE}"
 SPLITS = {
     "donor": "split by donor, donors held out",
     "study": "split by study, studies held out",
@@ -40,28 +44,11 @@ GENE_SCORES = {
     "bin_accuracy": "bin accuracy",
     "bin_accuracy_within_one": "within one bin",
 }
-HIERARCHY = {"at_label": "at a label of the model", "correct": "correct", "finer": "finer", "wrong": "wrong"}
-MOST_ROWS = 40
-"""Labels of a table of sets; metrics.json has the rest."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ResultTable:
-    """A titled table of text.
-
-    Attributes
-    ----------
-    section
-        The part of the results: "summary", "scores", "classes", "confidence", "age", "novelty" or "genes".
-    title
-        What it shows, of which phenotype, and how the test cells were held out.
-    frame
-        The text, laid out; the first column names the row.
-    note
-        What a reader must know to read it.
-    phenotype
-        Of which phenotype it is, where it is of one.
-    """
+    """A titled table of text, whose first column names the row; printed, it is laid out."""
 
     section: str
     title: str
@@ -92,12 +79,14 @@ class ResultTable:
 def result_tables(results: Evaluation) -> list[ResultTable]:
     """Lay out all results, part by part; a part that the cells did not allow is left out."""
     made = [*_score_tables(results), *_class_tables(results)]
-    for make in (_calibration_table, _sets_table, _hierarchy_table, _ages_table, _novelty_table, _genes_table):
-        made += make(results)
+    for section, title, frame, columns, note in _plain_tables(results):
+        if len(frame):
+            rows = [{name: write(row) for name, write in columns.items()} for row in frame.to_dict("records")]
+            made.append(_table(results, section, title, rows, note))
     return made
 
 
-def _score_tables(results: Evaluation) -> Iterable[ResultTable]:
+def _score_tables(results: Evaluation) -> Iterator[ResultTable]:
     for phenotype in pd.unique(results.scores.get("phenotype", pd.Series(dtype=str))):
         scores = of_phenotype(results.scores, phenotype)
         by_score = {score: of_score(scores, score) for score in SCORES if (scores.score == score).any()}
@@ -114,7 +103,7 @@ def _score_tables(results: Evaluation) -> Iterable[ResultTable]:
         yield _table(results, "scores", words(phenotype), rows, note, phenotype)
 
 
-def _class_tables(results: Evaluation) -> Iterable[ResultTable]:
+def _class_tables(results: Evaluation) -> Iterator[ResultTable]:
     for phenotype, counts in results.confusion.items():
         classes = of_phenotype(results.classes, phenotype)
         of_reference = classes[classes.predictor == REFERENCE].set_index("label").f1
@@ -139,100 +128,69 @@ def _class_tables(results: Evaluation) -> Iterable[ResultTable]:
         yield _table(results, "classes", f"{words(phenotype)}, class by class", rows, note, phenotype)
 
 
-def _calibration_table(results: Evaluation) -> Iterable[ResultTable]:
-    rows = [
-        {
-            "phenotype": words(row["phenotype"]),
-            "ECE": interval(row, "ece") + ("" if row["informative"] else ", void"),
-            "log loss": interval(row, "log_loss"),
-            "of the marginal": number(row["marginal_log_loss"]),
-            "of equal shares": number(row["uniform_log_loss"]),
-            "Brier score": interval(row, "brier"),
-            "of marginal": number(row["marginal_brier"]),
-            "calibrated on": f"{row['calibration_donors']} {row['unit']}s, temperature {row['temperature']:.2f}"
-            if row["calibration_donors"]
-            else "not calibrated",
-        }
-        for row in results.calibration.to_dict("records")
-    ]
-    note = (
-        "Lower is better. Void: the log loss does not beat both predictions that look at no cell, the marginal (the "
-        "label frequencies in training) and equal shares."
-    )
-    yield from [_table(results, "confidence", "calibration", rows, note)] if rows else []
-
-
-def _sets_table(results: Evaluation) -> Iterable[ResultTable]:
-    if not len(results.sets):
-        return
-    units = results.calibration.set_index("phenotype").unit
-    rows = [
-        {
-            "label": row["label"] or f"{words(row['phenotype'])}, all labels",
-            "coverage": interval(row, "coverage"),
-            "labels in a set": number(row["size"], ".2f"),
-            "abstained": percent(row["abstained"]),
-            "accuracy of sets of one": percent(row["single_accuracy"]),
-            "threshold from": f"{row['basis']}, {row['calibration_donors']} {units[row['phenotype']]}s",
-            "off, and why": f"{number(row['off'], '+z.3f')}: {row['why']}" if row["why"] else "as promised",
-        }
-        for row in results.sets.groupby("phenotype", sort=False).head(MOST_ROWS + 1).to_dict("records")
-    ]
-    title = f"sets of labels at coverage {results.sets.level.iloc[0]:g}"
+def _plain_tables(results: Evaluation) -> Iterator[tuple[str, str, pd.DataFrame, Columns, str]]:
+    """Give the tables that have a row of text for each row of numbers: section, title, numbers, columns, note."""
+    phenotype = {"phenotype": lambda row: words(row["phenotype"])}
+    calibration: Columns = {
+        "expected calibration error": lambda row: interval(row, "ece") + ("" if row["informative"] else ", void"),
+        "log loss": lambda row: interval(row, "log_loss"),
+        "of the label frequencies": lambda row: number(row["marginal_log_loss"]),
+        "of equal shares": lambda row: number(row["uniform_log_loss"]),
+        "calibrated on": _calibrated_on,
+    }
+    note = "Lower is better. Void: the log loss does not beat both predictions that look at no cell."
+    yield "confidence", "calibration", results.calibration, phenotype | calibration, note
+    sets: Columns = {
+        "promised": lambda row: percent(row["level"]),
+        "coverage": lambda row: interval(row, "coverage"),
+        "labels in a set": lambda row: number(row["size"], ".2f"),
+        "not one label": lambda row: percent(row["abstained"]),
+        "accuracy of sets of one": lambda row: percent(row["single_accuracy"]),
+        "off, and why": lambda row: f"{number(row['off'], '+z.3f')}: {row['why']}" if row["why"] else "as promised",
+    }
+    of_all = results.sets[results.sets.label == ""] if len(results.sets) else results.sets
     note = "Coverage: share of cells whose set holds the true label, averaged by donor. metrics.json has every label."
-    yield _table(results, "confidence", title, rows, note)
-
-
-def _hierarchy_table(results: Evaluation) -> Iterable[ResultTable]:
-    rows = [
-        {"cell type": row["prediction"]}
-        | {name: percent(row[share]) for share, name in HIERARCHY.items()}
-        | {"information": number(row["information"], ".2f")}
-        for row in results.hierarchy.to_dict("records")
-    ]
-    if rows:
-        of = results.hierarchy.iloc[0]
-        note = (
-            f"Backed off: the nearest term that is {of.level:.0%} probable. {of.labels_found} of {of.labels} labels "
-            "are in the ontology. Finer: below the label in the file, which cannot decide whether it is correct."
-        )
-        yield _table(results, "confidence", "cell types by the Cell Ontology", rows, note)
-
-
-def _ages_table(results: Evaluation) -> Iterable[ResultTable]:
-    rows = [
-        {
-            "phenotype": words(row["phenotype"]),
-            "promised": percent(row["level"]),
-            "coverage": interval(row, "coverage"),
-            "years wide": interval(row, "years_wide", "z.1f"),
-        }
-        for row in results.ages.to_dict("records")
-    ]
+    yield "confidence", "sets of labels", of_all, phenotype | sets, note
+    hierarchy: Columns = {"cell type": lambda row: row["prediction"]}
+    hierarchy |= {share: partial(_percent_of, share) for share in ("correct", "finer", "wrong")}
+    hierarchy["information"] = lambda row: number(row["information"], ".2f")
+    note = (
+        "Backed off: to the nearest term of the ontology that is probable enough. Finer: below the label in the file, "
+        "which cannot decide whether it is correct."
+    )
+    yield "confidence", "cell types by the Cell Ontology", results.hierarchy, hierarchy, note
+    ages: Columns = {
+        "promised": lambda row: percent(row["level"]),
+        "coverage": lambda row: interval(row, "coverage"),
+        "years wide": lambda row: interval(row, "years_wide", "z.1f"),
+    }
     note = "Coverage: share of a donor's cells whose interval holds the donor's age, averaged over donors."
-    yield from [_table(results, "age", "intervals of age in years", rows, note)] if rows else []
-
-
-def _novelty_table(results: Evaluation) -> Iterable[ResultTable]:
-    rows = [
-        {
-            "cells": f"{row['cells']:,} of {row['donors']} donors" if row["donors"] else f"{row['cells']:,}",
-            "false alarms promised": percent(row["stated"]),
-            "false alarms": interval(row, "false_alarms"),
-        }
-        for row in results.novelty.to_dict("records")
-    ]
+    yield "age", "intervals of age in years", results.ages, phenotype | ages, note
+    novelty: Columns = {
+        "cells": lambda row: f"{row['cells']:,}",
+        "false alarms promised": lambda row: percent(row["stated"]),
+        "false alarms": lambda row: interval(row, "false_alarms"),
+    }
     note = "Test cells are of known kinds, so each flag is a false alarm; every donor counts the same."
-    yield from [_table(results, "novelty", "test cells flagged as novel", rows, note)] if rows else []
-
-
-def _genes_table(results: Evaluation) -> Iterable[ResultTable]:
-    rows = [
-        {"predictor": row["predictor"]} | {text: number(row[name]) for name, text in GENE_SCORES.items()}
-        for row in results.genes.to_dict("records")
-    ]
+    yield "novelty", "test cells flagged as novel", results.novelty, novelty, note
+    genes: Columns = {"predictor": lambda row: row["predictor"]}
+    genes |= {text: partial(_number_of, score) for score, text in GENE_SCORES.items()}
     note = "15 % of the measured genes of test cells are masked. Cells of all donors together, without intervals."
-    yield from [_table(results, "genes", "masked genes", rows, note)] if rows else []
+    yield "genes", "masked genes", results.genes, genes, note
+
+
+def _percent_of(name: str, row: Mapping[str, Any]) -> str:
+    return percent(row[name])
+
+
+def _number_of(name: str, row: Mapping[str, Any]) -> str:
+    return number(row[name])
+
+
+def _calibrated_on(row: Mapping[str, Any]) -> str:
+    if not row["calibration_donors"]:
+        return "not calibrated"
+    return f"{row['calibration_donors']} {row['unit']}s, temperature {row['temperature']:.2f}"
 
 
 def _table(
@@ -266,7 +224,8 @@ def interval(row: Mapping[str, Any] | pd.Series, name: str = "value", spec: str 
     """Write a value and its interval, `<name>_low` and `<name>_high`, or `low` and `high` of a row with one."""
     low, high = (row[f"{name}_low"], row[f"{name}_high"]) if f"{name}_low" in row else (row["low"], row["high"])
     value = number(row[name], spec)
-    return value if pd.isna(low) else f"{value} [{number(low, spec)}, {number(high, spec)}]"
+    # A narrow column may break before the bracket, not within it.
+    return value if pd.isna(low) else f"{value} [{number(low, spec)},{NO_BREAK}{number(high, spec)}]"
 
 
 def number(value: float | None, spec: str = "z.3f") -> str:
@@ -276,7 +235,7 @@ def number(value: float | None, spec: str = "z.3f") -> str:
 
 def percent(value: float | None) -> str:
     """Write a share in percent."""
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f}{NO_BREAK}%"
 
 
 def words(name: str) -> str:
