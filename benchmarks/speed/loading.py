@@ -38,7 +38,7 @@ from benchmarks.shared.resample import resample
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig
 from polygene.model.masking import MaskingCollator, MaskingConfig
-from polygene.runtime.pool import ProcessPool
+from polygene.runtime.pool import process_pool
 
 FILES = {"pbmc3k_10x": "droplets, shallow", "lung_ca_lines_mixology": "cell lines, deep"}
 BATCH = 256
@@ -86,9 +86,9 @@ def collator_of(corpus: Corpus) -> MaskingCollator:
 
 def of_processes(num_proc: int, folder: Path, n_batches: int, *, packed: bool) -> Speed:
     """Read in several processes at the same time; their speeds are added."""
-    with ProcessPool([folder], num_proc) as pool:
+    with process_pool([folder], num_proc) as pool:
         tasks = [(0, (n_batches // num_proc, seed)) for seed in range(num_proc)]
-        speeds = list(pool.map(partial(read, packed=packed), tasks))
+        speeds = list(pool(partial(read, packed=packed), tasks))
     return Speed(*map(sum, zip(*speeds, strict=True)))
 
 

@@ -93,13 +93,7 @@ class Corpus:
         return self._splits[name]
 
     def check(self, tokenizer_fingerprint: str) -> None:
-        """Refuse to go on with a model whose tokenizer is another one.
-
-        Raises
-        ------
-        CorpusError
-            The fingerprints differ.
-        """
+        """Refuse to go on with a model whose tokenizer is another one."""
         if tokenizer_fingerprint != self.info["tokenizer"]:
             msg = (
                 f"the corpus {self.folder} was made with another tokenizer ({self.info['tokenizer'][:12]}) than the "

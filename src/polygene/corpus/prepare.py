@@ -36,9 +36,9 @@ from polygene.corpus.variable_genes import (
 from polygene.errors import missing_column
 from polygene.io.read import CellSource, Source, open_sources
 from polygene.runtime.atomic import atomic_folder
-from polygene.runtime.pool import ProcessPool
+from polygene.runtime.distributed import one_process
+from polygene.runtime.pool import process_pool
 from polygene.runtime.progress import progress
-from polygene.runtime.ranks import one_process
 from polygene.vocab.binning import ExpressionBinner, InverseFit
 from polygene.vocab.columns import SYNTHETIC, is_synthetic
 from polygene.vocab.gene_matching import GeneMatch
@@ -96,7 +96,7 @@ def prepare(
     with atomic_folder(out, replace="corpus.json" if overwrite else None) as folder:
         prepared = _split_sources(open_sources(sources, layer=config.layer), config, tokenizer)
         n_rows = sum((0 if tokenizer else 2 * source.n_train) + source.cells.n_obs for source in prepared)
-        with progress(n_rows, done="prepared", unit="rows") as advance, ProcessPool(prepared, num_proc) as pool:
+        with progress(n_rows, done="prepared", unit="rows") as advance, process_pool(prepared, num_proc) as pool:
             _Preparation(prepared, config, pool, advance).write(folder, tokenizer)
     return Corpus(out)
 
@@ -125,7 +125,7 @@ class _Preparation:
         self,
         sources: Sequence[PreparedSource],
         config: PrepareConfig,
-        pool: ProcessPool,
+        pool: Callable[..., Iterator[Any]],
         advance: Callable[[int], None],
     ) -> None:
         self.sources, self.config, self.pool, self.advance = sources, config, pool, advance
@@ -180,7 +180,7 @@ class _Preparation:
         """Add the training cells of every source to its sums."""
         places = [(s, window) for s in sums for window in self.sources[s].windows()]
         tasks = ((s, (_training_rows(self.sources[s], window), sums[s].empty())) for s, window in places)
-        for (s, window), part in zip(places, self.pool.map(_add_cells, tasks), strict=True):
+        for (s, window), part in zip(places, self.pool(_add_cells, tasks), strict=True):
             sums[s].merge(part)
             self.advance(int((self.sources[s].part_C[window] == 0).sum()))
 
@@ -203,7 +203,7 @@ class _Preparation:
                     of_cells = labels_CP[window], source.part_C[window], years_C[window], donors[source.donor_C[window]]
                     yield s, (window, match, tokenizer, s, *of_cells)
 
-        for (s, window), (part, n, tables) in zip(places, self.pool.map(_encode_block, tasks()), strict=True):
+        for (s, window), (part, n, tables) in zip(places, self.pool(_encode_block, tasks()), strict=True):
             fit.merge(part)
             n_blank[s] += n
             for table in tables:

@@ -42,24 +42,9 @@ def split_cells(
     """Draw the split before anything is learned: part_C of each source, an index into `SPLITS`.
 
     By donor, a donor met in several files is one donor, and cells without donor train. By study, a file is one unit.
-    At random, cells are stratified by all their labels. Synthetic cells always train.
-
-    Parameters
-    ----------
-    seen
-        Share of the cells of training units that is set aside, drawn cell by cell; not at random, where test cells are
-        such cells already. Cells without donor are not.
-    frames
-        For each source the columns of `obs` that hold donors and phenotypes, where they exist.
-    donor
-        The column with the donors.
-
-    Raises
-    ------
-    ColumnError
-        A source has no column of donors.
-    DataError
-        No cell has a donor, or there are fewer units than parts.
+    At random, cells are stratified by all their labels. Synthetic cells always train. `seen` is the share of the cells
+    of training units that is set aside, drawn cell by cell; not at random, where test cells are such cells already.
+    `frames` holds for each source the columns of `obs` with donors and phenotypes, where they exist.
     """
     synthetic = [is_synthetic(frame) for frame in frames]
     if all(synthetic_C.all() for synthetic_C in synthetic):
@@ -129,19 +114,8 @@ def draw_units(
     Each draw gives each source its share of the test and validation units, as far as it has enough of them. A label
     can be scored where two training units and one test unit have it. Counted are labels within a source, of equal
     draws labels over all sources, then labels with a validation unit; the first of equal draws is taken. Labels alone
-    decide; expression plays no part.
-
-    Parameters
-    ----------
-    within_DL, pooled_DL
-        Which unit has which label (0 or 1); in the first, the same label in two sources is two labels.
-    stratum_D
-        The source of each unit.
-
-    Raises
-    ------
-    DataError
-        There are fewer units than parts.
+    decide; expression plays no part. `within_DL` and `pooled_DL` say which unit has which label (0 or 1); in the first,
+    the same label in two sources is two labels. `stratum_D` is the source of each unit.
     """
     n_units = len(stratum_D)
     n_validation, n_test = _sizes(n_units, fractions, by)

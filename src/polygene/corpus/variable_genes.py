@@ -125,11 +125,8 @@ def rank_genes(variability_G: np.ndarray, names: Sequence[str]) -> np.ndarray:
 def union_of_genes(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """List the genes of several sources, each once: by Ensembl id, or by symbol where a source gives no id.
 
-    Parameters
-    ----------
-    tables
-        For each source what `genes.merged_genes` gives: columns symbol (the id where there is none) and ensembl_id
-        ("" = unknown).
+    `tables` are what `merged_genes` gives for each source: columns symbol (the id where there is none) and ensembl_id
+    ("" = unknown).
     """
     pairs = pd.concat(tables, ignore_index=True).drop_duplicates()
     has_id = pairs["ensembl_id"] != ""
@@ -158,18 +155,8 @@ def score_genes(
 ) -> np.ndarray:
     """Give score_U, from 1 (first everywhere) down: the mean over sources of 1 - rank / number of genes measured there.
 
-    A source that does not measure a gene gives it 0.
-
-    Parameters
-    ----------
-    union
-        The genes of all sources, by `union_of_genes`.
-    tables
-        The genes of each source.
-    ranks
-        For each source rank_G of its genes, 0 = most variable.
-    weights
-        How much each source counts; None: all alike.
+    `ranks` holds for each source the rank_G of its genes, 0 = most variable; a source that does not measure a gene
+    gives it 0. `weights` say how much each source counts; None: all alike.
     """
     weights = np.ones(len(tables)) if weights is None else weights
     by_id, by_symbol = (
@@ -191,11 +178,6 @@ def choose_panel(union: pd.DataFrame, score_U: np.ndarray, n_genes: int, include
     """Take the genes with the highest scores, in their order; ties by name.
 
     Genes to `include` (symbols or Ensembl ids) are in whatever their score, in place of the least variable.
-
-    Raises
-    ------
-    GeneError
-        A gene to include is in no source, or there are more of them than places.
     """
     wanted_U = np.zeros(len(union), dtype=bool)
     wanted_U[_find(union, include)] = True

@@ -19,12 +19,7 @@ BLOCK = 2_000_000  # entries of a CSC matrix read at once
 class BackedCSR:
     """A sparse matrix in a file, by cells (CSR), of which only the rows that are sliced are read.
 
-    Parameters
-    ----------
-    group
-        Holds `data`, `indices` and `indptr`.
-    columns
-        The genes to keep, all by default.
+    `columns` are the genes to keep, all by default.
     """
 
     def __init__(self, group: Any, shape: Iterable[int], columns: np.ndarray | None = None) -> None:

@@ -39,13 +39,7 @@ class Format(Protocol):
 
 
 def open_format(place: PathOrURL, layer: str | None) -> Format:
-    """Detect the format from the content of a file, folder or URL.
-
-    Raises
-    ------
-    DataError
-        It is in no format that is known, is cut off, or has no such layer.
-    """
+    """Detect the format from the content of a file, folder or URL."""
     label = str(place)
     if isinstance(place, str) and name_of(place.rstrip("/")).endswith(".zarr"):
         return AnnDataFile(place.rstrip("/"), layer, label)

@@ -31,11 +31,6 @@ def expand_paths(patterns: PathOrURL | Iterable[PathOrURL]) -> list[PathOrURL]:
     """List the files that paths, URLs, globs and braces name, each once: globs sorted, the rest in the order given.
 
     Braces are those of the shell: `shard_{0..46}.h5ad`, `{lung,gut}.h5ad`. URLs without `*` are not looked up.
-
-    Raises
-    ------
-    DataError
-        A pattern names no file, or the driver for a URL is not installed.
     """
     found: dict[PathOrURL, None] = {}
     for pattern in [patterns] if isinstance(patterns, str | Path) else patterns:
@@ -66,13 +61,7 @@ def name_of(place: PathOrURL) -> str:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, and the path in it.
-
-    Raises
-    ------
-    DataError
-        The protocol is unknown, or its driver is not installed; names the package.
-    """
+    """Return the fsspec file system of a URL, and the path in it; the error names a driver that is not installed."""
     protocol, options = url.partition(":")[0], url_options(url)
     try:
         return fsspec.core.url_to_fs(url, **options)
@@ -98,12 +87,8 @@ def url_options(url: str) -> dict[str, Any]:
 def local_copy(url: str, parts: Collection[str] = ()) -> Path:
     """Download a file, or the files of a folder whose names hold one of `parts`; once a process, removed at its end.
 
-    A folder is known by its listing, on a web server by the slash at its end.
-
-    Raises
-    ------
-    DataError
-        There is no such file, or the download stopped half-way: nothing is kept, and the message gives the bytes.
+    A folder is known by its listing, on a web server by the slash at its end. Of a download that stopped half-way
+    nothing is kept, and the message gives the bytes.
     """
     if url not in _copies:
         files, path = filesystem(url)

@@ -41,11 +41,6 @@ def open_sources(
     """Open files, URLs, globs and AnnData objects, each under a name of its own.
 
     A file's name is its stem, an object's is "adata", a mapping gives names itself. A name met again is numbered.
-
-    Raises
-    ------
-    DataError
-        Nothing was given, or one of them holds no cells.
     """
     pairs: list[tuple[str | None, Source]]
     if isinstance(sources, Mapping):
@@ -69,21 +64,10 @@ def open_sources(
 
 
 def open_cells(source: Any, *, layer: str | None = None, name: str | None = None) -> "CellSource":
-    """Open cells for reading in chunks.
+    """Open cells for reading in chunks: an AnnData, or the path or URL of an .h5ad, .zarr, 10x .h5 or folder of 10x.
 
-    Parameters
-    ----------
-    source
-        An AnnData, or the path or URL of an .h5ad, a .zarr, a 10x .h5, or a folder with matrix.mtx.gz.
-    layer
-        A layer to read in place of `X`; "raw" for `.raw`, with its own genes.
-    name
-        The name of the source in tables; by default the file's stem, or "adata".
-
-    Raises
-    ------
-    DataError
-        The source is in no format that is known, cut off, several files, without cells or genes, or has no such layer.
+    `layer` is read in place of `X`; "raw" is `.raw`, with its own genes. `name` is that of the source in tables, by
+    default the file's stem, or "adata".
     """
     if isinstance(source, ad.AnnData):
         label = name or "adata"
@@ -109,21 +93,15 @@ class CellSource:
 
     Attributes
     ----------
-    name
-        What the source is called in tables.
-    label
-        What messages call the source: its path or URL as it was given, or its name.
+    name, label
+        What the source is called in tables, and in messages: its path or URL as it was given, or its name.
     path
         The file or folder on this machine (of a URL, the copy that was fetched); None for an AnnData in memory and for
         a .zarr that is read over the network.
     layer
         The layer read in place of `X`, None for `X`, "raw" for `.raw`.
-    n_obs
-        Number of cells.
-    var
-        The genes: one row each, from `.raw` where that is read.
-    columns
-        The columns of `obs`.
+    n_obs, var, columns
+        Number of cells, the genes (one row each, from `.raw` where that is read), the columns of `obs`.
     """
 
     def __init__(self, cells: Format, *, layer: str | None, label: str, name: str) -> None:
@@ -152,13 +130,7 @@ class CellSource:
         return self.find_scale()
 
     def find_scale(self, rows: np.ndarray | None = None) -> Scale:
-        """Detect the scale from some of these rows (all by default), and log it.
-
-        Raises
-        ------
-        ScaleError
-            The values are neither counts nor log1p values.
-        """
+        """Detect the scale from some of these rows (all by default), and log it."""
         scale = detect_scale(self.sample(rows).X)
         logger.info("%s: %s cells × %s genes, %s", self.label, f"{self.n_obs:,}", f"{len(self.var):,}", scale)
         return scale
@@ -193,14 +165,8 @@ class CellSource:
     ) -> Iterator[ad.AnnData]:
         """Read the cells in order, at most `size` at a time, as AnnData in memory with CSR in `X`.
 
-        Parameters
-        ----------
-        rows
-            Increasing row numbers; all rows by default. A stretch of `size` rows without any of them is not read.
-        size
-            Cells held at once.
-        columns
-            Columns of `obs` to read; all by default.
+        `rows` are increasing row numbers, all by default; a stretch of `size` rows without any of them is not read.
+        `columns` are those of `obs` to read, all by default.
         """
         if rows is not None and len(rows) and (rows[0] < 0 or rows[-1] >= self.n_obs or (np.diff(rows) <= 0).any()):
             msg = f"rows of {self.label} must be increasing numbers from 0 to {self.n_obs - 1:,}"
@@ -225,17 +191,8 @@ class CellSource:
     def write_h5ad(self, path: str | Path, *, var: pd.DataFrame | None = None) -> None:
         """Write all that the source holds as an .h5ad, block by block: X, layers and raw, whichever of them is read.
 
-        Nothing is left of a file that could not be written whole.
-
-        Parameters
-        ----------
-        var
-            Other genes: then only `obs` is taken over, and there is no matrix yet.
-
-        Raises
-        ------
-        OSError
-            There is no room, or no right to write.
+        With another `var` only `obs` is taken over, and there is no matrix yet. Nothing is left of a file that could
+        not be written whole.
         """
         try:
             if var is not None:

@@ -39,10 +39,6 @@ class Results:
 
     Attributes
     ----------
-    verb
-        The function that computes them.
-    cells
-        The source.
     chunks
         Computes the results for a range of rows, in order.
     uns

@@ -26,13 +26,7 @@ BUCKET = 2_000_000  # entries sorted at once: some 80 MB
 
 
 class TransposedMatrix:
-    """A matrix in temporary files, sliced by rows; the files go with it.
-
-    Raises
-    ------
-    DataError
-        The temporary folder is full.
-    """
+    """A matrix in temporary files, sliced by rows; the files go with it."""
 
     def __init__(self, blocks: Iterator[Entries], shape: tuple[int, int], n_entries: int, dtype: np.dtype) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)

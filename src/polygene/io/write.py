@@ -22,8 +22,7 @@ from polygene.errors import DataError
 from polygene.io.h5ad import append_rows
 from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk
 from polygene.runtime.atomic import atomic_file, check_target, writing
-from polygene.runtime.distributed import process_group
-from polygene.runtime.ranks import own_rows, rank, world_size
+from polygene.runtime.distributed import own_rows, process_group, rank, world_size
 
 MEGABYTE = 1 << 20
 CHUNKS_AT_ONCE = 10
@@ -36,15 +35,6 @@ def results_writer(out: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Ite
 
     Entered before the work begins, it finds out at once whether the file can be written. All processes of a run enter
     it; each computes its rows, and the first writes the file, so they must share the folder.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    DataError
-        A process cannot see the folder of the others.
-    RunEndedError
-        A process of the run failed.
     """
     out = check_target(out, suffixes)
     temporary: list[Path] = []
@@ -67,15 +57,7 @@ def results_writer(out: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Ite
 
 
 def write_results(results: Results, adata: ad.AnnData | str | Path, out: str | Path | None) -> None:
-    """Write the results for an AnnData into it, and those for a file to `out`.
-
-    Raises
-    ------
-    DataError
-        `out` is missing for a file, or was given for an AnnData.
-    OutputError
-        `out` cannot be written.
-    """
+    """Write the results for an AnnData into it, and those for a file to `out`."""
     if isinstance(adata, ad.AnnData) and out is not None:
         msg = f"{results.verb} writes into an AnnData; leave `out` out, and save it: adata.write_h5ad({str(out)!r})"
         raise DataError(msg)

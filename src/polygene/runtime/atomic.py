@@ -22,12 +22,7 @@ from polygene.errors import OutputError
 def atomic_file(target: str | Path, suffixes: tuple[str, ...] = ()) -> Iterator[Path]:
     """Yield a path to write to, which becomes `target` when the block ends without an error.
 
-    Entered before the work begins, it finds out at once whether `target` can be written.
-
-    Raises
-    ------
-    OutputError
-        `target` has another suffix, its folder is missing, another process writes it, or it cannot be written.
+    Whether `target` can be written is found out on entering, before the work begins.
     """
     target = check_target(target, suffixes)
     with _partial(target) as partial:
@@ -41,15 +36,7 @@ def atomic_file(target: str | Path, suffixes: tuple[str, ...] = ()) -> Iterator[
 def atomic_folder(target: str | Path, *, replace: str | None = None) -> Iterator[Path]:
     """Yield an empty folder, which becomes `target` when the block ends without an error.
 
-    Parameters
-    ----------
-    replace
-        A file by which to know a folder that may be replaced, such as corpus.json; by default none may.
-
-    Raises
-    ------
-    OutputError
-        `target` exists, another process writes it, or it cannot be written.
+    A folder that is there is an error, unless it holds the file `replace`, such as corpus.json.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,11 +60,6 @@ def atomic_update(folder: str | Path, *, last: str) -> Iterator[Path]:
     """Yield an empty folder, whose files replace those of `folder` when the block ends without an error.
 
     They are moved one by one, the file `last` after all others; other files of `folder` stay.
-
-    Raises
-    ------
-    OutputError
-        Another process writes the folder, or it cannot be written.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -104,13 +86,7 @@ def write_text(target: Path, text: str) -> None:
 
 
 def check_target(target: str | Path, suffixes: tuple[str, ...]) -> Path:
-    """Refuse a target that cannot be written; without suffixes any name will do.
-
-    Raises
-    ------
-    OutputError
-        Names what is wrong with it.
-    """
+    """Refuse a target that cannot be written; without suffixes any name will do."""
     target = Path(target)
     if suffixes and target.suffix not in suffixes:
         msg = f"{str(target)!r} cannot be written: its name must end with {' or '.join(suffixes)}."
@@ -141,11 +117,10 @@ def _partial(target: Path) -> Iterator[Path]:
     """Yield a unique name beside the target, under its lock; what has that name at the end is removed."""
     partial = target.with_name(f"{_prefix(target)}{os.getpid()}-{uuid.uuid4().hex[:8]}.part{target.suffix}")
     with writing(target), _locked(target):
-        # Left by runs of this machine that were killed: we hold the lock, so none of them lives. Other machines may
-        # not see the lock (NFS), so what they write is not touched.
-        for left in target.parent.glob(f"{glob.escape(_prefix(target))}*"):
-            _remove(left)
         try:
+            # Left by runs of this machine that were killed: we hold the lock, so none of them lives. Other machines
+            # may not see the lock (NFS), so what they write is not touched.
+            _remove(*target.parent.glob(f"{glob.escape(_prefix(target))}*"))
             yield partial
         finally:
             _remove(partial)
@@ -181,5 +156,6 @@ def _sync(path: Path) -> None:
             os.fsync(opened.fileno())
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,4 +1,7 @@
-"""The processes of one run, as torchrun and accelerate launch start them: wait for all, and share their results."""
+"""The processes of one run, as torchrun and accelerate launch start them: wait for all, and share their results.
+
+torch, slow to import, is loaded only where there are several processes or a GPU is asked for.
+"""
 
 import os
 import signal
@@ -9,10 +12,31 @@ from datetime import timedelta
 from typing import Any
 
 from polygene.errors import RunEndedError
-from polygene.runtime.ranks import world_size
 
 PATIENCE = timedelta(hours=24)
 """How long a process waits for the slowest; one that ends is noticed at once."""
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Count the processes of the run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def one_process(what: str) -> None:
+    """Refuse work that several processes would each do as a whole."""
+    if world_size() > 1:
+        msg = f"{what} runs in one process, and this is one of {world_size()}: start it without torchrun."
+        raise RunEndedError(msg)
+
+
+def own_rows(n: int) -> range:
+    """Rows of n that fall to this process: contiguous, all of them to one of the processes."""
+    return range(n * rank() // world_size(), n * (rank() + 1) // world_size())
 
 
 def own_device() -> str:
@@ -28,12 +52,7 @@ def own_device() -> str:
 def process_group() -> Iterator[Callable[[Any], list[Any]]]:
     """Give a function that waits for all processes and returns what each of them passed; leaving waits for all too.
 
-    Where one fails, the others fail with its message.
-
-    Raises
-    ------
-    RunEndedError
-        Another process failed or ended, or the launcher ends this one (SIGTERM).
+    Where one fails or ends, the others fail with its message, as RunEndedError; SIGTERM by the launcher is one too.
     """
     with _sigterm_as_error():
         if world_size() == 1:

@@ -24,13 +24,7 @@ EXTRA_OF = {
 
 
 def load(module: str) -> ModuleType:
-    """Import a module.
-
-    Raises
-    ------
-    MissingExtraError
-        It needs a package of an extra that is not installed.
-    """
+    """Import a module; MissingExtraError names the extra that installs what it lacks."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from polygene.runtime.ranks import rank, world_size
+from polygene.runtime.distributed import rank, world_size
 
 logger = logging.getLogger("polygene")
 
@@ -57,17 +57,8 @@ def progress(
 ) -> Iterator[Advance]:
     """Show how far long work is: yield what to call with the amount that was just done.
 
-    Parameters
-    ----------
-    total
-        The amount in all; None if it is not known.
-    done, unit
-        The words of the last line: "annotated 700 cells on cpu, 350 cells/s" is done="annotated", unit="cells".
-    device
-        Where it is computed, if that matters.
-    every
-        Seconds between lines where there is no terminal, for work that reports its end itself; by default one line at
-        the end.
+    "annotated 700 cells on cpu, 350 cells/s", the line at the end, has done="annotated" and unit="cells". `every` is
+    for work that reports its end itself: then there is a line every so many seconds where there is no terminal.
     """
     advance = Advance(total, done, unit, device, float("inf") if every is None else every)
     with advance.bar:

@@ -7,13 +7,7 @@ LARGEST = 2**32 - 1
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that a generator of random numbers would refuse, before any work is done.
-
-    Raises
-    ------
-    DataError
-        The seed is negative or too large.
-    """
+    """Refuse a seed that a generator of random numbers would refuse, before any work is done."""
     if not 0 <= seed <= LARGEST:
         msg = f"the seed is {seed}; give a whole number from 0 to {LARGEST:,}."
         raise DataError(msg)

@@ -20,13 +20,7 @@ WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or f
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises
-    ------
-    RecipeError
-        The file cannot be read or is no TOML.
-    """
+    """Read a TOML file; RecipeError where it cannot be read or is no TOML."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -45,13 +39,7 @@ def write_toml(plain: Mapping[str, Any]) -> str:
 
 
 def build(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:
-    """Make a dataclass from a table, checking every name and type on the way.
-
-    Raises
-    ------
-    RecipeError
-        A key is unknown (names the nearest) or missing, or a value is of another type.
-    """
+    """Make a dataclass from a table; RecipeError names a key that is unknown or missing, or a value of another type."""
     hints = get_type_hints(kind)
     values = {}
     for key, value in table.items():
@@ -74,13 +62,7 @@ def build(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:
 
 
 def check_bounds(section: str, config: Any, **bounds: tuple[float, float]) -> None:
-    """Refuse a configuration one of whose numbers is not within its bounds: at least the first, below the second.
-
-    Raises
-    ------
-    RecipeError
-        Names the number and its bounds.
-    """
+    """Refuse a configuration one of whose numbers is not within its bounds: at least the first, below the second."""
     for name, (least, limit) in bounds.items():
         value = getattr(config, name)
         if not least <= value < limit:
@@ -90,7 +72,6 @@ def check_bounds(section: str, config: Any, **bounds: tuple[float, float]) -> No
 
 
 def _checked(hint: Any, value: Any, path: str) -> Any:
-    """Return the value as its field needs it; the error names what it should be."""
     kind, inner = get_origin(hint), get_args(hint)
     if kind is UnionType:  # a value or None, which TOML does not have
         return _checked(inner[0], value, path)
