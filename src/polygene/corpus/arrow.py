@@ -68,48 +68,36 @@ BATCH_CELLS = 1_000
 class ShardWriter:
     """Writes cells, table by table, as Arrow streams of up to 500 MB: a folder for each split that has cells.
 
-    Used as a context; leaving it without an error gives the files their names, data-00000-of-00003.arrow.
+    Used as a context; leaving it gives the files their names, data-00000-of-00003.arrow.
     """
 
     def __init__(self, folder: Path, n_phenotypes: int) -> None:
-        self._splits = [_SplitWriter(folder / split, arrow_schema(n_phenotypes)) for split in SPLITS]
+        self._folder, self._schema = folder, arrow_schema(n_phenotypes)
+        self._files: dict[int, list[Path]] = {part: [] for part in range(len(SPLITS))}
+        self._open: dict[int, pa.RecordBatchStreamWriter] = {}
+        self._bytes = dict.fromkeys(self._files, 0)  # in the file that is open
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for split in self._splits:
-            split.close()
+        for writer in self._open.values():
+            writer.close()
+        for files in self._files.values():
+            for i, file in enumerate(files):  # how many there are is known only now
+                file.rename(file.with_name(f"data-{i:05d}-of-{len(files):05d}.arrow"))
 
     def write(self, part: int, table: pa.Table) -> None:
         """Add a table of cells to a split (an index into `SPLITS`)."""
-        self._splits[part].write(table)
-
-
-class _SplitWriter:
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self._folder, self._schema = folder, schema
-        self._writer: pa.RecordBatchStreamWriter | None = None
-        self._files: list[Path] = []
-        self._bytes = 0
-
-    def write(self, table: pa.Table) -> None:
-        if self._writer is None or self._bytes > SHARD_BYTES:
-            self._close_file()
-            self._folder.mkdir(exist_ok=True)
-            self._files.append(self._folder / f"{len(self._files)}.part")
-            self._writer, self._bytes = pa.ipc.new_stream(str(self._files[-1]), self._schema), 0
-        self._writer.write_table(table, max_chunksize=BATCH_CELLS)
-        self._bytes += table.nbytes
-
-    def close(self) -> None:
-        self._close_file()
-        for i, file in enumerate(self._files):  # how many there are is known only now
-            file.rename(self._folder / f"data-{i:05d}-of-{len(self._files):05d}.arrow")
-
-    def _close_file(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if part not in self._open or self._bytes[part] > SHARD_BYTES:
+            if part in self._open:
+                self._open[part].close()
+            folder, files = self._folder / SPLITS[part], self._files[part]
+            folder.mkdir(exist_ok=True)
+            files.append(folder / f"{len(files)}.part")
+            self._open[part], self._bytes[part] = pa.ipc.new_stream(str(files[-1]), self._schema), 0
+        self._open[part].write_table(table, max_chunksize=BATCH_CELLS)
+        self._bytes[part] += table.nbytes
 
 
 class Shard:

@@ -33,13 +33,7 @@ processes changes no digit of them."""
 class PreparedSource:
     """A source whose split is drawn: its cells, their labels and parts, and how its values are read."""
 
-    def __init__(
-        self,
-        cells: CellSource,
-        frame: pd.DataFrame,
-        part_C: np.ndarray,
-        config: PrepareConfig,
-    ) -> None:
+    def __init__(self, cells: CellSource, frame: pd.DataFrame, part_C: np.ndarray, config: PrepareConfig) -> None:
         self.cells, self.frame, self.part_C = cells, frame, part_C
         self.n_train = int((part_C == 0).sum())
         with self.named():
@@ -98,7 +92,10 @@ def describe(
         "genes": len(source.genes),
         "panel_genes": int(measured_G.sum()),
         "measured": "".join("01"[int(one)] for one in measured_G),
-        "not_given": _not_given(source, schema, labels_CP),
+        "not_given": {
+            name: {split: int((labels_CP[source.part_C == part, p] < 0).sum()) for part, split in enumerate(SPLITS)}
+            for p, name in enumerate(schema.names)
+        },  # labels that no training cell has included
         "unseen_in_training": _unseen(source, schema),
     }
 
@@ -115,14 +112,6 @@ def years_of(frame: pd.DataFrame, phenotypes: Sequence[Phenotype]) -> np.ndarray
 
 def _n_donors(donor_C: np.ndarray) -> int:
     return len(np.unique(donor_C[donor_C >= 0]))
-
-
-def _not_given(source: PreparedSource, schema: PhenotypeSchema, labels_CP: np.ndarray) -> dict[str, dict[str, int]]:
-    """Count the cells without a label by phenotype and split, labels that no training cell has included."""
-    return {
-        name: {split: int((labels_CP[source.part_C == part, p] < 0).sum()) for part, split in enumerate(SPLITS)}
-        for p, name in enumerate(schema.names)
-    }
 
 
 def _unseen(source: PreparedSource, schema: PhenotypeSchema) -> dict[str, dict[str, int]]:

@@ -24,29 +24,37 @@ FEWEST_FOR_LOESS = 10
 """With fewer points in all than a neighbourhood of the curve needs, scikit-misc's loess can end the process."""
 
 
-class GeneMoments:
-    """First pass: mean and variance of the counts per 10,000 of every gene of a source."""
+class _GeneSums:
+    """Sums over cells, of each gene's counts per 10,000 and of their squares."""
 
     def __init__(self, n_genes: int) -> None:
         self.n_cells = 0
         self._sum_G, self._square_G = np.zeros(n_genes), np.zeros(n_genes)
 
-    def add(self, x_CG: sparse.csr_matrix) -> None:
-        """Count a chunk of log1p counts per 10,000."""
-        values_N = np.expm1(x_CG.data).astype(np.float64)
+    def _count(self, x_CG: sparse.csr_matrix, values_N: np.ndarray) -> None:
         self.n_cells += x_CG.shape[0]
         self._sum_G += np.bincount(x_CG.indices, values_N, len(self._sum_G))
         self._square_G += np.bincount(x_CG.indices, values_N**2, len(self._sum_G))
 
     def empty(self) -> Self:
         """Give one that has counted nothing yet, for other cells of the source."""
-        return type(self)(len(self._sum_G))
+        other = copy(self)
+        _GeneSums.__init__(other, len(self._sum_G))
+        return other
 
     def merge(self, other: Self) -> None:
         """Take in what was counted of other cells."""
         self.n_cells += other.n_cells
         self._sum_G += other._sum_G
         self._square_G += other._square_G
+
+
+class GeneMoments(_GeneSums):
+    """First pass: mean and variance of the counts per 10,000 of every gene of a source."""
+
+    def add(self, x_CG: sparse.csr_matrix) -> None:
+        """Count a chunk of log1p counts per 10,000."""
+        self._count(x_CG, np.expm1(x_CG.data).astype(np.float64))
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """Give (mean_G, variance_G), the variance with n - 1; of one cell it is 0."""
@@ -55,7 +63,7 @@ class GeneMoments:
         return mean_G, np.maximum(self._square_G / n - mean_G**2, 0.0) * (n / max(n - 1, 1))
 
 
-class GeneVariability:
+class GeneVariability(_GeneSums):
     """Second pass: how much more each gene varies than genes of like expression do.
 
     scanpy's flavor "seurat_v3" (Stuart et al. 2019, Cell 177:1888) on counts per 10,000, so that files of counts and of
@@ -64,36 +72,23 @@ class GeneVariability:
     """
 
     def __init__(self, moments: GeneMoments) -> None:
-        self._n_cells = max(moments.n_cells, 2)
+        self._n_all = max(moments.n_cells, 2)
         self._mean_G, variance_G = moments.finish()
+        super().__init__(len(self._mean_G))
         self._varies_G = variance_G > 0
         self._spread_G = np.ones(len(self._mean_G))
         x, y = np.log10(self._mean_G[self._varies_G]), np.log10(variance_G[self._varies_G])
         self._spread_G[self._varies_G] = 10 ** (_trend(x, y) / 2)
-        self._highest_G = self._mean_G + self._spread_G * np.sqrt(self._n_cells)
-        self._sum_G, self._square_G = np.zeros_like(self._mean_G), np.zeros_like(self._mean_G)
+        self._highest_G = self._mean_G + self._spread_G * np.sqrt(self._n_all)
 
     def add(self, x_CG: sparse.csr_matrix) -> None:
         """Count a chunk of log1p counts per 10,000, the same cells as in the first pass."""
-        values_N = np.minimum(np.expm1(x_CG.data), self._highest_G[x_CG.indices])
-        self._sum_G += np.bincount(x_CG.indices, values_N, len(self._sum_G))
-        self._square_G += np.bincount(x_CG.indices, values_N**2, len(self._sum_G))
-
-    def empty(self) -> Self:
-        """Give one that has counted nothing yet, for other cells of the source."""
-        other = copy(self)
-        other._sum_G, other._square_G = np.zeros_like(self._sum_G), np.zeros_like(self._square_G)
-        return other
-
-    def merge(self, other: Self) -> None:
-        """Take in what was counted of other cells."""
-        self._sum_G += other._sum_G
-        self._square_G += other._square_G
+        self._count(x_CG, np.minimum(np.expm1(x_CG.data), self._highest_G[x_CG.indices]))
 
     def finish(self) -> np.ndarray:
         """Give variability_G, 0 for a gene that does not vary."""
-        squares_G = self._n_cells * self._mean_G**2 + self._square_G - 2 * self._mean_G * self._sum_G
-        return np.where(self._varies_G, squares_G / ((self._n_cells - 1) * self._spread_G**2), 0.0)
+        squares_G = self._n_all * self._mean_G**2 + self._square_G - 2 * self._mean_G * self._sum_G
+        return np.where(self._varies_G, squares_G / ((self._n_all - 1) * self._spread_G**2), 0.0)
 
 
 def _trend(x: np.ndarray, y: np.ndarray) -> np.ndarray:
