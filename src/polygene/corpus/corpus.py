@@ -204,8 +204,7 @@ class CorpusSplit:
     def values(self, indices: slice | np.ndarray | None = None) -> sparse.csr_matrix:
         """Give x_CG, log1p counts per 10,000 of the expressed panel genes (half precision, as float32), by cell."""
         cells = self.cells(slice(None) if indices is None else indices)
-        shape = (len(cells), self.measured_SG.shape[1])
-        return sparse.csr_matrix((cells.values_N, cells.genes_N.astype(np.int32), cells.offsets_C1), shape=shape)
+        return cells.as_csr(cells.values_N, self.measured_SG.shape[1])
 
     @cached_property
     def labels_CP(self) -> np.ndarray:

@@ -12,7 +12,7 @@ import difflib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +118,14 @@ def _split_sources(
     return [PreparedSource(*one, config) for one in zip(opened, frames, parts, strict=True)]
 
 
+@dataclass(frozen=True)
 class _Preparation:
     """A corpus of sources whose split is drawn, on its way into an empty folder."""
 
-    def __init__(
-        self,
-        sources: Sequence[PreparedSource],
-        config: PrepareConfig,
-        pool: Callable[..., Iterator[Any]],
-        advance: Callable[[int], None],
-    ) -> None:
-        self.sources, self.config, self.pool, self.advance = sources, config, pool, advance
+    sources: Sequence[PreparedSource]
+    config: PrepareConfig
+    pool: Callable[..., Iterator[Any]]
+    advance: Callable[[int], None]
 
     def write(self, folder: Path, given: CellTokenizer | None = None) -> None:
         """Rank and fit the tokenizer unless one is given, write the tokens."""
@@ -140,14 +137,8 @@ class _Preparation:
             tokenizer = replace(tokenizer, inverse=fit.finish())
         tokenizer.save(folder)
         files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*.arrow"))}
-        info = {
-            "format": FORMAT,
-            "polygene": __version__,
-            "tokenizer": tokenizer.fingerprint(),
-            "config": asdict(self.config),
-            "sources": described,
-            "files": files,
-        }
+        info = {"format": FORMAT, "polygene": __version__, "tokenizer": tokenizer.fingerprint()}
+        info |= {"config": asdict(self.config), "sources": described, "files": files}
         (folder / "corpus.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _tokenizer(self) -> CellTokenizer:
@@ -158,7 +149,8 @@ class _Preparation:
         for source in self.sources:
             for name, some in count_labels(source.frame[source.part_C == 0], phenotypes).items():
                 counts[name].update({label: n + counts[name].get(label, 0) for label, n in some.items()})
-        binner = _binner(self.config)
+        kind, n_bins = self.config.binning, () if self.config.binning == "binary" else (self.config.n_bins,)
+        binner: ExpressionBinner = getattr(ExpressionBinner, kind)(*n_bins)
         schema = PhenotypeSchema.fit(counts, phenotypes)
         return CellTokenizer(panel=panel, binner=binner, schema=schema, inverse=InverseFit(binner, len(panel)).finish())
 
@@ -210,8 +202,8 @@ class _Preparation:
                 writer.write(*table)
             self.advance(window.stop - window.start)
         for source, n, entry in zip(self.sources, n_blank, described, strict=True):
-            entry["cells_without_panel_genes"] = n
             if n:
+                entry["cells_without_panel_genes"] = n
                 logger.info("%s: %s cells express no gene of the panel; they are kept", source.cells.label, f"{n:,}")
         return described
 
@@ -252,14 +244,6 @@ def _encode_block(
         tables += cell_tables(part_C[chunk], cells, number, years_C[chunk], donors_C[chunk], names)
         done += len(names)
     return fit, n_blank, tables
-
-
-def _binner(config: PrepareConfig) -> ExpressionBinner:
-    if config.binning == "binary":
-        return ExpressionBinner.binary()
-    if config.binning == "linear":
-        return ExpressionBinner.linear(config.n_bins)
-    return ExpressionBinner.cell_quantile(config.n_bins)
 
 
 def _warn_of_new(phenotypes: Sequence[Phenotype]) -> None:

@@ -80,11 +80,6 @@ def is_null(element: Any) -> bool:
     return element is None or getattr(element, "shape", ()) is None or element.attrs.get("encoding-type") == "null"
 
 
-def columns_of(obs: Any) -> tuple[str, ...]:
-    """Name the columns of a table in memory or in a file."""
-    return tuple(map(str, obs.columns if isinstance(obs, pd.DataFrame) else obs.attrs["column-order"]))
-
-
 def names_of(obs: Any, rows: slice) -> pd.Index:
     """Name these cells."""
     if isinstance(obs, pd.DataFrame):

@@ -4,9 +4,9 @@ import errno
 import re
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import anndata as ad
 import h5py
@@ -20,25 +20,12 @@ from polygene.io.backed import is_null, sparse_in
 from polygene.io.paths import PathOrURL, filesystem, local_copy, name_of, url_options
 from polygene.io.tenx import PARTS, MatrixMarket, TenXFile
 
-Opened: TypeAlias = AbstractContextManager[tuple[Any, Any, Any]]
-
 KNOWN = "PolyGene reads .h5ad, .zarr, 10x .h5, and folders with matrix.mtx.gz"
 ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _SPARSE_PART = re.compile(r"^(X|raw/X|layers/[^/]+)/(data|indices)/(c/)?\d+$")
 
 
-class Format(Protocol):
-    """Cells in one format."""
-
-    @property
-    def path(self) -> Path | None:
-        """Their file or folder on this machine, None in memory or far away."""
-
-    def open(self) -> Opened:
-        """Yield obs and var (tables, or elements of the open file) and the matrix, while they are read."""
-
-
-def open_format(place: PathOrURL, layer: str | None) -> Format:
+def open_format(place: PathOrURL, layer: str | None) -> "Format":
     """Detect the format from the content of a file, folder or URL."""
     label = str(place)
     if isinstance(place, str) and name_of(place.rstrip("/")).endswith(".zarr"):
@@ -90,7 +77,7 @@ def read_errors(label: str) -> Iterator[None]:
 class InMemory:
     """An AnnData object, which may have its X in a file (backed)."""
 
-    path = None
+    path: Path | None = None
 
     def __init__(self, adata: ad.AnnData, layer: str | None, label: str) -> None:
         self.adata, self.layer = adata, layer
@@ -145,6 +132,10 @@ class AnnDataFile:
                 msg = f"there is no zarr store at {self._label}"
                 raise DataError(msg) from error
             yield opened
+
+
+Format: TypeAlias = InMemory | AnnDataFile | TenXFile | MatrixMarket
+"""Each has `path`, None in memory or far away, and `open`, which yields obs, var and the matrix while they are read."""
 
 
 class _CheckedStore(WrapperStore[Any]):

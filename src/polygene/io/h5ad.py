@@ -82,17 +82,18 @@ def append_rows(parent: h5py.Group, name: str, x_CG: sparse.csr_matrix) -> None:
         group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
         for part, values in {**parts, "indptr": np.zeros(0, np.int64)}.items():
             group.create_dataset(part, (0,), values.dtype, chunks=(1 << 16,), maxshape=(None,))
-        _append(group["indptr"], np.zeros(1, np.int64))
+        append(group["indptr"], np.zeros(1, np.int64))
     group = parent[name]
-    _append(group["indptr"], x_CG.indptr[1:].astype(np.int64) + len(group["data"]))
+    append(group["indptr"], x_CG.indptr[1:].astype(np.int64) + len(group["data"]))
     _check_room(parent.file, sum(values.nbytes for values in parts.values()))
     for part, values in parts.items():
-        _append(group[part], values)
+        append(group[part], values)
     group.attrs["shape"] = (len(group["indptr"]) - 1, x_CG.shape[1])
 
 
-def _append(stored: h5py.Dataset, values: np.ndarray) -> None:
-    stored.resize((len(stored) + len(values),))
+def append(stored: h5py.Dataset, values: np.ndarray) -> None:
+    """Lengthen an array of an open file."""
+    stored.resize(len(stored) + len(values), axis=0)
     stored[len(stored) - len(values) :] = values
 
 

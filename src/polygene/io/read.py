@@ -20,7 +20,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from polygene.errors import DataError
-from polygene.io.backed import BackedCSC, column_of, columns_of, names_of
+from polygene.io.backed import BackedCSC, column_of, names_of
 from polygene.io.formats import AnnDataFile, Format, InMemory, open_format, read_errors
 from polygene.io.h5ad import copy_zarr, write_cells, write_tables
 from polygene.io.paths import expand_paths, name_of
@@ -111,9 +111,10 @@ class CellSource:
         with self._opened() as (obs, var, matrix):
             self.var: pd.DataFrame = var.copy() if isinstance(var, pd.DataFrame) else read_elem(var)
             self.var.index = self.var.index.astype(str)
-            self.columns: tuple[str, ...] = columns_of(obs)
+            in_memory = isinstance(obs, pd.DataFrame)
+            self.columns: tuple[str, ...] = tuple(map(str, obs.columns if in_memory else obs.attrs["column-order"]))
             self.n_obs: int = int(matrix.shape[0])
-            n_names = len(obs) if isinstance(obs, pd.DataFrame) else obs[obs.attrs["_index"]].shape[0]
+            n_names = len(obs) if in_memory else obs[obs.attrs["_index"]].shape[0]
         if (n_names, len(self.var)) != tuple(matrix.shape):
             msg = f"{label} is damaged: a matrix of {matrix.shape} for {n_names:,} cells × {len(self.var):,} genes"
             raise DataError(msg)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from anndata.io import read_elem, write_elem
 
 from polygene.errors import DataError
-from polygene.io.h5ad import append_rows
+from polygene.io.h5ad import append, append_rows
 from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk
 from polygene.runtime.atomic import atomic_file, check_target, writing
 from polygene.runtime.distributed import own_rows, process_group, rank, world_size
@@ -190,9 +190,7 @@ def _append_to_h5ad(file: h5py.File, chunks: Iterable[ResultsChunk], results: Re
                 growing = {"maxshape": (None, *array.shape[1:])}
                 write_elem(group, name, values.array if categorical else array, dataset_kwargs=growing)
                 continue
-            stored = group[name]["codes"] if categorical else group[name]
-            stored.resize(len(stored) + len(array), axis=0)
-            stored[-len(array) :] = array
+            append(group[name]["codes"] if categorical else group[name], array)
         if number == 0:
             _columns(file, "obs", chunk.obs.columns)
 

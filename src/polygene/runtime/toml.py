@@ -4,10 +4,12 @@ An unknown key is an error that names the nearest one; a value of another type, 
 """
 
 import difflib
+import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -30,11 +32,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 def write_toml(plain: Mapping[str, Any]) -> str:
     """Write values, then one section for each table; what is None is left out."""
+    text = partial(json.dumps, ensure_ascii=False)  # JSON writes text, numbers, booleans and lists as TOML does
     given = {key: value for key, value in plain.items() if value is not None}
-    lines = [f"{key} = {_toml(value)}" for key, value in given.items() if not isinstance(value, Mapping)]
+    lines = [f"{key} = {text(value)}" for key, value in given.items() if not isinstance(value, Mapping)]
     for key, section in given.items():
         if isinstance(section, Mapping):
-            lines += ["", f"[{key}]", *(f"{inner} = {_toml(value)}" for inner, value in section.items())]
+            lines += ["", f"[{key}]", *(f"{inner} = {text(value)}" for inner, value in section.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -102,13 +105,3 @@ def _expected(hint: Any, path: str) -> str:
     if kind is tuple:
         return f"a list of {len(inner)} numbers"
     return WORDS[hint]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return repr(value)
