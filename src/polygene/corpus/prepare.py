@@ -104,7 +104,6 @@ def prepare(
 def _split_sources(
     opened: Sequence[CellSource], config: PrepareConfig, tokenizer: CellTokenizer | None
 ) -> list[PreparedSource]:
-    """Check the columns and draw the split."""
     phenotypes = tokenizer.schema.phenotypes if tokenizer else config.schema()
     wanted = [config.donor, SYNTHETIC, *(phenotype.column for phenotype in phenotypes)]
     frames = [cells.frame(wanted) for cells in opened]
@@ -213,7 +212,6 @@ def _training_rows(source: PreparedSource, window: slice) -> np.ndarray:
 
 
 def _add_cells(source: PreparedSource, rows: np.ndarray, sums: Any) -> Any:
-    """Add these cells to the sums, in any process."""
     for _, x_CG in source.values(rows, source.gene_columns):
         sums.add(x_CG)
     return sums
@@ -257,7 +255,6 @@ def _warn_of_new(phenotypes: Sequence[Phenotype]) -> None:
 
 
 def _check_columns(config: PrepareConfig, sources: Sequence[CellSource]) -> None:
-    """Refuse a named column that no source has."""
     columns = sorted({column for cells in sources for column in cells.columns})
     for column in [*config.phenotypes.values(), *([config.totals] if config.totals else [])]:
         if column not in columns:

@@ -198,7 +198,6 @@ def _sizes(n_units: int, fractions: tuple[float, float, float], by: SplitBy) -> 
 def _labels_of_units(
     units: Sequence[np.ndarray], n_units: int, frames: Sequence[pd.DataFrame], phenotypes: Sequence[Phenotype]
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """Say which unit has which label: within_DL and pooled_DL as `draw_units` takes them."""
     pooled: dict[tuple[str, str], int] = {}
     pairs: list[np.ndarray] = [np.empty((3, 0), dtype=np.int64)]  # unit, label, label within the source
     n_within = 0

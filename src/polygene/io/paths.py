@@ -123,7 +123,6 @@ _copies: dict[str, Path] = {}
 
 @cache
 def _scratch() -> str:
-    """Make the temporary folder of this process."""
     folder = tempfile.mkdtemp(prefix="polygene-")
     atexit.register(remove, folder, os.getpid())
     return folder
@@ -136,7 +135,6 @@ def remove(folder: str | Path, owner: int) -> None:
 
 
 def _fetch(files: Any, path: str, target: Path, url: str) -> None:
-    """Download one file whole, with progress."""
     callback = fsspec.Callback()
     stopped: Exception | None = None
     try:

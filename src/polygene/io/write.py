@@ -126,7 +126,6 @@ def _read_parts(parts: Iterable[Path], at_once: int) -> Iterator[ResultsChunk]:
 
 
 def _merge(parts: list[Path], results: Results, whole: Path) -> None:
-    """Make the file of the parts."""
     chunks = _read_parts(parts, CHUNKS_AT_ONCE if results.suffixes == SUFFIXES else 1)
     if whole.suffix == ".h5ad":
         results.cells.write_h5ad(whole, var=results.new_var)
