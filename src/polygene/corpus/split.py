@@ -120,13 +120,7 @@ def draw_units(
     n_units = len(stratum_D)
     n_validation, n_test = _sizes(n_units, fractions, by)
     rng = np.random.default_rng(seed)
-    draws_WD = np.stack(
-        [
-            # In random order within their source, so that test and validation units stand at even distances.
-            _spaced(np.lexsort((rng.random(n_units), stratum_D)), n_validation, n_test, rng)
-            for _ in range(N_DRAWS)
-        ]
-    )
+    draws_WD = np.stack([_draw(stratum_D, n_validation, n_test, rng) for _ in range(N_DRAWS)])
     in_part = [(draws_WD == part).astype(np.int64) for part in range(3)]
     within_test_W, pooled_test_W, within_validation_W = (
         ((in_part[0] @ has_DL >= 2) & (in_part[part] @ has_DL >= 1)).sum(axis=1)
@@ -138,6 +132,11 @@ def draw_units(
         by, *np.bincount(draws_WD[best], minlength=3), _plural(by), pooled_test_W[best], pooled_DL.shape[1],
     )  # fmt: skip
     return draws_WD[best]
+
+
+def _draw(stratum_D: np.ndarray, n_validation: int, n_test: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw part_D: units in random order within their source, test and validation units at even distances."""
+    return _spaced(np.lexsort((rng.random(len(stratum_D)), stratum_D)), n_validation, n_test, rng)
 
 
 def _spaced(
