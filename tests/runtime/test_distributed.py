@@ -17,7 +17,8 @@ import pytest
 
 from polygene.errors import RunEndedError
 from polygene.model.checkpoint import PolyGene
-from polygene.runtime.distributed import own_rows, process_group
+from polygene.runtime.distributed import process_group
+from polygene.runtime.ranks import own_rows
 from polygene.tl import annotate, embed
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node"]

@@ -21,7 +21,7 @@ from polygene.cli import verbs
 from polygene.cli.console import Commands, console, print_all, print_error
 from polygene.cli.options import Layer, Model, pairs
 from polygene.errors import RecipeError
-from polygene.runtime.distributed import one_process, rank
+from polygene.runtime.ranks import one_process, rank
 
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 LEAN = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "GOMP_SPINCOUNT": "3000"}

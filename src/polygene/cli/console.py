@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from polygene.errors import PolyGeneError
 from polygene.runtime import extras
-from polygene.runtime.distributed import rank
+from polygene.runtime.ranks import rank
 
 WRONG_INPUT = 2
 STOPPED = 130  # as shells count an interrupt

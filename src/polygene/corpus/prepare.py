@@ -36,9 +36,9 @@ from polygene.corpus.variable_genes import (
 from polygene.errors import missing_column
 from polygene.io.read import CellSource, Source, open_sources
 from polygene.runtime.atomic import atomic_folder
-from polygene.runtime.distributed import one_process
 from polygene.runtime.pool import process_pool
 from polygene.runtime.progress import progress
+from polygene.runtime.ranks import one_process
 from polygene.vocab.binning import ExpressionBinner, InverseFit
 from polygene.vocab.columns import SYNTHETIC, is_synthetic
 from polygene.vocab.gene_matching import GeneMatch

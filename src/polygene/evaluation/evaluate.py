@@ -43,7 +43,7 @@ from polygene.evaluation.test_cells import (
     scored_labels,
 )
 from polygene.model.checkpoint import PolyGene
-from polygene.runtime.distributed import one_process
+from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
 from polygene.runtime.subsample import spread
 from polygene.vocab.ontology import SURE, LabelTree

@@ -22,7 +22,8 @@ from polygene.errors import DataError
 from polygene.io.h5ad import append, append_rows
 from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk
 from polygene.runtime.atomic import atomic_file, check_target, writing
-from polygene.runtime.distributed import own_rows, process_group, rank, world_size
+from polygene.runtime.distributed import process_group
+from polygene.runtime.ranks import own_rows, rank, world_size
 
 MEGABYTE = 1 << 20
 CHUNKS_AT_ONCE = 10

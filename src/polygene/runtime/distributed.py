@@ -1,7 +1,4 @@
-"""The processes of one run, as torchrun and accelerate launch start them: wait for all, and share their results.
-
-torch, slow to import, is loaded only where there are several processes or a GPU is asked for.
-"""
+"""The processes of one run, as torchrun and accelerate launch start them: wait for all, and share their results."""
 
 import os
 import signal
@@ -12,31 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 from polygene.errors import RunEndedError
+from polygene.runtime.ranks import world_size
 
 PATIENCE = timedelta(hours=24)
 """How long a process waits for the slowest; one that ends is noticed at once."""
-
-
-def rank() -> int:
-    """Number of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def world_size() -> int:
-    """Count the processes of the run."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def one_process(what: str) -> None:
-    """Refuse work that several processes would each do as a whole."""
-    if world_size() > 1:
-        msg = f"{what} runs in one process, and this is one of {world_size()}: start it without torchrun."
-        raise RunEndedError(msg)
-
-
-def own_rows(n: int) -> range:
-    """Rows of n that fall to this process: contiguous, all of them to one of the processes."""
-    return range(n * rank() // world_size(), n * (rank() + 1) // world_size())
 
 
 def own_device() -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from polygene.runtime.distributed import rank, world_size
+from polygene.runtime.ranks import rank, world_size
 
 logger = logging.getLogger("polygene")
 

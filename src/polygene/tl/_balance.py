@@ -14,7 +14,7 @@ from polygene.io.read import Source
 from polygene.model.checkpoint import PolyGene
 from polygene.model.sampling import SamplingConfig
 from polygene.model.shipped import DEFAULT
-from polygene.runtime.distributed import one_process
+from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
 from polygene.tl._generate import GENERATED, draw_adata
 from polygene.tl._reader import CellReader, load_model, made_by, panel_var, written

@@ -24,9 +24,9 @@ from polygene.io.write import write_table
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import bin_probabilities
 from polygene.model.shipped import DEFAULT
-from polygene.runtime.distributed import one_process
 from polygene.runtime.hashing import uniform
 from polygene.runtime.progress import progress
+from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
 from polygene.tl._labels_changed import Changes, LabelChanges, parse_changes, read_controls, rows_to_change
 from polygene.tl._reader import CellReader, donors_of, load_model, made_by, written

@@ -19,8 +19,8 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.extend import extend_vocabulary, phenotype_of
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.model.shipped import DEFAULT
-from polygene.runtime.distributed import one_process
 from polygene.runtime.progress import progress
+from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
 from polygene.runtime.subsample import spread
 from polygene.tl._head import NEVER, Head, fit_head, head_features, held_out_by

@@ -14,9 +14,9 @@ from polygene.errors import DataError, GeneError, PhenotypeError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.sampling import VALUES, SamplingConfig, draw_cells, draw_labels, draw_values
 from polygene.model.shipped import DEFAULT
-from polygene.runtime.distributed import one_process
 from polygene.runtime.hashing import uniform
 from polygene.runtime.progress import progress
+from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
 from polygene.tl._reader import load_model, made_by, panel_var, written
 from polygene.vocab.phenotypes import PhenotypeSchema

@@ -15,7 +15,7 @@ from polygene.io.results import record_in_uns
 from polygene.io.write import write_table
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
-from polygene.runtime.distributed import one_process
+from polygene.runtime.ranks import one_process
 from polygene.tl._annotate import check_phenotypes
 from polygene.tl._perturb_run import Perturbation, Predictor, Study, Sums
 from polygene.tl._reader import CellReader, load_model, made_by, written
