@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 Level = Literal["dependable", "care", "no", "untested"]
 LEVELS: dict[Level, str] = {
-    "dependable": "● dependable",
-    "care": "◐ use with care",
-    "no": "○ do not use",
-    "untested": "– not tested",
+    "dependable": "●\N{NO-BREAK SPACE}dependable",
+    "care": "◐\N{NO-BREAK SPACE}use with care",
+    "no": "○\N{NO-BREAK SPACE}do not use",
+    "untested": "–\N{NO-BREAK SPACE}not tested",
 }
 TRIVIAL = ("majority", "source majority", "measured genes + library size", "training mean")
 """Baselines that see no gene's expression: what they reach is no merit."""
