@@ -468,6 +468,14 @@ def test_cells_without_the_balanced_label_are_drawn_like_one_label_more():
 # --- what is refused ---
 
 
+def test_a_corpus_is_no_folder_for_a_model(toy_corpus):
+    folder = toy_corpus.folder
+    before = files_of(folder)
+    with pytest.raises(RecipeError, match="is a corpus, and no model is written into one"):
+        train(folder, out=folder)
+    assert files_of(folder) == before
+
+
 def test_a_folder_with_a_run_of_another_recipe_is_refused(uninterrupted):
     recipe, before = Recipe.load(uninterrupted / "recipe.toml"), files_of(uninterrupted)
     with pytest.raises(RecipeError, match="holds a run of another recipe"):

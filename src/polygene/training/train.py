@@ -55,7 +55,7 @@ def train(recipe: Recipe | str | Path, out: str | Path | None = None, *, start: 
     Raises
     ------
     RecipeError, CorpusError, PhenotypeError
-        The folder `out` holds another run, the recipe does not fit its machine or corpus, or that cannot be read.
+        `out` holds another run or a corpus, the recipe does not fit its machine or corpus, or that cannot be read.
     RunEndedError
         One of several processes ended.
     """
@@ -79,6 +79,9 @@ class _Run:
         self.states = self.out / "training"
         self.finished = self.states / "finished"  # a mark: the checkpoint is written
         self.description = _description(recipe, self.corpus, start)
+        if (self.out / "corpus.json").exists():  # the checkpoint would replace the corpus's tokenizer
+            msg = f"{self.out} is a corpus, and no model is written into one. Choose another `out`."
+            raise RecipeError(msg)
         written = self.states / "recipe.toml"
         if written.exists() and written.read_text(encoding="utf-8") != self.description:
             msg = (
