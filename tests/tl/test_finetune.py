@@ -207,7 +207,7 @@ def test_info_describes_a_fine_tuned_model(adata: ad.AnnData, tiny_model: PolyGe
     tuned = finetune(adata, base, label="cell_type", out=tmp_path / "mine")
     assert tuned.metrics.validation == {"loss": 1.0}, "the score was of other labels"
     text = printed(tmp_path / "mine")
-    assert "3 of obs['cell_type']: B cell, T cell, monocyte" in text
+    assert "3 of obs['cell_type']: B cell; T cell; monocyte" in text
     assert "200 of 200 labelled cells" in text
     assert "on donors held out in turn" in text
 
