@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 
 from polygene.cli import demo
 from polygene.corpus.corpus import Corpus
-from polygene.errors import DataError
+from polygene.errors import DataError, PolyGeneError
 from polygene.model.checkpoint import PolyGene
 from polygene.vocab.ontology import ontology_of
 
@@ -112,6 +112,13 @@ def test_a_label_outside_the_ontology_agrees_with_nothing_but_itself() -> None:
     assert list(alike["agrees"]) == [False, True, False, True, True]
     assert list(alike["broader"]) == [False, False, True, False, False]
     assert (alike.sum(axis=1) == 1).all()
+
+
+def test_a_negative_seed_is_refused_before_an_earlier_demo_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / "demo.png").write_text("of an earlier demo")
+    with pytest.raises(PolyGeneError, match="the seed is -1"):
+        next(demo.run(tmp_path, seed=-1))
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.png"]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.extend import extend_vocabulary
 from polygene.pl._demo import demo_picture
 from polygene.runtime.json import write_json
+from polygene.runtime.seeds import check_seed
 from polygene.tl._annotate import annotate
 from polygene.tl._finetune import finetune
 from polygene.vocab.ontology import ontology_of
@@ -64,6 +65,7 @@ def run(out: str | Path = "polygene-demo", *, model: str = MODEL, seed: int = 0)
     DataError
         The folder holds something that no demo made.
     """
+    check_seed(seed)  # before an earlier demo is cleared away
     out = _cleared(Path(out))
     adata = pbmc()
     with _quiet(), _one_thread():
