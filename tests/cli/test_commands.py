@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +15,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
@@ -209,7 +211,7 @@ def test_annotate_needs_nothing_but_cells_and_prints_where_the_results_are(
     assert f"written to {tmp_path / 'blood.polygene.h5ad'}" in result.stdout
     assert "polygene_cell_type" in ad.read_h5ad(tmp_path / "blood.polygene.h5ad").obs
     before = content(tmp_path)
-    assert "exists: name it with --out" in refusal(polygene("embed", cells))
+    assert "exists: read it to add to its results, or name with --out" in refusal(polygene("embed", cells))
     assert content(tmp_path) == before
 
 
@@ -549,7 +551,7 @@ def test_the_installed_command_prints_one_line_and_exits_with_2(tmp_path: Path) 
 
 
 def test_a_mistake_of_our_own_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    def broken(_: Any) -> None:
+    def broken(_: Any, *, brief: bool) -> None:
         msg = "a bug"
         raise RuntimeError(msg)
 
@@ -604,3 +606,17 @@ def test_a_reader_that_has_seen_enough_ends_a_command_silently(command: str) -> 
         code = process.wait()
     assert said == b""
     assert code == (1 if command == "--help" else 141)
+
+
+def test_what_was_trained_is_described_on_a_screen_and_info_names_every_label() -> None:
+    from polygene.cli.describe import describe
+
+    def text(*, brief: bool) -> str:
+        console = Console(width=120, file=StringIO())
+        for table in describe("polygene-512", brief=brief):
+            console.print(table)
+        return console.file.getvalue()
+
+    assert len(text(brief=True).splitlines()) < 60
+    assert "testis" in text(brief=False)
+    assert "_genes" not in text(brief=False), "a number of genes is no score"

@@ -112,7 +112,7 @@ def prepare(
     }
     table = (read_toml(config) if config else {}) | {key: value for key, value in options.items() if value is not None}
     corpus = make_corpus(files, out, config=build(PrepareConfig, table), num_proc=num_proc)
-    _describe(corpus.folder)
+    _describe(corpus.folder, brief=True)
 
 
 @app.command()
@@ -137,7 +137,7 @@ def train(
     from polygene.training.train import train as train_recipe
 
     train_recipe(recipe)
-    _describe(Path(recipe.out))
+    _describe(Path(recipe.out), brief=True)
 
 
 @app.command()
@@ -211,7 +211,7 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _describe(folder: Path) -> None:
+def _describe(folder: Path, *, brief: bool = False) -> None:
     from polygene.cli.describe import describe
 
-    print_all(describe(folder))
+    print_all(describe(folder, brief=brief))

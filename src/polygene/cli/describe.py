@@ -23,13 +23,13 @@ NAMED = 8
 HELD_OUT = {"donor": "donors", "study": "studies", "random": "cells, not donors"}
 
 
-def describe(folder: str | Path) -> list[Table]:
-    """Describe a folder made by `polygene prepare` or `polygene train`, or a model that ships, by its name."""
+def describe(folder: str | Path, *, brief: bool = False) -> list[Table]:
+    """Describe a folder made by `polygene prepare` or `polygene train`, or a shipped model; `brief`: on a screen."""
     folder = folder_of(folder)
     if (folder / "corpus.json").is_file():
-        return _describe_corpus(Corpus(folder))
+        return _describe_corpus(Corpus(folder), brief)
     if (folder / "config.json").is_file():
-        return _describe_checkpoint(folder)
+        return _describe_checkpoint(folder, brief)
     msg = (
         f"{folder} is neither a corpus (no corpus.json) nor a checkpoint (no config.json)."
         if folder.is_dir()
@@ -53,7 +53,7 @@ def describe_shipped() -> Table:
     return _table("models that ship with PolyGene", ("", *NAMES), rows)
 
 
-def _describe_corpus(corpus: Corpus) -> list[Table]:
+def _describe_corpus(corpus: Corpus, brief: bool) -> list[Table]:
     sources = corpus.info["sources"]
     cells = {name: sum(source["cells"].get(name, 0) for source in sources) for name in SPLITS}
     facts = {
@@ -72,16 +72,16 @@ def _describe_corpus(corpus: Corpus) -> list[Table]:
     ]
     columns = ("source", "values", *SPLITS, "donors", "genes", "of the panel")
     made = _facts(f"corpus {corpus.folder}", facts)
-    return [made, _table("sources", columns, rows), _phenotypes(corpus.tokenizer)]
+    return [made, _table("sources", columns, rows), _phenotypes(corpus.tokenizer, brief)]
 
 
-def _describe_checkpoint(folder: Path) -> list[Table]:
+def _describe_checkpoint(folder: Path, brief: bool) -> list[Table]:
     tokenizer, metrics = CellTokenizer.load(folder), Metrics.load(folder / "metrics.json")
     sizes = {name: len(labels) for name, labels in zip(tokenizer.schema.names, tokenizer.schema.labels, strict=True)}
     file = folder / "calibration.json"
     calibrated = Calibration.load(file, sizes).labels if file.is_file() else {}
     facts = _checkpoint_facts(folder, tokenizer) | {"calibration": ", ".join(calibrated) or "none"}
-    tables = [_facts(f"checkpoint {folder}", facts), _phenotypes(tokenizer)]
+    tables = [_facts(f"checkpoint {folder}", facts), _phenotypes(tokenizer, brief)]
     if calibrated:
         columns = ("phenotype", "temperature", "calibrated on cells", "of", "log loss", "before")
         rows = [
@@ -102,7 +102,8 @@ def _describe_checkpoint(folder: Path) -> list[Table]:
             facts["macro-F1"] = f"{tuned['macro_f1']:.3f} on {tuned['held_out']} held out in turn"
         tables.append(_facts("fine-tuned", facts))
     for kind, scores in {"validation": metrics.validation, "test": metrics.test}.items():
-        if numbers := {name: value for name, value in scores.items() if isinstance(value, float)}:
+        numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+        if numbers := {name: value for name, value in numbers.items() if not name.endswith("_genes")}:  # counts
             tables.append(_facts(f"{kind} scores", numbers))
     return tables
 
@@ -143,10 +144,10 @@ def _tokenizer_facts(tokenizer: CellTokenizer) -> dict[str, str]:
     }
 
 
-def _phenotypes(tokenizer: CellTokenizer) -> Table:
+def _phenotypes(tokenizer: CellTokenizer, brief: bool) -> Table:
     known = zip(tokenizer.schema.phenotypes, tokenizer.schema.labels, strict=True)
     # there are commas in names of cell types
-    rows = [(one.name, one.column, len(labels), "; ".join(labels)) for one, labels in known]
+    rows = [(one.name, one.column, len(labels), _some(labels) if brief else "; ".join(labels)) for one, labels in known]
     return _table("phenotypes", ("phenotype", "column of obs", "labels", ""), rows)
 
 

@@ -34,7 +34,7 @@ def default_out(cells: str) -> Path:
     stem = re.sub(r"(\.(h5ad|h5|zarr|mtx|gz))+$", "", name_of(place)) or "cells"
     out = folder / f"{stem}.polygene.h5ad"
     if out.exists():
-        msg = f"{str(out)!r} exists: name it with --out to replace it, or another file."
+        msg = f"{str(out)!r} exists: read it to add to its results, or name with --out where to write."
         raise DataError(msg)
     return out
 

@@ -78,7 +78,7 @@ def finetune(
     _call("finetune", locals())
     from polygene.cli.describe import describe
 
-    print_all(describe(out))
+    print_all(describe(out, brief=True))
 
 
 def generate(
