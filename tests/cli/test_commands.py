@@ -617,6 +617,6 @@ def test_what_was_trained_is_described_on_a_screen_and_info_names_every_label() 
             console.print(table)
         return console.file.getvalue()
 
-    assert len(text(brief=True).splitlines()) < 60
+    assert len(text(brief=True).splitlines()) < 50
     assert "testis" in text(brief=False)
     assert "_genes" not in text(brief=False), "a number of genes is no score"

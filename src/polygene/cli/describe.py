@@ -103,7 +103,9 @@ def _describe_checkpoint(folder: Path, brief: bool) -> list[Table]:
         tables.append(_facts("fine-tuned", facts))
     for kind, scores in {"validation": metrics.validation, "test": metrics.test}.items():
         numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
-        if numbers := {name: value for name, value in numbers.items() if not name.endswith("_genes")}:  # counts
+        endings = ("loss", "macro_f1") if brief else ("",)
+        # what ends in _genes is a count and no score
+        if numbers := {n: x for n, x in numbers.items() if n.endswith(endings) and not n.endswith("_genes")}:
             tables.append(_facts(f"{kind} scores", numbers))
     return tables
 
