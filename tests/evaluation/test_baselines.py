@@ -343,7 +343,7 @@ def test_ridge_is_that_of_sklearn_on_dense_standardised_genes(penalty, train, te
 
 def test_ridge_finds_the_penalty_that_a_plain_loop_over_held_out_donors_finds(train, test, caplog):
     table, labels_C = train
-    years_C = 40 + 3.0 * labels_C + np.random.default_rng(0).normal(0, 10, 240)
+    years_C = 40 + 3.0 * labels_C + np.random.default_rng(0).normal(0, 6, 240)
     caplog.set_level(logging.INFO)
     baseline_years("ridge regression", table, years_C, test[0])
     errors = []
