@@ -135,6 +135,7 @@ print(json.dumps(states))
 """Trains in processes that are killed one after the other, each at the n-th call of a method; prints what they left."""
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_step_and_again_while_saving_ends_with_the_same_weights(recipe_for, uninterrupted, tmp_path):
     recipe = recipe_for()
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
