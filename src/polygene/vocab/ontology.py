@@ -162,9 +162,10 @@ class LabelTree:
         p_CV: np.ndarray,
         truth_C: np.ndarray,
         donors_C: np.ndarray | None,
+        level: float = SURE,
         at_or_below_VV: np.ndarray | None = None,
     ) -> dict[str, dict[str, float]]:
-        """Score the predictions that are sure beside the reported labels, by the ontology; means over donors.
+        """Score predictions that are sure at a level beside the reported labels, by the ontology; means over donors.
 
         By kind: `at_label` (share of the cells predicted as a label of the model), `correct` (the true label is the
         prediction or below it), `finer` (it is below the true label, which cannot say whether it is right), `wrong`
@@ -175,7 +176,7 @@ class LabelTree:
         donor_C = np.arange(len(truth_C)) if donors_C is None else np.unique(donors_C[given_C], return_inverse=True)[1]
         found = {}
         reported_C = self.of_label_V[reported_labels(p_CV, at_or_below_VV)]
-        for name, term_C in (("backed_off", self.back_off(p_CV)[0]), ("label", reported_C)):
+        for name, term_C in (("backed_off", self.back_off(p_CV, level)[0]), ("label", reported_C)):
             answered_C = term_C >= 0
             under_CV, below_truth_CV = self.under_NV[term_C], self.under_NV[self.of_label_V[truth_C]]
             correct_C = answered_C & under_CV[np.arange(len(truth_C)), truth_C]
