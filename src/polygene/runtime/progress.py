@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,10 +18,10 @@ class Advance:
 
     def __init__(self, total: float | None, done: str, unit: str, device: object, every: float) -> None:
         console = Console(stderr=True)
-        self._is_visible = console.is_terminal and rank() == 0
+        self.is_visible = console.is_terminal and rank() == 0
         columns = TextColumn(done), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}")
         self.bar = Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not self._is_visible
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not self.is_visible
         )
         self._task = self.bar.add_task("", total=total, speed="")
         self._done, self._unit, self._every, self._note = done, unit, every, ""
@@ -36,7 +36,7 @@ class Advance:
         self.n, self._idle = self.n + n, self._idle + idle
         self._note = self._note if note is None else f" {note}"
         self.bar.update(self._task, completed=int(self.n), total=total, speed=self.speed() + self._note)
-        if not self._is_visible and time.perf_counter() - self._last > self._every:
+        if not self.is_visible and time.perf_counter() - self._last > self._every:
             self.log(self._of)
 
     def speed(self) -> str:
@@ -61,7 +61,7 @@ def progress(
     for work that reports its end itself: then there is a line every so many seconds where there is no terminal.
     """
     advance = Advance(total, done, unit, device, float("inf") if every is None else every)
-    with advance.bar:
+    with advance.bar if advance.is_visible else nullcontext():  # before rich 15 a hidden bar ends with an empty line
         yield advance
     if every is None:
         advance.log()
