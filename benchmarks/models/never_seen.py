@@ -20,10 +20,9 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
-from sklearn.metrics import f1_score
 
 import polygene as pg
-from benchmarks.models.external import made
+from benchmarks.models import external
 from benchmarks.shared import command
 from polygene.vocab.ontology import ontology_of
 
@@ -56,28 +55,17 @@ def group(label: str, groups: Mapping[str, Sequence[str]]) -> str:
     return "other"
 
 
-def scores(predicted_C: np.ndarray, truth_C: np.ndarray) -> dict[str, float]:
-    """Accuracy, and mean F1 over the labels that are true somewhere."""
-    labels = np.unique(truth_C)
-    return {
-        "accuracy": float((predicted_C == truth_C).mean()),
-        "macro_f1": float(f1_score(truth_C, predicted_C, labels=labels, average="macro", zero_division=0)),
-    }
+def grouped(predicted_C: np.ndarray, truth_C: np.ndarray, groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Score labels by group."""
+    predicted, truth = (np.array([group(label, groups) for label in some_C]) for some_C in (predicted_C, truth_C))
+    return {"accuracy": float((predicted == truth).mean()), "macro_f1": external.macro_f1(predicted, truth)}
 
 
 def by_ontology(predicted_C: np.ndarray, truth_C: np.ndarray) -> dict[str, float]:
-    """Score labels where one at or below the true label counts as it, and else as the study's finest one above it."""
-    compare, names = ontology_of("cell_type").compare, np.unique(truth_C)
-
-    def at_or_below(label: str, other: str) -> bool:
-        return compare(label, other) in ("same", "finer")
-
-    def counts_as(predicted: str, truth: str) -> str:
-        above = [name for name in names if at_or_below(predicted, name)]
-        return truth if truth in above else min(above, key=lambda a: sum(at_or_below(b, a) for b in above), default="")
-
-    pairs = {pair: counts_as(*pair) for pair in set(zip(predicted_C, truth_C, strict=True))}
-    return scores(np.array([pairs[pair] for pair in zip(predicted_C, truth_C, strict=True)]), truth_C)
+    """Score reported labels as `external` scores the most probable ones."""
+    labels, label_C = np.unique(predicted_C, return_inverse=True)
+    found = external.by_ontology(np.eye(len(labels))[label_C], labels.tolist(), truth_C.tolist())
+    return {name: found[name] for name in ("accuracy", "macro_f1")}
 
 
 def share_right(phenotype: str, predicted_C: pd.Series, truth: str | pd.Series) -> float:
@@ -99,9 +87,10 @@ def of_study(name: str, cells: ad.AnnData, model: pg.PolyGene) -> list[dict[str,
     predicted_C = cells.obs["polygene_cell_type"].astype(str).to_numpy()[known_C]
     rows = [{"score": "types, by ontology", **by_ontology(predicted_C, truth_C)}]
     if name == "pbmc3k_10x":
-        for what, groups in (("eight types", EIGHT), ("six types", SIX)):
-            grouped = [np.array([group(label, groups) for label in some_C]) for some_C in (predicted_C, truth_C)]
-            rows.append({"score": what, **scores(*grouped)})
+        rows += [
+            {"score": what, **grouped(predicted_C, truth_C, groups)}
+            for what, groups in (("eight types", EIGHT), ("six types", SIX))
+        ]
     for phenotype, right in (("tissue", TISSUE.get(name, cells.obs.get("tissue"))), ("sex", SEX.get(name))):
         if right is not None:
             predicted = cells.obs[f"polygene_{phenotype}"].astype(str)
@@ -112,7 +101,7 @@ def of_study(name: str, cells: ad.AnnData, model: pg.PolyGene) -> list[dict[str,
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Score each model on each external study."""
     rows = []
-    with made(options) as corpora:
+    with external.made(options) as corpora:
         for file in sorted((corpora / "external").glob("*.h5ad")):
             for model in options.model:
                 cells = ad.read_h5ad(file)
