@@ -91,7 +91,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_every_command_has_a_help_text() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     assert names == [
-        *("annotate", "embed", "denoise", "finetune", "generate", "balance", "perturb", "counterfactual"),
+        *("annotate", "vote", "embed", "denoise", "finetune", "generate", "balance", "perturb", "counterfactual"),
         *("prepare", "train", "evaluate", "demo", "info", "models"),
     ]
     for name in names:

@@ -11,7 +11,7 @@ import polygene as pg
 from polygene.cli.commands import app
 from polygene.corpus.prepare import PrepareConfig
 
-VERBS = ("annotate", "embed", "denoise", "finetune", "generate", "balance", "perturb", "counterfactual")
+VERBS = ("annotate", "vote", "embed", "denoise", "finetune", "generate", "balance", "perturb", "counterfactual")
 RENAMED = {"cells": "adata"}
 """The argument of a command, and the first parameter of its verb."""
 SINGULAR = {("generate", "labels"): "--label", ("generate", "genes"): "--gene", ("counterfactual", "changes"): "--set"}

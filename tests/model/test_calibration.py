@@ -14,9 +14,9 @@ from polygene.model.calibration import (
     finest,
     least_probabilities,
     level,
-    unit_weights,
     units_needed,
 )
+from polygene.model.pooling import pooled, unit_weights
 
 
 def cells_of(n_donors, n_cells, *, sharpness=1.0, seed=0, n_labels=3):
@@ -203,3 +203,23 @@ def test_sets_hold_a_coarse_label_where_a_finer_one_is_likely_and_name_the_fines
     assert (finest_CV[:, 1:] == set_CV[:, 1:]).all()
     assert (finest_CV[:, 0] == set_CV[:, 0] & ~set_CV[:, 1] & ~set_CV[:, 2]).all()
     assert (finest(set_CV, None) == set_CV).all()
+
+
+@pytest.mark.parametrize("copies", [1, 10])
+def test_the_weight_of_a_vote_has_the_least_log_loss_of_groups(copies):
+    """Cells that are copies of each other know no more together than one; others do, and the weight says how much."""
+    rng = np.random.default_rng(0)
+    truth_G = rng.integers(0, 3, 120)
+    logits_CV = np.repeat(np.eye(3)[truth_G], 10, axis=0) + np.repeat(rng.normal(size=(1200 // copies, 3)), copies, 0)
+    p_CV = np.exp(logits_CV) / np.exp(logits_CV).sum(1, keepdims=True)
+    donors_C = np.repeat([f"donor{g}" for g in range(120)], 10).astype(object)
+    found = calibrate(p_CV, np.repeat(truth_G, 10), donors_C)
+    p_CV = p_CV ** (1 / found.temperature)
+    p_CV /= p_CV.sum(1, keepdims=True)
+
+    def loss(weight):
+        p_GV = pooled(p_CV, np.repeat(np.arange(120), 10), 1 + (weight - 1) / 0.9)
+        return -np.log(p_GV[np.arange(120), truth_G]).mean()
+
+    assert loss(found.vote) <= min(loss(w) for w in np.geomspace(0.1, 15, 60)) + 1e-4
+    assert found.vote == pytest.approx(1, abs=0.2) if copies == 10 else found.vote > 3

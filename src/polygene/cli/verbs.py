@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from typer import Option
+from typer import Argument, Option
 
 from polygene.cli import options as o
 from polygene.cli.console import print_all
@@ -15,6 +15,8 @@ OUTPUT = "Expected log1p counts per 10,000, or the probability of being expresse
 PANEL = "The genes that the file measures, as a layer; or the whole panel, as a new file."
 LABEL = "Such as 'cell_type=memory B cell'; repeatable."
 GENE = "A gene with a fixed bin, 0 for not expressed; repeatable."
+VOTE = "Groups that decide together, such as cell_type=leiden, which is computed if it is missing; repeatable."
+GROUPS = "Column of obs with the groups: clusters for cell types, donors for sex, tissue, age and disease."
 CHANGE = "The new label of a phenotype, such as sex=male, or both, 'sex=female->male'; repeatable."
 
 
@@ -29,10 +31,22 @@ def annotate(
     back_off: Annotated[
         float | None, Option(metavar="0.9", help="Give a broader cell type below this probability.")
     ] = None,
+    vote: Annotated[list[str] | None, Option(metavar="NAME=COLUMN", help=VOTE)] = None,
     out: o.Out = None,
 ) -> None:
     """Predict cell type, tissue, sex, age and disease of each cell."""
-    _call("annotate", locals())
+    _call("annotate", locals() | {"vote": o.pairs(vote, "--vote", "cell_type=leiden") or None})
+
+
+def vote(
+    cells: Annotated[str, Argument(metavar="CELLS.h5ad", help="What annotate wrote.")],
+    groupby: Annotated[str, Option(help=GROUPS)] = "leiden",
+    phenotype: Annotated[str, Option(help="What they vote on.")] = "cell_type",
+    share: Annotated[float, Option(help="A group of which less agrees is heterogeneous.")] = 0.5,
+    out: o.Out = None,
+) -> None:
+    """Let the cells of each group, such as a cluster or a donor, decide together."""
+    _call("vote", locals())
 
 
 def embed(
@@ -153,7 +167,7 @@ def counterfactual(
     _call("counterfactual", locals() | {"changes": o.label_changes(changes)})
 
 
-ALL = (annotate, embed, denoise, finetune, generate, balance, perturb, counterfactual)
+ALL = (annotate, vote, embed, denoise, finetune, generate, balance, perturb, counterfactual)
 SHARED = (annotate, embed, denoise)
 """Their processes share the work under torchrun."""
 NAMES = ("given", "predict", "knock_out", "over_express", "genes")

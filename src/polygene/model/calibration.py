@@ -9,22 +9,26 @@ Legend: C cells, V labels of one phenotype, A coverages.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import ceil, exp
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
 
 from polygene.errors import CheckpointError, PhenotypeError
+from polygene.model.pooling import (
+    SMALLEST_PROBABILITY,
+    best_temperature,
+    log_sum_exp,
+    mean_logs,
+    surprise,
+    unit_weights,
+)
 
 COVERAGES = tuple(percent / 100 for percent in range(50, 100))
 """Coverages that sets are kept for; one between them is rounded up."""
-SMALLEST_PROBABILITY = 1e-30
-"""What float32 rounds to 0 has no logarithm."""
-TEMPERATURES = (0.05, 20.0)
-MANY_UNITS, MOST_STEPS, MOST_FOLDS = 100, 1_000, 10
+MANY_UNITS, MOST_STEPS = 100, 1_000
 ROUNDING = 1e-6
 """Single precision: so much less than the lowest probability is still accepted."""
 
@@ -43,6 +47,8 @@ class LabelCalibration:
         How many there were.
     log_loss_before, log_loss
         Mean over donors without and with the temperature, in nats.
+    vote
+        The weight with which the cells of a group decide together, see `pooled`; 1 where none was learned.
     units_V
         Units that show each label.
     least_AV
@@ -61,6 +67,7 @@ class LabelCalibration:
     units_V: tuple[int, ...] = field(repr=False)
     least_AV: tuple[tuple[float, ...], ...] = field(repr=False)
     least_A: tuple[float, ...] = field(repr=False)
+    vote: float = 1.0
 
     def own(self, coverage: float) -> np.ndarray:
         """Which labels have enough units of their own for sets of this coverage, bool (V,)."""
@@ -192,9 +199,13 @@ def calibrate(
         return None
     unit_C = np.arange(n_cells) if donors_C is None else pd.factorize(donors_C[given_C])[0]
     table_VV = np.eye(n_labels, dtype=bool) if at_or_below_VV is None else at_or_below_VV
-    temperature = _temperature(log_p_CV, table_VV[truth_C], unit_C)
-    before_C, surprise_C = (_surprise(log_p_CV, table_VV[truth_C], one) for one in (1.0, temperature))
+    temperature = best_temperature(log_p_CV, table_VV[truth_C], unit_C)
+    before_C, surprise_C = (surprise(log_p_CV, table_VV[truth_C], one) for one in (1.0, temperature))
     weights_C, p_C = unit_weights(unit_C), np.exp(-surprise_C)
+    # A vote is for groups that share a label: the cells of one label in one unit.
+    firsts, group_C = np.unique(unit_C * n_labels + truth_C, return_index=True, return_inverse=True)[1:]
+    mean_GV, _ = mean_logs(log_p_CV / temperature - log_sum_exp(log_p_CV / temperature)[:, None], group_C)
+    vote = 1 / best_temperature(mean_GV, table_VV[truth_C[firsts]], unit_C[firsts])
     of_label = [np.flatnonzero(truth_C == label) for label in range(n_labels)]
     least_VA = [least_probabilities(p_C[rows], unit_C[rows]) for rows in of_label]
     return LabelCalibration(
@@ -207,6 +218,7 @@ def calibrate(
         units_V=tuple(len(np.unique(unit_C[rows])) for rows in of_label),
         least_AV=tuple(tuple(row) for row in np.stack(least_VA, axis=1).tolist()),
         least_A=tuple(least_probabilities(p_C, unit_C).tolist()),
+        vote=1.0 if donors_C is None else vote,
     )
 
 
@@ -244,43 +256,3 @@ def least_probabilities(p_C: np.ndarray, unit_C: np.ndarray) -> np.ndarray:
 def _share_from(p_C: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Share of these probabilities that reach each step."""
     return 1 - np.searchsorted(np.sort(p_C), steps) / len(p_C)
-
-
-def unit_weights(unit_C: np.ndarray) -> np.ndarray:
-    """Weigh cells so that every unit counts the same; they add up to 1."""
-    _, inverse_C, counts = np.unique(unit_C, return_inverse=True, return_counts=True)
-    return 1.0 / (len(counts) * counts[inverse_C])
-
-
-def _temperature(log_p_CV: np.ndarray, true_CV: np.ndarray, unit_C: np.ndarray) -> float:
-    """Find the temperature with the least log loss, and keep it if it helps units that it was not found on."""
-
-    def best(rows: np.ndarray) -> float:
-        weights, log_p, true = unit_weights(unit_C[rows]), log_p_CV[rows], true_CV[rows]
-        found = minimize_scalar(
-            lambda log_t: weights @ _surprise(log_p, true, exp(log_t)),
-            bounds=tuple(np.log(TEMPERATURES)),
-            method="bounded",
-        )
-        return exp(found.x)
-
-    fold_C = np.unique(unit_C, return_inverse=True)[1] % MOST_FOLDS
-    gain_C = np.zeros(len(true_CV))
-    for fold in np.unique(fold_C) if fold_C.any() else ():
-        out = fold_C == fold
-        temperature = best(np.flatnonzero(~out))
-        gain_C[out] = _surprise(log_p_CV[out], true_CV[out], 1.0) - _surprise(log_p_CV[out], true_CV[out], temperature)
-    return best(np.arange(len(true_CV))) if unit_weights(unit_C) @ gain_C > 0 else 1.0
-
-
-def _surprise(log_p_CV: np.ndarray, true_CV: np.ndarray, temperature: float) -> np.ndarray:
-    """Give −ln of the probability of the labels that are true of a cell together, at a temperature, (C,)."""
-    scaled_CV = log_p_CV / temperature
-    true_scaled_CV = np.where(true_CV, scaled_CV, -np.inf)
-    return _log_sum_exp(scaled_CV) - _log_sum_exp(true_scaled_CV)
-
-
-def _log_sum_exp(x_CV: np.ndarray) -> np.ndarray:
-    most_C1 = x_CV.max(axis=1, keepdims=True)
-    sums_C: np.ndarray = np.log(np.exp(x_CV - most_C1).sum(axis=1)) + most_C1[:, 0]
-    return sums_C

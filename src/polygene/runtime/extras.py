@@ -14,6 +14,7 @@ EXTRA_OF = {
     "skmisc": "train",
     "sklearn": "train",
     "threadpoolctl": "train",
+    "igraph": "report",
     "jinja2": "report",
     "markupsafe": "report",
     "matplotlib": "report",

@@ -17,11 +17,12 @@ from polygene.io.results import ResultsChunk
 from polygene.io.write import write_results
 from polygene.model.calibration import LabelCalibration, check_coverage, finest, units_needed
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import predict_labels
+from polygene.model.inference import cell_states, predict_labels
 from polygene.model.shipped import DEFAULT
 from polygene.tl._reader import CellReader, blank, load_model, phenotypes_named, results_of
+from polygene.tl._vote import check_votes, with_votes
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.ontology import LabelTree, check_level, reported_labels
+from polygene.vocab.ontology import TABLES, LabelTree, check_level, reported_labels
 from polygene.vocab.phenotypes import PhenotypeSchema
 
 logger = logging.getLogger("polygene")
@@ -38,6 +39,7 @@ def annotate(
     layer: str | None = None,
     totals: str | None = None,
     back_off: float | None = None,
+    vote: Mapping[str, str] | None = None,
     out: str | Path | None = None,
 ) -> None:
     """Predict phenotypes of cells from their expression, and from labels that are known.
@@ -65,6 +67,9 @@ def annotate(
     back_off
         Where the most probable cell type is less probable than this, such as 0.9, give the most specific type of the
         Cell Ontology above it that is as probable.
+    vote
+        Phenotypes, each with the column of `obs` whose groups decide together, as `vote` does, such as
+        {"cell_type": "leiden"}. "leiden" is computed on the embedding where there is no such column.
     out
         Where the results of a file go: a copy of it with them (.h5ad), or their columns alone (.parquet, .csv). Only
         some rows are in memory at a time. An AnnData is changed in place.
@@ -111,8 +116,12 @@ def annotate(
     given, predict = check_phenotypes(schema, given, predict)
     annotator = _Annotator(model, given, predict, coverage, back_off)
     reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals)
+    check_votes(reader.cells, vote or {}, predict)
     done = f"annotated ({', '.join(predict)})"
-    write_results(results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns()), adata, out)
+    results = results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns())
+    if vote:
+        results = with_votes(results, vote, lambda: np.concatenate([cell_states(model, c) for _, c in reader.chunks()]))
+    write_results(results, adata, out)
 
 
 @dataclass(eq=False)
@@ -173,6 +182,13 @@ class _Annotator:
         endings = ("years", "years_low", "years_high")
         return best | {f"{key}_{end}": x_C.astype(np.float32) for end, x_C in zip(endings, years, strict=True)}
 
+    def _order(self, name: str) -> np.ndarray:
+        """Return labels so that those of one branch of the ontology stand together, for pictures."""
+        under_VN = LabelTree(self.labels[name], name).under_NV[::-1].T  # broad terms first
+        return np.array(self.labels[name], dtype=str)[
+            sorted(range(len(under_VN)), key=lambda v: (~under_VN[v]).tolist())
+        ]
+
     def uns(self) -> dict[str, Any]:
         """Describe how the predictions were made."""
         uns: dict[str, Any] = {
@@ -180,6 +196,9 @@ class _Annotator:
             "predict": np.array(self.predict, dtype=str),
             "years_level": LEVEL,
             "labels": {name: np.array(labels, dtype=str) for name, labels in self.labels.items()},
+            "order": {name: self._order(name) for name in self.predict if name in TABLES},
+            "granularity": self.model.recipe is not None and self.model.recipe.loss.granularity,
+            "vote_weights": {name: one.vote for name, one in self.model.calibration.labels.items()},
         }
         if self.model.novelty is not None:
             uns["false_alarms"] = self.model.novelty.false_alarms
