@@ -77,7 +77,7 @@ def states(model: PolyGene, cells: EncodedCells) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
     first_gene, n_phenotypes = model.network.config.first_gene_slot, cells.labels_CP.shape[1]
     before: list[torch.Tensor] = []
-    hook = model.network.bert.encoder.layer[-1].register_forward_pre_hook(lambda _, inputs: before.append(inputs[0][0]))
+    hook = model.network.bert.encoder.layer[-1].register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
     for rows in batches(cells, first_gene + 1 + n_phenotypes, torch.device("cpu")):
         part = cells.rows(rows)
         cells_Q, slots_Q = (
@@ -85,7 +85,8 @@ def states(model: PolyGene, cells: EncodedCells) -> dict[str, np.ndarray]:
             np.tile(np.arange(n_phenotypes) + 1, len(part)),
         )
         packed, at_Q = pack_cells(model.tokenizer, part, np.full_like(part.labels_CP, -1), cells_Q, slots_Q)
-        after_TD, before_TD = model.network.encode(**packed.as_dict()), before.pop()
+        after_TD = model.network.encode(**packed.as_dict())
+        before_TD = before.pop()[: len(after_TD)]  # behind it the row is filled up
         of_cell = torch.arange(len(part)).repeat_interleave(packed.n_keys + packed.n_queries)
         slots_T = packed.position_ids[0]
         gene = (slots_T >= first_gene) & (slots_T < first_gene + model.network.config.n_genes)

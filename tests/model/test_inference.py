@@ -212,7 +212,7 @@ def test_the_state_of_a_cell_is_the_mean_state_of_its_genes_before_the_last_laye
     """Against each cell alone in a row, its genes found by their slots, the states caught on their way."""
     network, first = tiny_model.network, tiny_model.network.config.first_gene_slot
     caught = []
-    hook = network.bert.encoder.layer[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0][0]))
+    hook = network.bert.encoder.layer[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     found_CD = cell_states(tiny_model, toy_cells)
     assert not caught  # the last layer is not run
     nobody = np.zeros(0, dtype=np.int64)
@@ -221,7 +221,8 @@ def test_the_state_of_a_cell_is_the_mean_state_of_its_genes_before_the_last_laye
         packed, _ = pack_cells(tiny_model.tokenizer, cell, np.full_like(cell.labels_CP, -1), nobody, nobody)
         with torch.inference_mode():
             network.encode(**packed.as_dict())
-        hidden_TD, slots_T = caught.pop(), packed.position_ids[0]
+        slots_T = packed.position_ids[0]
+        hidden_TD = caught.pop()[: len(slots_T)]  # behind it the row is filled up
         genes_ND = hidden_TD[(slots_T >= first) & (slots_T < first + network.config.n_genes)]
         expected_D = genes_ND.mean(0) if len(genes_ND) else torch.zeros(hidden_TD.shape[1])
         np.testing.assert_allclose(found_CD[c], expected_D, atol=1e-5)

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
 
-from polygene.nn.attention import PACKED, CellOffsets, _kernel, _loop, packed_attention
+from polygene.nn.attention import CellOffsets, _kernel, _loop, packed_attention
 
 HEADS, WIDTH = 3, 8
 CELLS = [(0, 11), (11, 31), (31, 51), (51, 61)]
@@ -38,9 +37,8 @@ def masked_attention(q_1HTE, k_1HTE, v_1HTE, sees_TT, scaling):
 def test_every_token_sees_the_keys_of_its_own_cell_and_nothing_else(offsets, scaling):
     sees_TT = who_sees_whom(offsets)
     q, k, v = row(len(sees_TT))
-    o_1THE, weights = packed_attention(nn.Identity(), q, k, v, None, cells=offsets, scaling=scaling)
+    o_1THE = packed_attention(q, k, v, offsets, scaling=scaling)
     expected = masked_attention(q, k, v, sees_TT, scaling)
-    assert weights is None
     assert (o_1THE - expected).abs().max() < 1e-6
     direction = torch.randn_like(expected)
     gradients = torch.autograd.grad((o_1THE * direction).sum(), (q, k, v))
@@ -121,7 +119,7 @@ def test_the_kernel_agrees_with_the_loop_within_the_rounding_of_its_precision(dt
     offsets = CellOffsets(torch.tensor([8, 40, 13, 9]).cuda(), torch.tensor([3, 0, 20, 1]).cuda())
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 4, 94, 64, generator=generator).cuda().to(dtype).requires_grad_() for _ in range(3))
-    from_kernel, _ = packed_attention(nn.Identity(), q, k, v, None, cells=offsets, scaling=0.125)
+    from_kernel = packed_attention(q, k, v, offsets, scaling=0.125)
     exact = _loop(*(x.detach().float().requires_grad_() for x in (q, k, v)), offsets, 0.125, 0.0)
     assert from_kernel.dtype == dtype
     assert (from_kernel.float() - exact).abs().max() <= 4 * rounding * v.abs().max()
@@ -131,10 +129,3 @@ def test_the_kernel_agrees_with_the_loop_within_the_rounding_of_its_precision(dt
     found = torch.autograd.grad((from_kernel.float() * direction).sum(), (q, k, v))
     for gradient, other in zip(found, expected, strict=True):
         assert (gradient.float() - other).abs().max() <= 16 * rounding * other.abs().max()
-
-
-def test_attention_is_registered_under_its_name():
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    assert AttentionInterface()[PACKED] is packed_attention
-    assert AttentionMaskInterface()[PACKED](1, 2, three=3) is None

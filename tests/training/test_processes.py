@@ -169,7 +169,7 @@ machine_rank: 0
 fsdp_config:
   fsdp_version: 2
   fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
-  fsdp_transformer_layer_cls_to_wrap: BertLayer,LastLayer
+  fsdp_transformer_layer_cls_to_wrap: Layer
   fsdp_state_dict_type: FULL_STATE_DICT
   fsdp_cpu_ram_efficient_loading: false
 """

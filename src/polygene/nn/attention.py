@@ -1,4 +1,4 @@
-"""The attention function registered with transformers under the name "packed".
+"""Attention within the cells of a packed row.
 
 Legend: C cells, T packed tokens, A those of them that attend, K keys, H heads, E width of a head.
 """
@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-
-PACKED = "packed"
 
 
 @dataclass(frozen=True)
@@ -68,25 +64,22 @@ class CellOffsets:
 
 
 def packed_attention(
-    module: nn.Module,  # noqa: ARG001
     q_1HAE: Tensor,
     k_1HTE: Tensor,
     v_1HTE: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001
-    *,
     cells: CellOffsets,
+    *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
+) -> Tensor:
     """Attend within each cell: every token, key or query, sees the keys of its own cell and nothing else.
 
     The loop is exact and simple; the CUDA kernel, which runs in half precision only, is tested against it.
     """
     half = q_1HAE.dtype in (torch.bfloat16, torch.float16)
     if q_1HAE.is_cuda and half and dropout == 0:
-        return _kernel(q_1HAE, k_1HTE, v_1HTE, cells, scaling), None
-    return _loop(q_1HAE, k_1HTE, v_1HTE, cells, scaling, dropout), None
+        return _kernel(q_1HAE, k_1HTE, v_1HTE, cells, scaling)
+    return _loop(q_1HAE, k_1HTE, v_1HTE, cells, scaling, dropout)
 
 
 def _loop(
@@ -101,15 +94,17 @@ def _loop(
     q_1HAE, k_1HTE, v_1HTE = (
         x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in (q_1HAE, k_1HTE, v_1HTE)
     )
-    queries = q_1HAE.split(cells.attending, dim=2)
-    keys = k_1HTE.split(cells.keys_then_queries, dim=2)[::2]
-    values = v_1HTE.split(cells.keys_then_queries, dim=2)[::2]
+    n_tokens = sum(cells.keys_then_queries)
+    queries = q_1HAE[:, :, : sum(cells.attending)].split(cells.attending, dim=2)
+    keys = k_1HTE[:, :, :n_tokens].split(cells.keys_then_queries, dim=2)[::2]
+    values = v_1HTE[:, :, :n_tokens].split(cells.keys_then_queries, dim=2)[::2]
     with torch.autocast(q_1HAE.device.type, enabled=False):
         outputs = [
             scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
             for q, k, v in zip(queries, keys, values, strict=True)
         ]
-    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype)
+    filling = q_1HAE.new_zeros(1, q_1HAE.shape[1], q_1HAE.shape[2] - sum(cells.attending), q_1HAE.shape[3])
+    return torch.cat([*outputs, filling], dim=2).transpose(1, 2).to(dtype)
 
 
 def _kernel(q_1HAE: Tensor, k_1HTE: Tensor, v_1HTE: Tensor, cells: CellOffsets, scaling: float | None) -> Tensor:
@@ -127,11 +122,3 @@ def _kernel(q_1HAE: Tensor, k_1HTE: Tensor, v_1HTE: Tensor, cells: CellOffsets, 
         scale=scaling,
     )
     return o_AHE[None]
-
-
-def no_mask(*args: Any, **kwargs: Any) -> None:
-    """Build no attention mask: the row holds no padding and the offsets say who sees whom."""
-
-
-AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, no_mask)

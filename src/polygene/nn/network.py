@@ -1,4 +1,4 @@
-"""The network: Hugging Face BertModel on packed rows, a linear branch, and one linear decoder read in slot groups.
+"""The network: BERT on packed rows, a linear branch, and one linear decoder read in slot groups.
 
 Legend: C cells, T packed tokens, R those that are read, Q queries, H heads, E width of a head, D width, G genes,
 B logits of a gene (bins; 1 if binary), V labels of one phenotype, P phenotypes.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import BertModel, PreTrainedModel
-from transformers.models.bert.modeling_bert import BertLayer
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from polygene.nn.attention import PACKED, CellOffsets, packed_attention
+from polygene.nn.attention import CellOffsets
 from polygene.nn.config import PolyGeneConfig
+from polygene.nn.encoder import Encoder
 from polygene.nn.linear_branch import LinearBranch, UnmeasuredGenes
 
 
@@ -29,42 +29,17 @@ class PolyGeneOutput(ModelOutput):
     label_logits: tuple[Tensor, ...] | None = None
 
 
-class LastLayer(BertLayer):
-    """BERT's last layer with the same weights: keys and values of all tokens, the rest only of those that are read."""
-
-    def forward(
-        self, hidden_1TD: Tensor, *args: Any, cells: CellOffsets, reading: CellOffsets | None = None, **kwargs: Any
-    ) -> Tensor:
-        """States of the tokens that attend in `reading`, (1, R, D); of all tokens without it."""
-        if reading is None or reading.attending_at_A is None:
-            return super().forward(hidden_1TD, *args, cells=cells, **kwargs)
-        attention = self.attention.self
-        read_1RD = hidden_1TD.index_select(1, reading.attending_at_A)
-        q_1HRE, k_1HTE, v_1HTE = (
-            project(x).unflatten(2, (-1, attention.attention_head_size)).transpose(1, 2)
-            for project, x in ((attention.query, read_1RD), (attention.key, hidden_1TD), (attention.value, hidden_1TD))
-        )
-        dropout = attention.dropout.p if self.training else 0.0
-        o_1RHE, _ = packed_attention(
-            attention, q_1HRE, k_1HTE, v_1HTE, None, cells=reading, scaling=attention.scaling, dropout=dropout
-        )
-        return self.feed_forward_chunk(self.attention.output(o_1RHE.flatten(2), read_1RD))
-
-
 class PolyGeneModel(PreTrainedModel):
-    """BertModel on packed cells with a decoder whose softmax never leaves a slot's own group: bins, or own labels."""
+    """BERT on packed cells with a decoder whose softmax never leaves a slot's own group: bins, or own labels."""
 
     config_class = PolyGeneConfig
     base_model_prefix = "bert"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ("BertEmbeddings", "BertLayer", "LastLayer")
+    _no_split_modules = ("Layer",)
 
     def __init__(self, config: PolyGeneConfig) -> None:
-        config._attn_implementation = PACKED
         super().__init__(config)
-        self.bert = BertModel(config, add_pooling_layer=False)
+        self.bert = Encoder(config)
         n_logits = config.gene_logits + sum(config.phenotype_sizes)
-        self.bert.encoder.layer[-1] = LastLayer(config, layer_idx=config.num_hidden_layers - 1)
         self.decoder = nn.Linear(config.hidden_size, n_logits)
         self.gene_bias = nn.Embedding(config.n_genes, config.gene_logits)
         self.linear_branch = LinearBranch(config)
@@ -105,36 +80,22 @@ class PolyGeneModel(PreTrainedModel):
         With `before_last`, the states of all tokens before the last layer, (T, D): no prediction depends on what a key
         becomes in the last layer, so training shapes these states of keys.
         """
-        if self.config._attn_implementation != PACKED:
-            msg = (
-                f"PolyGene runs under the attention implementation {PACKED!r} only, but "
-                f"{self.config._attn_implementation!r} is set: cells of one row would see each other. "
-                f"Call model.set_attn_implementation({PACKED!r})."
-            )
-            raise ValueError(msg)
         cells = CellOffsets(n_keys, n_queries)
-        x_1TD = self._embed(input_ids, cells, unmeasured)
-        if before_last:
-            hidden_1TD = self.bert.embeddings(None, token_type_ids, position_ids, inputs_embeds=x_1TD)
-            for layer in self.bert.encoder.layer[:-1]:
-                hidden_1TD = layer(hidden_1TD, None, cells=cells)
-            return hidden_1TD[0]
-        return self.bert(
-            inputs_embeds=x_1TD,
-            position_ids=position_ids,
-            token_type_ids=token_type_ids,
-            cells=cells,
-            reading=None if read_at is None else CellOffsets(n_keys, n_queries, read_at),
-        ).last_hidden_state[0]
+        reading = None if read_at is None else CellOffsets(n_keys, n_queries, read_at)
+        words_TD = self._words(input_ids[0], cells, unmeasured)
+        hidden_TD: Tensor = self.bert(
+            words_TD, position_ids[0], token_type_ids[0], cells, reading, before_last=before_last
+        )
+        return hidden_TD
 
-    def _embed(self, input_ids: Tensor, cells: CellOffsets, unmeasured: Tensor | None) -> Tensor:
-        """Embed the tokens of a row, with the sum over a cell's unmeasured genes added to its [START], (1, T, D)."""
-        x_1TD = self.bert.embeddings.word_embeddings(input_ids)
+    def _words(self, ids_T: Tensor, cells: CellOffsets, unmeasured: Tensor | None) -> Tensor:
+        """Embed the tokens of a row, with the sum over a cell's unmeasured genes added to its [START], (T, D)."""
+        x_TD: Tensor = self.bert.embeddings["word_embeddings"](ids_T)
         if self.unmeasured is None or unmeasured is None:
-            return x_1TD
+            return x_TD
         start_at_C = cells.starts_C + self.config.first_gene_slot - 1
         sums_CD = self.unmeasured(unmeasured).expand(len(start_at_C), -1)
-        return x_1TD.index_add(1, start_at_C, sums_CD[None].to(x_1TD.dtype))
+        return x_TD.index_add(0, start_at_C, sums_CD.to(x_TD.dtype))
 
     def decode_genes(self, hidden_QD: Tensor, genes_Q: Tensor) -> Tensor:
         """Logits of the bins of the queried genes, (Q, B)."""

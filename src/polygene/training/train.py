@@ -8,7 +8,6 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from polygene.corpus.corpus import Corpus, CorpusSplit
 from polygene.errors import RecipeError
@@ -92,9 +91,7 @@ class _Run:
 
     def model(self) -> PolyGene:
         model = new_model(self.recipe, self.corpus) if self.start is None else copy_model(self.start, self.corpus)
-        if self.recipe.training.gradient_checkpointing:
-            network: Any = model.network  # transformers renamed the method, and warns of the old name
-            getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)()
+        model.network.bert.gradient_checkpointing = self.recipe.training.gradient_checkpointing
         return model
 
     def engine(self, model: PolyGene) -> Engine:
