@@ -10,9 +10,10 @@ object.
 from collections.abc import Sequence
 
 from benchmarks.shared import command
-from benchmarks.trust import ages, calibration, conditions, hierarchy, leakage, novelty
+from benchmarks.trust import ages, calibration, conditions, hierarchy, leakage, novelty, studies
 
 PARTS = {
+    "studies": studies.run,
     "calibration": calibration.run,
     "ages": ages.run,
     "conditions": conditions.run,

@@ -20,9 +20,10 @@ from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
 from polygene.model.novelty import NoveltyDetector
+from polygene.model.studies import StudyCalibration
 from polygene.tl import annotate, embed
 from polygene.vocab.ages import age_in_years
-from polygene.vocab.ontology import LabelTree
+from polygene.vocab.ontology import LabelTree, ontology_of
 from polygene.vocab.phenotypes import PhenotypeSchema
 
 MakeAnnData = Callable[..., ad.AnnData]
@@ -342,9 +343,11 @@ def test_sets_hold_the_labels_that_may_be_true_most_probable_first(adata: ad.Ann
     set_CV = calibrated.calibration.labels["cell_type"].sets(p_CV, 0.6)
     for i, text in enumerate(adata.obs["polygene_cell_type_set"]):
         expected = [labels[v] for v in np.argsort(-p_CV[i]) if set_CV[i, v]]
-        assert text == (" | ".join(expected) or "no label")
+        why = "several labels" if len(expected) > 1 else "" if expected else "no typical label"
+        expected = expected or [labels[p_CV[i].argmax()]]  # a set is never empty
+        assert text == " | ".join(expected)
         assert adata.obs["polygene_cell_type_set_size"].iloc[i] == len(expected)
-        assert adata.obs["polygene_cell_type_abstains"].iloc[i] == (len(expected) != 1)
+        assert adata.obs["polygene_cell_type_abstains"].iloc[i] == why
     assert adata.obs["polygene_cell_type_set_size"].nunique() > 1
     sets = adata.uns["polygene"]["annotate"]["sets"]["cell_type"]
     assert (sets["coverage"], sets["unit"], sets["units"]) == (0.6, "donor", 12)
@@ -358,8 +361,11 @@ def test_sets_go_through_files(adata: ad.AnnData, calibrated: PolyGene, tmp_path
     for out in (tmp_path / "out.h5ad", tmp_path / "out.csv"):
         annotate(tmp_path / "cells.h5ad", calibrated, predict="cell_type", coverage=0.9, out=out)
         obs = ad.read_h5ad(out).obs if out.suffix == ".h5ad" else pd.read_csv(out)
-        for name in ("set", "set_size", "abstains"):
-            assert list(obs[f"polygene_cell_type_{name}"]) == list(adata.obs[f"polygene_cell_type_{name}"])
+        for name in ("set", "set_size", "set_term", "abstains"):
+            read = obs[f"polygene_cell_type_{name}"]
+            assert (read if name == "set_size" else read.astype(object).fillna("")).tolist() == list(
+                adata.obs[f"polygene_cell_type_{name}"]
+            )
 
 
 def test_sets_of_too_few_donors_and_of_none_are_a_warning(
@@ -369,11 +375,64 @@ def test_sets_of_too_few_donors_and_of_none_are_a_warning(
     told = " ".join(record.message for record in caplog.records)
     assert "sex: no sets, since the model was not calibrated for it" in told
     assert "cell_type: sets rest on 12 calibration donors, 19 are needed for 0.95" in told
+    assert "cell_type: sets hold for new donors of the studies that trained the model" in told
     assert "polygene_sex_set" not in adata.obs
     with pytest.raises(PhenotypeError, match="was not calibrated for sex"):
         annotate(adata, tiny_model, predict="sex", coverage=0.9)
     with pytest.raises(PhenotypeError, match=r"0\.5 to 0\.99; got 90"):
         annotate(adata, calibrated, coverage=90)
+
+
+@pytest.fixture
+def on_studies(calibrated: PolyGene) -> PolyGene:
+    """Calibrated on studies that were left out: sets hold leaves with 0.3 at least, and errors grow with doubt."""
+    studies = StudyCalibration(
+        studies=tuple("abcdefghij"), cells=100, least_A=(0.3,) * 50, held=0.9, size=1.5, weights=(1.0, 0.0),
+        bias=0.0, novelty=1.5, auroc=0.8, auroc_unsure=0.7,
+    )  # fmt: skip
+    return replace(calibrated, calibration=replace(calibrated.calibration, studies={"cell_type": studies}))
+
+
+def test_sets_for_new_studies_hold_leaves_and_bear_their_common_term(
+    adata: ad.AnnData, on_studies: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    annotate(adata, on_studies, predict="cell_type", coverage=0.9)
+    p_CV, obs = adata.obsm["polygene_cell_type"], adata.obs
+    np.testing.assert_array_equal(obs["polygene_cell_type_set_size"], np.maximum((p_CV >= 0.3).sum(1), 1))
+    ontology = ontology_of("cell_type")
+    for text, term in set(zip(obs["polygene_cell_type_set"], obs["polygene_cell_type_set_term"], strict=True)):
+        shared = frozenset.intersection(*(ontology.above[ontology.find(label)] for label in text.split(" | ")))
+        assert term == ontology.names[max(shared, key=lambda one: ontology.information[one])]
+    assert "mononuclear leukocyte" in set(obs["polygene_cell_type_set_term"])
+    np.testing.assert_allclose(obs["polygene_cell_type_error"], 1 - p_CV.max(1), rtol=1e-3, atol=1e-4)
+    sets = adata.uns["polygene"]["annotate"]["sets"]["cell_type"]
+    assert (sets["unit"], sets["units"], list(sets["studies"])) == ("study", 10, list("abcdefghij"))
+    assert "sets hold for new donors" not in caplog.text
+
+
+def test_annotate_ends_with_three_lines_for_people(
+    adata: ad.AnnData, on_studies: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="polygene"):
+        annotate(adata, on_studies)
+    labels, errors, tissue = caplog.messages[-3:]
+    counts = adata.obs["polygene_cell_type"].value_counts()
+    assert labels.startswith(f"60 cells: {counts.index[0]} {counts.iloc[0] / 60:.0%}")
+    assert errors.startswith(f"{(adata.obs['polygene_cell_type_error'] > 0.5).sum()} of them")
+    assert tissue.startswith("the tissue looks known: ")
+
+
+@pytest.mark.parametrize("above", [0.01, 1e6])
+def test_the_last_line_says_whether_the_tissue_looks_unknown_and_what_to_do(
+    above: float, adata: ad.AnnData, on_studies: PolyGene, discerning: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    studies = {"cell_type": replace(on_studies.calibration.studies["cell_type"], novelty=above)}
+    model = replace(discerning, calibration=replace(on_studies.calibration, studies=studies))
+    with caplog.at_level("INFO", logger="polygene"):
+        annotate(adata, model)
+    assert adata.obs["polygene_unknown"].all() == (above < 1)
+    assert ("polygene finetune" in caplog.messages[-1]) == (above < 1)
+    assert adata.uns["polygene"]["annotate"]["unknown_above"] == above
 
 
 @pytest.fixture

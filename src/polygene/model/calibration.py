@@ -25,6 +25,7 @@ from polygene.model.pooling import (
     surprise,
     unit_weights,
 )
+from polygene.model.studies import StudyCalibration
 
 COVERAGES = tuple(percent / 100 for percent in range(50, 100))
 """Coverages that sets are kept for; one between them is rounded up."""
@@ -88,9 +89,13 @@ class LabelCalibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Calibration by phenotype; a phenotype that is not in it keeps the probabilities of the network."""
+    """Calibration by phenotype; a phenotype that is not in it keeps the probabilities of the network.
+
+    `labels` are for new donors of known studies, `studies` for studies never seen.
+    """
 
     labels: Mapping[str, LabelCalibration] = field(default_factory=dict)
+    studies: Mapping[str, StudyCalibration] = field(default_factory=dict)
 
     def temperature(self, phenotype: str) -> float:
         """What divides the logits of a phenotype."""
@@ -98,7 +103,9 @@ class Calibration:
 
     def save(self, file: Path) -> None:
         """Write the file calibration.json of a checkpoint."""
-        table = {"coverages": COVERAGES, "labels": {name: asdict(one) for name, one in self.labels.items()}}
+        table: dict[str, Any] = {"coverages": COVERAGES}
+        for kind, of_kind in (("labels", self.labels), ("studies", self.studies)):
+            table[kind] = {name: asdict(one) for name, one in of_kind.items()}
         file.write_text(json.dumps(table) + "\n", encoding="utf-8")
 
     @classmethod
@@ -113,17 +120,19 @@ class Calibration:
         try:
             table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             labels = {name: LabelCalibration(**one) for name, one in table["labels"].items()}
+            studies = {name: StudyCalibration(**one) for name, one in table.get("studies", {}).items()}
             fits = tuple(table["coverages"]) == COVERAGES and all(
                 np.shape(one.least_AV) == (len(COVERAGES), sizes[name]) for name, one in labels.items()
             )
+            fits = fits and all(len(one.least_A) == len(COVERAGES) for one in studies.values())
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            fits, labels, why = False, {}, f" ({type(error).__name__}: {error})"
+            fits, labels, studies, why = False, {}, {}, f" ({type(error).__name__}: {error})"
         else:
             why = ""
         if not fits:
             msg = f"{file} is no calibration of this model{why}: get the checkpoint again, whole."
             raise CheckpointError(msg)
-        return cls(labels=labels)
+        return cls(labels=labels, studies=studies)
 
 
 def check_coverage(coverage: float) -> None:

@@ -15,18 +15,19 @@ from polygene.evaluation.metrics import expected_years
 from polygene.io.read import Source
 from polygene.io.results import ResultsChunk
 from polygene.io.write import write_results
-from polygene.model.calibration import LabelCalibration, check_coverage, finest, units_needed
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import cell_states, predict_labels
 from polygene.model.shipped import DEFAULT
+from polygene.model.studies import error_features
+from polygene.runtime.ranks import world_size
 from polygene.tl._reader import CellReader, blank, load_model, phenotypes_named, results_of
+from polygene.tl._sets import Sets, Summary
 from polygene.tl._vote import check_votes, with_votes
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.ontology import TABLES, LabelTree, check_level, reported_labels
 from polygene.vocab.phenotypes import PhenotypeSchema
 
 logger = logging.getLogger("polygene")
-NO_LABEL = "no label"
 
 
 def annotate(
@@ -59,7 +60,8 @@ def annotate(
         Phenotypes to predict. None: all that are not given.
     coverage
         How often the set of labels of a cell shall hold the true one, 0.5 to 0.99, such as 0.9, on average over new
-        donors like those that the model was calibrated on. None: no sets.
+        studies, or of a model that was not calibrated on studies, over new donors of those that trained it. None: no
+        sets.
     layer
         Where the expression is: None for `X`, the name of a layer, or "raw" for `adata.raw`.
     totals
@@ -85,9 +87,13 @@ def annotate(
         The probabilities of all labels, float32 (C, V), in the order of the categories and of
         `uns["polygene"]["annotate"]["labels"]["cell_type"]`. They add up to 1: that of a coarse label is what no finer
         one has.
-    `obs["polygene_cell_type_set"]`, `..._set_size`, `..._abstains`
-        With `coverage`: the labels that may be true, as "label | label", most probable first; how many; whether they
-        are not exactly one. "no label": the cell is less typical than that share of the cells of every label.
+    `obs["polygene_cell_type_error"]`
+        The probability that this label is wrong, learned on studies that were left out whole; only of models that were
+        calibrated on such.
+    `obs["polygene_cell_type_set"]`, `..._set_size`, `..._set_term`, `..._abstains`
+        With `coverage`: the labels that may be true, as "label | label", most probable first, labels without finer ones
+        only; how many; the ontology's term for them together; why they are not one: "", "several labels", or "no
+        typical label", and then the set is the most probable one.
     `obs["polygene_age_years"]`, `..._low`, `..._high`
         Of ages: the expected years, and the middle 90 % of their probability; float32.
     `obs["polygene_cell_type_term"]`, `..._term_id`, `..._term_probability`
@@ -98,8 +104,9 @@ def annotate(
     `obs["polygene_no_panel_genes"]`
         True for a cell that expresses no gene of the panel: its predictions mean nothing.
     `obs["polygene_novelty"]`, `obs["polygene_unknown"]`
-        Distance to the nearest kind of training cell in units of the threshold, and whether it is above 1: then do not
-        trust the predictions. A share `uns["polygene"]["annotate"]["false_alarms"]` of known cells is above it too.
+        Distance to the nearest kind of training cell, 1 being what 5 % of the cells of held-out donors exceed; and
+        whether it is above `uns["polygene"]["annotate"]["unknown_above"]`, which 5 % of the cells of known types in
+        studies never seen exceed (1 without such a calibration): a kind of cell that the model does not know.
     `uns["polygene"]["annotate"]`
         Model, version, what was given and predicted, how much of the panel the file measures, what the sets rest on.
 
@@ -122,6 +129,9 @@ def annotate(
     if vote:
         results = with_votes(results, vote, lambda: np.concatenate([cell_states(model, c) for _, c in reader.chunks()]))
     write_results(results, adata, out)
+    if world_size() == 1:
+        for line in annotator.summary.lines():
+            logger.info("%s", line)
 
 
 @dataclass(eq=False)
@@ -137,7 +147,9 @@ class _Annotator:
     def __post_init__(self) -> None:
         self.schema = self.model.tokenizer.schema
         self.labels = {name: self.schema.labels[self.schema.index(name)] for name in self.predict}
-        self.sets = {} if self.coverage is None else _calibrations(self.model, self.predict, self.coverage)
+        self.sets = None if self.coverage is None else Sets(self.model, self.predict, self.coverage)
+        studies = self.model.calibration.studies.get("cell_type")
+        self.unknown_above, self.summary = studies.novelty if studies else 1.0, Summary(studies is not None)
         self.tree = None if self.back_off is None else _tree(self.labels, self.back_off)
         if self.model.novelty is None:
             logger.info("the model has no record of its training cells, so novel cells are not flagged")
@@ -150,10 +162,9 @@ class _Annotator:
         for name, p_CV in p_of.items():
             columns |= self._best(name, p_CV)
         columns["polygene_no_panel_genes"] = blank(cells)
-        for name, calibration in self.sets.items():
-            at_or_below_VV = self.model.at_or_below(name)
-            set_CV = finest(calibration.sets(p_of[name], self.coverage or 0.0, at_or_below_VV), at_or_below_VV)
-            columns |= _set_columns(name, p_of[name], set_CV, self.labels[name])
+        if self.sets:
+            for name in self.sets.used:
+                columns |= self.sets.columns(name, p_of[name])
         if self.tree and self.back_off:
             columns |= _term_columns(self.tree, p_of["cell_type"], self.back_off)
         if novelty := self.model.novelty:
@@ -163,7 +174,8 @@ class _Annotator:
             else:
                 states_CD = states_PCD[self.predict.index(novelty.query)]
             columns["polygene_novelty"] = novelty.score(states_CD)
-            columns["polygene_unknown"] = columns["polygene_novelty"] > 1
+            columns["polygene_unknown"] = columns["polygene_novelty"] > self.unknown_above
+        self.summary.add(columns)
         return ResultsChunk(pd.DataFrame(columns, index=names_C), {f"polygene_{name}": p for name, p in p_of.items()})
 
     def _best(self, name: str, p_CV: np.ndarray) -> dict[str, Any]:
@@ -175,6 +187,9 @@ class _Annotator:
         else:
             p_C = np.where(at_or_below_VV[best_C], p_CV, 0).sum(axis=1)
         best = {key: pd.Categorical.from_codes(best_C, list(self.labels[name])), f"{key}_probability": p_C}
+        if studies := self.model.calibration.studies.get(name):
+            table_VV = np.eye(p_CV.shape[1], dtype=bool) if at_or_below_VV is None else at_or_below_VV
+            best[f"{key}_error"] = studies.error(error_features(p_CV, table_VV))
         if self.schema.phenotypes[self.schema.index(name)].ordinal != "age":
             return best
         years_V = self.schema.years(name)
@@ -201,49 +216,12 @@ class _Annotator:
             "vote_weights": {name: one.vote for name, one in self.model.calibration.labels.items()},
         }
         if self.model.novelty is not None:
-            uns["false_alarms"] = self.model.novelty.false_alarms
-        if self.coverage is not None:
-            uns["sets"] = {}
-            for name, one in self.sets.items():
-                # labels with too few donors of their own use the threshold of all labels
-                pooled = np.array(self.labels[name], dtype=str)[~np.asarray(one.own(self.coverage), dtype=bool)]
-                evidence = {"coverage": self.coverage, "unit": one.unit, "units": one.units}
-                uns["sets"][name] = evidence | {"held_to_all_labels": pooled}
+            uns |= {"false_alarms": self.model.novelty.false_alarms, "unknown_above": self.unknown_above}
+        if self.sets:
+            uns["sets"] = self.sets.uns()
         if self.back_off is not None:
             uns["back_off"] = self.back_off
         return uns
-
-
-def _set_columns(name: str, p_CV: np.ndarray, set_CV: np.ndarray, labels: Sequence[str]) -> dict[str, np.ndarray]:
-    """Write sets of labels as text, most probable first, with their sizes and whether they are not one label."""
-    size_C = set_CV.sum(axis=1).astype(np.int32)
-    order_CV = np.argsort(np.where(set_CV, -p_CV, np.inf), axis=1, kind="stable")
-    named = np.asarray(labels, dtype=object)
-    texts = [" | ".join(named[order_V[:size]]) or NO_LABEL for order_V, size in zip(order_CV, size_C, strict=True)]
-    columns = {"set": np.array(texts, dtype=object), "set_size": size_C, "abstains": size_C != 1}
-    return {f"polygene_{name}_{ending}": column_C for ending, column_C in columns.items()}
-
-
-def _calibrations(model: PolyGene, predict: Sequence[str], coverage: float) -> dict[str, LabelCalibration]:
-    """Return the calibrations that sets of these phenotypes rest on; warn where there is none or it is small."""
-    check_coverage(coverage)
-    found = {name: model.calibration.labels[name] for name in predict if name in model.calibration.labels}
-    if not found:
-        msg = (
-            f"The model was not calibrated for {', '.join(predict)}, so it has no sets of labels. Leave `coverage` "
-            "out, or train on a corpus whose validation donors have these labels."
-        )
-        raise PhenotypeError(msg)
-    needed = units_needed(coverage)
-    for name in predict:
-        if name not in found:
-            logger.warning("%s: no sets, since the model was not calibrated for it", name)
-        elif found[name].units < needed:
-            logger.warning(
-                "%s: sets rest on %d calibration %ss, %d are needed for %g: they may hold the true label less often",
-                name, found[name].units, found[name].unit, needed, coverage,
-            )  # fmt: skip
-    return found
 
 
 def _tree(labels: Mapping[str, Sequence[str]], back_off: float) -> LabelTree:

@@ -1,0 +1,85 @@
+"""Write the tables of "Studies never seen" in docs/trust.md from the kept results.
+
+python -m benchmarks.trust.page
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shared.command import RESULTS
+
+PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
+BEGIN, END = "<!-- tables of benchmarks.trust.page -->", "<!-- end -->"
+COLUMNS = {
+    "cells": "cells", "accuracy": "right", "coverage_external": "sets hold", "set_size": "labels in a set",
+    "auroc_wrong": "AUROC of wrong labels: error", "auroc_wrong_1_minus_probability": "1 − probability",
+    "auroc_wrong_novelty": "novelty", "auroc_wrong_set_size": "set size", "ece_external": "ECE: error",
+    "ece_probability": "probability", "flagged": "unknown", "vote_gain": "vote adds", "majority_gain": "majority adds",
+}  # fmt: skip
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
+    """Lay out a Markdown table."""
+    head = list(head)
+    return [f"| {' | '.join(map(_text, row))} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 50 else f"{value:.2f}"
+    return "" if value is None else str(value)
+
+
+def of_calibration(results: Mapping[str, Any]) -> list[str]:
+    """Lay out what was learned from left-out studies, each group by the others."""
+    lines = [f"Left-out studies, each group by the others (`benchmarks.models.calibrate`, {_where(results)}):", ""]
+    for what, (one, other) in (("sets", ("coverage", "size")), ("errors", ("auroc", "ece"))):
+        scores = results[what]
+        groups = list(next(iter(scores.values()))["by_group"])
+        rows = [
+            [name, row[one], row[other], *(_text(row["by_group"][group][one]) for group in groups)]
+            for name, row in scores.items()
+        ]
+        lines += [*table([f"{what} by", one, other, *groups], rows), ""]
+    return lines
+
+
+def of_studies(results: Mapping[str, Any]) -> list[str]:
+    """Lay out the external studies and the donors of each model."""
+    lines = [f"External studies (`benchmarks.trust --only studies`, {_where(results)}):", ""]
+    for name, scores in {results["model"]: results, **results["other_models"]}.items():
+        columns = {key: title for key, title in COLUMNS.items() if key == "cells" or scores.get(key) is not None}
+        rows = [[study, *(row.get(key) for key in columns)] for study, row in scores["by_study"].items()]
+        rows.append(["mean", *(None if key == "cells" else scores[key] for key in columns)])
+        lines += [*table([name, *columns.values()], rows), ""]
+        told = {what: one for what, one in scores["novel_tissue_by"].items() if one is not None}
+        if told:
+            aurocs = ", ".join(f"{what} {one:.2f}" for what, one in told.items())
+            lines += [f"AUROC of telling cell lines, which no model learned, from these studies: {aurocs}.", ""]
+        if donors := scores["donor_scores"]:
+            who = [key for key in next(iter(donors.values())) if key not in ("donors", "score")]
+            rows = [[p, row["donors"], row["score"], *(row.get(one) for one in who)] for p, row in donors.items()]
+            lines += [*table(["test donors", "donors", "score", *who], rows), ""]
+    return lines
+
+
+def _where(results: Mapping[str, Any]) -> str:
+    return f"{results['date']}, seed {results['seed']}, {results['hardware']['processor']}"
+
+
+def main() -> None:
+    """Write the page."""
+    lines = []
+    for name, lay_out in (("calibrate", of_calibration), ("studies", of_studies)):
+        if (file := RESULTS / f"{name}.json").exists():
+            lines += lay_out(json.loads(file.read_text(encoding="utf-8")))
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    after = rest.split(END, 1)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
