@@ -8,6 +8,7 @@ import pytest
 from typer.main import get_command
 
 import polygene as pg
+from polygene.app import serve
 from polygene.cli.commands import app
 from polygene.corpus.prepare import PrepareConfig
 
@@ -83,6 +84,13 @@ def test_other_commands_differ_from_their_function_by_a_short_list(name: str) ->
             assert same(option.default, default), (one, option.default, default)
 
 
+def test_the_command_app_has_the_parameters_of_serve() -> None:
+    of_serve = inspect.signature(serve).parameters
+    options = parameters_of("app")
+    assert [{"adata": "cells"}.get(name, name) for name in options] == list(of_serve)
+    assert all(same(options[name].default, one.default) for name, one in of_serve.items() if name != "cells")
+
+
 def test_defaults_that_prepare_prints_are_those_of_its_config() -> None:
     options, config = parameters_of("prepare"), PrepareConfig()
     assert options["genes"].show_default == str(config.n_genes)
@@ -93,4 +101,4 @@ def test_every_verb_is_a_command_and_every_command_a_public_function() -> None:
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
     assert set(pg.tl.__all__) == set(VERBS) <= commands
     functions = {name for name in commands - set(VERBS) if callable(getattr(pg, name, None))}
-    assert commands - set(VERBS) - functions == {"demo", "info", "models"}
+    assert commands - set(VERBS) - functions == {"app", "demo", "info", "models"}

@@ -20,7 +20,7 @@ from typer import Argument, Option
 from polygene.cli import verbs
 from polygene.cli.console import Commands, console, print_all, print_error
 from polygene.cli.options import Layer, Model, pairs
-from polygene.errors import DataError, RecipeError
+from polygene.errors import RecipeError
 from polygene.runtime.ranks import one_process, rank
 
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -122,7 +122,6 @@ def train(
     write_recipe: Annotated[
         Path | None, Option(metavar="MINE.toml", help="Only write the recipe, with comments.")
     ] = None,
-    restart: Annotated[bool, Option("--restart", help="Begin anew, in place of going on with a stopped run.")] = False,
 ) -> None:
     """Train a model as a recipe says, or with defaults for a corpus; a run that was stopped goes on."""
     from polygene.training import defaults
@@ -137,7 +136,7 @@ def train(
     recipe = defaults.find_recipe(source or "", out)
     from polygene.training.train import train as train_recipe
 
-    train_recipe(recipe, restart=restart)
+    train_recipe(recipe)
     _describe(Path(recipe.out), brief=True)
 
 
@@ -155,18 +154,13 @@ def evaluate(
 ) -> None:
     """Score a model on held-out donors, beside baselines."""
     from polygene.corpus.corpus import Corpus
-    from polygene.model.folder import DECISIVE, METRICS, OPTIONAL
     from polygene.model.shipped import MODELS
-    from polygene.runtime.atomic import atomic_file, refuse_input
+    from polygene.runtime.atomic import atomic_file
     from polygene.runtime.json import write_json
-    from polygene.vocab.tokenizer import FILES
 
     opened, folder = Corpus(corpus), Path(model).resolve()
     own = folder.is_dir() and not folder.is_relative_to(MODELS)  # a shipped or Hub model has no place for numbers
-    file = out or (folder / METRICS if own else None)
-    if file:  # --out may name a file of the model or of the corpus
-        in_corpus = (corpus / name for name in (*FILES, "corpus.json"))
-        refuse_input(file, *(folder / name for name in (*DECISIVE, *OPTIONAL)), *in_corpus)
+    file = out or (folder / "metrics.json" if own else None)
     with ExitStack() as stack:
         part = stack.enter_context(atomic_file(file, (".json",))) if file else None
         page = stack.enter_context(atomic_file(report, (".html",))) if report else None
@@ -197,6 +191,19 @@ def demo(
     print_all(run(out, seed=seed))
 
 
+@app.command("app")
+def page(
+    cells: Annotated[str | None, Argument(metavar="CELLS.h5ad", help="A file that the page shows first.")] = None,
+    host: Annotated[str, Option(help="Address to listen on; any but this computer's own needs a token.")] = "127.0.0.1",
+    port: Annotated[int, Option(help="Where; if it is taken, the next that is free.")] = 8787,
+    browser: Annotated[bool, Option("--browser/--no-browser", help="Open a browser.")] = True,
+) -> None:
+    """Open the local page: drop a file, see what the cells are, ask "what if". The data stay on this computer."""
+    from polygene.app import serve
+
+    serve(cells, host=host, port=port, browser=browser)
+
+
 @app.command()
 def info(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="A checkpoint, the name of one that ships, or a corpus.")],
@@ -214,10 +221,7 @@ def models() -> None:
 
 
 def _lines(path: Path) -> list[str]:
-    from polygene.runtime.files import loading, read_text
-
-    with loading(path, DataError, "give a text file of genes, one a line"):
-        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _describe(folder: Path, *, brief: bool = False) -> None:

@@ -33,7 +33,6 @@ def annotate(
     ] = None,
     vote: Annotated[list[str] | None, Option(metavar="NAME=COLUMN", help=VOTE)] = None,
     out: o.Out = None,
-    overwrite: o.Overwrite = False,
 ) -> None:
     """Predict cell type, tissue, sex, age and disease of each cell."""
     _call("annotate", locals() | {"vote": o.pairs(vote, "--vote", "cell_type=leiden") or None})
@@ -45,7 +44,6 @@ def vote(
     phenotype: Annotated[str, Option(help="What they vote on.")] = "cell_type",
     share: Annotated[float, Option(help="A group of which less agrees is heterogeneous.")] = 0.5,
     out: o.Out = None,
-    overwrite: o.Overwrite = False,
 ) -> None:
     """Let the cells of each group, such as a cluster or a donor, decide together."""
     _call("vote", locals())
@@ -58,7 +56,6 @@ def embed(
     layer: o.Layer = None,
     totals: o.Totals = None,
     out: o.Out = None,
-    overwrite: o.Overwrite = False,
 ) -> None:
     """Embed each cell, for neighbours, clusters and UMAP."""
     _call("embed", locals())
@@ -73,7 +70,6 @@ def denoise(
     layer: o.Layer = None,
     totals: o.Totals = None,
     out: o.CopyOut = None,
-    overwrite: o.Overwrite = False,
 ) -> None:
     """Predict the expression of each gene from the other genes of its cell."""
     _call("denoise", locals())

@@ -104,4 +104,4 @@ def track(chunks: Iterable[ResultsChunk], n_cells: int, *, done: str, device: ob
     with progress(n_cells, done=done, device=device) as advance:
         for chunk in chunks:
             yield chunk
-            advance(len(chunk.obs))
+            advance(len(chunk.obs), made=chunk)

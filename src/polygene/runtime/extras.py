@@ -20,6 +20,9 @@ EXTRA_OF = {
     "matplotlib": "report",
     "scanpy": "report",
     "aiohttp": "remote",
+    "fastapi": "app",
+    "umap": "app",
+    "uvicorn": "app",
 }
 """Extra by the module that it brings; every module that is not in the base dependencies is here."""
 

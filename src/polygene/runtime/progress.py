@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from polygene.runtime.ranks import rank, world_size
 
 logger = logging.getLogger("polygene")
+
+Listener = Callable[["Advance", Any], None]
+_LISTENERS: list[Listener] = []
 
 
 class Advance:
@@ -24,20 +28,32 @@ class Advance:
             *columns, TimeRemainingColumn(), console=console, transient=True, disable=not self.is_visible
         )
         self._task = self.bar.add_task("", total=total, speed="")
-        self._done, self._unit, self._every, self._note = done, unit, every, ""
+        self.total, self.done, self._unit, self._every, self._note = total, done, unit, every, ""
         self._of = f" of {total:,.0f}" if total else ""
         self._where = "" if device is None else f" on {device}"
         self._process = f" (process {rank() + 1} of {world_size()})" if world_size() > 1 else ""
         self.n, self._idle = 0.0, 0.0
         self._started = self._last = time.perf_counter()
 
-    def __call__(self, n: float, note: str | None = None, *, idle: float = 0.0, total: float | None = None) -> None:
-        """Add what was just done; `idle` seconds do not count for the speed, and `note` is shown behind it."""
-        self.n, self._idle = self.n + n, self._idle + idle
+    def __call__(
+        self, n: float, note: str | None = None, *, idle: float = 0.0, total: float | None = None, made: Any = None
+    ) -> None:
+        """Add what was just done; `idle` seconds do not count for the speed, and `note` is shown behind it.
+
+        `made` is what those who listen get of it.
+        """
+        self.n, self._idle, self.total = self.n + n, self._idle + idle, total or self.total
         self._note = self._note if note is None else f" {note}"
         self.bar.update(self._task, completed=int(self.n), total=total, speed=self.speed() + self._note)
         if not self.is_visible and time.perf_counter() - self._last > self._every:
             self.log(self._of)
+        for listener in _LISTENERS:
+            listener(self, made)
+
+    def left(self) -> float | None:
+        """Estimate how many seconds are left; None where the end is not known."""
+        seconds = time.perf_counter() - self._started
+        return None if not self.total or not self.n else seconds * max(self.total - self.n, 0) / self.n
 
     def speed(self) -> str:
         """Name the amount done in a second."""
@@ -48,7 +64,7 @@ class Advance:
         """Write a line with all of it."""
         self._last = time.perf_counter()
         n = f"{self.n:,.0f}{of} {self._unit}"
-        logger.info("%s %s%s, %s%s%s", self._done, n, self._where, self.speed(), self._note, self._process)
+        logger.info("%s %s%s, %s%s%s", self.done, n, self._where, self.speed(), self._note, self._process)
 
 
 @contextmanager
@@ -65,3 +81,13 @@ def progress(
         yield advance
     if every is None:
         advance.log()
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call `listener` at every step of all progress in the block, with the progress and what was just made."""
+    _LISTENERS.append(listener)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(listener)

@@ -22,7 +22,6 @@ def embed(
     layer: str | None = None,
     totals: str | None = None,
     out: str | Path | None = None,
-    overwrite: bool = False,
 ) -> None:
     """Embed cells in the model's space, from their expression alone.
 
@@ -37,7 +36,7 @@ def embed(
         A PolyGene, or the name or folder of one.
     key_added
         Name in `obsm`.
-    layer, totals, out, overwrite
+    layer, totals, out
         As for `annotate`; a table (.parquet, .csv) gets a column for each dimension.
 
     Notes
@@ -60,5 +59,4 @@ def embed(
         return ResultsChunk(pd.DataFrame(index=names_C), {key_added: cell_states(model, cells)})
 
     done = f"embedded in {model.network.config.hidden_size} dimensions"
-    results = results_of("embed", model, reader, block, done=done, uns={"key": key_added})
-    write_results(results, adata, out, overwrite=overwrite)
+    write_results(results_of("embed", model, reader, block, done=done, uns={"key": key_added}), adata, out)

@@ -1,0 +1,166 @@
+"""Questions about selected cells: what they are, which genes mark them, and "what if".
+
+Legend: C selected cells that are read, V labels of one phenotype.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from polygene.app.worker import say
+from polygene.errors import DataError
+from polygene.io.read import CellSource, open_cells
+from polygene.model.shipped import folder_of
+from polygene.runtime.subsample import spread
+from polygene.tl import counterfactual, perturb
+from polygene.vocab.expression import log1p_values
+from polygene.vocab.tokenizer import CellTokenizer
+
+MOST_ASKED = 1_000
+"""Selected cells that a question reads, spread evenly over the selection."""
+BLOCK = 20_000  # rows of probabilities read at once
+SHOWN, SHOWN_GENES = 6, 15
+UNSURE = 0.5  # a cell whose label is less probable counts as uncertain where there are no sets
+
+
+def rows_of(folder: str) -> np.ndarray:
+    """Read which cells are selected, ascending."""
+    file = Path(folder) / "selection.bin"
+    rows = np.unique(np.fromfile(file, np.uint32)).astype(np.int64) if file.exists() else np.zeros(0, np.int64)
+    if not len(rows):
+        msg = "No cell is selected: draw around cells on the map, or click a label of the legend."
+        raise DataError(msg)
+    return rows
+
+
+def selected(*, folder: str) -> dict[str, Any]:
+    """Return the mean probabilities of the labels of each phenotype over the selected cells."""
+    rows, out = rows_of(folder), Path(folder) / "annotated.h5ad"
+    cells = open_cells(out)
+    with h5py.File(out) as opened:
+        labels = opened["uns/polygene/annotate/labels"]
+        phenotypes = []
+        for name in opened["uns/polygene/annotate/predict"].asstr()[:]:
+            total_V = np.zeros(len(labels[name]))
+            for first in range(0, cells.n_obs, BLOCK):
+                here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + BLOCK)] - first
+                if len(here):
+                    total_V += opened[f"obsm/polygene_{name}"][first : first + BLOCK][here].sum(axis=0)
+            most = np.argsort(-total_V)[:SHOWN]
+            texts = labels[name].asstr()[:]
+            phenotypes.append({"name": name, "labels": [[texts[v], float(total_V[v] / len(rows))] for v in most]})
+            say("progress", n=len(phenotypes))
+    obs = cells.frame([name for name in cells.columns if name.startswith("polygene_")]).iloc[rows]
+    first = next((one["name"] for one in phenotypes if one["name"] == "cell_type"), phenotypes[0]["name"])
+    abstains = f"polygene_{first}_abstains"
+    unsure_C = obs[abstains] if abstains in obs else obs[f"polygene_{first}_probability"] < UNSURE
+    for one in phenotypes:
+        if (years := f"polygene_{one['name']}_years") in obs:
+            one["years"] = obs[years].quantile([0.5, 0.05, 0.95]).tolist()
+    unknown = {"unknown": float(obs["polygene_unknown"].mean())} if "polygene_unknown" in obs else {}
+    phenotypes.sort(key=lambda one: one["name"] != first)
+    about = {"unsure": float(unsure_C.mean()), "by_sets": abstains in obs, "of": first, **unknown}
+    return {"cells": len(rows), "phenotypes": phenotypes, **about}
+
+
+def markers(*, file: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Rank genes that are higher in the selected cells than in the others (scanpy, t-test)."""
+    import scanpy as sc
+
+    cells, rows = open_cells(file["path"], layer=file["layer"]), rows_of(folder)
+    others = np.setdiff1d(np.arange(cells.n_obs), rows, assume_unique=True)
+    chosen = [some[spread(len(some), MOST_ASKED)] for some in (rows, others)]
+    if min(map(len, chosen)) < 2:
+        return {"genes": [], "why": "Genes are compared where two cells or more are selected, and two are not."}
+    both = np.sort(np.concatenate(chosen))
+    found = subset(cells, both)
+    adata = ad.AnnData(log1p_values(found, scale=cells.scale), var=pd.DataFrame(index=cells.var.index.astype(str)))
+    adata.var_names_make_unique()
+    adata.obs["group"] = pd.Categorical(np.where(np.isin(both, rows), "selected", "others"))
+    sc.tl.rank_genes_groups(adata, "group", groups=["selected"], method="t-test", pts=True)
+    table = sc.get.rank_genes_groups_df(adata, "selected").head(SHOWN_GENES)
+    genes = [
+        {"gene": row.names, "change": float(row.logfoldchanges), "here": float(row.pct_nz_group),
+         "elsewhere": float(row.pct_nz_reference)}
+        for row in table.itertuples()
+    ]  # fmt: skip
+    return {"genes": genes, "read": [len(some) for some in chosen]}
+
+
+def change_labels(
+    *, file: dict[str, Any], folder: str, model: str, changes: dict[str, str], donor: str
+) -> dict[str, Any]:
+    """Predict how the genes of the selected cells change if these labels were others (`tl.counterfactual`)."""
+    cells, rows = _asked(file, folder)
+    adata, schema = subset(cells, rows), CellTokenizer.load(folder_of(model)).schema
+    taken = []
+    predicted = open_cells(Path(folder) / "annotated.h5ad").frame([f"polygene_{name}" for name in changes])
+    for name in changes:
+        column = schema.phenotypes[schema.index(name)].column
+        if column not in adata.obs and f"polygene_{name}" in predicted:
+            adata.obs[column] = predicted[f"polygene_{name}"].to_numpy()[rows]
+            taken.append(name)
+    out = Path(folder) / "what-if.csv"
+    table = counterfactual(adata, model, changes, out=out, donor=donor)
+    kind = "expression" if "tokens_expression" in table else "expressed"
+    ends = {"before": "", "change": "_change", "low": "_low", "high": "_high"}
+    names = {f"tokens_{kind}{end}": key for key, end in ends.items()} | {f"half_{kind}_change": "half"}
+    effects = table.rename(columns=names)[["gene", *names.values()]]
+    effects = effects.sort_values("change", ascending=False, kind="stable")
+    first = table.iloc[0]
+    return {
+        "kind": kind,
+        "cells": int(first["cells"]),
+        "donors": int(first["donors"]) if donor in adata.obs else 0,
+        "selected": len(rows_of(folder)),
+        "taken": taken,
+        "up": _rows(effects[effects["change"] > 0].head(SHOWN_GENES)),
+        "down": _rows(effects[effects["change"] < 0].iloc[::-1].head(SHOWN_GENES)),
+    }
+
+
+def change_genes(
+    *, file: dict[str, Any], folder: str, model: str, knock_out: list[str], over_express: list[str],
+    donor: str,
+) -> dict[str, Any]:  # fmt: skip
+    """Predict how the phenotypes of the selected cells move if these genes were removed or raised (`tl.perturb`)."""
+    cells, rows = _asked(file, folder)
+    adata, out = subset(cells, rows), Path(folder) / "what-if.csv"
+    table = perturb(adata, model, knock_out=knock_out, over_express=over_express, donor=donor, out=out)
+    effects = table[~table["effect_on"].isin(["embedding", "expression"])].rename(columns={"effect": "change"})
+    effects = effects.reindex(effects["change"].abs().sort_values(ascending=False, kind="stable").index)
+    shown, first = ["target", "before", "change", "low", "high"], table.iloc[0]
+    of_phenotype = {name: effects[effects["effect_on"] == name].head(SHOWN) for name in table["effect_on"].unique()}
+    return {
+        "perturbation": first["perturbation"],
+        "cells": int(first["n_cells"]),
+        "read": len(rows),
+        "donors": int(first["n_donors"]),
+        "selected": len(rows_of(folder)),
+        "phenotypes": [{"name": name, "rows": _rows(some[shown])} for name, some in of_phenotype.items() if len(some)],
+    }
+
+
+def subset(cells: CellSource, rows: np.ndarray) -> ad.AnnData:
+    """Read some cells into memory."""
+    chunks = list(cells.chunks(rows))
+    obs = pd.concat([chunk.obs for chunk in chunks])
+    return ad.AnnData(sparse.vstack([chunk.X for chunk in chunks], format="csr"), obs=obs, var=cells.var)
+
+
+def _asked(file: dict[str, Any], folder: str) -> tuple[CellSource, np.ndarray]:
+    rows = rows_of(folder)
+    return open_cells(file["path"], layer=file["layer"]), rows[spread(len(rows), MOST_ASKED)]
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Give rows as the page reads them; NaN, which is no JSON, is None."""
+    return [
+        {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()}
+        for row in table.to_dict("records")
+    ]

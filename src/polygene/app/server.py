@@ -1,0 +1,68 @@
+"""`polygene app`: start the server, and open the page."""
+
+import secrets
+import socket
+import threading
+import webbrowser
+from pathlib import Path
+
+import uvicorn
+
+from polygene.app.guard import LOOPBACK
+from polygene.app.routes import make_app
+from polygene.errors import DataError
+
+
+def serve(cells: str | Path | None = None, *, host: str = "127.0.0.1", port: int = 8787, browser: bool = True) -> None:
+    """Open the local page, and serve it until it is interrupted. The data do not leave this computer.
+
+    Parameters
+    ----------
+    cells
+        A file that the page shows first; none: the page asks for one.
+    host
+        The address to listen on. Any but this computer's own (127.0.0.1) needs a token, which is printed.
+    port
+        Where; if it is taken, the next that is free.
+    browser
+        Whether to open a browser.
+    """
+    if cells is not None and not Path(cells).exists():
+        msg = f"there is no file {str(cells)!r}"
+        raise DataError(msg)
+    token = None if host in LOOPBACK else secrets.token_urlsafe(32)
+    listener = _listen(host, port)
+    port = listener.getsockname()[1]
+    start = None if cells is None else str(Path(cells).resolve())
+    app = make_app(host=host, port=port, token=token, start=start)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{port}/" + (
+        f"#{token}" if token else ""
+    )  # what follows # is never sent, so never logged
+    print(f"PolyGene is at {address}\nStop it with Ctrl-C; what was uploaded is then removed.", flush=True)  # noqa: T201
+    if browser:
+        threading.Timer(1.0, webbrowser.open, [address]).start()
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen on the port, or on the next of a hundred that is free."""
+    if not 0 <= port <= 65_535:
+        msg = f"port is a number from 0 to 65535, got {port}."
+        raise DataError(msg)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for one in range(port, min(port + 100, 65_536)):
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, one))
+        except OSError as error:
+            listener.close()
+            last = error
+        else:
+            return listener
+    msg = f"{host}:{port} cannot be listened on: {last}. Choose another --host or --port."
+    raise DataError(msg) from last

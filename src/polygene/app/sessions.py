@@ -1,0 +1,209 @@
+"""Sessions: each browser has a folder, a worker and a state of its own, and sees those of no other."""
+
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from polygene.app.worker import Worker
+from polygene.errors import DataError
+
+PREFIX, LOCK = "polygene-app-", "lock"
+MOST = 8  # sessions at a time; each may hold a worker of some 600 MB
+IDLE = 600.0  # seconds after which a worker without work is ended
+GONE = 3600.0  # seconds after which a session whose page was shut is removed
+KEPT = 200  # messages kept for a page that connects again
+HEAVY = 20_000  # cells of a file whose worker is replaced after predicting, so that its memory is free again
+
+
+class Session:
+    """One page's files, worker and state."""
+
+    def __init__(self, root: Path) -> None:
+        self.id = secrets.token_urlsafe(32)
+        self.folder = Path(tempfile.mkdtemp(dir=root))
+        self.state: dict[str, Any] = {}
+        self.messages: deque[tuple[int, dict[str, Any]]] = deque(maxlen=KEPT)
+        self.progress: dict[str, Any] | None = None
+        self.listeners, self.seen = 0, time.monotonic()
+        self._numbers, self._lock = count(1), threading.RLock()
+        self._waiting: deque[tuple[int, str, dict[str, Any]]] = deque()
+        self._job: tuple[int, str, dict[str, Any]] | None = None
+        self._worker: Worker | None = None
+
+    def warm(self) -> None:
+        """Start the worker, which takes seconds to import what it needs."""
+        with self._lock:
+            self.seen = time.monotonic()
+            self._worker = self._worker or Worker(self.folder, self._receive)
+
+    def submit(self, name: str, /, **arguments: Any) -> int:
+        """Queue a job, in place of one of the same name that still waits; return its number."""
+        with self._lock:
+            job = (next(self._numbers), name, arguments)
+            self._waiting = deque([*(one for one in self._waiting if one[1] != name), job])
+            self._next()
+            return job[0]
+
+    def cancel(self) -> None:
+        """End the job at hand and forget those that wait."""
+        with self._lock:
+            self._waiting.clear()
+            job, self._job, self.progress = self._job, None, None
+            if job is None:
+                return
+            self._stop()
+            _remove(*self.folder.glob(".*.part*"), *self.folder.glob("polygene-*"))
+            self._tell({"kind": "failed", "id": job[0], "name": job[1], "text": "Cancelled.", "cancelled": True})
+        self.warm()
+
+    def change(self, **facts: Any) -> None:
+        """Change the state, and tell the page."""
+        with self._lock:
+            self.state = self.state | facts  # a new one, since the server may be writing the old one out
+            self._tell({"kind": "state", "state": self.state})
+
+    def forget(self) -> None:
+        """Remove the files of the session, and all that was computed."""
+        self.cancel()
+        with self._lock:
+            _remove(*self.folder.iterdir())
+            self.state = {}
+            self.messages.clear()
+
+    def rest(self) -> None:
+        """End a worker that has had nothing to do for long."""
+        with self._lock:
+            if self._worker and not self._job and time.monotonic() - self.seen > IDLE:
+                self._stop()
+
+    def close(self) -> None:
+        """End the worker and remove the folder."""
+        with self._lock:
+            self._waiting.clear()
+            self._job = None
+            self._stop()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The number of the process that computes, if there is one."""
+        return self._worker.pid if self._worker else None
+
+    def _stop(self) -> None:
+        if self._worker:
+            self._worker.stop()
+        self._worker = None
+
+    def _next(self) -> None:
+        if self._job is None and self._waiting:
+            self.warm()
+            assert self._worker is not None
+            self._job = self._waiting.popleft()
+            self.progress = {"kind": "progress", "id": self._job[0], "name": self._job[1], "notes": []}
+            self._worker.send(*self._job[1:])
+
+    def _receive(self, worker: Worker, message: dict[str, Any]) -> None:
+        """Pass on what the worker says about the job at hand."""
+        with self._lock:
+            if worker is not self._worker:
+                return
+            self.seen = time.monotonic()
+            if self._job is None or self.progress is None:
+                self._worker = None if message.get("ended") else worker
+                return
+            number, name, _ = self._job
+            if isinstance(message.get("text"), str):  # a path of the server is no help to the reader
+                message["text"] = message["text"].replace(f"{self.folder}{os.sep}", "")
+            if message["kind"] == "progress":
+                self.progress = self.progress | message
+            elif message["kind"] == "note":
+                self.progress = self.progress | {"notes": [*self.progress["notes"], message]}
+            elif message["kind"] == "state":
+                self.change(**message["state"])
+            else:
+                self._finish(message | {"id": number, "name": name, "notes": self.progress["notes"]})
+
+    def _finish(self, message: dict[str, Any]) -> None:
+        self._job = self.progress = None
+        is_heavy = message["name"] == "annotate" and self.state.get("file", {}).get("cells", 0) > HEAVY
+        if message.pop("ended", False) or is_heavy:
+            self._stop()
+            self.warm()
+        self._tell(message)
+        self._next()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self.messages.append((next(self._numbers), message))
+
+
+class Sessions:
+    """All sessions of a server, in a private folder that is gone when the server is."""
+
+    def __init__(self) -> None:
+        remove_leftovers()
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX))  # for its owner only
+        self._lock = FileLock(self.root / LOCK)
+        self._lock.acquire()
+        self._sessions: dict[str, Session] = {}
+
+    def get(self, key: str | None) -> Session | None:
+        """Find a session by the cookie of its page."""
+        return self._sessions.get(key or "")
+
+    def new(self) -> Session:
+        """Make a session; where there are many, the one whose page was shut longest ago goes."""
+        if len(self._sessions) >= MOST:
+            shut = [one for one in self._sessions.values() if not one.listeners]
+            if not shut:
+                msg = f"{MOST} pages are open on this server; shut one of them first."
+                raise DataError(msg)
+            self._remove(min(shut, key=lambda one: one.seen))
+        session = Session(self.root)
+        self._sessions[session.id] = session
+        return session
+
+    def tidy(self) -> None:
+        """End workers without work, and remove sessions whose page was shut long ago."""
+        for session in list(self._sessions.values()):
+            session.rest()
+            if not session.listeners and time.monotonic() - session.seen > GONE:
+                self._remove(session)
+
+    def close(self) -> None:
+        """Remove everything."""
+        for session in list(self._sessions.values()):
+            self._remove(session)
+        self._lock.release()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _remove(self, session: Session) -> None:
+        del self._sessions[session.id]
+        session.close()
+
+
+def remove_leftovers() -> None:
+    """Remove the folders of servers that were killed: those of this user whose lock nobody holds."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if folder.is_symlink() or folder.lstat().st_uid != os.getuid() or not (folder / LOCK).exists():
+            continue
+        lock = FileLock(folder / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            continue
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

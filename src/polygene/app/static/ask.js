@@ -1,0 +1,122 @@
+// "What if", and what is taken away.
+
+import { get, job } from "./api.js";
+import { picture, selectedNames, selectedRows } from "./look.js";
+import { $, attempt, count, download, element, fill, option, percent, warn, words } from "./page.js";
+
+const NS = "http://www.w3.org/2000/svg";
+let state, asked = 0;
+
+export function startAsking(given) {
+  state = given;
+  const able = state.file.phenotypes.filter((one) => one.known.length > 1);
+  fill($("change-name"), ...able.map((one) => option(one.name, words(one.name)))); labels();
+  const donors = state.file.columns.filter((one) => one.n_labels > 0);
+  fill($("donor"), ...(donors.some((one) => one.name === "donor_id") ? [] : [option("donor_id", "no column")]), ...donors.map((one) => option(one.name)));
+  $("donor").value = "donor_id"; fill($("what-if-found")); about(); showPython();
+}
+
+function labels() {
+  const one = state.file.phenotypes.find(({ name }) => name === $("change-name").value);
+  fill($("change-label"), ...(one?.known ?? []).map((label) => option(label)));
+}
+
+function about() {
+  const n = selectedRows().length;
+  $("what-if-of").textContent = n ? `About the ${count(n)} selected cells${n > 1000 ? "; 1,000 of them, evenly spread, are read" : ""}.` : "First select cells: draw around them on the map, or click a label of the legend.";
+  for (const button of document.querySelectorAll(".ask button")) button.disabled = !n;
+}
+
+async function ask(body, draw) {
+  const number = ++asked;
+  fill($("what-if-found"), element("p", { className: "soft", textContent: "The model is asked…" }));
+  const found = await attempt(() => job("what-if", { ...body, donor: $("donor").value }));
+  if (number === asked) fill($("what-if-found"), ...(found ? draw(found) : []));
+}
+
+function changed(found) {
+  const name = words($("change-name").value), to = $("change-label").value, unit = found.kind === "expression" ? "log1p counts per 10,000" : "probability of being expressed";
+  const most = Math.max(...[...found.up, ...found.down].map(({ change, low, high }) => Math.max(Math.abs(change), Math.abs(low ?? 0), Math.abs(high ?? 0))), 1e-9);
+  const donors = found.donors > 1 ? `a mean over ${count(found.donors)} donors, with 95 % intervals` : "without intervals, for which donors are needed";
+  const taken = found.taken.length ? ` Their own ${words(found.taken[0])} is the predicted one.` : "";
+  return [
+    element("h2", { textContent: `If ${name} were ${to}` }),
+    element("p", { className: "soft small", textContent: `${count(found.cells)} cells with another ${name}; ${unit}; ${donors}.${taken}` }),
+    effects("Expected higher", found.up, "gene", most, (one) => signed(one.change), (one) => signed(one.half)), effects("Expected lower", found.down, "gene", most, (one) => signed(one.change), (one) => signed(one.half)),
+    element("p", { className: "soft small", textContent: "The change from the labels alone; beside it in grey, the change where half of the cell's other genes are seen too, which often contradict the new label." }), keep(),
+  ];
+}
+
+function moved(found) {
+  const least = .0005;
+  const tables = found.phenotypes.map(({ name, rows }) => {
+    const shown = rows.filter((one) => Math.abs(one.change) >= least || name === "age"), most = Math.max(...shown.map((one) => Math.max(Math.abs(one.change), Math.abs(one.low ?? 0), Math.abs(one.high ?? 0))), .05);
+    const text = (one) => (one.target === "years" ? `${signed(one.change)} years` : `${percent(one.before)} → ${percent(Math.max(0, one.before + one.change))}`);
+    return shown.length ? effects(`${words(name)[0].toUpperCase()}${words(name).slice(1)}`, shown, "target", name === "age" ? Math.max(most, 5) : most, text) : null;
+  }).filter(Boolean);
+  const none = tables.length ? null : element("p", { textContent: "No phenotype moves by more than 0.05 %." });
+  return [element("h2", { textContent: found.perturbation.replace(" KO", " removed").replace(" OE", " raised") }), element("p", { className: "soft small", textContent: `${count(found.cells)} of ${count(found.read)} cells change${found.donors > 1 ? `; a mean over ${found.donors} donors, with 95 % intervals` : ""}.` }), none, ...tables, keep()];
+}
+
+const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+const keep = () => element("button", { textContent: "Download the whole table", onclick: () => save("what-if") });
+
+function effects(title, rows, key, most, text, beside) {
+  const line = (one) => element("tr", {}, element("th", { scope: "row", textContent: one[key] }), element("td", {}, interval(one, most)), element("td", { className: "n", textContent: text(one) }), beside ? element("td", { className: "n soft", textContent: beside(one) }) : null);
+  return element("table", { className: "effects" }, element("caption", { textContent: title }), element("tbody", {}, ...(rows.length ? rows.map(line) : [element("tr", {}, element("td", { textContent: "none" }))])));
+}
+
+function interval({ change, low, high }, most) {
+  const svg = document.createElementNS(NS, "svg"), x = (value) => 50 + 48 * value / most;
+  svg.setAttribute("viewBox", "0 0 100 16"); svg.setAttribute("preserveAspectRatio", "none"); svg.setAttribute("aria-hidden", "true");
+  const add = (tag, facts) => { const made = document.createElementNS(NS, tag); for (const [name, value] of Object.entries(facts)) made.setAttribute(name, value); svg.append(made); };
+  add("rect", { x: Math.min(50, x(change)), y: 4, width: Math.max(.7, Math.abs(x(change) - 50)), height: 8, fill: change > 0 ? "#d55e00" : "#0072b2" });
+  add("line", { x1: 50, x2: 50, y1: 0, y2: 16, stroke: "currentColor", "stroke-width": .4 });
+  if (low !== null) add("line", { x1: x(low), x2: x(high), y1: 8, y2: 8, stroke: "currentColor", "stroke-width": 1.4 });
+  return svg;
+}
+
+export async function showPython() {
+  const answer = await get("take/py").catch(() => null);
+  if (answer) $("python").textContent = await answer.text();
+}
+
+async function save(what) {
+  if (what === "png" || what === "svg") { await savePicture(what); return; }
+  if (what === "cells") {
+    if (!selectedRows().length) { warn("No cell is selected."); return; }
+    download(new Blob([(await selectedNames()).join("\n")], { type: "text/plain" }), "selected-cells.txt"); return;
+  }
+  if (["csv", "parquet", "html"].includes(what)) await job(`take/${what}`);
+  element("a", { href: `/api/take/${what}`, download: "" }).click();
+}
+
+async function savePicture(what) {
+  const { scatter, colours, palette, hidden } = picture();
+  if (!scatter?.n || !colours) { warn("There is no map yet."); return; }
+  scatter.paint();
+  const { width, height } = scatter.points, ratio = window.devicePixelRatio || 1, style = getComputedStyle(document.documentElement), ink = style.getPropertyValue("--ink"), back = style.getPropertyValue("--card");
+  const rows = colours.kind === "labels" ? colours.labels.map((label, i) => [label, palette[i], colours.counts[i]]).filter((_, i) => !hidden.has(i)).slice(0, 40) : [[`${words(colours.name)}: ${colours.low.toFixed(2)} (dark) to ${colours.high.toFixed(2)} (bright)`, "#35b779", null]];
+  const wide = width + 420 * ratio, high = Math.max(height, (rows.length + 2) * 22 * ratio);
+  if (what === "svg") {
+    const escape = (text) => text.replace(/[&<>"]/g, (one) => `&#${one.charCodeAt(0)};`), at = (i) => (i + 1.4) * 22 * ratio;
+    const legend = rows.map(([label, colour, n], i) => `<circle cx="${width + 12 * ratio}" cy="${at(i) - 4 * ratio}" r="${5 * ratio}" fill="${colour}"/><text x="${width + 24 * ratio}" y="${at(i)}">${escape(label)}${n === null ? "" : ` (${count(n)})`}</text>`).join("");
+    const names = scatter.labels.map(({ text, x, y }) => { const [px, py] = scatter.toPixels(x, y); return `<text x="${px}" y="${py}" text-anchor="middle" font-weight="600">${escape(text)}</text>`; }).join("");
+    const svg = `<svg xmlns="${NS}" viewBox="0 0 ${wide} ${high}" font-family="sans-serif" font-size="${13 * ratio}" fill="${ink}"><rect width="100%" height="100%" fill="${back}"/><image width="${width}" height="${height}" href="${scatter.points.toDataURL()}"/>${names}${legend}</svg>`;
+    download(new Blob([svg], { type: "image/svg+xml" }), "map.svg"); return;
+  }
+  const canvas = element("canvas", { width: wide, height: high }), context = canvas.getContext("2d");
+  context.fillStyle = back; context.fillRect(0, 0, wide, high); context.drawImage(scatter.points, 0, 0); context.drawImage(scatter.over, 0, 0); context.font = `${13 * ratio}px system-ui, sans-serif`;
+  rows.forEach(([label, colour, n], i) => {
+    const y = (i + 1.4) * 22 * ratio; context.fillStyle = colour; context.beginPath(); context.arc(width + 12 * ratio, y - 4 * ratio, 5 * ratio, 0, 7); context.fill();
+    context.fillStyle = ink; context.fillText(`${label}${n === null ? "" : ` (${count(n)})`}`, width + 24 * ratio, y, 385 * ratio);
+  });
+  canvas.toBlob((blob) => download(blob, "map.png"));
+}
+
+document.addEventListener("selected", about);
+$("change-name").onchange = labels;
+$("change-form").onsubmit = (event) => { event.preventDefault(); ask({ changes: { [$("change-name").value]: $("change-label").value } }, changed); };
+$("knock-form").onsubmit = (event) => { event.preventDefault(); const gene = $("knock-gene").value.trim(); if (gene) ask({ [$("knock-how").value]: [gene] }, moved); };
+for (const button of document.querySelectorAll("[data-take]")) button.onclick = () => attempt(() => save(button.dataset.take));
+$("copy").onclick = () => navigator.clipboard.writeText($("python").textContent).then(() => { $("copy").textContent = "Copied"; }, () => warn("Copying is not allowed here: select the text."));

@@ -1,0 +1,72 @@
+"""What the user takes away: tables, the report, and the lines of Python that give the same."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from polygene import pl
+from polygene._version import __version__
+from polygene.app.python import python_of
+from polygene.io.read import CellSource, open_cells
+from polygene.io.write import write_table
+from polygene.runtime.subsample import spread
+
+MOST_DRAWN = 20_000  # cells on the map of the report
+SHOWN = 25  # labels that the report lists
+
+
+def take(*, what: str, file: dict[str, Any], run: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Write one of the files that the user may download, beside the annotated cells."""
+    out = Path(folder) / f"take.{what}"
+    cells = open_cells(Path(folder) / "annotated.h5ad")
+    if what in ("csv", "parquet"):
+        write_table(out, _predictions(cells, named=True))
+    elif what == "html":
+        out.write_text(_report(cells, file, run, Path(folder)), encoding="utf-8")
+    return {"file": out.name}
+
+
+def _predictions(cells: CellSource, *, named: bool = False) -> pd.DataFrame:
+    """Read the columns that PolyGene wrote, with the names of the cells first if they are wanted."""
+    table = cells.frame([name for name in cells.columns if name.startswith("polygene_")])
+    if named:
+        table.insert(0, "cell", np.concatenate(list(cells.names())))
+    return table
+
+
+def _report(cells: CellSource, file: dict[str, Any], run: dict[str, Any], folder: Path) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    table, tables = _predictions(cells), {}
+    for name in run["predict"]:
+        column, sure = table[f"polygene_{name}"], table[f"polygene_{name}_probability"]
+        by_label = sure.groupby(column, observed=True).agg(["size", "mean"]).sort_values("size", ascending=False)
+        tables[name] = [(str(label), int(n), float(p)) for label, n, p in by_label.head(SHOWN).itertuples()]
+    unknown = table["polygene_unknown"].mean() if "polygene_unknown" in table else None
+    code = python_of(file, run, [])
+    return page.get_template("report.html.jinja").render(
+        file=file, run=run, tables=tables, unknown=unknown, picture=_picture(table, run["predict"][0], folder),
+        code=code, version=__version__,
+    )  # fmt: skip
+
+
+def _picture(table: pd.DataFrame, phenotype: str, folder: Path) -> str | None:
+    """Draw the map coloured by one phenotype, as PNG in base64."""
+    if not (folder / "map.bin").exists():
+        return None
+    xy_C2 = np.fromfile(folder / "map.bin", np.float32).reshape(-1, 2)
+    rows = spread(len(xy_C2), MOST_DRAWN)
+    adata = ad.AnnData(obs=table[[f"polygene_{phenotype}"]].iloc[rows].astype(str).set_index(rows.astype(str)))
+    adata.obsm["X_umap"] = xy_C2[rows]
+    drawn = io.BytesIO()
+    pl.umap(adata, color=f"polygene_{phenotype}").savefig(drawn, format="png", dpi=110)
+    return base64.b64encode(drawn.getvalue()).decode()

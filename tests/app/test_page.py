@@ -1,0 +1,317 @@
+"""The page in a real browser: headless Chromium, its software renderer, and no network but the server."""
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("playwright")
+
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+import polygene as pg
+from polygene import app as app_room
+
+FOUND = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
+LONG = 300_000  # milliseconds: a busy machine takes minutes for what takes seconds
+SIZES = [(1280, 800), (390, 844)]
+STYLE = (Path(app_room.__file__).parent / "static" / "style.css").read_text(encoding="utf-8")
+
+browser_test = pytest.mark.skipif(FOUND is None, reason="there is no Chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`polygene app`, in a process of its own."""
+    folder = tmp_path_factory.mktemp("server")
+    words = [sys.executable, "-m", "polygene", "app", "--no-browser", "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            yield re.search(r"http://\S+", server.stdout.readline())[0]
+        finally:
+            server.terminate()
+            log = server.communicate(timeout=60)[1]
+    assert not list(folder.glob("polygene-app-*")), "the server removes all that was uploaded"
+    assert "Traceback" not in log
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=FOUND, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def opened(browser: Browser, address: str, *, size: tuple[int, int] = SIZES[0], theme: str = "light") -> Page:
+    """Open the page; what it asks of another host, and what it reports as an error, is kept in `page.wrong`."""
+    context: BrowserContext = browser.new_context(
+        viewport={"width": size[0], "height": size[1]}, color_scheme=theme, accept_downloads=True
+    )
+    wrong: list[str] = []
+
+    def only_here(route: Any) -> None:
+        if route.request.url.startswith((address, "blob:", "data:")):
+            route.continue_()
+        else:
+            wrong.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", only_here)
+    page = context.new_page()
+    page.set_default_timeout(LONG)
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.wrong = wrong  # type: ignore[attr-defined]
+    page.goto(address)
+    expect(page.locator("#open-view")).to_be_visible()
+    return page
+
+
+def drop(page: Page, name: str, content: bytes) -> None:
+    """Drop a file on the page."""
+    page.evaluate(
+        """([name, text]) => {
+          const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0)), all = new DataTransfer();
+          all.items.add(new File([bytes], name));
+          document.dispatchEvent(new DragEvent("drop", { dataTransfer: all, bubbles: true, cancelable: true }));
+        }""",
+        [name, base64.b64encode(content).decode()],
+    )
+
+
+def cells(n_cells: int, folder: Path) -> bytes:
+    """Bytes of some of the cells of the example, with a label that looks like HTML."""
+    adata = pg.datasets.pbmc()[:n_cells].copy()
+    adata.obs["remark"] = ["<img src=x onerror=alert(1)>" if i % 2 else "fine" for i in range(n_cells)]
+    adata.write_h5ad(folder / "mine.h5ad")
+    return (folder / "mine.h5ad").read_bytes()
+
+
+def example(page: Page) -> None:
+    """Open and annotate the cells that ship with PolyGene."""
+    page.click("#example")
+    page.click("#run")
+    expect(page.locator("#look-view")).to_be_visible(timeout=LONG)
+    expect(page.locator("#legend li").first).to_be_visible(timeout=LONG)
+
+
+def saved(page: Page, what: str) -> bytes:
+    with page.expect_download(timeout=LONG) as download:
+        page.click(f'[data-take="{what}"]')
+    return Path(download.value.path()).read_bytes()
+
+
+@browser_test
+@pytest.mark.slow
+def test_from_a_dropped_file_to_what_is_taken_away(browser: Browser, address: str, tmp_path: Path) -> None:
+    page = opened(browser, address)
+    drop(page, "mine.h5ad", cells(150, tmp_path))
+    expect(page.locator("#choose-title")).to_have_text("mine.h5ad")
+    expect(page.locator("#facts")).to_contain_text("150")
+    expect(page.locator("#facts")).to_contain_text("408 of 512")
+    page.click("#run")
+    expect(page.locator("#legend")).to_contain_text("monocyte", timeout=LONG)
+    expect(page.locator("#map-about")).to_contain_text("X_umap of the file")
+
+    page.select_option("#colour", "remark")
+    expect(page.locator("#legend")).to_contain_text("<img src=x onerror=alert(1)>")
+    assert page.locator("#legend img").count() == 0
+    page.fill("#gene", "LYZ")
+    page.click("#gene-form button")
+    expect(page.locator("#legend-about")).to_contain_text("LYZ: log1p counts per 10,000", timeout=LONG)
+    page.select_option("#colour", "polygene_cell_type_probability")
+    expect(page.locator("#ramp")).to_be_visible()
+
+    page.click("#tool-lasso")
+    box = page.locator("#points").bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    for x, y in ((0.99, 0.01), (0.99, 0.99), (0.01, 0.99), (0.01, 0.01)):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=3)
+    page.mouse.up()
+    expect(page.locator("#n-selected")).to_have_text("150")
+    expect(page.locator("#selected")).to_contain_text("of all cells", timeout=LONG)
+    page.click("#tab-look")
+    page.select_option("#colour", "author_label")
+    page.locator("#legend button", has_text="B cell").click()
+    page.click("#tab-selected")
+    expect(page.locator("#selected")).to_contain_text("Genes higher here", timeout=LONG)
+    expect(page.locator("#selected table")).to_contain_text("CD74", timeout=LONG)
+
+    page.click("#tab-what-if")
+    page.select_option("#change-name", "disease")
+    page.select_option("#change-label", "COVID-19")
+    page.click("#change-form button")
+    expect(page.locator("#what-if-found")).to_contain_text("If disease were COVID-19", timeout=LONG)
+    expect(page.locator("#what-if")).to_contain_text("Association, not mechanism")
+    page.fill("#knock-gene", "CD79A")
+    page.click("#knock-form button")
+    expect(page.locator("#what-if-found h2")).to_have_text("CD79A removed", timeout=LONG)
+    page.fill("#knock-gene", "NOPE")
+    page.click("#knock-form button")
+    expect(page.locator("#alert")).to_contain_text("'NOPE' is not among", timeout=LONG)
+
+    page.click("#tab-table")
+    page.fill("#filter", "platelet")
+    expect(page.locator("#table-body tr").first).to_contain_text("platelet")
+    page.fill("#filter", "")
+    page.locator("#table-head button", has_text="probability").click()
+    page.wait_for_timeout(400)
+    shown = [float(text) for text in page.locator("#table-body td:nth-child(3)").all_inner_texts()]
+    assert shown == sorted(shown, reverse=True)
+
+    page.click("#tab-take")
+    assert saved(page, "h5ad").startswith(b"\x89HDF")
+    assert saved(page, "csv").startswith(b"cell,polygene_")
+    assert saved(page, "parquet").startswith(b"PAR1")
+    assert b"<h1>mine.h5ad</h1>" in saved(page, "html")
+    assert saved(page, "png").startswith(b"\x89PNG")
+    assert saved(page, "svg").startswith(b"<svg")
+    assert len(saved(page, "cells").split()) > 5
+    expect(page.locator("#python")).to_contain_text("pg.tl.annotate(adata, 'polygene-512'")
+    expect(page.locator("#python")).to_contain_text("pg.tl.perturb(selected")
+    assert page.wrong == []  # type: ignore[attr-defined]
+
+    page.reload()
+    expect(page.locator("#legend")).to_contain_text("monocyte", timeout=LONG)
+    page.click("#another")
+    expect(page.locator("#open-view")).to_be_visible()
+
+
+@browser_test
+@pytest.mark.slow
+def test_a_cancelled_run_goes_back_to_the_choice_and_can_be_run_again(
+    browser: Browser, address: str, tmp_path: Path
+) -> None:
+    adata = pg.datasets.pbmc()
+    many = adata[[i % 700 for i in range(12_000)]].copy()
+    many.obs_names_make_unique()
+    many.write_h5ad(tmp_path / "many.h5ad")
+    page = opened(browser, address)
+    page.fill("#path", str(tmp_path / "many.h5ad"))
+    page.click("#path-form button")
+    expect(page.locator("#facts")).to_contain_text("12,000", timeout=LONG)
+    page.click("#run")
+    expect(page.locator("#live-list li").first).to_be_visible(timeout=LONG)
+    expect(page.locator("#busy-text")).to_contain_text("of 12,000 cells")
+    page.click("#cancel")
+    expect(page.locator("#choose-view")).to_be_visible()
+    expect(page.locator("#alert")).to_be_hidden()
+    page.click("#another")
+    example(page)
+    assert page.wrong == []  # type: ignore[attr-defined]
+
+
+@browser_test
+@pytest.mark.slow
+def test_a_broken_file_is_explained_and_another_can_be_opened(browser: Browser, address: str, tmp_path: Path) -> None:
+    page = opened(browser, address)
+    drop(page, "broken.h5ad", cells(50, tmp_path)[:20_000])
+    expect(page.locator("#alert")).to_contain_text("broken.h5ad", timeout=LONG)
+    expect(page.locator("#alert")).to_contain_text("cut off")
+    assert "/tmp" not in page.locator("#alert").inner_text()
+    expect(page.locator("#open-view")).to_be_visible()
+    page.fill("#path", "/nowhere/cells.h5ad")
+    page.click("#path-form button")
+    expect(page.locator("#alert")).to_contain_text("There is no file '/nowhere/cells.h5ad'")
+
+
+@browser_test
+@pytest.mark.slow
+def test_two_pages_hold_two_files(browser: Browser, address: str, tmp_path: Path) -> None:
+    one, other = opened(browser, address), opened(browser, address)
+    drop(one, "mine.h5ad", cells(40, tmp_path))
+    expect(one.locator("#choose-title")).to_have_text("mine.h5ad", timeout=LONG)
+    other.reload()
+    expect(other.locator("#open-view")).to_be_visible()
+    drop(other, "yours.h5ad", cells(30, tmp_path))
+    expect(other.locator("#choose-title")).to_have_text("yours.h5ad", timeout=LONG)
+    one.reload()
+    expect(one.locator("#choose-title")).to_have_text("mine.h5ad", timeout=LONG)
+
+
+@browser_test
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: str(size[0]))
+def test_nothing_is_wider_than_the_screen(browser: Browser, address: str, size: tuple[int, int], theme: str) -> None:
+    page = opened(browser, address, size=size, theme=theme)
+    wide = "document.documentElement.scrollWidth"
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    assert page.evaluate(wide) <= size[0]
+    page.click("#example")
+    expect(page.locator("#choose-view")).to_be_visible(timeout=LONG)
+    assert page.evaluate(wide) <= size[0]
+    page.click("#run")
+    expect(page.locator("#legend li").first).to_be_visible(timeout=LONG)
+    for name in ("look", "selected", "what-if", "table", "take"):
+        page.click(f"#tab-{name}")
+        assert page.evaluate(wide) <= size[0], name
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, select, canvas[tabindex]")].filter((one) =>
+          !(one.innerText || one.ariaLabel || one.title || one.labels?.length || one.getAttribute("aria-labelledby")))
+          .map((one) => one.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+@browser_test
+@pytest.mark.slow
+def test_the_page_is_used_with_the_keyboard_alone(browser: Browser, address: str) -> None:
+    page = opened(browser, address)
+    page.focus("#example")
+    page.keyboard.press("Enter")
+    expect(page.locator("#choose-view")).to_be_visible(timeout=LONG)
+    page.focus("#run")
+    page.keyboard.press("Enter")
+    expect(page.locator("#legend li").first).to_be_visible(timeout=LONG)
+    page.wait_for_timeout(500)
+    before = page.locator("#points").screenshot()
+    page.focus("#points")
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(600)
+    assert page.locator("#points").screenshot() != before
+    page.keyboard.press("0")
+    page.locator("#legend button").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#n-selected")).to_be_visible()
+    page.focus("#tab-selected")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#what-if")).to_be_visible()
+    page.focus("#points")
+    page.keyboard.press("Escape")
+    expect(page.locator("#n-selected")).to_be_hidden()
+
+
+def luminance(colour: str) -> float:
+    full = colour if len(colour) == 7 else "#" + "".join(2 * one for one in colour[1:])
+    parts = [int(full[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+PAIRS = [
+    *((ink, back) for ink in ("ink", "soft", "own") for back in ("back", "card", "fill")),
+    ("on-own", "own"), ("own", "own-soft"), ("ink", "own-soft"), ("care", "care-soft"), ("bad", "bad-soft"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=" on ".join)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_has_the_contrast_of_wcag_aa(theme: str, pair: tuple[str, str]) -> None:
+    block = STYLE.split(':root[data-theme="dark"]')[theme == "dark"].partition("}")[0]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6})", block))
+    light, dark = sorted((luminance(colours[name]) for name in pair), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
