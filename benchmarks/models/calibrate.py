@@ -4,7 +4,7 @@
 
 DIR/a is what `python -m benchmarks.models.corpus --data DATA --out DIR/a --fold a` made, RUN a network trained on its
 corpus by the recipe of the checkpoint, or a short one. Each predicts the studies of DIR/a/left_out. Learned from these
-predictions and written into CHECKPOINT/calibration.json, nothing else of it changes:
+predictions and written into CHECKPOINT/calibration.json; its card says so, and nothing else of it changes:
 
 sets     the lowest probability of a leaf of the Cell Ontology with which sets hold the true type. Groups of studies
          (recipes/corpus/left_out.toml) are the units and weigh the same: the share to hold is the least with which each
@@ -36,6 +36,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.models import corpus as making
+from benchmarks.models.card import shift
 from benchmarks.shared import command
 from polygene.model.calibration import Calibration, least_probabilities, level
 from polygene.model.checkpoint import CALIBRATION, SUMS, PolyGene
@@ -47,6 +48,7 @@ from polygene.runtime.subsample import spread
 from polygene.tl._reader import CellReader
 from polygene.vocab.ontology import at_or_below, ontology_of, reported_labels
 
+SHIFT = "## Which shift sets are for"  # a head of card.md
 MOST = 1_500  # cells of a file
 NEAR = 0.15  # a label that stands for more of all labels than this is no answer to a type that the model does not know
 ASKED = 0.9
@@ -56,7 +58,7 @@ ASKED = 0.9
 class Predicted:
     """What a model that did not see a study predicts of it; cells without a true type are left out.
 
-    `holds_CV` are the leaves that the true type is, or is one of; `right_C` is whether the reported label is.
+    `holds_CV` are the right leaves, `known_C` is whether there is one, `right_C` whether the reported label is right.
     """
 
     group: str
@@ -64,10 +66,7 @@ class Predicted:
     holds_CV: np.ndarray
     right_C: np.ndarray
     known_C: np.ndarray
-    probability_C: np.ndarray
     features: pd.DataFrame
-    labels: tuple[str, ...]
-    truth_C: np.ndarray
 
 
 def predict(model: PolyGene, cells: ad.AnnData, group: str) -> Predicted:
@@ -95,10 +94,10 @@ def predict(model: PolyGene, cells: ad.AnnData, group: str) -> Predicted:
     features["tissue"] = -np.log(tissue_CT.max(axis=1))
     features["measured"] = np.log(reader.genes["coverage"])
     features["set size"] = np.log1p((leaves_CV >= 0.01).sum(axis=1))
+    holds_CV = holds_NV[type_C] & leaf_V
     return Predicted(
-        group=group, leaves_CV=leaves_CV, holds_CV=holds_NV[type_C] & leaf_V, known_C=holds_NV.any(axis=1)[type_C],
-        right_C=holds_NV[type_C, label_C], probability_C=np.where(table_VV[label_C], p_CV, 0).sum(axis=1),
-        features=features, labels=labels, truth_C=truth_C,
+        group=group, leaves_CV=leaves_CV, holds_CV=holds_CV, right_C=holds_NV[type_C, label_C],
+        known_C=holds_CV.any(axis=1), features=features,
     )  # fmt: skip
 
 
@@ -120,17 +119,16 @@ def lineage(p_CV: np.ndarray, table_VV: np.ndarray, label_C: np.ndarray) -> np.n
 def holding(labels: Sequence[str], table_VV: np.ndarray, truth: str) -> np.ndarray:
     """Which labels are right for a true type, bool (V,): it and finer ones.
 
-    Of a type that the model has no such label of, the finest ones above it and what is below them, since the model
-    cannot be finer; none where those are too broad to be an answer.
+    Of a type that the model has no such label of, the finest ones above it, since the model cannot be finer; none where
+    those are too broad to be an answer.
     """
     relations = np.array([ontology_of("cell_type").compare(label, truth) for label in labels])
     if (exact_V := np.isin(relations, ["same", "finer"])).any():
         return exact_V
     above_V = relations == "broader"
     finer_VV = table_VV & ~table_VV.T
-    finest_V = above_V & ~(finer_VV & above_V).any(axis=1) & (table_VV.sum(axis=1) <= NEAR * len(labels))
-    right_V: np.ndarray = table_VV[finest_V].any(axis=0)
-    return right_V
+    finest_V: np.ndarray = above_V & ~(finer_VV & above_V).any(axis=1) & (table_VV.sum(axis=1) <= NEAR * len(labels))
+    return finest_V
 
 
 def typical(leaves_CV: np.ndarray) -> np.ndarray:
@@ -252,7 +250,12 @@ def learn(some: Sequence[Predicted]) -> tuple[StudyCalibration, dict[str, Any]]:
 
 
 def store(folder: Path, calibration: Calibration) -> None:
-    """Write the calibration of a checkpoint folder, and its hash; all other files stay."""
+    """Write the calibration of a checkpoint folder, its hash, and for which shift it is into the card."""
+    card = folder / "README.md"
+    before, head, rest = card.read_text(encoding="utf-8").partition(SHIFT)
+    after = rest[rest.find("\n## ") + 1 :] if "\n## " in rest else ""
+    text = f"{before if head else before.rstrip() + chr(10) * 2}{SHIFT}\n\n{shift(calibration)}\n"
+    card.write_text(text + (f"\n{after}" if after else ""), encoding="utf-8")
     calibration.save(folder / CALIBRATION)
     digest = hashlib.sha256((folder / CALIBRATION).read_bytes()).hexdigest()
     lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()

@@ -35,11 +35,12 @@ from polygene.evaluation.metrics import expected_years
 from polygene.model.inference import label_probabilities
 from polygene.model.pooling import pooled
 from polygene.model.shipped import NAMES
+from polygene.model.studies import leaf_labels
 
 LINES = ("lung_ca_lines_mixology", "sciplex3_cell_lines")
 """Files of cells that are no tissue of a person."""
-MOST, A_DONOR, FEWEST = 1_500, 50, 3
-"""Cells of a file and of a donor, and donors of a source with a label."""
+MOST, A_DONOR = 1_000, 50
+"""Cells of a file and of a donor."""
 COLUMN = "polygene_cell_type"
 
 
@@ -101,13 +102,13 @@ def of_study(cells: ad.AnnData) -> dict[str, float]:
     cells = cells[cells.obs["cell_type"].notna().to_numpy()] if "cell_type" in cells.obs else cells[:0]
     if not cells.n_obs:
         return {}
-    obs, labels = cells.obs, list(cells.obs[COLUMN].cat.categories)
+    obs, labels = cells.obs, list(map(str, cells.uns["polygene"]["annotate"]["labels"]["cell_type"]))
     table_VV = table_of(labels)
     types, type_C = np.unique(obs["cell_type"].astype(str), return_inverse=True)
     holds_NV = np.array([holding(labels, table_VV, one) for one in types])
     place = {label: v for v, label in enumerate(labels)}
-    right_C = holds_NV[type_C, obs[COLUMN].cat.codes]
-    known_C = holds_NV.any(axis=1)[type_C]
+    right_C = holds_NV[type_C, obs[COLUMN].astype(str).map(place).to_numpy()]
+    known_C = (holds_NV & leaf_labels(table_VV)).any(axis=1)[type_C]  # sets are of leaves
     sets = [[place[label] for label in text.split(" | ")] for text in obs[f"{COLUMN}_set"]]
     held_C = np.array([holds_NV[n, some].any() for n, some in zip(type_C, sets, strict=True)])
     error_C = obs[f"{COLUMN}_error"] if f"{COLUMN}_error" in obs else 1 - obs[f"{COLUMN}_probability"]

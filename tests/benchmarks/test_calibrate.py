@@ -44,9 +44,8 @@ def study(group: str, n_cells: int, shift: float, seed: int) -> calibrate.Predic
     most_C, right_C = p_CV.max(1), p_CV.argmax(1) == truth_C
     features = pd.DataFrame({"unsure": np.log(1 - most_C) - np.log(most_C), "entropy": -(p_CV * np.log(p_CV)).sum(1)})
     return calibrate.Predicted(
-        group=group, leaves_CV=p_CV, holds_CV=holds_CV, right_C=right_C, known_C=np.ones(n_cells, bool),
-        probability_C=most_C, features=features, labels=tuple("abcde"), truth_C=truth_C,
-    )  # fmt: skip
+        group=group, leaves_CV=p_CV, holds_CV=holds_CV, right_C=right_C, known_C=holds_CV.any(1), features=features
+    )
 
 
 def test_sets_cover_groups_that_did_not_set_the_threshold_and_errors_are_calibrated() -> None:
@@ -79,5 +78,10 @@ def test_a_checkpoint_gets_the_calibration_and_stays_whole(tmp_path) -> None:
     assert loaded.studies["cell_type"].least_A == list(calibration.least_A)
     assert loaded.labels == model.calibration.labels
     assert {name for name, content in before.items() if (folder / name).read_bytes() != content} == {
-        "calibration.json", "SHA256SUMS",
+        "calibration.json", "SHA256SUMS", "README.md",
     }  # fmt: skip
+    once = (folder / "README.md").read_text()
+    assert "9 groups of studies (group 0, group 1, " in once
+    assert once.replace("\n", "").startswith(before["README.md"].decode().split("## Which")[0][:500].replace("\n", ""))
+    calibrate.store(folder, loaded)
+    assert (folder / "README.md").read_text() == once
