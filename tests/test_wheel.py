@@ -1,7 +1,9 @@
 """What pip installs: the wheel holds the shipped models, and they answer in a fresh environment without a network."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -67,3 +69,20 @@ def test_the_wheel_is_small_and_its_models_annotate_in_a_fresh_environment_witho
     for name in ("polygene-512", "polygene-2432"):
         assert len(said[name]) == 5
         assert all(0 < probability <= 1 for probability in said[name])
+
+
+def test_wheel_and_sdist_are_the_same_bytes_wherever_and_whenever_they_are_built(tmp_path: Path) -> None:
+    built = []
+    for number, day in enumerate((1_600_000_000, 1_700_000_000)):
+        source = tmp_path / f"source-{number}"
+        for name in ("src", "tests", "benchmarks", "recipes", "docs"):
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"):
+            shutil.copyfile(ROOT / name, source / name)
+        for path in source.rglob("*"):
+            os.utime(path, (day, day))
+        run(sys.executable, "-m", "hatchling", "build", "-d", tmp_path / f"dist-{number}", cwd=source)
+        made = sorted((tmp_path / f"dist-{number}").iterdir())
+        built.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in made})
+    assert built[0] == built[1]
+    assert {Path(name).suffix for name in built[0]} == {".whl", ".gz"}

@@ -1,7 +1,8 @@
-"""Memory and time of `polygene prepare` and `polygene annotate` as the cells grow.
+"""Memory of every verb, and time of `polygene prepare` and `polygene annotate`, as the cells grow.
 
     python -m benchmarks.speed.memory --data DIR                     # 10 thousand, 100 thousand and 1 million cells
-    python -m benchmarks.speed.memory --data DIR --sizes 10000 100000
+    python -m benchmarks.speed.memory --data DIR --sizes 10000 100000 --verbs embed evaluate perturb
+    python -m benchmarks.speed.memory --data DIR --sizes 10000 100000 --workers 4  # several verbs at a time
 
 Files are made by drawing cells of OneK1K with replacement (114 genes a cell; 1 million cells are 1 GB, and their
 corpus as much), written block by block, and removed again. Each command runs as a process of its own on one thread,
@@ -10,8 +11,10 @@ memory is what the system counted for the process (ru_maxrss of os.wait4). Time 
 the machine disturbs less. Start-up, what a file of 200 cells takes right before, is subtracted; below 100 thousand
 cells, where it is most of the time, the median of five such differences counts. The exponent is the slope of the
 logarithm of the time over that of the cells, by least squares; a size whose time is under a fifth of the start-up is
-too short to tell. Memory growth is the peak at the largest size over that at the smallest. The last line is one JSON
-object.
+too short to tell. Of the other verbs the peak alone is measured: denoise writes the whole panel, finetune fits a head,
+perturb removes one gene, counterfactual changes the sex, generate draws as many cells as the size says, train learns
+for one epoch, evaluate scores the test cells of the corpus with what was trained. Memory growth is the peak at the
+largest size over that at the smallest; bytes a cell are what the peak grows by. The last line is one JSON object.
 """
 
 import argparse
@@ -25,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +88,61 @@ def make_model(source: Path, folder: Path) -> None:
 
     corpus = prepare(source, folder / "corpus")
     PolyGene.new(corpus.tokenizer, **NETWORK).save_pretrained(folder / "model")
+
+
+TIMED = ("prepare", "annotate")
+RECIPE = """
+corpus = "{folder}/corpus-{n}"
+out = "{folder}/run-{n}"
+[network]
+hidden_size = 64
+num_hidden_layers = 2
+intermediate_size = 128
+[training]
+epochs = 1
+evaluations = 1
+"""
+
+
+def words_of(verb: str, folder: Path, n_cells: int) -> list[str]:
+    """The command line of a verb whose peak alone is measured."""
+    cells, out = str(folder / f"cells-{n_cells}.h5ad"), str(folder / f"{verb}-{n_cells}")
+    model, corpus = ["--model", str(folder / "model")], str(folder / f"corpus-{n_cells}")
+    return {
+        "embed": ["embed", cells, *model, "--out", f"{out}.parquet"],
+        "denoise": ["denoise", cells, *model, "--panel", "all", "--out", f"{out}.h5ad"],
+        "finetune": ["finetune", cells, *model, "--label", "cell_type", "--out", out],
+        "perturb": ["perturb", cells, *model, "--knock-out", "LYZ", "--out", f"{out}.csv"],
+        "counterfactual": ["counterfactual", cells, *model, "--set", "sex=male", "--out", f"{out}.csv"],
+        "balance": ["balance", cells, *model, "--n-cells", "100", "--out", f"{out}.h5ad"],
+        "generate": ["generate", *model, "--n-cells", str(n_cells), "--steps", "4", "--out", f"{out}.h5ad"],
+        "train": ["train", str(folder / f"recipe-{n_cells}.toml")],
+        "evaluate": ["evaluate", corpus, "--model", str(folder / f"run-{n_cells}"), "--out", f"{out}.json"],
+    }[verb]
+
+
+PEAKS = ("embed", "denoise", "finetune", "perturb", "counterfactual", "balance", "generate", "train", "evaluate")
+
+
+def peaks(folder: Path, source: Path, sizes: Sequence[int], options: argparse.Namespace) -> dict[str, dict[int, float]]:
+    """Measure the peaks of verbs, several at a time."""
+    verbs = [verb for verb in PEAKS if verb in options.verbs or (verb == "train" and "evaluate" in options.verbs)]
+    for n_cells in sizes if verbs else ():
+        cells = folder / f"cells-{n_cells}.h5ad"
+        apart(make_cells, source, cells, n_cells, options.seed)
+        (folder / f"recipe-{n_cells}.toml").write_text(RECIPE.format(folder=folder.as_posix(), n=n_cells))
+        if "train" in verbs:
+            measured("prepare", str(cells), "--out", str(folder / f"corpus-{n_cells}"))
+    of_verb: dict[str, dict[int, float]] = {verb: {} for verb in verbs}
+
+    def measure_one(verb: str, n_cells: int) -> None:
+        peak = of_verb[verb][n_cells] = measured(*words_of(verb, folder, n_cells))["peak_mb"]
+        print(f"{verb} of {n_cells:,} cells: {peak:,.0f} MB", flush=True)
+
+    for phase in ([verb for verb in verbs if verb != "evaluate"], ["evaluate"] if "evaluate" in verbs else []):
+        with ThreadPoolExecutor(options.workers) as pool:  # evaluate needs what train makes
+            list(pool.map(lambda task: measure_one(*task), [(verb, n) for n in sizes for verb in phase]))
+    return of_verb
 
 
 def apart(function: Any, *arguments: Any) -> None:
@@ -152,11 +211,13 @@ def slope(cells: list[int], seconds: list[float]) -> float | None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="CELLS")
+    parser.add_argument("--verbs", nargs="+", default=[*TIMED, *PEAKS], choices=[*TIMED, *PEAKS], metavar="VERB")
+    parser.add_argument("--workers", type=int, default=1, help="verbs at a time, where peaks alone are measured")
     parser.add_argument("--folder", type=Path, help="where files are made (default: a temporary folder)")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run both commands on files of every size, print the table, and return its numbers."""
+    """Run the commands on files of every size, print the table, and return its numbers."""
     console, sizes = Console(width=120), [300] if options.smoke else options.sizes
     try:
         source = files.locate(SOURCE, options.data)
@@ -167,10 +228,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         folder = Path(scratch)
         apart(make_model, source, folder)
         apart(make_cells, source, folder / "few.h5ad", STARTUP_CELLS, options.seed)
-        for n_cells in sizes:
+        peaks_of = peaks(folder, source, sizes, options)
+        for n_cells in sizes if set(TIMED) <= set(options.verbs) else ():
             of_size[n_cells] = run(folder, source, n_cells, options.seed)
             console.print(f"{n_cells:,} cells: {of_size[n_cells]}")
-    return summary(of_size, console)
+    results = summary(of_size, console) if of_size else {"peak_mb": {}, "memory_growth": {}}
+    results["bytes_a_cell"] = {}
+    for verb, of_n in peaks_of.items():
+        results["peak_mb"][verb] = of_n
+        results["memory_growth"][verb] = round(of_n[max(sizes)] / of_n[min(sizes)], 3)
+    for verb, of_n in results["peak_mb"].items():
+        if len(of_n) > 1:
+            results["bytes_a_cell"][verb] = round(
+                1e6 * (of_n[max(sizes)] - of_n[min(sizes)]) / (max(sizes) - min(sizes))
+            )
+    return results
 
 
 def summary(of_size: dict[int, dict[str, dict[str, float]]], console: Console) -> dict[str, Any]:

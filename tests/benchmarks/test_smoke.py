@@ -24,7 +24,7 @@ MODULES = modules()
 
 
 def test_each_folder_of_benchmarks_has_one_at_least():
-    assert {name.split(".")[1] for name in MODULES} == {"app", "control", "models", "speed", "trust"}
+    assert {name.split(".")[1] for name in MODULES} == {"app", "control", "faults", "models", "speed", "trust"}
     assert len(MODULES) >= 15
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from polygene.corpus.arrow import SPLITS, ranges
-from polygene.corpus.corpus import Corpus
+from polygene.corpus.corpus import Corpus, digest_of
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import CorpusError
 
@@ -164,8 +164,52 @@ def test_a_truncated_arrow_file_is_found_on_opening(folder):
 def test_an_arrow_file_of_the_right_size_with_other_content_is_found(folder):
     file = sorted((folder / "test").glob("*.arrow"))[0]
     file.write_bytes(b"x" * file.stat().st_size)
-    with pytest.raises(CorpusError, match=r"\.arrow cannot be read"):
-        Corpus(folder).split("test")
+    with pytest.raises(CorpusError, match=r"\.arrow was altered"):
+        Corpus(folder)
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_one_changed_bit_of_a_shard_is_found_on_opening(folder, split, place):
+    file = next((folder / split).glob("*.arrow"))
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CorpusError, match=rf"{file.name} was altered: its SHA-256"):
+        Corpus(folder)
+
+
+def test_a_changed_word_of_corpus_json_is_found(folder):
+    path = folder / "corpus.json"
+    info = json.loads(path.read_text())
+    assert {"bytes", "sha256"} == set(next(iter(info["files"].values())))
+    info["sources"][0]["measured"] = info["sources"][0]["measured"].replace("1", "0", 1)
+    path.write_text(json.dumps(info))
+    with pytest.raises(CorpusError, match=r"corpus\.json was altered"):
+        Corpus(folder)
+
+
+def test_a_corpus_of_before_hashes_were_written_is_opened_and_its_cells_are_counted(folder):
+    path = folder / "corpus.json"
+    info = json.loads(path.read_text())
+    info.pop("digest")
+    info["files"] = {name: one["bytes"] for name, one in info["files"].items()}
+    path.write_text(json.dumps(info))
+    assert len(Corpus(folder).split("train"))
+    info["sources"][0]["cells"]["train"] += 1
+    path.write_text(json.dumps(info))
+    with pytest.raises(CorpusError, match=r"train cells, and .* were written"):
+        Corpus(folder).split("train")
+
+
+@pytest.mark.parametrize("change", [{"sources": 3}, {"files": []}, {"config": None}, {"sources": [{}]}])
+def test_a_corpus_json_of_other_content_is_one_error(folder, change):
+    path = folder / "corpus.json"
+    info = json.loads(path.read_text()) | change
+    info["digest"] = digest_of(info)
+    path.write_text(json.dumps(info))
+    with pytest.raises(CorpusError, match="is damaged or was altered"):
+        Corpus(folder)
 
 
 @pytest.mark.parametrize("file", ["corpus.json", "tokenizer.json", "tokenizer.safetensors", "genes.tsv", "train"])

@@ -1,6 +1,9 @@
+import contextlib
 import functools
+import gzip
 import http.server
 import re
+import socketserver
 import subprocess
 import sys
 import threading
@@ -15,6 +18,7 @@ from polygene.errors import DataError, MissingExtraError
 from polygene.io import paths
 from polygene.io.paths import expand_paths, local_copy, parse_path
 from polygene.io.read import open_cells, open_sources
+from polygene.runtime.scratch import scratch_folder
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -69,7 +73,7 @@ def whole(cells):
 
 
 def scratch():
-    return sorted(path.name for path in Path(paths._scratch()).rglob("*"))
+    return sorted(path.name for path in Path(scratch_folder()).rglob("*"))
 
 
 def test_every_format_is_read_from_a_web_server(make_adata, write_as, server, cell_format):
@@ -119,9 +123,50 @@ def test_a_download_that_stalls_is_given_up_and_leaves_nothing(make_adata, write
     monkeypatch.setattr(paths, "PATIENCE", 0.5)
     path = write_as(make_adata(), folder, "csr.h5ad").rename(folder / "stalled.h5ad")
     size, before = path.stat().st_size, scratch()
-    with pytest.raises(DataError, match=rf"stalled\.h5ad stopped after .* of {size:,} bytes.*imeout.*Try again"):
+    with pytest.raises(
+        DataError, match=rf"stalled\.h5ad stopped after .* of {size:,} bytes.*nothing came for.*Try again"
+    ):
         open_cells(f"{url}/stalled.h5ad")
     assert scratch() == before
+
+
+class Answer(socketserver.BaseRequestHandler):
+    """Answers every request with the head and the body that the server has."""
+
+    def handle(self):
+        self.request.recv(1 << 16)
+        self.request.sendall(self.server.head.encode() + b"\r\n\r\n" + self.server.body)
+
+
+@pytest.fixture
+def answering():
+    """Give the URL of a server that answers with a head and a body, whatever they say of each other."""
+    with contextlib.ExitStack() as stack:
+
+        def start(head, body):
+            server = stack.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer))
+            server.head, server.body = f"HTTP/1.1 200 OK\r\nConnection: close\r\n{head}", body
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_address[1]}/cells.h5ad"
+
+        yield start
+
+
+@pytest.mark.parametrize("length", ["", "\r\nContent-Length: {}"])
+def test_a_file_that_the_server_packs_on_the_way_arrives_unpacked(answering, length):
+    content = b"cells" * 10_000
+    packed = gzip.compress(content)
+    url = answering("Content-Encoding: gzip" + length.format(len(packed)), packed)
+    assert local_copy(url).read_bytes() == content
+
+
+@pytest.mark.parametrize("said", ["90000", "10", "-5", "many", "5\r\nContent-Length: 7"])
+def test_a_server_that_lies_about_the_length_is_told_in_one_line(answering, said):
+    with pytest.raises(DataError, match=r"stopped after|cannot be reached") as caught:
+        local_copy(answering(f"Content-Length: {said}", bytes(50_000)))
+    assert "\n" not in str(caught.value)
+    assert "index out of range" not in str(caught.value)
 
 
 def test_who_watches_sees_how_far_it_is(memory, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -10,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polygene.errors import OutputError
+from polygene.errors import DataError, OutputError
 from polygene.io.read import open_cells
 from polygene.io.results import SUFFIXES, Results, ResultsChunk
-from polygene.io.write import results_writer
+from polygene.io.write import no_formulas, results_writer, write_results
 from polygene.runtime.atomic import atomic_file
 from polygene.runtime.json import write_json
 
@@ -253,3 +254,48 @@ def test_two_runs_into_one_folder_do_not_touch_each_other(adata: ad.AnnData, sou
     assert list(pd.read_csv(tmp_path / "out.csv", index_col="cell").columns) == ["polygene_sex", "polygene_p"]
     assert list(pd.read_parquet(tmp_path / "out.parquet").columns) == ["polygene_sex_0", "polygene_sex_1"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "out.csv", "out.parquet"]
+
+
+def test_the_cells_that_are_read_are_written_over_only_when_told_and_stay_whole(source: Path, tmp_path: Path) -> None:
+    before = ad.read_h5ad(source)
+    (tmp_path / "link.h5ad").symlink_to(source)
+    for out in (source, tmp_path / "link.h5ad"):
+        with pytest.raises(OutputError, match=r"would replace .*choose another file, or .*--overwrite"):
+            write_results(results(source), source, out)
+    write_results(results(source), source, tmp_path / "other.h5ad")
+    write_results(results(source), source, tmp_path / "link.h5ad", overwrite=True)
+    assert (tmp_path / "link.h5ad").is_symlink()
+    after = ad.read_h5ad(source)
+    assert_equal(after, ad.read_h5ad(tmp_path / "other.h5ad"))
+    np.testing.assert_array_equal(after.X.toarray(), before.X.toarray())
+    pd.testing.assert_index_equal(after.obs_names, before.obs_names)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_never_replaces_the_cells(suffix: str, source: Path) -> None:
+    cells = source.rename(source.with_suffix(suffix))
+    with pytest.raises(OutputError, match=r"would replace .*: choose another file"):
+        write_results(results(cells), cells, cells, overwrite=True)
+
+
+def test_cells_that_are_replaced_while_they_are_read_get_no_wrong_results(source: Path, tmp_path: Path) -> None:
+    made = results(source)
+    other = ad.read_h5ad(source)[::-1].copy()
+    chunks = made.chunks
+
+    def replaced(rows: range) -> Iterator[ResultsChunk]:
+        yield from chunks(rows)
+        other.write_h5ad(source)
+
+    with pytest.raises(DataError, match="was replaced or changed while its cells were read"):
+        write_results(replace(made, chunks=replaced), source, tmp_path / "out.h5ad")
+    assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_no_text_of_a_table_is_a_formula_to_a_spreadsheet() -> None:
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "B cell", ""]
+    table = pd.DataFrame({"label": pd.Categorical(texts), "number": np.arange(7) - 3.0}, index=texts)
+    quoted = no_formulas(table)
+    expected = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\tx", "B cell", ""]
+    assert quoted["label"].tolist() == quoted.index.tolist() == expected
+    assert quoted["number"].tolist() == table["number"].tolist()

@@ -1,7 +1,9 @@
 """The checkpoint folder: what is in it, what is refused, and that it answers as the model that was saved."""
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -12,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from polygene.errors import CheckpointError, OutputError
+from polygene.cli.describe import describe
+from polygene.errors import CheckpointError, OutputError, PolyGeneError
 from polygene.model import checkpoint
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import DECISIVE, NOVELTY, SUMS, PolyGene
@@ -75,7 +78,7 @@ def test_the_folder_holds_the_files_of_a_checkpoint_and_nothing_pickled(saved):
 
 
 def test_the_hashes_are_those_of_the_files_that_decide(saved):
-    expected = {name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in DECISIVE}
+    expected = {name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in (*DECISIVE, "recipe.toml")}
     assert dict(line.split("  ")[::-1] for line in (saved / SUMS).read_text().splitlines()) == expected
 
 
@@ -124,6 +127,13 @@ def test_a_checkpoint_without_calibration_loads_and_says_so(saved, caplog):
     assert [record.message for record in caplog.records if "was not calibrated" in record.message]
 
 
+def hash_again(folder):
+    """List the files as they are, as someone does who alters a checkpoint on purpose."""
+    names = [line.split("  ")[1] for line in (folder / SUMS).read_text().splitlines()]
+    sums = (f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    (folder / SUMS).write_text("".join(sums))
+
+
 @pytest.mark.parametrize("change", ["missing", "unknown"])
 def test_weights_of_another_network_are_refused_and_not_made_up(saved, change):
     weights = load_file(saved / "model.safetensors")
@@ -132,10 +142,7 @@ def test_weights_of_another_network_are_refused_and_not_made_up(saved, change):
     else:
         weights["wider.bias"] = torch.zeros(3)
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
-    sums = (saved / SUMS).read_text().splitlines()
-    digest = hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
-    new = [f"{digest}  model.safetensors" if line.endswith("model.safetensors") else line for line in sums]
-    (saved / SUMS).write_text("\n".join(new) + "\n")
+    hash_again(saved)
     with pytest.raises(CheckpointError, match=r"of another PolyGene: (linear_branch\.bins|wider\.bias)"):
         PolyGene.from_pretrained(saved)
 
@@ -209,7 +216,9 @@ def test_a_save_stopped_between_two_moves_is_refused_until_it_is_done_again(
         with pytest.raises(KeyboardInterrupt):
             another.save_pretrained(saved)
     old, new = (saved / "SHA256SUMS").read_text(), {name: bytes_of(saved)[name] for name in DECISIVE}
-    if any(hashlib.sha256(content).hexdigest() not in old for content in new.values()):
+    if "recipe.toml" not in bytes_of(saved) or any(
+        hashlib.sha256(content).hexdigest() not in old for content in new.values()
+    ):
         with pytest.raises(CheckpointError):
             PolyGene.from_pretrained(saved)
     else:
@@ -296,10 +305,11 @@ def test_files_of_an_earlier_model_of_the_folder_are_not_taken_for_this_one(tiny
     assert (loaded.novelty, loaded.recipe) == (None, None)
 
 
-def test_broken_metrics_are_refused_by_name(saved):
-    (saved / "metrics.json").write_text('{"valuation": {}}')
-    with pytest.raises(CheckpointError, match=r"metrics\.json is broken .*valuation"):
-        PolyGene.from_pretrained(saved)
+@pytest.mark.parametrize("content", ['{"valuation": {}}', '{"validation": 3}', "[1]", "{", "[" * 5000])
+def test_broken_metrics_are_told_and_do_not_stand_in_the_way(saved, content, caplog):
+    (saved / "metrics.json").write_text(content)
+    assert PolyGene.from_pretrained(saved).metrics == Metrics()
+    assert re.search(r"metrics\.json is broken .*without its scores", caplog.text)
 
 
 def test_a_checkpoint_of_version_0_1_is_refused_by_that_name(tiny_model, tmp_path):
@@ -310,3 +320,118 @@ def test_a_checkpoint_of_version_0_1_is_refused_by_that_name(tiny_model, tmp_pat
     (tmp_path / "old" / "tokenizer.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"is a checkpoint of version 0\.1 of PolyGene.*train it again"):
         PolyGene.from_pretrained(tmp_path / "old")
+
+
+FOREIGN = (
+    *("shard-model-00001-of-00001.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"),
+    *("adapter_config.json", "adapter_model.safetensors", "pytorch_model.bin", "modeling.py", "novelty.safetensors"),
+)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_that_are_not_listed_and_that_a_loader_could_take_are_refused(saved, name):
+    shutil.copyfile(saved / ("model.safetensors" if name.endswith("safetensors") else "config.json"), saved / name)
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)} is .*move it away"):
+        PolyGene.from_pretrained(saved)
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)} is .*move it away"):
+        describe(saved)
+
+
+def test_notes_and_states_of_training_in_the_folder_are_no_foreign_files(saved):
+    (saved / "training").mkdir()
+    for name in ("training/optimizer.pt", "report.html", "cells.h5ad", "notes.txt"):
+        (saved / name).write_text("mine")
+    PolyGene.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.json", "recipe.toml", "README.md"])
+def test_links_out_of_the_folder_are_refused(saved, tmp_path, name):
+    (saved / name).rename(tmp_path / name)
+    (saved / name).symlink_to(tmp_path / name)
+    for load in (PolyGene.from_pretrained, describe):
+        with pytest.raises(CheckpointError, match=r"is a link to .*, outside of the checkpoint"):
+            load(saved)
+
+
+def test_the_links_of_the_hub_s_cache_are_followed(saved, tmp_path):
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "abc", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in list(saved.iterdir()):
+        path.rename(blobs / f"blob-{path.name}")
+        (snapshot / path.name).symlink_to(Path("../../blobs") / f"blob-{path.name}")
+    PolyGene.from_pretrained(snapshot)
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "SHA256SUMS"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(saved, name):
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    with pytest.raises(CheckpointError, match=rf"in {name}.*pipe or a device"):
+        PolyGene.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000, and the weights have 2"),
+        ({"phenotype_sizes": [10**7, 2, 3, 4, 2]}, "phenotype_sizes = .*the tokenizer have"),
+        ({"vocab_size": 10**12}, "vocab_size = 1000000000000"),
+        ({"n_genes": 10**9}, "n_genes = 1000000000"),
+        ({"hidden_size": 2**20}, "weights of another PolyGene"),
+        ({"hidden_size": 2**40}, "is damaged or was altered"),
+        ({"intermediate_size": 10**12}, "weights of another PolyGene"),
+        ({"type_vocab_size": 10**12}, "weights of another PolyGene"),
+        ({"hidden_size": "32"}, "is damaged or was altered"),
+        ({"num_attention_heads": 0}, "is damaged or was altered"),
+        ({"hidden_act": "none"}, "is damaged or was altered"),
+        ({"heads": [99]}, "is damaged or was altered"),
+        ({"is_decoder": True}, "sets is_decoder = True"),
+        ({"chunk_size_feed_forward": 7}, "sets chunk_size_feed_forward = 7"),
+    ],
+)
+def test_sizes_of_the_config_are_compared_before_memory_is_taken(saved, change, says):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | change))
+    hash_again(saved)
+    with pytest.raises(CheckpointError, match=says):
+        PolyGene.from_pretrained(saved)
+
+
+def test_a_header_of_very_many_tensors_is_not_read(saved):
+    header = json.dumps({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(20_000)})
+    (saved / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    hash_again(saved)
+    with pytest.raises(CheckpointError, match="has a header of 1,"):
+        PolyGene.from_pretrained(saved)
+
+
+def altered(folder, rng):
+    """Alter a file of a checkpoint, and list its hash: some bytes, a value of JSON, or its length."""
+    name = rng.choice([*DECISIVE, "recipe.toml", "metrics.json"])
+    content = bytearray((folder / name).read_bytes())
+    how, at = rng.integers(4), rng.integers(len(content))
+    if how == 0:
+        content[at] ^= 1 << rng.integers(8)
+    elif how == 1:
+        del content[at:]
+    elif how == 2:
+        content[at : at + 1] = bytes(rng.integers(32, 127, 3).tolist())
+    elif name.endswith(".json") and name != "tokenizer.json":
+        table = json.loads(content)
+        table[rng.choice(list(table))] = [None, -1, 1e30, "x", [], {}, [[1]], True][rng.integers(8)]
+        content = json.dumps(table).encode()
+    (folder / name).write_bytes(content)
+    hash_again(folder)
+
+
+def test_whatever_is_altered_in_a_checkpoint_ends_in_predictions_or_in_one_error(saved, toy_cells, tmp_path):
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        shutil.rmtree(tmp_path / "altered", ignore_errors=True)
+        shutil.copytree(saved, tmp_path / "altered")
+        altered(tmp_path / "altered", rng)
+        with contextlib.suppress(PolyGeneError):
+            loaded = PolyGene.from_pretrained(tmp_path / "altered", device="cpu")
+            for p_CV in label_probabilities(loaded, toy_cells, predict=loaded.tokenizer.schema.names):
+                assert np.isfinite(p_CV).all()

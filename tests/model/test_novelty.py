@@ -67,7 +67,7 @@ def test_fewer_training_cells_than_clusters_are_learned_too():
 
 def test_a_file_gives_the_same_scores_again(detector, tmp_path):
     detector.save(tmp_path / "known.safetensors")
-    loaded = NoveltyDetector.load(tmp_path / "known.safetensors")
+    loaded = NoveltyDetector.load(tmp_path / "known.safetensors", len(detector.whitening_DD))
     np.testing.assert_array_equal(loaded.score(draw(20, 5)), detector.score(draw(20, 5)))
     assert (loaded.query, loaded.false_alarms, loaded.cells) == ("cell_type", FALSE_ALARMS, 400)
 
@@ -79,4 +79,4 @@ def test_a_broken_file_is_refused_by_name(detector, damage, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:40] if damage == "cut off" else whole.replace(json.dumps("cells").encode()[1:-1], b"cellz"))
     with pytest.raises(CheckpointError, match=r"known\.safetensors is broken"):
-        NoveltyDetector.load(path)
+        NoveltyDetector.load(path, len(detector.whitening_DD))

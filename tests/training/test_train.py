@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from transformers import TrainingArguments
 
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.errors import CheckpointError, PhenotypeError, RecipeError
+from polygene.errors import CheckpointError, OutputError, PhenotypeError, RecipeError
 from polygene.evaluation.validation import validation_scores
 from polygene.model.calibration import Calibration
 from polygene.model.checkpoint import DECISIVE, NOVELTY, PolyGene
@@ -31,7 +32,8 @@ from polygene.model.masking import MaskingCollator
 from polygene.model.metrics import Metrics
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
-from polygene.training import defaults, engine
+from polygene.runtime.atomic import locked
+from polygene.training import defaults, engine, states
 from polygene.training import train as training
 from polygene.training.data import balancing_odds, class_weights
 from polygene.training.engine import Engine
@@ -95,8 +97,11 @@ def assert_ended_like(folder, expected):
     assert_same_weights(folder, expected)
     ours, theirs = files_of(folder), files_of(expected)
     assert ours.keys() == theirs.keys() == CHECKPOINT | {"training/recipe.toml", "training/finished"}
-    for name in CHECKPOINT - {"recipe.toml"}:
+    for name in CHECKPOINT - {"recipe.toml", "SHA256SUMS"}:
         assert ours[name][0] == theirs[name][0], name
+    sums = (files["SHA256SUMS"][0].decode().splitlines() for files in (ours, theirs))
+    one, other = ([line for line in lines if not line.endswith("recipe.toml")] for lines in sums)
+    assert one == other
 
 
 # --- stopped and started again ---
@@ -186,7 +191,7 @@ def write_half(self, folder):
         (training, "last_whole_state", stop),
         (Engine, "_save_optimizer_and_scheduler", stop),
         (engine._States, "on_save", stop),
-        (engine.shutil, "rmtree", half_remove),
+        (states.shutil, "rmtree", half_remove),
         (Engine, "_load_best_model", stop),
         (PolyGene, "save_pretrained", write_half),
         (training, "drop_states", stop),
@@ -208,6 +213,97 @@ def test_a_run_stopped_at_an_awkward_moment_ends_as_if_it_had_not_been(
     with monkeypatch.context() as patch:
         patch.setattr(kind, name, stopping)
         with pytest.raises(StoppedError):
+            train(recipe)
+    train(recipe)
+    assert_ended_like(recipe.out, uninterrupted)
+
+
+def stopped_after(recipe, steps, monkeypatch):
+    """Train, and stop after so many steps, of which every fourth saves a state."""
+    count = []
+
+    def step(self, *args, original=Engine.training_step, **kwargs):
+        count.append(1)
+        if len(count) > steps:
+            raise StoppedError
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "training_step", step)
+        with pytest.raises(StoppedError):
+            train(recipe)
+    return Path(recipe.out) / "training"
+
+
+@pytest.mark.parametrize("damage", ["optimizer.pt", "rng_state.pth", "trainer_state.json", "complete", "altered"])
+def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
+    damage, recipe_for, uninterrupted, monkeypatch, caplog
+):
+    recipe = recipe_for()
+    newest = stopped_after(recipe, 9, monkeypatch) / "checkpoint-8"
+    if damage == "altered":
+        content = bytearray((newest / "optimizer.pt").read_bytes())
+        content[len(content) // 2] ^= 1
+        (newest / "optimizer.pt").write_bytes(content)
+    elif damage == "complete":
+        (newest / damage).write_text("")
+    else:
+        (newest / damage).unlink()
+    with caplog.at_level(logging.INFO, "polygene"):
+        train(recipe)
+    assert re.search(r"checkpoint-8/\S+ is .*: going on from the state before", caplog.text)
+    assert re.search(r"resuming from .*checkpoint-4", caplog.text)
+    assert_ended_like(recipe.out, uninterrupted)
+
+
+def test_a_run_all_of_whose_states_are_damaged_says_which_and_begins_anew_when_told(
+    recipe_for, uninterrupted, monkeypatch
+):
+    recipe = recipe_for()
+    saved = stopped_after(recipe, 9, monkeypatch)
+    for number in (4, 8):
+        (saved / f"checkpoint-{number}" / "optimizer.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"No saved state is whole .*8/optimizer.pt is missing; .*4.*--restart"):
+        train(recipe)
+    train(recipe, restart=True)
+    assert_ended_like(recipe.out, uninterrupted)
+
+
+def test_a_finished_run_begins_anew_with_another_recipe_when_told(recipe_for):
+    recipe = recipe_for(epochs=1, evaluations=1)
+    train(recipe)
+    other = replace(recipe, training=replace(recipe.training, seed=1))
+    with pytest.raises(RecipeError, match="a run of another recipe"):
+        train(other)
+    before = weights_of(recipe.out)
+    train(other, restart=True)
+    assert any(not torch.equal(before[name], weights) for name, weights in weights_of(recipe.out).items())
+
+
+def test_a_second_run_into_the_folder_of_one_that_trains_is_refused(recipe_for):
+    recipe = recipe_for()
+    Path(recipe.out).mkdir()
+    with ThreadPoolExecutor() as another, locked(Path(recipe.out)):
+        running = another.submit(train, recipe)
+        with pytest.raises(OutputError, match="written by another process"):
+            running.result()
+
+
+@pytest.mark.parametrize("evaluations", [1, 4])
+def test_a_run_that_diverges_says_so(recipe_for, evaluations):
+    with pytest.raises(RecipeError, match=r"diverged.*Lower training\.learning_rate"):
+        train(recipe_for(learning_rate=1e30, evaluations=evaluations, warmup=0.0))
+
+
+def test_a_disk_that_is_full_while_a_state_is_saved_is_told_as_that(recipe_for, uninterrupted, monkeypatch):
+    def full(*args, **kwargs):
+        msg = "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/0"
+        raise RuntimeError(msg)
+
+    recipe = recipe_for()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OutputError, match=r"could not be written, .*make room, and the same command goes on"):
             train(recipe)
     train(recipe)
     assert_ended_like(recipe.out, uninterrupted)

@@ -20,7 +20,7 @@ from typer import Argument, Option
 from polygene.cli import verbs
 from polygene.cli.console import Commands, console, print_all, print_error
 from polygene.cli.options import Layer, Model, pairs
-from polygene.errors import RecipeError
+from polygene.errors import DataError, RecipeError
 from polygene.runtime.ranks import one_process, rank
 
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -122,6 +122,7 @@ def train(
     write_recipe: Annotated[
         Path | None, Option(metavar="MINE.toml", help="Only write the recipe, with comments.")
     ] = None,
+    restart: Annotated[bool, Option("--restart", help="Begin anew, in place of going on with a stopped run.")] = False,
 ) -> None:
     """Train a model as a recipe says, or with defaults for a corpus; a run that was stopped goes on."""
     from polygene.training import defaults
@@ -136,7 +137,7 @@ def train(
     recipe = defaults.find_recipe(source or "", out)
     from polygene.training.train import train as train_recipe
 
-    train_recipe(recipe)
+    train_recipe(recipe, restart=restart)
     _describe(Path(recipe.out), brief=True)
 
 
@@ -154,13 +155,18 @@ def evaluate(
 ) -> None:
     """Score a model on held-out donors, beside baselines."""
     from polygene.corpus.corpus import Corpus
+    from polygene.model.folder import DECISIVE, METRICS, OPTIONAL
     from polygene.model.shipped import MODELS
-    from polygene.runtime.atomic import atomic_file
+    from polygene.runtime.atomic import atomic_file, refuse_input
     from polygene.runtime.json import write_json
+    from polygene.vocab.tokenizer import FILES
 
     opened, folder = Corpus(corpus), Path(model).resolve()
     own = folder.is_dir() and not folder.is_relative_to(MODELS)  # a shipped or Hub model has no place for numbers
-    file = out or (folder / "metrics.json" if own else None)
+    file = out or (folder / METRICS if own else None)
+    if file:  # --out may name a file of the model or of the corpus
+        in_corpus = (corpus / name for name in (*FILES, "corpus.json"))
+        refuse_input(file, *(folder / name for name in (*DECISIVE, *OPTIONAL)), *in_corpus)
     with ExitStack() as stack:
         part = stack.enter_context(atomic_file(file, (".json",))) if file else None
         page = stack.enter_context(atomic_file(report, (".html",))) if report else None
@@ -221,7 +227,10 @@ def models() -> None:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    from polygene.runtime.files import loading, read_text
+
+    with loading(path, DataError, "give a text file of genes, one a line"):
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _describe(folder: Path, *, brief: bool = False) -> None:

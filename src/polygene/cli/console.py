@@ -1,6 +1,7 @@
 """How the commands speak: the group that turns errors into messages and exit codes, and printing."""
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +16,10 @@ from polygene.runtime.ranks import rank
 WRONG_INPUT = 2
 STOPPED = 130  # as shells count an interrupt
 NO_READER = 141  # as shells count a closed pipe
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch says then, in errors that are no MemoryError."""
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves the cursor, changes colours or the direction of a text; lines and tabs stay."""
 
 
 class Commands(TyperGroup):
@@ -34,6 +39,10 @@ class Commands(TyperGroup):
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(NO_READER) from None
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+                raise
+            message, code = f"memory ran out: {str(error).splitlines()[0] if str(error) else 'too much was asked'}", 2
         except OSError as error:
             message, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), WRONG_INPUT
         except KeyboardInterrupt:
@@ -49,7 +58,12 @@ class Commands(TyperGroup):
 
 def print_error(message: str) -> None:
     """Print one line to stderr."""
-    typer.secho(f"polygene: {message}", err=True, fg=typer.colors.RED)
+    typer.secho(f"polygene: {printable(message)}", err=True, fg=typer.colors.RED)
+
+
+def printable(text: str) -> str:
+    """Write the control characters that names in a file can hold as their codes."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def print_all(things: Iterable[Any]) -> None:
@@ -62,8 +76,13 @@ def print_all(things: Iterable[Any]) -> None:
 def console(**options: Any) -> Any:
     """Make a console; a file is as wide as a table."""
     from rich.console import Console
+    from rich.segment import Segment
 
     class Piped(Console):
+        def render(self, *args: Any, **kwargs: Any) -> Iterable[Segment]:
+            for text, style, control in super().render(*args, **kwargs):
+                yield Segment(text if control else printable(text), style, control)
+
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich itself would exit with 1
 

@@ -28,6 +28,7 @@ from polygene.io.datasets import pbmc
 from polygene.model.checkpoint import PolyGene
 from polygene.model.extend import extend_vocabulary
 from polygene.pl._demo import demo_picture
+from polygene.runtime.atomic import locked
 from polygene.runtime.json import write_json
 from polygene.runtime.seeds import check_seed
 from polygene.tl._annotate import annotate
@@ -66,7 +67,11 @@ def run(out: str | Path = "polygene-demo", *, model: str = MODEL, seed: int = 0)
         The folder holds something that no demo made.
     """
     check_seed(seed)  # before an earlier demo is cleared away
-    out = _cleared(Path(out))
+    with locked(Path(out)):
+        yield from _run(_cleared(Path(out)), model, seed)
+
+
+def _run(out: Path, model: str, seed: int) -> Iterator[str | Table]:
     adata = pbmc()
     with _quiet(), _one_thread():
         start = PolyGene.from_pretrained(model, device="cpu")

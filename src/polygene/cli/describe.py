@@ -1,6 +1,5 @@
 """What a corpus or a checkpoint holds, as tables; needs no torch."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,14 +7,15 @@ from typing import Any
 
 from rich.table import Table
 from rich.text import Text
-from safetensors import SafetensorError, safe_open
 
 from polygene.corpus.arrow import SPLITS
 from polygene.corpus.corpus import Corpus
 from polygene.errors import CheckpointError, DataError
 from polygene.model.calibration import Calibration
+from polygene.model.folder import AGAIN, CALIBRATION, CONFIG, METRICS, SUMS, WEIGHTS, tensors, verify
 from polygene.model.metrics import Metrics
 from polygene.model.shipped import MODELS, NAMES, folder_of
+from polygene.runtime.files import loading, read_json
 from polygene.vocab.tokenizer import CellTokenizer
 
 NAMED = 8
@@ -29,7 +29,9 @@ def describe(folder: str | Path, *, brief: bool = False) -> list[Table]:
     if (folder / "corpus.json").is_file():
         return _describe_corpus(Corpus(folder), brief)
     if (folder / "config.json").is_file():
-        return _describe_checkpoint(folder, brief)
+        verify(folder)
+        with loading(folder, CheckpointError, AGAIN):
+            return _describe_checkpoint(folder, brief)
     msg = (
         f"{folder} is neither a corpus (no corpus.json) nor a checkpoint (no config.json)."
         if folder.is_dir()
@@ -44,8 +46,8 @@ def describe_shipped() -> Table:
     for name in NAMES:
         folder, tokenizer = MODELS / name, CellTokenizer.load(MODELS / name)
         labels = dict(zip(tokenizer.schema.names, tokenizer.schema.labels, strict=True))
-        hashes = {file: digest for digest, file in map(str.split, (folder / "SHA256SUMS").read_text().splitlines())}
-        facts = _checkpoint_facts(folder, tokenizer) | {"SHA-256": f"{hashes['model.safetensors'][:12]} (weights)"}
+        hashes = {file: digest for digest, file in map(str.split, (folder / SUMS).read_text().splitlines())}
+        facts = _checkpoint_facts(folder, tokenizer) | {"SHA-256": f"{hashes[WEIGHTS][:12]} (weights)"}
         facts |= {key.replace("_", " "): f"{len(some)}: {_some(some)}" for key, some in labels.items()}
         of_model.append(facts | {"model card": str(folder / "README.md")})
     keys = dict.fromkeys(key for facts in of_model for key in facts)
@@ -76,10 +78,9 @@ def _describe_corpus(corpus: Corpus, brief: bool) -> list[Table]:
 
 
 def _describe_checkpoint(folder: Path, brief: bool) -> list[Table]:
-    tokenizer, metrics = CellTokenizer.load(folder), Metrics.load(folder / "metrics.json")
+    tokenizer, metrics = CellTokenizer.load(folder), Metrics.load(folder / METRICS)
     sizes = {name: len(labels) for name, labels in zip(tokenizer.schema.names, tokenizer.schema.labels, strict=True)}
-    file = folder / "calibration.json"
-    calibrated = Calibration.load(file, sizes).labels if file.is_file() else {}
+    calibrated = Calibration.load(folder / CALIBRATION, sizes).labels
     facts = _checkpoint_facts(folder, tokenizer) | {"calibration": ", ".join(calibrated) or "none"}
     tables = [_facts(f"checkpoint {folder}", facts), _phenotypes(tokenizer, brief)]
     if calibrated:
@@ -111,22 +112,15 @@ def _describe_checkpoint(folder: Path, brief: bool) -> list[Table]:
 
 
 def _checkpoint_facts(folder: Path, tokenizer: CellTokenizer) -> dict[str, str]:
-    config, weights = folder / "config.json", folder / "model.safetensors"
-    try:
-        network = json.loads(config.read_text(encoding="utf-8"))
-        with safe_open(weights, framework="numpy") as tensors:
-            slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118
-            n_weights, kinds = sum(math.prod(one.get_shape()) for one in slices), {one.get_dtype() for one in slices}
-    except (OSError, ValueError, SafetensorError) as error:
-        damaged = config if isinstance(error, ValueError) else weights
-        msg = f"{damaged} cannot be read ({error}); copy the checkpoint again, whole."
-        raise CheckpointError(msg) from error
+    network, weights = read_json(folder / CONFIG), folder / WEIGHTS
+    header = tensors(weights).values()
+    n_weights, kinds = sum(math.prod(one["shape"]) for one in header), {one["dtype"] for one in header}
     facts = {
         "network": f"{network['num_hidden_layers']} layers x {network['hidden_size']} wide",
         "weights": f"{n_weights:,} ({', '.join(sorted(kinds))}, {weights.stat().st_size / 1e6:.1f} MB)",
         **_tokenizer_facts(tokenizer),
     }
-    sources = Metrics.load(folder / "metrics.json").corpus.get("sources", {}).values()
+    sources = Metrics.load(folder / METRICS).corpus.get("sources", {}).values()
     for split in SPLITS:
         there = [source for source in sources if source["cells"].get(split)]
         cells, donors = (sum(source[kind].get(split, 0) for source in there) for kind in ("cells", "donors"))

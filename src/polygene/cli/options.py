@@ -14,6 +14,7 @@ Model = Annotated[str, Option(help="A checkpoint folder, a model that ships, or 
 CopyOut = Annotated[Path | None, Option(help="A copy with the results (.h5ad).", show_default="CELLS.polygene.h5ad")]
 OUT = "A copy of the cells with the results (.h5ad), or only the results (.csv, .parquet)."
 Out = Annotated[Path | None, Option(help=OUT, show_default="CELLS.polygene.h5ad")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Let --out be the file of the cells itself (.h5ad).")]
 TableOut = Annotated[Path, Option(help="The table of effects (.csv, .parquet).")]
 NewCells = Annotated[Path, Option(metavar="CELLS.h5ad", help="Where the cells go.")]
 Given = Annotated[str | None, Option(help="Phenotypes whose labels in obs are known, such as tissue,sex.")]

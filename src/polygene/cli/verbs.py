@@ -33,6 +33,7 @@ def annotate(
     ] = None,
     vote: Annotated[list[str] | None, Option(metavar="NAME=COLUMN", help=VOTE)] = None,
     out: o.Out = None,
+    overwrite: o.Overwrite = False,
 ) -> None:
     """Predict cell type, tissue, sex, age and disease of each cell."""
     _call("annotate", locals() | {"vote": o.pairs(vote, "--vote", "cell_type=leiden") or None})
@@ -56,6 +57,7 @@ def embed(
     layer: o.Layer = None,
     totals: o.Totals = None,
     out: o.Out = None,
+    overwrite: o.Overwrite = False,
 ) -> None:
     """Embed each cell, for neighbours, clusters and UMAP."""
     _call("embed", locals())
@@ -70,6 +72,7 @@ def denoise(
     layer: o.Layer = None,
     totals: o.Totals = None,
     out: o.CopyOut = None,
+    overwrite: o.Overwrite = False,
 ) -> None:
     """Predict the expression of each gene from the other genes of its cell."""
     _call("denoise", locals())

@@ -3,9 +3,10 @@
 Legend: C cells, N expressed entries (cell, gene), G panel genes, P phenotypes, S sources.
 """
 
+import hashlib
 import json
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,11 +17,13 @@ from scipy import sparse
 
 from polygene.corpus.arrow import SPLITS, VALUES, Shard, SplitName, ranges
 from polygene.errors import CorpusError, PolyGeneError
+from polygene.runtime.files import loading, read_json, sha256
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.tokenizer import CellTokenizer
 
 FORMAT = 1
 """The layout of the folder; a corpus of another format is refused."""
+AGAIN = "copy the folder again, whole, or run polygene prepare"
 
 
 class Corpus:
@@ -49,6 +52,10 @@ class Corpus:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        with loading(f"the corpus {self.folder}", CorpusError, AGAIN):
+            self._open()
+
+    def _open(self) -> None:
         self.info = self._read_info()
         self._check_files()
         try:
@@ -89,7 +96,13 @@ class Corpus:
             raise CorpusError(msg)
         if name not in self._splits:  # kept: a split maps its files when it is made
             files = [self.folder / file for file in self.info["files"] if file.startswith(f"{name}/")]
-            self._splits[name] = CorpusSplit(files, self.measured_SG, len(self.tokenizer.schema.names))
+            with loading(f"the corpus {self.folder}", CorpusError, AGAIN):
+                split = CorpusSplit(files, self.measured_SG, len(self.tokenizer.schema.names))
+                written = sum(source["cells"].get(name, 0) for source in self.info["sources"])
+                if split.n_rows != written:
+                    msg = f"{self.folder} holds {split.n_rows:,} {name} cells, and {written:,} were written: {AGAIN}."
+                    raise CorpusError(msg)
+            self._splits[name] = split
         return self._splits[name]
 
     def check(self, tokenizer_fingerprint: str) -> None:
@@ -121,28 +134,44 @@ class Corpus:
             msg = f"{self.folder} is no corpus: {why}. Make one: polygene prepare FILES --out FOLDER"
             raise CorpusError(msg)
         try:
-            info = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            info = read_json(path)
+        except (OSError, ValueError) as error:
             msg = f"{path} is damaged ({error}); run polygene prepare again"
             raise CorpusError(msg) from error
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             msg = f"{path} is not of the format that this version reads ({FORMAT}); run polygene prepare again"
             raise CorpusError(msg)
+        if "digest" in info and info["digest"] != digest_of(info):
+            msg = f"{path} was altered: it is not what polygene prepare wrote; {AGAIN}"
+            raise CorpusError(msg)
         return info
 
     def _check_files(self) -> None:
-        """Compare every Arrow file with the size that was written down."""
-        for file, n_bytes in self.info["files"].items():
+        """Compare every Arrow file with the size and the hash that were written down."""
+        for file, written in self.info["files"].items():
             path = self.folder / file
+            n_bytes, digest = (written, None) if isinstance(written, int) else (written["bytes"], written["sha256"])
             if not path.is_file():
-                msg = f"the corpus {self.folder} lacks {file}; copy the folder again, whole, or run polygene prepare"
+                msg = f"the corpus {self.folder} lacks {file}; {AGAIN}"
                 raise CorpusError(msg)
             if (found := path.stat().st_size) != n_bytes:
-                msg = (
-                    f"{path} is cut off or altered: {found:,} bytes, {n_bytes:,} were written; "
-                    "copy the folder again, whole, or run polygene prepare"
-                )
+                msg = f"{path} is cut off or altered: {found:,} bytes, {n_bytes:,} were written; {AGAIN}"
                 raise CorpusError(msg)
+            if digest and digest != _hash_of(path, path.stat().st_size, path.stat().st_mtime_ns):
+                msg = f"{path} was altered: its SHA-256 is not the one that was written down; {AGAIN}"
+                raise CorpusError(msg)
+
+
+def digest_of(info: Mapping[str, Any]) -> str:
+    """Hash the content of corpus.json, but for the hash itself."""
+    text = json.dumps({name: value for name, value in info.items() if name != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _hash_of(path: Path, _size: int, _mtime_ns: int) -> str:
+    """Hash a file once in a process, half a second a gigabyte, as long as its size and time stay."""
+    return sha256(path)
 
 
 class CorpusSplit:
@@ -156,9 +185,10 @@ class CorpusSplit:
         self._files, self._n_phenotypes = files, n_phenotypes
         self._shards = [Shard(file) for file in files]
         self._starts = np.cumsum([0, *(shard.n_cells for shard in self._shards)])
+        self.n_rows = int(self._starts[-1])
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self.n_rows
 
     def __reduce__(self) -> tuple[type[Self], tuple[list[Path], np.ndarray, int]]:
         return type(self), (self._files, self.measured_SG, self._n_phenotypes)

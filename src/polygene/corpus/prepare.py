@@ -21,7 +21,7 @@ import numpy as np
 from polygene._version import __version__
 from polygene.corpus.arrow import ShardWriter, cell_tables
 from polygene.corpus.config import PrepareConfig
-from polygene.corpus.corpus import FORMAT, Corpus
+from polygene.corpus.corpus import FORMAT, Corpus, digest_of
 from polygene.corpus.source import PreparedSource, describe, years_of
 from polygene.corpus.split import split_cells
 from polygene.corpus.variable_genes import (
@@ -35,7 +35,8 @@ from polygene.corpus.variable_genes import (
 )
 from polygene.errors import missing_column
 from polygene.io.read import CellSource, Source, open_sources
-from polygene.runtime.atomic import atomic_folder
+from polygene.runtime.atomic import atomic_folder, refuse_input
+from polygene.runtime.files import sha256
 from polygene.runtime.pool import process_pool
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
@@ -94,7 +95,9 @@ def prepare(
     one_process("prepare")  # num_proc shares the work, torchrun does not
     config = config or PrepareConfig()
     with atomic_folder(out, replace="corpus.json" if overwrite else None) as folder:
-        prepared = _split_sources(open_sources(sources, layer=config.layer), config, tokenizer)
+        opened = open_sources(sources, layer=config.layer)
+        refuse_input(out, *(source.path for source in opened))
+        prepared = _split_sources(opened, config, tokenizer)
         n_rows = sum((0 if tokenizer else 2 * source.n_train) + source.cells.n_obs for source in prepared)
         with progress(n_rows, done="prepared", unit="rows") as advance, process_pool(prepared, num_proc) as pool:
             _Preparation(prepared, config, pool, advance).write(folder, tokenizer)
@@ -135,22 +138,27 @@ class _Preparation:
         if given is None:
             tokenizer = replace(tokenizer, inverse=fit.finish())
         tokenizer.save(folder)
-        files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*.arrow"))}
+        files = {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for path in sorted(folder.rglob("*.arrow"))
+        }
         info = {"format": FORMAT, "polygene": __version__, "tokenizer": tokenizer.fingerprint()}
         info |= {"config": asdict(self.config), "sources": described, "files": files}
+        info = json.loads(json.dumps(info))  # as it will be read: tuples are lists
+        info["digest"] = digest_of(info)
         (folder / "corpus.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _tokenizer(self) -> CellTokenizer:
         """Make panel, bins and labels from training cells; the inverse is fitted later, as tokens are written."""
         phenotypes = self.config.schema()
-        panel = self._rank()
         counts: dict[str, dict[str, int]] = {phenotype.name: {} for phenotype in phenotypes}
         for source in self.sources:
             for name, some in count_labels(source.frame[source.part_C == 0], phenotypes).items():
                 counts[name].update({label: n + counts[name].get(label, 0) for label, n in some.items()})
         kind, n_bins = self.config.binning, () if self.config.binning == "binary" else (self.config.n_bins,)
         binner: ExpressionBinner = getattr(ExpressionBinner, kind)(*n_bins)
-        schema = PhenotypeSchema.fit(counts, phenotypes)
+        schema = PhenotypeSchema.fit(counts, phenotypes)  # too many labels are refused before the hours of ranking
+        panel = self._rank()
         return CellTokenizer(panel=panel, binner=binner, schema=schema, inverse=InverseFit(binner, len(panel)).finish())
 
     def _rank(self) -> GenePanel:

@@ -28,7 +28,8 @@ from polygene.evaluation.assessment import DEPENDABLE, DEPENDABLE_YEARS, LEVELS
 from polygene.evaluation.results import Evaluation
 from polygene.evaluation.tables import SPLITS, main_score, of_phenotype, of_score, percent, words
 from polygene.evaluation.test_cells import MODEL
-from polygene.model.checkpoint import SUMS, PolyGene
+from polygene.model.checkpoint import PolyGene
+from polygene.model.folder import SUMS
 from polygene.model.inference import cell_states
 from polygene.pl._umap import embedding
 from polygene.runtime.subsample import spread

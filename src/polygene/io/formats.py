@@ -34,6 +34,9 @@ def open_format(place: PathOrURL, layer: str | None) -> "Format":
     if not path.exists():
         msg = f"there is no file {label!r}"
         raise DataError(msg)
+    if not (path.is_file() or path.is_dir()):
+        msg = f"{label} is a pipe or a device, in which no place can be sought: save the cells in a file first"
+        raise DataError(msg)
     if any((path / name).exists() for name in ZARR_FILES) or zipfile.is_zipfile(path):
         return AnnDataFile(path, layer, label)
     with read_errors(label):

@@ -1,14 +1,11 @@
 """Paths of cells: globs, braces and URLs; a URL is downloaded once, into a temporary folder."""
 
-import atexit
 import errno
 import glob
-import os
 import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +15,7 @@ from fsspec.registry import known_implementations
 from polygene.errors import DataError, PolyGeneError
 from polygene.runtime import extras
 from polygene.runtime.progress import progress
+from polygene.runtime.scratch import scratch_folder
 
 PathOrURL: TypeAlias = str | Path  # a URL is a str, what is on this machine a Path
 
@@ -92,7 +90,7 @@ def local_copy(url: str, parts: Collection[str] = ()) -> Path:
     """
     if url not in _copies:
         files, path = filesystem(url)
-        folder = Path(tempfile.mkdtemp(dir=_scratch()))
+        folder = Path(tempfile.mkdtemp(dir=scratch_folder()))
         try:
             is_folder = url.endswith("/") if url.startswith("http") else files.isdir(path)
             copy = folder / (name_of(url) or "cells")
@@ -110,7 +108,7 @@ def local_copy(url: str, parts: Collection[str] = ()) -> Path:
         except PolyGeneError:
             raise
         except Exception as error:  # each file system has errors of its own
-            msg = f"{url} cannot be reached: {error or type(error).__name__}"
+            msg = f"{url} cannot be reached: {_reason(error)}"
             raise DataError(msg) from error
         finally:
             if url not in _copies:
@@ -119,19 +117,6 @@ def local_copy(url: str, parts: Collection[str] = ()) -> Path:
 
 
 _copies: dict[str, Path] = {}
-
-
-@cache
-def _scratch() -> str:
-    folder = tempfile.mkdtemp(prefix="polygene-")
-    atexit.register(remove, folder, os.getpid())
-    return folder
-
-
-def remove(folder: str | Path, owner: int) -> None:
-    """Remove a temporary folder in the process that made it, not in those that were forked from it."""
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch(files: Any, path: str, target: Path, url: str) -> None:
@@ -148,13 +133,22 @@ def _fetch(files: Any, path: str, target: Path, url: str) -> None:
             raise
         stopped = error
     n_bytes = target.stat().st_size if target.exists() else 0
-    if stopped or (callback.size is not None and n_bytes != callback.size):
+    # of http the length was checked as it came; where the server packed the file it is not that of the file
+    is_short = not url.startswith("http") and callback.size is not None and n_bytes != callback.size
+    if stopped or is_short:
         size = "an unknown number of" if callback.size is None else f"{callback.size:,}"
-        why = (str(stopped).splitlines() or [type(stopped).__name__])[0] if stopped else "the connection closed"
+        why = _reason(stopped) if stopped else "the connection closed"
         is_full = isinstance(stopped, OSError) and stopped.errno == errno.ENOSPC
         hint = "Set TMPDIR to a folder with room." if is_full else "Try again."
         msg = f"{url} stopped after {n_bytes:,} of {size} bytes, and nothing was kept ({why}). {hint}"
         raise DataError(msg) from stopped
+
+
+def _reason(error: Exception) -> str:
+    """Give the reason in one line, of errors that have none in words too."""
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return f"nothing came for {PATIENCE} seconds"
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _expand_braces(pattern: str) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from polygene.errors import DataError
-from polygene.io.paths import remove
+from polygene.runtime.scratch import remove, scratch_folder
 
 logger = logging.getLogger("polygene")
 
@@ -30,7 +30,7 @@ class TransposedMatrix:
 
     def __init__(self, blocks: Iterator[Entries], shape: tuple[int, int], n_entries: int, dtype: np.dtype) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
-        self.folder = Path(tempfile.mkdtemp(prefix="polygene-"))
+        self.folder = Path(tempfile.mkdtemp(dir=scratch_folder()))
         weakref.finalize(self, remove, self.folder, os.getpid())
         n_buckets = min(-(-max(n_entries, 1) // BUCKET), 1 << 16, shape[0])
         self._rows = -(-shape[0] // n_buckets)  # of a bucket

@@ -9,6 +9,7 @@ Legend: C cells, M columns of the file that a layer fills.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import h5py
@@ -17,11 +18,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from anndata.io import read_elem, write_elem
+from pandas.api.types import is_numeric_dtype
 
 from polygene.errors import DataError
+from polygene.io.backed import names_of
 from polygene.io.h5ad import append, append_rows
 from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk
-from polygene.runtime.atomic import atomic_file, check_target, writing
+from polygene.runtime.atomic import atomic_file, check_target, refuse_input, writing
 from polygene.runtime.distributed import process_group
 from polygene.runtime.ranks import own_rows, rank, world_size
 
@@ -57,7 +60,19 @@ def results_writer(out: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Ite
             path.unlink(missing_ok=True)
 
 
-def write_results(results: Results, adata: ad.AnnData | str | Path, out: str | Path | None) -> None:
+def check_overwrite(results: Results, out: str | Path, *, overwrite: bool) -> None:
+    """Refuse to write over the cells that are read, unless it is allowed and all of them stay."""
+    keeps_all = Path(out).suffix == ".h5ad" and results.new_var is None
+    hint = "" if results.new_var is None else ", which would lose genes"
+    if not (overwrite and keeps_all):
+        do = f"choose another file{hint}"
+        allowed = ", or add the results to it with overwrite=True (--overwrite)" if keeps_all else ""
+        refuse_input(out, results.cells.path, do=do + allowed)
+
+
+def write_results(
+    results: Results, adata: ad.AnnData | str | Path, out: str | Path | None, *, overwrite: bool = False
+) -> None:
     """Write the results for an AnnData into it, and those for a file to `out`."""
     if isinstance(adata, ad.AnnData) and out is not None:
         msg = f"{results.verb} writes into an AnnData; leave `out` out, and save it: adata.write_h5ad({str(out)!r})"
@@ -69,13 +84,27 @@ def write_results(results: Results, adata: ad.AnnData | str | Path, out: str | P
         table = ", or a .parquet or .csv" if results.suffixes == SUFFIXES else ""
         msg = f"the results for {results.cells.label} need a place: out='annotated.h5ad'{table}"
         raise DataError(msg)
+    check_overwrite(results, out, overwrite=overwrite)
     with results_writer(out, results.suffixes) as write:
         write(results)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write rows as .csv or .parquet, as the suffix says, without their numbers."""
-    table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
+    if path.suffix == ".csv":
+        no_formulas(table).to_csv(path, index=False)
+    else:
+        table.to_parquet(path, index=False)
+
+
+def no_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """Put an apostrophe before texts that a spreadsheet would take for formulas: those that begin with = + - @."""
+
+    def quoted(text: Any) -> Any:
+        return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+    columns = {name: column.map(quoted) for name, column in table.items() if not is_numeric_dtype(column)}
+    return table.assign(**columns).set_axis(table.index.map(quoted), axis=0) if len(table) else table
 
 
 def _write_part(part: Path, chunks: Iterable[ResultsChunk]) -> int:
@@ -144,7 +173,7 @@ def _merge(parts: list[Path], results: Results, whole: Path) -> None:
                 writer.write_table(table)
     else:
         for number, chunk in enumerate(chunks):
-            _table(chunk).to_csv(whole, index_label="cell", mode="a", header=number == 0)
+            no_formulas(_table(chunk)).to_csv(whole, index_label="cell", mode="a", header=number == 0)
 
 
 def _reserve(file: Path, n_bytes: int) -> None:
@@ -172,7 +201,9 @@ def _append_to_h5ad(file: h5py.File, chunks: Iterable[ResultsChunk], results: Re
         var = _columns(file, "var", results.var)
         for name, values in results.var.items():
             write_elem(var, name, values)
+    first = 0
     for number, chunk in enumerate(chunks):
+        first = _check_names(results, obs, chunk, first)
         new = {(obs, name): column for name, column in chunk.obs.items()}
         new |= {(obsm, name): array for name, array in chunk.obsm.items()}
         if results.new_var is not None:
@@ -193,6 +224,15 @@ def _append_to_h5ad(file: h5py.File, chunks: Iterable[ResultsChunk], results: Re
             append(group[name]["codes"] if categorical else group[name], array)
         if number == 0:
             _columns(file, "obs", chunk.obs.columns)
+
+
+def _check_names(results: Results, obs: h5py.Group, chunk: ResultsChunk, first: int) -> int:
+    """Compare the names of the copied cells with those that were predicted; gives the row to go on with."""
+    rows = slice(first, first + len(chunk.obs))
+    if not names_of(obs, rows).equals(pd.Index(chunk.obs.index, dtype=object)):
+        msg = f"{results.cells.label} was replaced or changed while its cells were read: run it again"
+        raise DataError(msg)
+    return rows.stop
 
 
 def _columns(file: h5py.File, name: str, new: Iterable[str]) -> h5py.Group:

@@ -70,6 +70,15 @@ class LabelCalibration:
     least_A: tuple[float, ...] = field(repr=False)
     vote: float = 1.0
 
+    def fits(self, n_labels: int) -> bool:
+        """Whether it is of so many labels, and its numbers are numbers."""
+        tables = (self.least_AV, (len(COVERAGES), n_labels)), (self.least_A, (len(COVERAGES),))
+        numbers_fit = all(
+            np.shape(table) == shape and np.isfinite(np.array(table, dtype=float)).all()
+            for table, shape in (*tables, (self.units_V, (n_labels,)), ([self.units, self.cells], (2,)))
+        )
+        return numbers_fit and 0 < self.temperature < np.inf
+
     def own(self, coverage: float) -> np.ndarray:
         """Which labels have enough units of their own for sets of this coverage, bool (V,)."""
         return np.array(self.units_V) >= units_needed(coverage)
@@ -121,9 +130,7 @@ class Calibration:
             table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             labels = {name: LabelCalibration(**one) for name, one in table["labels"].items()}
             studies = {name: StudyCalibration(**one) for name, one in table.get("studies", {}).items()}
-            fits = tuple(table["coverages"]) == COVERAGES and all(
-                np.shape(one.least_AV) == (len(COVERAGES), sizes[name]) for name, one in labels.items()
-            )
+            fits = tuple(table["coverages"]) == COVERAGES and all(one.fits(sizes[name]) for name, one in labels.items())
             fits = fits and all(len(one.least_A) == len(COVERAGES) for one in studies.values())
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             fits, labels, studies, why = False, {}, {}, f" ({type(error).__name__}: {error})"

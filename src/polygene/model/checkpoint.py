@@ -1,20 +1,7 @@
-"""A checkpoint: tokenizer and network in one folder, which is also a repository of the Hugging Face Hub.
-
-::
-
-    config.json  model.safetensors   the network; computes in float32 however its weights are stored
-    tokenizer.json  genes.tsv        bins, slots, phenotypes; the panel
-    tokenizer.safetensors            the values that bins stand for
-    calibration.json                 temperatures, and thresholds of label sets
-    novelty.safetensors              clusters of the training cells; only where validation cells set a threshold
-    recipe.toml  metrics.json        how it was trained, what it scored
-    README.md                        model card
-    SHA256SUMS                       of the files that decide a prediction
-"""
+"""A checkpoint: tokenizer and network in one folder (`model.folder`), also a repository of the Hugging Face Hub."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +18,19 @@ from transformers.utils import logging as transformers_logging
 
 from polygene.errors import CheckpointError
 from polygene.model.calibration import Calibration
+from polygene.model.folder import (
+    AGAIN,
+    CALIBRATION,
+    CARD,
+    DECISIVE,
+    METRICS,
+    NOVELTY,
+    OPTIONAL,
+    RECIPE,
+    SUMS,
+    verify,
+)
+from polygene.model.load import load_network
 from polygene.model.metrics import Metrics
 from polygene.model.novelty import NoveltyDetector
 from polygene.model.recipe import Recipe
@@ -39,14 +39,10 @@ from polygene.nn.config import PolyGeneConfig
 from polygene.nn.network import PolyGeneModel
 from polygene.runtime.atomic import atomic_update
 from polygene.runtime.distributed import own_device
+from polygene.runtime.files import loading, sha256
 from polygene.runtime.json import write_json
 from polygene.vocab.ontology import at_or_below
-from polygene.vocab.tokenizer import FILES, CellTokenizer
-
-CALIBRATION, NOVELTY, RECIPE, METRICS = "calibration.json", "novelty.safetensors", "recipe.toml", "metrics.json"
-SUMS = "SHA256SUMS"
-DECISIVE = ("config.json", "model.safetensors", *FILES, CALIBRATION)
-"""Files that every checkpoint has and that decide a prediction."""
+from polygene.vocab.tokenizer import CellTokenizer
 
 logger = logging.getLogger("polygene")
 
@@ -130,15 +126,12 @@ class PolyGene:
         folder = folder_of(name_or_path)
         if not folder.is_dir():
             folder = _download(str(name_or_path))
-        saved = _verify(folder)
-        with without_bars():
-            network, found = PolyGeneModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-        if unlike := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
-            msg = (
-                f"{folder} holds weights of another PolyGene: {', '.join(unlike[:3])} differ. "
-                "Load it with the version that made it, or train it again."
-            )
-            raise CheckpointError(msg)
+        saved = verify(folder)
+        with loading(folder, CheckpointError, AGAIN):
+            return cls._load(folder, saved, device or own_device())
+
+    @classmethod
+    def _load(cls, folder: Path, saved: frozenset[str], device: str | torch.device) -> PolyGene:
         tokenizer = CellTokenizer.load(folder)
         sizes = {
             name: len(labels) for name, labels in zip(tokenizer.schema.names, tokenizer.schema.labels, strict=True)
@@ -146,13 +139,22 @@ class PolyGene:
         calibration = Calibration.load(folder / CALIBRATION, sizes)
         if not calibration.labels:
             logger.info("%s was not calibrated: its probabilities are as sure as training left them", folder)
+        try:
+            metrics = Metrics.load(folder / METRICS)
+        except CheckpointError as error:  # no prediction needs them
+            logger.warning("%s The model is loaded without its scores.", error)
+            metrics = Metrics()
+        network = load_network(folder, tokenizer).to(device)
+        novelty = NoveltyDetector.load(folder / NOVELTY, network.config.hidden_size) if NOVELTY in saved else None
+        if novelty is not None:
+            tokenizer.schema.index(novelty.query)  # an error where there is none
         return cls(
             tokenizer=tokenizer,
-            network=network.eval().to(device or own_device()),
+            network=network,
             recipe=Recipe.load(folder / RECIPE) if (folder / RECIPE).exists() else None,
-            metrics=Metrics.load(folder / METRICS),
+            metrics=metrics,
             calibration=calibration,
-            novelty=NoveltyDetector.load(folder / NOVELTY) if NOVELTY in saved else None,
+            novelty=novelty,
         )
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
@@ -172,16 +174,14 @@ class PolyGene:
             self.calibration.save(new / CALIBRATION)
             if self.novelty is not None:
                 self.novelty.save(new / NOVELTY)
-            decisive = [*DECISIVE, *([NOVELTY] if self.novelty else [])]
             write_json(new / METRICS, self.metrics.to_dict())
-            texts = {
-                "README.md": model_card(self),
-                SUMS: "".join(f"{_sha256(new / name)}  {name}\n" for name in decisive),
-                **({RECIPE: self.recipe.to_toml()} if self.recipe else {}),
-            }
-            for name, text in texts.items():
-                (new / name).write_text(text, encoding="utf-8")
-            for name in (NOVELTY, RECIPE):  # of another model that was here
+            if self.recipe is not None:
+                (new / RECIPE).write_text(self.recipe.to_toml(), encoding="utf-8")
+            (new / CARD).write_text(model_card(self), encoding="utf-8")
+            decisive = [*DECISIVE, *(name for name in OPTIONAL if (new / name).exists())]
+            sums = "".join(f"{sha256(new / name)}  {name}\n" for name in decisive)
+            (new / SUMS).write_text(sums, encoding="utf-8")
+            for name in OPTIONAL:  # of another model that was here
                 if not (new / name).exists():
                     (folder / name).unlink(missing_ok=True)
 
@@ -219,44 +219,6 @@ def _download(name: str) -> Path:
             "Give the folder that `polygene train` wrote, one of these names, or 'owner/name' on the Hub."
         )
         raise CheckpointError(msg) from error
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _verify(folder: Path) -> frozenset[str]:
-    """Refuse a folder that lacks a file or holds another than the one saved; names of the files that were saved."""
-    config = folder / "config.json"
-    if config.is_file() and '"unmeasured_vectors"' not in config.read_text(encoding="utf-8", errors="replace"):
-        msg = (
-            f"{folder} is a checkpoint of version 0.1 of PolyGene, whose networks did not know which genes a file "
-            "measured. This version does not read it: train it again from its recipe.toml, or use version 0.1."
-        )
-        raise CheckpointError(msg)
-    sums = folder / SUMS
-    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
-    saved = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    decisive = [*DECISIVE, *([NOVELTY] if NOVELTY in saved else [])]
-    missing = [name for name in (*decisive, SUMS) if not (folder / name).is_file()]
-    if missing:
-        msg = (
-            f"{folder} is not a complete PolyGene checkpoint: {', '.join(missing)} missing. "
-            "Copy the whole folder again, or give the folder that `polygene train` wrote."
-        )
-        raise CheckpointError(msg)
-    for name in decisive:
-        if name not in saved:
-            msg = f"{folder / SUMS} was cut off or altered: it lacks {name}. Get the checkpoint again."
-            raise CheckpointError(msg)
-        if not (folder / name).is_file() or _sha256(folder / name) != saved[name]:
-            msg = (
-                f"{folder / name} is not the file that was saved: its SHA-256 differs from the one in {SUMS}. "
-                "It was altered or copied incompletely; get the checkpoint again."
-            )
-            raise CheckpointError(msg)
-    return frozenset(saved)
 
 
 def model_card(model: PolyGene) -> str:

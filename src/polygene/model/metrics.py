@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from polygene.errors import CheckpointError
+from polygene.runtime.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -57,7 +57,11 @@ class Metrics:
         if not path.exists():
             return cls()
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            fields = read_json(path)
+            if not all(isinstance(one, dict) for one in fields.values()):
+                msg = "its fields are tables"
+                raise TypeError(msg)
+            return cls(**fields)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             msg = f"{path} is broken ({error}): copy it again from where it was made."
             raise CheckpointError(msg) from error

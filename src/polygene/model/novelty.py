@@ -94,8 +94,8 @@ class NoveltyDetector:
         save_file(arrays, path, metadata={"novelty": json.dumps(numbers)})
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
+    def load(cls, path: Path, width: int) -> Self:
+        """Read what `save` wrote, for a network of this width.
 
         Raises
         ------
@@ -105,7 +105,14 @@ class NoveltyDetector:
         try:
             with safe_open(path, framework="numpy") as file:
                 numbers = json.loads(file.metadata()["novelty"])
-                return cls(whitening_DD=file.get_tensor("whitening"), centres_KD=file.get_tensor("centres"), **numbers)
+                arrays = {name: file.get_tensor(name) for name in ("whitening", "centres")}
+            if arrays["whitening"].shape != (width, width) or arrays["centres"].shape[1:] != (width,):
+                msg = f"it is of another network than one of width {width}"
+                raise ValueError(msg)
+            if not 0 < numbers["threshold"] < np.inf or not all(np.isfinite(x).all() for x in arrays.values()):
+                msg = "its numbers are no distances"
+                raise ValueError(msg)
+            return cls(whitening_DD=arrays["whitening"], centres_KD=arrays["centres"], **numbers)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             msg = f"{path} is broken ({type(error).__name__}: {error}): copy it again from where it was made."
             raise CheckpointError(msg) from error

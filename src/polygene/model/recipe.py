@@ -16,6 +16,9 @@ from polygene.model.masking import MaskingConfig
 from polygene.nn.losses import LossConfig
 from polygene.runtime.toml import build, check_bounds, read_toml, write_toml
 
+MANY = 1_000_001
+"""Above any number of epochs, of layers or of cells in a batch that makes sense."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
@@ -33,7 +36,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        check_bounds("network", self, **dict.fromkeys(sizes, (1, inf)), hidden_dropout_prob=(0, 1))
+        check_bounds("network", self, **dict.fromkeys(sizes, (1, MANY)), hidden_dropout_prob=(0, 1))
         if self.hidden_size % self.num_attention_heads:
             msg = (
                 f"network.hidden_size = {self.hidden_size} cannot be shared among num_attention_heads = "
@@ -93,11 +96,11 @@ class TrainingConfig:
         check_bounds(
             "training",
             self,
-            **dict.fromkeys(("epochs", "batch_size", "accumulation", "evaluations"), (1, inf)),
+            **dict.fromkeys(("epochs", "batch_size", "accumulation", "evaluations"), (1, MANY)),
             learning_rate=(1e-12, inf),
             warmup=(0, 1),
             weight_decay=(0, inf),
-            num_workers=(0, inf),
+            num_workers=(0, 1_000),
             seed=(0, 2**32),
         )
 

@@ -45,7 +45,7 @@ class SamplingConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        check_bounds("sampling", self, steps=(1, inf), temperature=(1e-3, inf))
+        check_bounds("sampling", self, steps=(1, 65_536), temperature=(1e-3, inf))
 
 
 def draw(probabilities_QV: np.ndarray, random_Q: np.ndarray, temperature: float) -> np.ndarray:

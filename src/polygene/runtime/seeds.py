@@ -1,4 +1,4 @@
-"""Seeds: what every generator of random numbers takes."""
+"""Seeds, which every generator of random numbers takes, and counts: checked before any work is done."""
 
 from polygene.errors import DataError
 
@@ -10,4 +10,11 @@ def check_seed(seed: int) -> None:
     """Refuse a seed that a generator of random numbers would refuse, before any work is done."""
     if not 0 <= seed <= LARGEST:
         msg = f"the seed is {seed}; give a whole number from 0 to {LARGEST:,}."
+        raise DataError(msg)
+
+
+def check_count(name: str, value: int, most: int) -> None:
+    """Refuse a number of things that is below 1, or beyond what memory or patience can hold."""
+    if not 1 <= value <= most:
+        msg = f"{name} = {value:,}: give a whole number from 1 to {most:,}."
         raise DataError(msg)

@@ -15,8 +15,10 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from polygene.errors import RecipeError
+from polygene.runtime.files import read_text
 
 T = TypeVar("T")
+LARGEST = 1_000_000  # bytes of a TOML file
 
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -24,8 +26,8 @@ WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or f
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file; RecipeError where it cannot be read or is no TOML."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(Path(path), LARGEST))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         msg = f"{path} cannot be read: {error}."
         raise RecipeError(msg) from error
 

@@ -42,6 +42,7 @@ def annotate(
     back_off: float | None = None,
     vote: Mapping[str, str] | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Predict phenotypes of cells from their expression, and from labels that are known.
 
@@ -75,6 +76,8 @@ def annotate(
     out
         Where the results of a file go: a copy of it with them (.h5ad), or their columns alone (.parquet, .csv). Only
         some rows are in memory at a time. An AnnData is changed in place.
+    overwrite
+        Let `out` be the file of the cells itself, which then also holds the results (.h5ad).
 
     Notes
     -----
@@ -128,7 +131,7 @@ def annotate(
     results = results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns())
     if vote:
         results = with_votes(results, vote, lambda: np.concatenate([cell_states(model, c) for _, c in reader.chunks()]))
-    write_results(results, adata, out)
+    write_results(results, adata, out, overwrite=overwrite)
     if world_size() == 1:
         for line in annotator.summary.lines():
             logger.info("%s", line)

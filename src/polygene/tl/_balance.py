@@ -15,8 +15,8 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.sampling import SamplingConfig
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.ranks import one_process
-from polygene.runtime.seeds import check_seed
-from polygene.tl._generate import GENERATED, draw_adata
+from polygene.runtime.seeds import check_count, check_seed
+from polygene.tl._generate import GENERATED, MOST_CELLS, draw_adata
 from polygene.tl._reader import CellReader, load_model, made_by, panel_var, written
 from polygene.vocab.phenotypes import PhenotypeSchema
 
@@ -67,11 +67,13 @@ def balance(
     """
     one_process("balance")
     check_seed(seed)
+    if n_cells is not None:
+        check_count("n_cells", n_cells, MOST_CELLS)
     sampling = SamplingConfig(steps=steps, temperature=temperature)
     model = load_model(model)
     tokenizer, schema = model.tokenizer, model.tokenizer.schema
     phenotypes = list(dict.fromkeys([key, *([given] if isinstance(given, str) else given)]))
-    with written(out, (".h5ad",)) as part:
+    with written(out, (".h5ad",), adata) as part:
         reader = CellReader(adata, tokenizer, given=phenotypes, layer=layer, totals=totals)
         both, labels_CP = _real_cells(reader, model)
         ordered_CP = _ordered(labels_CP, schema, key, n_cells, np.random.default_rng(seed))

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from polygene.errors import DataError, missing_column
+from polygene.errors import missing_column
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import record_in_uns
 from polygene.io.write import write_table
@@ -27,7 +27,7 @@ from polygene.model.shipped import DEFAULT
 from polygene.runtime.hashing import uniform
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
-from polygene.runtime.seeds import check_seed
+from polygene.runtime.seeds import check_count, check_seed
 from polygene.tl._labels_changed import Changes, LabelChanges, parse_changes, read_controls, rows_to_change
 from polygene.tl._reader import CellReader, donors_of, load_model, made_by, written
 from polygene.vocab.cells import EncodedCells
@@ -110,13 +110,11 @@ def counterfactual(
     """
     one_process("counterfactual")
     check_seed(seed)
-    if n_repeats < 1:
-        msg = f"n_repeats is how many times genes are halved, 1 or more, got {n_repeats}."
-        raise DataError(msg)
+    check_count("n_repeats", n_repeats, 10_000)
     model = load_model(model)
     tokenizer = model.tokenizer
     targets = parse_changes(tokenizer.schema, changes)
-    with written(out, (".csv", ".parquet")) as part:
+    with written(out, (".csv", ".parquet"), adata) as part:
         cells = open_cells(adata, layer=layer)
         labels_CP = read_controls(cells, tokenizer.schema, targets, given)
         unit_C, units = _units(cells, donor, groupby)

@@ -11,7 +11,7 @@ import pandas as pd
 from polygene.errors import DataError, RecipeError
 from polygene.io.read import Source
 from polygene.io.results import ResultsChunk
-from polygene.io.write import results_writer, write_results
+from polygene.io.write import check_overwrite, results_writer, write_results
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import Output, expected_expression
 from polygene.model.shipped import DEFAULT
@@ -32,6 +32,7 @@ def denoise(
     layer: str | None = None,
     totals: str | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> ad.AnnData | None:
     """Predict the expression of each panel gene from the other genes of its cell.
 
@@ -54,6 +55,8 @@ def denoise(
         Where the expression is, as for `annotate`. "raw" only with panel="all", as a layer has the genes of `X`.
     out
         Where the results of a file go (.h5ad), written while only some rows are in memory.
+    overwrite
+        With panel="measured", let `out` be the file of the cells itself.
 
     Returns
     -------
@@ -95,10 +98,11 @@ def denoise(
     uns = {"output": output, "panel": panel, "given": np.array(given, dtype=str)}
     results = results_of("denoise", model, reader, block, done=f"denoised ({len(genes_M):,} genes)", uns=uns, **layout)
     if panel == "measured":
-        write_results(results, adata, out)
+        write_results(results, adata, out, overwrite=overwrite)
     elif out is None:
         return results.to_adata()
     else:
+        check_overwrite(results, out, overwrite=overwrite)
         with results_writer(out, results.suffixes) as write:
             write(results)
     return None

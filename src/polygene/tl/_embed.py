@@ -22,6 +22,7 @@ def embed(
     layer: str | None = None,
     totals: str | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Embed cells in the model's space, from their expression alone.
 
@@ -36,7 +37,7 @@ def embed(
         A PolyGene, or the name or folder of one.
     key_added
         Name in `obsm`.
-    layer, totals, out
+    layer, totals, out, overwrite
         As for `annotate`; a table (.parquet, .csv) gets a column for each dimension.
 
     Notes
@@ -59,4 +60,5 @@ def embed(
         return ResultsChunk(pd.DataFrame(index=names_C), {key_added: cell_states(model, cells)})
 
     done = f"embedded in {model.network.config.hidden_size} dimensions"
-    write_results(results_of("embed", model, reader, block, done=done, uns={"key": key_added}), adata, out)
+    results = results_of("embed", model, reader, block, done=done, uns={"key": key_added})
+    write_results(results, adata, out, overwrite=overwrite)

@@ -19,6 +19,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.extend import extend_vocabulary, phenotype_of
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.model.shipped import DEFAULT
+from polygene.runtime.atomic import locked
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
@@ -102,13 +103,17 @@ def finetune(
     if how == "head":
         tuned = _with_head(task, CellReader(cells, extended.tokenizer, totals=totals), facts)
         if out is not None:
+            _check(how, out)  # another run may have come first
             tuned.save_pretrained(Path(out))
         return tuned
     prepared = PrepareConfig(
         split="donor" if held_out_by(labels_C, donors_C) == "donors" else "random",
         fractions=(0.8, 0.2, 0.0), seen=0.0, donor=donor, layer=layer, totals=totals, seed=seed,
     )  # fmt: skip
-    return _trained(task, adata, facts, Path(str(out)), prepared)
+    folder = Path(str(out))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        return _trained(task, adata, facts, folder, prepared)
 
 
 def _check(how: str, out: str | Path | None) -> None:

@@ -17,13 +17,15 @@ from polygene.model.shipped import DEFAULT
 from polygene.runtime.hashing import uniform
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
-from polygene.runtime.seeds import check_seed
+from polygene.runtime.seeds import check_count, check_seed
 from polygene.tl._reader import load_model, made_by, panel_var, written
 from polygene.vocab.phenotypes import PhenotypeSchema
 
 GENERATED = "polygene_generated"
 CELLS = 1_000
 """Cells that are drawn at a time."""
+MOST_CELLS = 10_000_000
+"""All of them are in memory at the end, some 100 bytes an expressed gene."""
 
 
 def generate(
@@ -84,9 +86,7 @@ def generate(
     one_process("generate")
     check_seed(seed)
     sampling = SamplingConfig(steps=steps, temperature=temperature)
-    if n_cells < 1:
-        msg = f"n_cells = {n_cells:,}: draw one cell or more."
-        raise DataError(msg)
+    check_count("n_cells", n_cells, MOST_CELLS)
     model = load_model(model)
     tokenizer, predict = model.tokenizer, [predict] if isinstance(predict, str) else list(predict)
     labels_CP = _label_indices(tokenizer.schema, labels, predict, n_cells)

@@ -99,7 +99,7 @@ def perturb(
         msg = "This model predicts whether a gene is expressed, not how much: leave `genes` out."
         raise DataError(msg)
     predict = [name for name in check_phenotypes(schema, (), predict)[1] if len(schema.labels[schema.index(name)]) > 1]
-    with written(out, (".csv", ".parquet")) as whole:
+    with written(out, (".csv", ".parquet"), adata) as whole:
         study = Study(CellReader(adata, tokenizer, layer=layer, totals=totals), model, donor)
         perturbations = _perturbations(study, off, up)
         targets = np.flatnonzero(study.measured_G).tolist() if genes == ALL else _named(panel, genes) or ()

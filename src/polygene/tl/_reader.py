@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 
@@ -18,7 +19,7 @@ from polygene.errors import DataError, missing_column
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import Results, ResultsChunk, track
 from polygene.model.checkpoint import PolyGene
-from polygene.runtime.atomic import atomic_file
+from polygene.runtime.atomic import atomic_file, refuse_input
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
 from polygene.vocab.expression import TOTALS, counts_share, warn_totals
@@ -135,9 +136,14 @@ def results_of(
 
 
 @contextmanager
-def written(out: str | Path | None, suffixes: tuple[str, ...]) -> Iterator[Path | None]:
-    """Give the temporary file of `out`, checked before the work begins; None where nothing is to be written."""
+def written(out: str | Path | None, suffixes: tuple[str, ...], source: Source | None = None) -> Iterator[Path | None]:
+    """Give the temporary file of `out`, checked before the work begins; None where nothing is to be written.
+
+    The cells that are read stay: a table, or cells of the panel alone, would lose genes.
+    """
     with ExitStack() as stack:
+        if out is not None:
+            refuse_input(out, source.filename if isinstance(source, ad.AnnData) else source, do="choose another file")
         yield None if out is None else stack.enter_context(atomic_file(out, suffixes))
 
 

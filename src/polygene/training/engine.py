@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -25,8 +24,10 @@ from polygene.model.checkpoint import PolyGene, without_bars
 from polygene.model.recipe import Recipe
 from polygene.nn.losses import PolyGeneLoss
 from polygene.nn.network import PolyGeneModel
+from polygene.runtime.atomic import writing
 from polygene.runtime.progress import progress
 from polygene.training.data import TrainingCells
+from polygene.training.states import mark_whole
 
 log = logging.getLogger("polygene")
 FORWARD = (
@@ -34,7 +35,6 @@ FORWARD = (
     *("gene_at", "label_at", "label_phenotype", "unmeasured"),
 )
 TRUTH = ("bins", "bin_weights", "labels", "label_weights", "label_phenotype")
-COMPLETE = "complete"  # a mark: the saved state is whole
 
 
 class Engine(Trainer):
@@ -63,7 +63,8 @@ class Engine(Trainer):
     def learn(self, state: str | None) -> None:
         """Train to the end, from a saved state if there is one."""
         try:
-            with without_bars():
+            left = "what was saved before is whole: make room, and the same command goes on"
+            with without_bars(), writing(Path(self.args.output_dir), left):
                 self.train(resume_from_checkpoint=state)
         except RuntimeError as error:
             lost = isinstance(error, torch.distributed.DistError) or "by peer" in str(error)  # as NCCL and gloo say it
@@ -74,6 +75,17 @@ class Engine(Trainer):
             raise RunEndedError(msg) from error
         finally:
             self.bar.shown.close()
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if not self.is_fsdp_enabled and not all(weights.isfinite().all() for weights in self.model.parameters()):
+            raise _diverged(self.state.global_step)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Write numbers down; a loss that is none ends the run."""
+        if not all(math.isfinite(float(logs.get(name, 0.0))) for name in ("loss", "eval_loss")):
+            raise _diverged(self.state.global_step)
+        super().log(logs, *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """Give this process its batches; accelerate would fill up an uneven last one with cells that were learned."""
@@ -110,6 +122,7 @@ class Engine(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the validation cells in our own loop, which the engine then compares."""
+        self._check_weights()
         metrics = {f"eval_{name}": value for name, value in self.scores().items()}
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -117,8 +130,15 @@ class Engine(Trainer):
         return metrics
 
 
+def _diverged(step: int) -> RecipeError:
+    return RecipeError(
+        f"The run diverged: at step {step:,} its loss or its weights are no numbers. Lower training.learning_rate or "
+        "raise training.warmup, and train into another folder, or begin anew with restart=True (--restart)."
+    )
+
+
 class _States(TrainerCallback):
-    """Score and save at the last step too; keep the newest and the best of the saved states.
+    """Score and save at the last step too; keep those of the saved states that a run may go on from.
 
     The engine would remove old states before the new one is marked as whole, and a kill in between could leave none.
     """
@@ -133,12 +153,7 @@ class _States(TrainerCallback):
             torch.distributed.barrier()  # the other ranks have written their part
         if not state.is_world_process_zero:
             return
-        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (newest / COMPLETE).touch()
-        kept = {newest.name, Path(state.best_model_checkpoint or newest).name}
-        for old in newest.parent.glob("checkpoint-*"):
-            if old.name not in kept:
-                shutil.rmtree(old)
+        mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class _ProgressBar(TrainerCallback):
@@ -204,6 +219,7 @@ def trainer_arguments(recipe: Recipe, states: Path, n_places: int, *, validates:
         eval_strategy="steps" if validates else "no",
         save_strategy="steps",
         logging_steps=20,
+        logging_nan_inf_filter=False,  # a loss that is no number ends the run
         load_best_model_at_end=validates,
         metric_for_best_model="loss" if validates else None,
         greater_is_better=False if validates else None,

@@ -5,7 +5,7 @@ The folder `training` of the checkpoint holds what decides a run, and the states
 
 import hashlib
 import logging
-import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,18 +19,27 @@ from polygene.model.inference import label_probabilities
 from polygene.model.metrics import Metrics
 from polygene.model.recipe import Recipe
 from polygene.runtime import extras
-from polygene.runtime.atomic import write_text
+from polygene.runtime.atomic import locked, write_text
+from polygene.runtime.distributed import process_group
+from polygene.runtime.ranks import rank
 from polygene.runtime.subsample import spread
 from polygene.training.data import training_cells
 from polygene.training.defaults import find_recipe
-from polygene.training.engine import COMPLETE, Engine, of_interest, trainer_arguments
+from polygene.training.engine import Engine, of_interest, trainer_arguments
 from polygene.training.setup import copy_model, loss_of, new_model
+from polygene.training.states import drop_states, last_whole_state
 
 log = logging.getLogger("polygene")
 MOST_CALIBRATION_CELLS = 20_000
 
 
-def train(recipe: Recipe | str | Path, out: str | Path | None = None, *, start: PolyGene | None = None) -> PolyGene:
+def train(
+    recipe: Recipe | str | Path,
+    out: str | Path | None = None,
+    *,
+    start: PolyGene | None = None,
+    restart: bool = False,
+) -> PolyGene:
     """Train a model as a recipe says, or with defaults by the size of a corpus, and write its checkpoint.
 
     A run that was stopped, at any moment, goes on from its last saved state when started again with the same recipe,
@@ -46,6 +55,8 @@ def train(recipe: Recipe | str | Path, out: str | Path | None = None, *, start: 
         Folder of the checkpoint; in place of the `out` of a recipe.
     start
         A model to go on from, whose tokenizer the corpus was made with; it is not changed.
+    restart
+        Begin anew: forget the states of a run that was stopped, or that had ended, in this folder.
 
     Returns
     -------
@@ -55,11 +66,32 @@ def train(recipe: Recipe | str | Path, out: str | Path | None = None, *, start: 
     ------
     RecipeError, CorpusError, PhenotypeError
         `out` holds another run or a corpus, the recipe does not fit its machine or corpus, or that cannot be read.
+    CheckpointError
+        The states of the run are damaged, all of them.
     RunEndedError
         One of several processes ended.
     """
     extras.require("accelerate", "sklearn")  # named before the hours of training, not after
-    run = _Run(find_recipe(recipe, out), start)
+    recipe = find_recipe(recipe, out)
+    folder, states = Path(recipe.out), Path(recipe.out) / "training"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder) if rank() == 0 else nullcontext():
+        if restart:
+            with process_group() as gather:
+                if rank() == 0:
+                    _forget(states)
+                gather(None)
+        return _train(recipe, start)
+
+
+def _forget(states: Path) -> None:
+    drop_states(states)
+    for name in ("finished", "recipe.toml"):
+        (states / name).unlink(missing_ok=True)
+
+
+def _train(recipe: Recipe, start: PolyGene | None) -> PolyGene:
+    run = _Run(recipe, start)
     if run.finished.exists():
         log.info("%s holds the finished run of this recipe: nothing to do", run.out)
         drop_states(run.states)
@@ -82,10 +114,10 @@ class _Run:
             msg = f"{self.out} is a corpus, and no model is written into one. Choose another `out`."
             raise RecipeError(msg)
         written = self.states / "recipe.toml"
-        if written.exists() and written.read_text(encoding="utf-8") != self.description:
+        if written.exists() and written.read_bytes() != self.description.encode():
             msg = (
                 f"{self.out} holds a run of another recipe, or of a corpus that was made anew since (see {written}). "
-                "Choose another `out`, or delete the folder to start over."
+                "Choose another `out`, or begin anew: restart=True (--restart)."
             )
             raise RecipeError(msg)
 
@@ -134,7 +166,7 @@ class _Run:
             trained = replace(trained, novelty=learn_novelty(trained, split, self.validation, seed=seed))
         if engine.is_world_process_zero():
             trained.save_pretrained(self.out)
-            self.finished.touch()
+            write_text(self.finished, "")
             drop_states(self.states)
         engine.accelerator.wait_for_everyone()  # no process goes on before the checkpoint is there
         return trained
@@ -148,27 +180,6 @@ def _description(recipe: Recipe, corpus: Corpus, start: PolyGene | None) -> str:
         return text
     weights = hashlib.sha256(b"".join(one.cpu().numpy().tobytes() for one in start.network.state_dict().values()))
     return f"{text}# starts from weights of SHA-256 {weights.hexdigest()}\n"
-
-
-def last_whole_state(states: Path) -> str | None:
-    """Find the newest state that was saved to its end; states cut off while saving are removed."""
-    whole = {}
-    for state in states.glob("checkpoint-*"):
-        if (state / COMPLETE).exists():
-            whole[int(state.name.rpartition("-")[2])] = str(state)
-        else:
-            shutil.rmtree(state, ignore_errors=True)
-    if not whole:
-        return None
-    newest = whole[max(whole)]
-    log.info("resuming from %s", newest)
-    return newest
-
-
-def drop_states(states: Path) -> None:
-    """Remove the states of a run whose checkpoint is written; they are pickled, and larger than it."""
-    for state in states.glob("checkpoint-*"):
-        shutil.rmtree(state, ignore_errors=True)
 
 
 def calibration(model: PolyGene, validation: CorpusSplit) -> Calibration:

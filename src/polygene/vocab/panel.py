@@ -1,6 +1,7 @@
 """The gene panel: which genes the model reads, and in which order."""
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -8,11 +9,13 @@ from typing import Self
 import pandas as pd
 
 from polygene.errors import CheckpointError, GeneError
+from polygene.runtime.files import read_text
 from polygene.vocab.columns import some
 from polygene.vocab.gene_matching import GeneMatch, list_genes, match_genes
 from polygene.vocab.gene_names import gene_table, resolve, unmangled
 
 HEADER = "rank\tensembl_id\tsymbol"
+UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # in a table of names
 MAX_GENES = 65_535  # a gene is stored as uint16
 
 
@@ -83,7 +86,7 @@ class GenePanel:
         if not path.is_file():
             msg = f"{path} is missing: it holds the genes of the panel, and nothing works without it."
             raise CheckpointError(msg)
-        header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+        header, *lines = read_text(path).removesuffix("\n").split("\n")
         rows = [line.split("\t") for line in lines]
         if header != HEADER or any(len(row) != 3 or row[0] != str(i) for i, row in enumerate(rows, start=1)):
             msg = f"{path} is no gene panel, or was cut: expected ranks 1, 2, … under {HEADER.split()}."
@@ -98,6 +101,10 @@ def merged_genes(var: pd.DataFrame) -> tuple[pd.DataFrame, GeneMatch]:
     HGNC's table does if the name means one gene. A date that may stand for several is left out.
     """
     table = gene_table(var)
+    for row, names in enumerate(zip(table["symbol"], table["ensembl_id"], strict=True)):
+        if odd := [name for name in names if UNWRITABLE.search(name)]:
+            msg = f"gene {row + 1:,} is named {odd[0]!r}, with a tab, a line break or a control character: rename it"
+            raise GeneError(msg)
     keys, unclear = resolve(table["symbol"].tolist(), table["ensembl_id"].tolist())
     dates = {name for names in unclear.values() for name in names if unmangled(name)}
     columns: dict[str, list[int]] = {}

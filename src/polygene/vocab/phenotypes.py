@@ -20,6 +20,7 @@ from polygene.vocab.columns import factorize, is_given, some
 from polygene.vocab.label_matching import find_label, hint, neighbours, one_name_an_age, order_of_ages
 
 logger = logging.getLogger("polygene")
+MOST_LABELS = 32_767  # a label is stored as int16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,14 @@ class PhenotypeSchema:
         for words in (self.names, *self.labels):
             if len(set(words)) < len(words):
                 msg = f"Names and labels of phenotypes are there once each, got {sorted(words)}."
+                raise PhenotypeError(msg)
+        for one, labels in zip(self.phenotypes, self.labels, strict=True):
+            if len(labels) > MOST_LABELS:
+                few = ", ".join(map(repr, labels[:3]))
+                msg = (
+                    f"{one.name} has {len(labels):,} labels ({few}, …), and a phenotype can have {MOST_LABELS:,}. Is "
+                    f"obs[{one.column!r}] a number or a name of each cell? Group it, or read another column."
+                )
                 raise PhenotypeError(msg)
         if any(one.added for one in self.phenotypes[: self.n_leading]):
             msg = f"Phenotypes that were added come last, got {', '.join(self.names)}."

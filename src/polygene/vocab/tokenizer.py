@@ -24,7 +24,8 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from polygene.errors import CheckpointError
-from polygene.vocab.binning import BinInverse, ExpressionBinner
+from polygene.runtime.files import read_json
+from polygene.vocab.binning import LEVELS, BinInverse, ExpressionBinner
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.expression import check_anndata, log1p_values
 from polygene.vocab.gene_matching import GeneMatch
@@ -47,9 +48,13 @@ class CellTokenizer:
     inverse: BinInverse
 
     def __post_init__(self) -> None:
-        shape = (len(self.panel), self.binner.n_bins)
-        if self.inverse.mean_GB.shape != shape:
-            msg = f"The inverse is for {self.inverse.mean_GB.shape} genes x bins, panel and binner have {shape}."
+        shape, one = (len(self.panel), self.binner.n_bins), self.inverse
+        for table in (one.mean_GB, one.quantiles_GBR, one.counts_GB):
+            if table.shape != (*shape, len(LEVELS))[: 3 if table is one.quantiles_GBR else 2]:
+                msg = f"The inverse is for {table.shape} genes x bins, panel and binner have {shape}."
+                raise CheckpointError(msg)
+        if not (np.isfinite(one.mean_GB).all() and np.isfinite(one.quantiles_GBR).all()):
+            msg = "The inverse holds values that are no numbers."
             raise CheckpointError(msg)
 
     @property
@@ -242,18 +247,25 @@ class CellTokenizer:
                 msg = f"{file} is missing: it holds {holds}. Is {folder} a corpus or a checkpoint?"
                 raise CheckpointError(msg)
         try:
-            parts = json.loads(path.read_text(encoding="utf-8"))
+            parts = read_json(path)
             if parts["format"] != FORMAT:
                 msg = f"{path} has format {parts['format']}, this version of PolyGene reads {FORMAT}: update PolyGene."
                 raise CheckpointError(msg)
             binner = ExpressionBinner(**{**parts["binner"], "edges": tuple(parts["binner"]["edges"])})
-            labels = tuple(tuple(phenotype.pop("labels")) for phenotype in parts["phenotypes"])
+            labels = tuple(tuple(map(_text, phenotype.pop("labels"))) for phenotype in parts["phenotypes"])
             schema = PhenotypeSchema(phenotypes=tuple(Phenotype(**each) for each in parts["phenotypes"]), labels=labels)
             path = tables
             inverse = BinInverse.from_tables(load_file(tables))
-        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
+        except (OSError, SafetensorError, LookupError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
             msg = f"{path} is broken ({type(error).__name__}: {error}): copy it again from where it was made."
             raise CheckpointError(msg) from error
         return cls(panel=GenePanel.load(Path(folder) / "genes.tsv"), binner=binner, schema=schema, inverse=inverse)
+
+
+def _text(label: object) -> str:
+    if not isinstance(label, str):
+        msg = f"the label {label!r} is no text"
+        raise TypeError(msg)
+    return label

@@ -1,0 +1,71 @@
+"""The network of a checkpoint folder: its sizes are compared before memory is taken, and nothing else is opened."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from polygene.errors import CheckpointError
+from polygene.model.folder import AGAIN, CONFIG, WEIGHTS, tensors
+from polygene.nn.config import PolyGeneConfig
+from polygene.nn.network import PolyGeneModel
+from polygene.runtime.files import read_json
+from polygene.vocab.tokenizer import CellTokenizer
+
+USED = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"),
+    *("max_position_embeddings", "type_vocab_size", "vocab_size", "n_genes", "n_bins", "phenotype_sizes", "n_added"),
+    *("heads", "bin_targets", "unmeasured_vectors"),
+)
+"""Keys of config.json that a network of PolyGene is made by; all others are as transformers sets them."""
+LARGEST_CONFIG = 4_000_000  # bytes: targets of 256 × 256 bins
+
+
+def load_network(folder: Path, tokenizer: CellTokenizer) -> PolyGeneModel:
+    """Load config.json and model.safetensors, and no other file."""
+    given, header = read_json(folder / CONFIG, LARGEST_CONFIG), tensors(folder / WEIGHTS)
+    _check_sizes(folder, given, header, tokenizer)
+    config = PolyGeneConfig(**{name: given[name] for name in USED})
+    usual = config.to_dict()
+    free = {"dtype", "architectures", "transformers_version", "use_cache"}  # change no prediction
+    if odd := [name for name in given if name in usual and name not in free and given[name] != usual[name]]:
+        msg = f"{folder / CONFIG} sets {odd[0]} = {given[odd[0]]!r}, which no network of PolyGene has: {AGAIN}."
+        raise CheckpointError(msg)
+    with torch.device("meta"):  # shapes without memory
+        shapes = {name: list(one.shape) for name, one in PolyGeneModel(config).state_dict().items()}
+    there = {name: one["shape"] for name, one in header.items()}
+    if unlike := sorted(name for name in shapes | there if shapes.get(name) != there.get(name)):
+        msg = (
+            f"{folder} holds weights of another PolyGene: {', '.join(unlike[:3])} differ. "
+            "Load it with the version that made it, or train it again."
+        )
+        raise CheckpointError(msg)
+    weights = load_file(folder / WEIGHTS)
+    if broken := [name for name, one in weights.items() if not one.isfinite().all()]:
+        msg = f"{folder / WEIGHTS} holds values of {broken[0]} that are no numbers: {AGAIN}."
+        raise CheckpointError(msg)
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced at once
+        network = PolyGeneModel(config)
+    network.load_state_dict(weights)
+    network.name_or_path = str(folder)
+    return network.eval()
+
+
+def _check_sizes(folder: Path, given: dict[str, Any], header: dict[str, Any], tokenizer: CellTokenizer) -> None:
+    """Refuse a config whose sizes are not those of the tokenizer and of the weights."""
+    sizes = {
+        "n_genes": len(tokenizer.panel),
+        "n_bins": tokenizer.binner.n_bins,
+        "phenotype_sizes": [len(labels) for labels in tokenizer.schema.labels],
+        "n_added": len(tokenizer.schema.phenotypes) - tokenizer.schema.n_leading,
+        "vocab_size": tokenizer.n_tokens,
+        "max_position_embeddings": tokenizer.n_slots,
+        "num_hidden_layers": sum(name.endswith(".attention.self.query.weight") for name in header),
+    }
+    for name, size in sizes.items():
+        if given[name] != size:
+            what = "weights" if name == "num_hidden_layers" else "tokenizer"
+            msg = f"{folder / CONFIG} says {name} = {str(given[name])[:80]}, and the {what} have {size}: {AGAIN}."
+            raise CheckpointError(msg)
