@@ -45,6 +45,7 @@ def vote(
     phenotype: Annotated[str, Option(help="What they vote on.")] = "cell_type",
     share: Annotated[float, Option(help="A group of which less agrees is heterogeneous.")] = 0.5,
     out: o.Out = None,
+    overwrite: o.Overwrite = False,
 ) -> None:
     """Let the cells of each group, such as a cluster or a donor, decide together."""
     _call("vote", locals())

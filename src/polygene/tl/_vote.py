@@ -40,6 +40,7 @@ def vote(
     *,
     share: float = SHARE,
     out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Let the cells of each group decide together, from the probabilities that `annotate` wrote.
 
@@ -60,6 +61,8 @@ def vote(
         they agree, if that says anything; else it is "heterogeneous".
     out
         Where the results of a file go: a copy of it with them (.h5ad), or their columns alone (.parquet, .csv).
+    overwrite
+        Let `out` be the file of the cells itself.
 
     Notes
     -----
@@ -103,7 +106,8 @@ def vote(
     def chunks(rows: range) -> list[ResultsChunk]:
         return [ResultsChunk(columns.iloc[rows.start : rows.stop], {})]
 
-    write_results(Results(verb="annotate", cells=cells, chunks=chunks, uns={**uns, VOTES: votes}), adata, out)
+    results = Results(verb="annotate", cells=cells, chunks=chunks, uns={**uns, VOTES: votes})
+    write_results(results, adata, out, overwrite=overwrite)
 
 
 def with_votes(results: Results, wanted: Mapping[str, str], states_CD: Any) -> Results:
