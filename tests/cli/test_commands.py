@@ -179,10 +179,14 @@ def test_a_wrong_option_of_denoise_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
 
 
-def test_cells_may_be_annotated_in_place(made: Path, tmp_path: Path) -> None:
+def test_cells_may_be_annotated_in_place_when_told(made: Path, tmp_path: Path) -> None:
     cells = shutil.copy(made / "cells.h5ad", tmp_path / "cells.h5ad")
-    assert polygene("annotate", cells, "--out", cells, "--model", made / "model", "--predict", "sex").exit_code == 0
-    assert polygene("embed", cells, "--out", cells, "--model", made / "model").exit_code == 0
+    here, before = ("--out", cells, "--model", made / "model"), cells.read_bytes()
+    assert "would replace" in refusal(polygene("annotate", cells, *here))
+    assert "would lose genes" in refusal(polygene("denoise", cells, *here, "--panel", "all", "--overwrite"))
+    assert cells.read_bytes() == before
+    assert polygene("annotate", cells, *here, "--predict", "sex", "--overwrite").exit_code == 0
+    assert polygene("embed", cells, *here, "--overwrite").exit_code == 0
     adata = ad.read_h5ad(cells)
     assert {"X_polygene", "polygene_sex"} <= set(adata.obsm)
 
