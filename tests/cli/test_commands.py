@@ -183,7 +183,7 @@ def test_cells_may_be_annotated_in_place_when_told(made: Path, tmp_path: Path) -
     cells = shutil.copy(made / "cells.h5ad", tmp_path / "cells.h5ad")
     here, before = ("--out", cells, "--model", made / "model"), cells.read_bytes()
     assert "would replace" in refusal(polygene("annotate", cells, *here))
-    assert "would lose genes" in refusal(polygene("denoise", cells, *here, "--panel", "all", "--overwrite"))
+    assert "genes would be lost" in refusal(polygene("denoise", cells, *here, "--panel", "all", "--overwrite"))
     assert cells.read_bytes() == before
     assert polygene("annotate", cells, *here, "--predict", "sex", "--overwrite").exit_code == 0
     assert polygene("embed", cells, *here, "--overwrite").exit_code == 0

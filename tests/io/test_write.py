@@ -274,7 +274,7 @@ def test_the_cells_that_are_read_are_written_over_only_when_told_and_stay_whole(
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_table_never_replaces_the_cells(suffix: str, source: Path) -> None:
     cells = source.rename(source.with_suffix(suffix))
-    with pytest.raises(OutputError, match=r"would replace .*: choose another file"):
+    with pytest.raises(OutputError, match=r"would replace .*: genes would be lost, so choose another"):
         write_results(results(cells), cells, cells, overwrite=True)
 
 

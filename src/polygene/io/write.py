@@ -63,11 +63,9 @@ def results_writer(out: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Ite
 def check_overwrite(results: Results, out: str | Path, *, overwrite: bool) -> None:
     """Refuse to write over the cells that are read, unless it is allowed and all of them stay."""
     keeps_all = Path(out).suffix == ".h5ad" and results.new_var is None
-    hint = "" if results.new_var is None else ", which would lose genes"
     if not (overwrite and keeps_all):
-        do = f"choose another file{hint}"
-        allowed = ", or add the results to it with overwrite=True (--overwrite)" if keeps_all else ""
-        refuse_input(out, results.cells.path, do=do + allowed)
+        do = "choose another file, or add the results to it with overwrite=True (--overwrite)"
+        refuse_input(out, results.cells.path, do=do if keeps_all else "genes would be lost, so choose another file")
 
 
 def write_results(
