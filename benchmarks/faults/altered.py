@@ -162,7 +162,7 @@ FOREIGN = (_shards, _index, _adapter, _pickled, _module, _link_out, _endless, _p
 
 
 def _predictions(folder: Path) -> tuple[Ended, str]:
-    ended = run(folder, ("annotate", "cells.h5ad", "--model", "model", "--out", "out.parquet"), patience=60)
+    ended = run(folder, ("annotate", "cells.h5ad", "--model", "model", "--out", "out.parquet"))
     out = folder / "out.parquet"
     return ended, digest(out) if out.exists() else ""
 
