@@ -13,8 +13,8 @@ checkpoints, folders of stopped trainings, and corpora: the result of before, or
 
 `lost`: other bytes than undisturbed, something half-written, or a command that does not go on. `let_in`: code ran, or
 an altered file changed a result in silence. `blamed_us`: "a mistake in PolyGene", a traceback or exit code 1 where the
-fault came from outside. `hung`: no end within a quarter of an hour. Cells and networks are tiny, since the number of moments
-counts and not their size. Needs fork, so no Windows. The last line is one JSON object.
+fault came from outside. `hung`: no end within a quarter of an hour. Cells and networks are tiny, since the number of
+moments counts and not their size. Needs fork, so no Windows. The last line is one JSON object.
 """
 
 import argparse

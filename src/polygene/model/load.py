@@ -69,3 +69,7 @@ def _check_sizes(folder: Path, given: dict[str, Any], header: dict[str, Any], to
             what = "weights" if name == "num_hidden_layers" else "tokenizer"
             msg = f"{folder / CONFIG} says {name} = {str(given[name])[:80]}, and the {what} have {size}: {AGAIN}."
             raise CheckpointError(msg)
+    width, n_heads = given["hidden_size"], given["num_attention_heads"]
+    if n_heads < 1 or width % n_heads:
+        msg = f"{folder / CONFIG} says num_attention_heads = {n_heads}, among which {width} cannot be shared."
+        raise CheckpointError(msg)
