@@ -18,11 +18,13 @@ moments counts and not their size. Needs fork, so no Windows. The last line is o
 """
 
 import argparse
+import math
 import os
 import pickle
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,16 +53,17 @@ COUNTS = {"kills": 30, "pairs": 6, "disks": 6, "checkpoints": 300, "run_folders"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="kinds of faults at a time")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no new trial after so long")
     for name, number in COUNTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=number, metavar="N")
 
 
-def _trials(scene: Scene, counts: dict[str, int], seed: int) -> list[Callable[[], Tally]]:
+def _trials(scene: Scene, counts: dict[str, int], seed: int, until: float) -> list[Callable[[], Tally]]:
     """List what can be thrown side by side: each kind has folders and random numbers of its own."""
 
     def trial(name: str, throw: Any, some: Scene) -> Callable[[], Tally]:
         def thrown() -> Tally:
-            tally = Tally()
+            tally = Tally(until)
             throw(some, tally, counts[name], random.Random(f"{seed} {name} {' '.join(some.digests)}"))
             return tally
 
@@ -102,7 +105,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     counts = dict.fromkeys(COUNTS, 1) if options.smoke else {name: getattr(options, name) for name in COUNTS}
     with tempfile.TemporaryDirectory() as folder:
         scene = build(Path(folder), 80 if options.smoke else 240, verbs)
-        tally = _side_by_side(_trials(scene, counts, options.seed), scene.folder, options.workers)
+        until = time.monotonic() + 60 * options.minutes
+        tally = _side_by_side(_trials(scene, counts, options.seed, until), scene.folder, options.workers)
     table = Table(title="faults")
     for column in ("kind", "tried", "survived"):
         table.add_column(column)

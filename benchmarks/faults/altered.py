@@ -69,7 +69,7 @@ def _other_value(path: Path, rng: random.Random) -> str:
 def checkpoints(scene: Scene, tally: Tally, n: int, rng: random.Random) -> None:
     """Alter a checkpoint and annotate with it: in half of the trials its hashes are made to fit."""
     expected = _predictions(scene.place("checkpoint", "annotate"))[1]
-    for number in range(n):
+    for number in tally.trials(n):
         folder = scene.place("checkpoint", "annotate")
         model, relisted = folder / "model", number % 2 == 0
         name = rng.choice([*DECISIVE, *OPTIONAL, SUMS, "metrics.json"])
@@ -185,7 +185,7 @@ def _judge(tally: Tally, folder: Path, kind: str, done: str, expected: str | Non
 def run_folders(scene: Scene, tally: Tally, n: int, rng: random.Random) -> None:
     """Stop a training, alter a file of its folder, and go on: the same weights, or one message."""
     kind = "altered run folders"
-    for _ in range(n):
+    for _ in tally.trials(n):
         folder = scene.place("run-folder", "train")
         pid, said = start(folder, VERBS["train"].words)
         states, began = folder / "run" / "training", time.monotonic()
@@ -211,7 +211,7 @@ def run_folders(scene: Scene, tally: Tally, n: int, rng: random.Random) -> None:
 
 def corpora(scene: Scene, tally: Tally, n: int, rng: random.Random) -> None:
     """Alter a file of a corpus, and read all of it as a training does."""
-    for _ in range(n):
+    for _ in tally.trials(n):
         folder = scene.place("corpus", "train")
         files = sorted(path for path in (folder / "corpus").rglob("*") if path.is_file())
         path = rng.choice(files)

@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 def kills(scene: Scene, tally: Tally, n: int, rng: random.Random) -> None:
     """Kill each verb n times, and run it again."""
     for verb, expected in scene.digests.items():
-        for number in range(n):
+        for number in tally.trials(n):
             how = SIGNALS[number % len(SIGNALS)]
             folder, kind = scene.place("killed", verb), f"kills of {verb}"
             pid, said = start(folder, VERBS[verb].words)
@@ -52,7 +52,7 @@ def again(verb: str, folder: Path, expected: str, kind: str, tally: Tally) -> No
 def pairs(scene: Scene, tally: Tally, n: int, rng: random.Random) -> None:
     """Start each verb twice into one place: one at least makes what a single one makes, and none says it without."""
     for verb, expected in scene.digests.items():
-        for _ in range(n):
+        for _ in tally.trials(n):
             folder, kind = scene.place("twice", verb), f"pairs of {verb}"
             first = start(folder, VERBS[verb].words)
             time.sleep(rng.uniform(0, 0.5 * scene.seconds[verb]))
@@ -82,7 +82,7 @@ def disks(scene: Scene, tally: Tally, n: int, rng: random.Random) -> None:
     try:
         for verb, expected in scene.digests.items():
             taken = _taken(scene, verb)
-            for _ in range(n):
+            for _ in tally.trials(n):
                 _full(scene, tally, verb, expected, rng.randrange(4096, max(taken, 8192)), disk)
     finally:
         subprocess.run(["umount", str(disk)], check=False)

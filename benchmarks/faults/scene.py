@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -75,12 +75,19 @@ VERBS = {
 
 @dataclass
 class Tally:
-    """What was tried and survived, by kind, and what was not survived, with its words."""
+    """What was tried and survived, by kind, and what was not survived, with its words; no new trials after `until`."""
 
+    until: float = float("inf")
     tried: dict[str, int] = field(default_factory=dict)
     survived: dict[str, int] = field(default_factory=dict)
     faults: list[dict[str, str]] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+
+    def trials(self, n: int) -> Iterator[int]:
+        """Count trials, as long as there is time."""
+        for number in range(n):
+            if time.monotonic() < self.until:
+                yield number
 
     def add(self, kind: str, fault: str = "", words: str = "") -> None:
         """Count a trial; `fault` is "lost", "let_in", "blamed_us" or "hung" where it was not survived."""

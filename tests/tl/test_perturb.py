@@ -1,5 +1,6 @@
 """Perturb: what changes in which cells, what an effect is, and what is refused."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -238,12 +239,21 @@ def test_a_stopped_scan_goes_on_where_it_was(
     for content, options, said in (
         (stopped_part, {"predict": ["cell_type"]}, "of another model, other cells or other targets"),
         (stopped_part[:100], {}, "is damaged"),
+        (_altered(stopped_part), {}, "is damaged"),
     ):
         part.write_bytes(content)
         caplog.clear()
         pd.testing.assert_frame_equal(scan(**options), scan(out=None, **options))
         assert said in caplog.text
         assert not part.exists()
+
+
+def _altered(part: bytes) -> bytes:
+    """Count cells of a saved state twice, in an archive that is whole in itself."""
+    arrays = dict(np.load(io.BytesIO(part[32:])))
+    new = io.BytesIO()
+    np.savez(new, **arrays | {"n_PR": arrays["n_PR"] * 2})
+    return part[:32] + new.getvalue()
 
 
 def test_errors_over_donors_are_those_of_the_donors_means() -> None:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple, Self
 from zipfile import BadZipFile
@@ -260,10 +261,18 @@ class Study:
                         sums.add(which_S, donors_C[rows_S], before_ST, effect_ST)
                     advance(len(rows_S))
                     if part is not None and time.monotonic() - saved > SAVE_EVERY:
-                        with atomic_file(part) as new, new.open("wb") as file:
-                            np.savez(file, key=key, at=(number, following), **vars(sums))
+                        _save(part, key, (number, following), sums)
                         saved = time.monotonic()
         return sums
+
+
+def _save(part: Path, key: str, at: tuple[int, int], sums: Sums) -> None:
+    """Save a state: its SHA-256, then the arrays."""
+    arrays = BytesIO()
+    np.savez(arrays, key=key, at=at, **vars(sums))
+    content = arrays.getvalue()
+    with atomic_file(part) as new:
+        new.write_bytes(hashlib.sha256(content).digest() + content)
 
 
 def _resume(part: Path | None, key: str, sums: Sums) -> tuple[int, int]:
@@ -271,7 +280,10 @@ def _resume(part: Path | None, key: str, sums: Sums) -> tuple[int, int]:
     if part is None or not part.exists():
         return 0, 0
     try:
-        with part.open("rb") as file, np.load(file) as saved:
+        content = part.read_bytes()
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise ValueError
+        with np.load(BytesIO(content[32:])) as saved:
             if str(saved["key"]) == key:
                 at = int(saved["at"][0]), int(saved["at"][1])
                 vars(sums).update({name: saved[name] for name in vars(sums)})
