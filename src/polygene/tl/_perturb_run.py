@@ -267,12 +267,9 @@ class Study:
 
 
 def _save(part: Path, key: str, at: tuple[int, int], sums: Sums) -> None:
-    """Save a state: its SHA-256, then the arrays."""
-    arrays = BytesIO()
-    np.savez(arrays, key=key, at=at, **vars(sums))
-    content = arrays.getvalue()
+    np.savez(arrays := BytesIO(), key=key, at=at, **vars(sums))
     with atomic_file(part) as new:
-        new.write_bytes(hashlib.sha256(content).digest() + content)
+        new.write_bytes(hashlib.sha256(arrays.getvalue()).digest() + arrays.getvalue())
 
 
 def _resume(part: Path | None, key: str, sums: Sums) -> tuple[int, int]:
