@@ -1,25 +1,22 @@
 """Fixtures that several test files share: a toy vocabulary, cells of it, and a tiny network on it."""
 
-import gzip
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import zarr
 from scipy import sparse
-from scipy.io import mmwrite
 
 from polygene.vocab.binning import ExpressionBinner, InverseFit
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import CELLXGENE, PhenotypeSchema
 from polygene.vocab.tokenizer import CellTokenizer
+from tests.io.hands import FORMATS
+from tests.io.hands import write_as as _write_as
 
 if TYPE_CHECKING:
     from polygene.corpus.corpus import Corpus
@@ -84,67 +81,6 @@ def _make_adata(n_cells: int = 150, n_genes: int = 30, *, n_donors: int = 8, see
     )
     var = pd.DataFrame(index=[f"GENE{g}" for g in range(n_genes)])
     return ad.AnnData(sparse.csr_matrix(rng.poisson(rates_VG[types_C]).astype(np.float32)), obs=obs, var=var)
-
-
-FORMATS = (
-    "csr.h5ad", "csc.h5ad", "dense.h5ad", "csr.zarr", "v2.zarr", "csc.zarr", "dense.zarr", "zarr.zip",
-    "10x.h5", "10x-v2.h5", "mtx", "mtx-v2",
-)  # fmt: skip
-
-
-def _write_as(adata: ad.AnnData, folder: Path, kind: str) -> Path:
-    """Write cells in one of `FORMATS`; 10x and Matrix Market keep names and X only."""
-    path = folder / f"cells-{kind}"
-    adata = adata.copy()
-    if kind.startswith(("csc", "dense")):
-        adata.X = adata.X.toarray() if kind.startswith("dense") else adata.X.tocsc()
-    if kind.endswith("h5ad"):
-        adata.write_h5ad(path)
-    elif "zarr" in kind:
-        with ad.settings.override(zarr_write_format=2 if "v2" in kind else 3), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning)  # zarr 3 on what anndata does
-            store = zarr.storage.ZipStore(path, mode="w") if kind == "zarr.zip" else path
-            adata.write_zarr(store)
-            if kind == "zarr.zip":
-                store.close()
-    elif kind.startswith("10x"):
-        _write_tenx(adata, path, features="v2" not in kind)
-    else:
-        path.mkdir()
-        packed, name = ("", "genes.tsv") if "v2" in kind else (".gz", "features.tsv")
-        opened = gzip.open if packed else open
-        with opened(path / f"matrix.mtx{packed}", "wb") as file:
-            mmwrite(file, adata.X.T.tocoo().astype(int), comment="made by a test")
-        with opened(path / f"{name}{packed}", "wt") as file:
-            kinds = adata.var.get("feature_types", ["Gene Expression"] * adata.n_vars)
-            file.writelines(
-                f"ENSG{g:011d}\t{symbol}\t{kind}\n"
-                for g, (symbol, kind) in enumerate(zip(adata.var_names, kinds, strict=True))
-            )
-        with opened(path / f"barcodes.tsv{packed}", "wt") as file:
-            file.writelines(f"{name}\n" for name in adata.obs_names)
-    return path
-
-
-def _write_tenx(adata: ad.AnnData, path: Path, *, features: bool) -> None:
-    ids, symbols = [f"ENSG{g:011d}" for g in range(adata.n_vars)], list(adata.var_names)
-    with h5py.File(path, "w") as file:
-        group = file.create_group("matrix" if features else "GRCh38")
-        group["barcodes"] = np.array(adata.obs_names, dtype="S")
-        group["shape"] = np.array(adata.shape[::-1], dtype=np.int32)
-        group["data"], group["indices"] = adata.X.data.astype(np.int32), adata.X.indices.astype(np.int64)
-        group["indptr"] = adata.X.indptr.astype(np.int64)
-        if features:
-            kinds = adata.var.get("feature_types", ["Gene Expression"] * adata.n_vars)
-            for name, values in {
-                "id": ids,
-                "name": symbols,
-                "feature_type": kinds,
-                "genome": ["GRCh38"] * len(ids),
-            }.items():
-                group[f"features/{name}"] = np.array(values, dtype="S")
-        else:
-            group["genes"], group["gene_names"] = np.array(ids, dtype="S"), np.array(symbols, dtype="S")
 
 
 @pytest.fixture(scope="session")

@@ -70,3 +70,8 @@ def missing_column(column: str, columns: Iterable[object], *, of: str, holds: st
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"It has {others or 'no columns'}."
     what = f", which should hold {holds}" if holds else ""
     return ColumnError(f"{of} has no column {column!r} in obs{what}. {hint} {do}".rstrip())
+
+
+def repeated_column(column: object, *, of: str = "obs") -> ColumnError:
+    """Make the error for a column whose name is there more than once."""
+    return ColumnError(f"{of} has several columns {column!r}, and it is not clear which is meant: rename or drop some.")

@@ -248,3 +248,27 @@ def test_removing_a_gene_and_measuring_it_as_zero_are_different_inputs(tiny_mode
     genes = [bin_probabilities(model, cells, everyone, 0 * everyone + 8, kept[kept]) for cells in (zero, removed)]
     assert np.abs(genes[0] - genes[1]).max() > 1e-4
     assert np.abs(cell_states(model, zero) - cell_states(model, removed)).max() > 1e-4
+
+
+def test_a_network_left_in_training_mode_predicts_without_dropout_and_keeps_its_mode(tiny_model, toy_cells):
+    network = tiny_model.network
+    network.bert.embeddings.dropout.p = 0.5
+    queries = np.zeros(1, np.int64), np.full(1, 38)
+    expected = [
+        label_probabilities(tiny_model, toy_cells, predict=["cell_type"])[0],
+        cell_states(tiny_model, toy_cells),
+        bin_probabilities(tiny_model, toy_cells, *queries, all_visible(toy_cells)),
+    ]
+    network.train()
+    network.bert.encoder.eval()  # frozen, say
+    modes = [module.training for module in network.modules()]
+    found = [
+        label_probabilities(tiny_model, toy_cells, predict=["cell_type"])[0],
+        cell_states(tiny_model, toy_cells),
+        bin_probabilities(tiny_model, toy_cells, *queries, all_visible(toy_cells)),
+    ]
+    assert all(np.array_equal(one, two) for one, two in zip(found, expected, strict=True))
+    assert [module.training for module in network.modules()] == modes
+    with pytest.raises(PhenotypeError):
+        label_probabilities(tiny_model, toy_cells, predict=["shoe_size"])
+    assert [module.training for module in network.modules()] == modes

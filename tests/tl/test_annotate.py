@@ -15,16 +15,20 @@ import torch
 from scipy import sparse
 
 from polygene.errors import ColumnError, DataError, GeneError, PhenotypeError, ScaleError
+from polygene.io.datasets import pbmc
 from polygene.io.read import CHUNK
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
 from polygene.model.novelty import NoveltyDetector
 from polygene.model.studies import StudyCalibration
-from polygene.tl import annotate, embed
+from polygene.tl import annotate, denoise, embed, perturb
+from polygene.tl._reader import CellReader
 from polygene.vocab.ages import age_in_years
+from polygene.vocab.binning import ExpressionBinner
 from polygene.vocab.ontology import LabelTree, ontology_of
-from polygene.vocab.phenotypes import PhenotypeSchema
+from polygene.vocab.phenotypes import ENDINGS, RESERVED, PhenotypeSchema
+from polygene.vocab.tokenizer import CellTokenizer
 
 MakeAnnData = Callable[..., ad.AnnData]
 
@@ -500,3 +504,56 @@ def test_types_that_are_not_in_the_ontology_are_named(
     annotated(adata, replace(tiny_model, tokenizer=tokenizer), back_off=0.9)
     assert "1 of 3 cell types of the model are not in the Cell Ontology" in caplog.text
     assert "'cluster 7'" in caplog.text
+
+
+def test_no_phenotype_may_have_the_name_of_a_column_that_is_written() -> None:
+    adata = pbmc()[:5].copy()
+    before = set(adata.obs)
+    annotate(adata, coverage=0.9, back_off=0.9)
+    schema = PolyGene.from_pretrained("polygene-512").tokenizer.schema
+    allowed = {f"polygene_{name}" for name in (*RESERVED, *schema.names)}
+    allowed |= {f"polygene_{name}_{ending}" for name in schema.names for ending in ENDINGS}
+    assert set(adata.obs) - before <= allowed
+    used = {ending for ending in ENDINGS if any(column.endswith(f"_{ending}") for column in adata.obs)}
+    assert used == set(ENDINGS)
+
+
+def test_a_log2_file_is_warned_of_only_where_bins_have_edges(
+    adata: ad.AnnData, make_tokenizer: Callable[..., CellTokenizer], caplog: pytest.LogCaptureFixture
+) -> None:
+    logged = ad.AnnData(adata.X.multiply(1000).log1p().tocsr()[:, :30] / np.log(2), obs=adata.obs, var=adata.var[:30])
+    warned = {}
+    for binner in (ExpressionBinner.cell_quantile(), ExpressionBinner.linear()):
+        caplog.clear()
+        CellReader(logged, make_tokenizer(40, binner))
+        warned[binner.kind] = "bins will be wrong" in caplog.text
+    assert warned == {"cell_quantile": False, "linear": True}
+
+
+@pytest.mark.parametrize("verb", [annotate, embed, denoise, perturb])
+def test_a_view_of_a_backed_anndata_is_refused_before_the_work(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, verb: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    view = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")[:30]
+
+    def work(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(CellReader, "chunks", work)
+    with pytest.raises(DataError, match=r"is a view of a backed AnnData.*pass adata\.to_memory\(\)"):
+        verb(view, tiny_model)
+
+
+def test_a_column_that_is_there_twice_is_named_where_it_is_needed(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    plain = annotated(adata, tiny_model)
+    twice = ad.AnnData(adata.X, obs=pd.concat([adata.obs, adata.obs[["sex", "tissue"]]], axis=1), var=adata.var.copy())
+    twice.var = pd.DataFrame(np.ones((36, 2)), index=adata.var_names, columns=["n_cells", "n_cells"])
+    np.testing.assert_array_equal(
+        annotated(twice, tiny_model).obsm["polygene_cell_type"], plain.obsm["polygene_cell_type"]
+    )
+    with pytest.raises(ColumnError, match=r"obs has several columns 'sex'.*rename or drop some"):
+        annotated(twice, tiny_model, given="sex")
+    twice.var = pd.DataFrame("", index=adata.var_names, columns=["feature_name", "feature_name"])
+    with pytest.raises(ColumnError, match="var has several columns 'feature_name'"):
+        annotated(twice, tiny_model)

@@ -261,3 +261,11 @@ def test_a_synonym_or_an_id_means_its_term(schema):
 def test_an_age_under_another_name_is_not_outside_the_vocabulary():
     assert aged().find(0, "20-year-old human stage") == 1
     assert aged().find(0, "21") == -1
+
+
+@pytest.mark.parametrize("name", ["unknown", "novelty", "no_panel_genes", "generated", "cell_type_probability",
+                                  "cell_type_set", "tissue_term_id"])  # fmt: skip
+def test_a_phenotype_that_would_overwrite_what_a_verb_writes_is_refused(name):
+    phenotypes = (*CELLXGENE, Phenotype(name=name, column=name, added=True))
+    with pytest.raises(PhenotypeError, match=rf"cannot be called '{name}': obs\['polygene_{name}'\] would hold two"):
+        PhenotypeSchema(phenotypes=phenotypes, labels=((),) * 6)

@@ -302,3 +302,12 @@ def test_values_that_are_all_one_are_doubted(caplog):
     with caplog.at_level(logging.WARNING, logger="polygene"):
         assert detect_scale(expressed) == "counts"
     assert "every value is 1" in caplog.text
+
+
+def test_bins_by_rank_do_not_see_an_unknown_log_and_nothing_is_warned_of(caplog):
+    values = sparse.csr_matrix(np.log2(1 + np.expm1(LOG1P))[:, :20])
+    with caplog.at_level(logging.WARNING, "polygene"):
+        assert detect_scale(values, ranks=True) == "log1p"
+    assert not caplog.messages
+    detect_scale(values)
+    assert "bins will be wrong" in caplog.text

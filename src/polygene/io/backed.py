@@ -6,39 +6,38 @@ Legend: C cells, G genes, N entries of a block.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
+import zarr
 from anndata.io import read_elem
 from scipy import sparse
 
+from polygene.errors import repeated_column
 from polygene.io.transpose import Entries
 
 BLOCK = 2_000_000  # entries of a CSC matrix read at once
 
 
 class BackedCSR:
-    """A sparse matrix in a file, by cells (CSR), of which only the rows that are sliced are read.
+    """A sparse matrix in a file, by cells (CSR), of which only the rows that are sliced are read."""
 
-    `columns` are the genes to keep, all by default.
-    """
-
-    def __init__(self, group: Any, shape: Iterable[int], columns: np.ndarray | None = None) -> None:
-        self.group, self.columns = group, columns
-        self.n_rows, self.n_columns = map(int, shape)
-        self.shape = self.n_rows, self.n_columns if columns is None else len(columns)
+    def __init__(self, group: Any, shape: Iterable[int]) -> None:
+        self.group = group
+        n_rows, n_columns = map(int, shape)
+        self.shape = n_rows, n_columns
 
     def __getitem__(self, rows: slice) -> sparse.csr_matrix:
         indptr = self.group["indptr"][rows.start : rows.stop + 1].astype(np.int64)
         sizes = np.diff(indptr)
         entries = slice(int(indptr[0]), int(indptr[-1]))
-        data, indices = self.group["data"][entries], self.group["indices"][entries]
+        data, indices = native(self.group["data"][entries]), native(self.group["indices"][entries])
         # A chunk that is missing in a zarr store reads as zeros, and scipy trusts what it is given.
         damaged = len(sizes) != rows.stop - rows.start or len(data) != entries.stop - entries.start
-        if damaged or (sizes < 0).any() or (sizes > self.n_columns).any() or _outside(indices, self.n_columns):
+        if damaged or (sizes < 0).any() or (sizes > self.shape[1]).any() or _outside(indices, self.shape[1]):
             msg = f"the matrix in {self.group.name} contradicts itself between cells {rows.start:,} and {rows.stop:,}"
             raise OSError(msg)
-        x_CG = sparse.csr_matrix((data, indices, indptr - indptr[0]), shape=(len(sizes), self.n_columns))
-        return x_CG if self.columns is None else x_CG[:, self.columns]
+        return sparse.csr_matrix((data, indices, indptr - indptr[0]), shape=(len(sizes), self.shape[1]))
 
 
 class BackedCSC:
@@ -50,7 +49,7 @@ class BackedCSC:
         self.group = group
         n_rows, n_columns = map(int, shape)
         self.shape = n_rows, n_columns
-        self.n_entries, self.dtype = int(group["data"].shape[0]), group["data"].dtype
+        self.n_entries, self.dtype = int(group["data"].shape[0]), native(np.empty(0, group["data"].dtype)).dtype
 
     def blocks(self) -> Iterator[Entries]:
         """Read (rows_N, columns_N, values_N), one block after the other."""
@@ -60,12 +59,12 @@ class BackedCSC:
             raise OSError(msg)
         for first in range(0, self.n_entries, BLOCK):
             last = min(first + BLOCK, self.n_entries)
-            rows_N = self.group["indices"][first:last]
+            rows_N = native(self.group["indices"][first:last])
             if _outside(rows_N, self.shape[0]):
                 msg = f"the matrix in {self.group.name} names cells beyond the last"
                 raise OSError(msg)
             columns_N = np.searchsorted(indptr, np.arange(first, last), side="right") - 1
-            yield rows_N, columns_N, self.group["data"][first:last]
+            yield rows_N, columns_N, native(self.group["data"][first:last])
 
 
 def sparse_in(group: Any) -> BackedCSR | BackedCSC:
@@ -73,6 +72,25 @@ def sparse_in(group: Any) -> BackedCSR | BackedCSC:
     kind = str(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", "csr")))[:3]
     shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
     return (BackedCSC if kind == "csc" else BackedCSR)(group, shape)
+
+
+def native(values: Any) -> Any:
+    """Turn numbers that scipy and pandas do not know, float16 and those of another byte order, into such as they do."""
+    if sparse.issparse(values):
+        parts = (native(values.data), native(values.indices), native(values.indptr))
+        return values if parts[0] is values.data else type(values)(parts, shape=values.shape)
+    dtype = getattr(values, "dtype", None)
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "biufc":
+        return values
+    known = {"f2": np.dtype(np.float32), "f16": np.dtype(np.float64)}.get(dtype.str[1:], dtype.newbyteorder("="))
+    return values.astype(known, copy=False)
+
+
+def length_of(element: Any) -> int:
+    """Count the rows of a column, which a nullable one or a categorical keeps in parts."""
+    if isinstance(element, h5py.Group | zarr.Group):
+        element = element["codes" if "codes" in element else "values"]
+    return int(element.shape[0])
 
 
 def is_null(element: Any) -> bool:
@@ -90,8 +108,11 @@ def names_of(obs: Any, rows: slice) -> pd.Index:
 def column_of(obs: Any, name: str, rows: slice) -> Any:
     """Read these rows of one column; of a file, no other rows unless the column is of a rare kind."""
     if isinstance(obs, pd.DataFrame):
-        return obs[name].array[rows]
-    return _element(obs[name], rows)
+        if isinstance(obs[name], pd.DataFrame):
+            raise repeated_column(name)
+        values = obs[name].array[rows]
+        return native(values.to_numpy()) if isinstance(values, pd.arrays.NumpyExtensionArray) else values
+    return native(_element(obs[name], rows))
 
 
 def _element(element: Any, rows: slice) -> Any:

@@ -1,8 +1,12 @@
 """The formats of cells: each opens as `obs`, `var` and a matrix that is sliced by rows, or transposed first."""
 
 import errno
+import logging
 import re
+import shutil
+import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,17 +14,22 @@ from typing import Any, TypeAlias
 
 import anndata as ad
 import h5py
+import pandas as pd
 import zarr
 from anndata.io import read_elem
 from scipy import sparse
 from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
 
 from polygene.errors import DataError, PolyGeneError
-from polygene.io.backed import is_null, sparse_in
+from polygene.io.backed import is_null, native, sparse_in
+from polygene.io.h5ad import copy_group
 from polygene.io.paths import PathOrURL, filesystem, local_copy, name_of, url_options
 from polygene.io.tenx import PARTS, MatrixMarket, TenXFile
+from polygene.vocab.features import is_gene_type
 
-KNOWN = "PolyGene reads .h5ad, .zarr, 10x .h5, and folders with matrix.mtx.gz"
+logger = logging.getLogger("polygene")
+
+KNOWN = "PolyGene reads .h5ad, .zarr, .h5mu, 10x .h5, and folders with matrix.mtx.gz"
 ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _SPARSE_PART = re.compile(r"^(X|raw/X|layers/[^/]+)/(data|indices)/(c/)?\d+$")
 
@@ -72,9 +81,33 @@ def read_errors(label: str) -> Iterator[None]:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         why = f"{type(error).__name__}: {error}"
-        wrong = "out of reach, cut off or damaged" if "://" in label else "cut off or damaged"
-        msg = f"{label} cannot be read, it is {wrong} ({why}). Copy or download it again."
+        if isinstance(error, PermissionError):
+            msg = f"{label} cannot be read, you may not open it ({why})."
+        elif _is_damage(error):
+            wrong = "out of reach, cut off or damaged" if "://" in label else "cut off or damaged"
+            msg = f"{label} cannot be read, it is {wrong} ({why}). Copy or download it again."
+        else:
+            msg = (
+                f"{label} cannot be read ({why}). Nothing says that it is damaged: it is laid out in a way that is not "
+                "known here. Open it with what wrote it, and save it again as .h5ad, or pass it as an AnnData."
+            )
         raise DataError(msg) from error
+
+
+_DAMAGE = (OSError, EOFError, UnicodeDecodeError, zlib.error, zipfile.BadZipFile, pd.errors.ParserError)
+_READERS = ("h5py", "json", "numcodecs", "pandas._libs.parsers", "pandas.io.parsers", "zarr")
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether what reads bytes says so, and not what looks at their layout."""
+    if isinstance(error, _DAMAGE):
+        return True
+    if isinstance(error, AttributeError | NotImplementedError | TypeError):
+        return False
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    return frame is not None and str(frame.tb_frame.f_globals.get("__name__")).startswith(_READERS)
 
 
 class InMemory:
@@ -85,8 +118,8 @@ class InMemory:
     def __init__(self, adata: ad.AnnData, layer: str | None, label: str) -> None:
         self.adata, self.layer = adata, layer
         matrix = _select(adata, layer, label)
-        if sparse.issparse(matrix) and matrix.format != "csr":
-            matrix = matrix.tocsr()
+        if sparse.issparse(matrix):
+            matrix = native(matrix if matrix.format == "csc" else matrix.tocsr()).tocsr()
         self._matrix = sparse_in(matrix.group) if hasattr(matrix, "group") else matrix
 
     @contextmanager
@@ -96,12 +129,18 @@ class InMemory:
 
 
 class AnnDataFile:
-    """An AnnData in a file: .h5ad, .zarr, or a .zarr that is zipped or at a URL."""
+    """An AnnData in a file: .h5ad, .zarr, or a .zarr that is zipped or at a URL; or the `rna` of a MuData."""
 
     def __init__(self, place: PathOrURL, layer: str | None, label: str) -> None:
         self.path: Path | None = place if isinstance(place, Path) else None
         self._place, self._layer, self._label = place, layer, label
-        self.h5ad = self.path if self.path and self.path.is_file() and h5py.is_hdf5(self.path) else None
+        self._hdf5 = self.path if self.path and self.path.is_file() and h5py.is_hdf5(self.path) else None
+        self._modality, self._is_old = "", False  # known once it was opened
+
+    @property
+    def h5ad(self) -> Path | None:
+        """The file, where it is an .h5ad as anndata writes it since 0.7."""
+        return None if self._modality or self._is_old else self._hdf5
 
     @contextmanager
     def open(self) -> Iterator[tuple[Any, Any, Any]]:
@@ -110,6 +149,11 @@ class AnnDataFile:
             if any(is_null(group.get(name)) for name in ("obs", "var")):
                 msg = f"{self._label} holds no AnnData: it has no obs and var"
                 raise DataError(msg)
+            self._is_old = isinstance(group["obs"], h5py.Dataset)
+            if self._is_old:
+                with self._by_anndata() as opened:
+                    yield opened
+                return
             obs = group["obs"]
             if obs.attrs.get("encoding-version") != "0.2.0":
                 obs = read_elem(obs)
@@ -119,9 +163,9 @@ class AnnDataFile:
     @contextmanager
     def group(self) -> Iterator[h5py.Group | zarr.Group]:
         """Open the file."""
-        if self.h5ad:
-            with h5py.File(self.h5ad) as file:
-                yield file
+        if self._hdf5:
+            with h5py.File(self._hdf5) as file:
+                yield self._anndata_in(file)
             return
         if isinstance(self._place, str):
             filesystem(self._place)  # its error names a driver that is missing
@@ -134,7 +178,48 @@ class AnnDataFile:
             except FileNotFoundError as error:
                 msg = f"there is no zarr store at {self._label}"
                 raise DataError(msg) from error
-            yield opened
+            yield self._anndata_in(opened)
+
+    def _anndata_in(self, group: Any) -> Any:
+        """Return the modality with the genes where there are several."""
+        if "mod" not in group or "X" in group:
+            return group
+        names = list(group["mod"])
+        genes = [name for name in names if is_gene_type(name)]
+        if len(genes) != 1:
+            msg = (
+                f"{self._label} is a MuData of {', '.join(names)}, and none, or more than one, is called rna: save the "
+                f"one with the genes, mdata[{names[0]!r}].write_h5ad('rna.h5ad')"
+            )
+            raise DataError(msg)
+        if not self._modality:
+            logger.warning("%s is a MuData: of %s, %s is read", self._label, ", ".join(names), genes[0])
+            self._modality = genes[0]
+        return group["mod"][genes[0]]
+
+    @contextmanager
+    def _by_anndata(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Read tables as anndata before 0.7 wrote them, one dataset each."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adata = ad.read_h5ad(self.path, backed="r")
+        try:
+            with InMemory(adata, self._layer, self._label).open() as opened:
+                yield opened
+        finally:
+            adata.file.close()
+
+    def copy_to(self, path: str | Path) -> None:
+        """Write all that the file holds as an .h5ad."""
+        if self.h5ad:
+            shutil.copyfile(self.h5ad, path)
+        elif self._is_old:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ad.read_h5ad(self.path).write_h5ad(path)
+        else:
+            with read_errors(self._label), self.group() as group:
+                copy_group(group, path)
 
 
 Format: TypeAlias = InMemory | AnnDataFile | TenXFile | MatrixMarket

@@ -20,10 +20,15 @@ BLOCK = 4_000_000  # numbers copied at once
 RESERVE = 32_000_000  # bytes that stay free: what HDF5 holds back until it closes
 
 
-def copy_zarr(group: zarr.Group, path: str | Path) -> None:
-    """Write an open .zarr as an .h5ad; the two are laid out alike."""
+def copy_group(group: zarr.Group | h5py.Group, path: str | Path) -> None:
+    """Write an open .zarr, or a part of a .h5mu, as an .h5ad; they are laid out alike."""
     with h5py.File(path, "w") as file:
         _copy_attributes(group.attrs, file)
+        if isinstance(group, h5py.Group):
+            _check_room(file, group.file.id.get_filesize())
+            for name in group:
+                group.copy(name, file)
+            return
         for name, member in group.members():
             _copy(member, file, name)
 

@@ -4,8 +4,8 @@ Legend: C cells of a chunk, G genes of the file.
 """
 
 import logging
-import shutil
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -20,12 +20,13 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from polygene.errors import DataError
-from polygene.io.backed import BackedCSC, column_of, names_of
+from polygene.io.backed import BackedCSC, column_of, length_of, names_of, native
 from polygene.io.formats import AnnDataFile, Format, InMemory, open_format, read_errors
-from polygene.io.h5ad import copy_zarr, write_cells, write_tables
+from polygene.io.h5ad import write_cells, write_tables
 from polygene.io.paths import expand_paths, name_of
 from polygene.io.tenx import MatrixMarket
 from polygene.io.transpose import TransposedMatrix, transpose_on_disk
+from polygene.vocab.features import kinds_of_features, left_out
 from polygene.vocab.scale import Scale, detect_scale
 
 logger = logging.getLogger("polygene")
@@ -80,7 +81,9 @@ def open_cells(source: Any, *, layer: str | None = None, name: str | None = None
         stem = Path(name_of(place.rstrip("/") if isinstance(place, str) else place)).stem
         cells = CellSource(open_format(place, layer), layer=layer, label=str(place), name=name or stem)
     else:
-        msg = f"cells are read from an AnnData or from the path of a file; got {type(source).__name__}"
+        is_mudata = type(source).__name__ == "MuData"
+        remedy = "; pass the modality with the genes, such as mdata['rna']" if is_mudata else ""
+        msg = f"cells are read from an AnnData or from the path of a file; got {type(source).__name__}{remedy}"
         raise DataError(msg)
     if cells.n_obs == 0 or len(cells.var) == 0:
         msg = f"{cells.label} is empty: {cells.n_obs:,} cells × {len(cells.var):,} genes"
@@ -102,6 +105,9 @@ class CellSource:
         The layer read in place of `X`, None for `X`, "raw" for `.raw`.
     n_obs, var, columns
         Number of cells, the genes (one row each, from `.raw` where that is read), the columns of `obs`.
+    features, columns_G, left_out
+        All features of the file, genes or not; the place of each gene among them; how many others of which kind are not
+        read.
     """
 
     def __init__(self, cells: Format, *, layer: str | None, label: str, name: str) -> None:
@@ -109,15 +115,18 @@ class CellSource:
         self._format = cells
         self._transposed: TransposedMatrix | None = None
         with self._opened() as (obs, var, matrix):
-            self.var: pd.DataFrame = var.copy() if isinstance(var, pd.DataFrame) else read_elem(var)
-            self.var.index = self.var.index.astype(str)
+            self.features: pd.DataFrame = var.copy() if isinstance(var, pd.DataFrame) else read_elem(var)
+            self.features.index = self.features.index.astype(str)
             in_memory = isinstance(obs, pd.DataFrame)
             self.columns: tuple[str, ...] = tuple(map(str, obs.columns if in_memory else obs.attrs["column-order"]))
             self.n_obs: int = int(matrix.shape[0])
-            n_names = len(obs) if in_memory else obs[obs.attrs["_index"]].shape[0]
-        if (n_names, len(self.var)) != tuple(matrix.shape):
-            msg = f"{label} is damaged: a matrix of {matrix.shape} for {n_names:,} cells × {len(self.var):,} genes"
+            n_names = len(obs) if in_memory else length_of(obs[obs.attrs["_index"]])
+        if (n_names, len(self.features)) != tuple(matrix.shape):
+            msg = f"{label} is damaged: a matrix of {matrix.shape} for {n_names:,} cells × {len(self.features):,} genes"
             raise DataError(msg)
+        kind_F = kinds_of_features(self.features)
+        self.left_out, self.columns_G = left_out(kind_F, label), np.flatnonzero(kind_F == "")
+        self.var: pd.DataFrame = self.features.iloc[self.columns_G] if self.left_out else self.features
 
     @cached_property
     def obs(self) -> pd.DataFrame:
@@ -130,20 +139,23 @@ class CellSource:
         """The scale of the values, detected from rows in ten stretches of the file."""
         return self.find_scale()
 
-    def find_scale(self, rows: np.ndarray | None = None) -> Scale:
-        """Detect the scale from some of these rows (all by default), and log it."""
-        scale = detect_scale(self.sample(rows).X)
+    def find_scale(self, rows: np.ndarray | None = None, *, ranks: bool = False) -> Scale:
+        """Detect the scale from some of these rows (all by default), and log it; `ranks` as for `detect_scale`."""
+        whole = _stacked(self._chunks(self._stretches(rows), columns=())) if self.left_out else None
+        scale = detect_scale(self.sample(rows).X, whole, ranks=ranks)
         logger.info("%s: %s cells × %s genes, %s", self.label, f"{self.n_obs:,}", f"{len(self.var):,}", scale)
         return scale
 
     def sample(self, rows: np.ndarray | None = None, *, columns: Iterable[str] = ()) -> ad.AnnData:
         """Read up to 1,000 of these rows (of all by default), from ten stretches of the file."""
+        chosen = [name for name in columns if name in self.columns]
+        chunks = list(self.chunks(self._stretches(rows), columns=chosen))
+        return _cells(_stacked(chunks), pd.concat([chunk.obs for chunk in chunks]), self.var)
+
+    def _stretches(self, rows: np.ndarray | None) -> np.ndarray:
         rows = np.arange(self.n_obs) if rows is None else rows
         starts = np.unique(np.linspace(0, max(len(rows) - SAMPLE // 10, 0), 10).astype(np.int64))
-        chosen = np.unique(np.concatenate([rows[start : start + SAMPLE // 10] for start in starts]))
-        chunks = list(self.chunks(chosen, columns=[name for name in columns if name in self.columns]))
-        obs = pd.concat([chunk.obs for chunk in chunks])
-        return _cells(sparse.vstack([chunk.X for chunk in chunks], format="csr"), obs, self.var)
+        return np.unique(np.concatenate([rows[start : start + SAMPLE // 10] for start in starts]))
 
     def frame(self, columns: Iterable[str]) -> pd.DataFrame:
         """Those columns of `obs` that exist, without the names of the cells, text as categories: a few bytes a cell."""
@@ -167,13 +179,21 @@ class CellSource:
         """Read the cells in order, at most `size` at a time, as AnnData in memory with CSR in `X`.
 
         `rows` are increasing row numbers, all by default; a stretch of `size` rows without any of them is not read.
-        `columns` are those of `obs` to read, all by default.
+        `columns` are those of `obs` to read, all by default. Features that are no genes are not among the columns.
         """
+        for chunk in self._chunks(rows, size, columns):
+            yield _cells(chunk.X[:, self.columns_G], chunk.obs, self.var) if self.left_out else chunk
+
+    def _chunks(
+        self, rows: np.ndarray | None = None, size: int = CHUNK, columns: Iterable[str] | None = None
+    ) -> Iterator[ad.AnnData]:
+        """Read the cells with all features."""
         if rows is not None and len(rows) and (rows[0] < 0 or rows[-1] >= self.n_obs or (np.diff(rows) <= 0).any()):
             msg = f"rows of {self.label} must be increasing numbers from 0 to {self.n_obs - 1:,}"
             raise ValueError(msg)
         with self._opened() as (obs, _, matrix):
-            kept = list(self.columns if columns is None else columns)
+            once = (name for name, n in Counter(self.columns).items() if n == 1)
+            kept = list(once if columns is None else columns)
             wanted = range(self.n_obs) if rows is None else range(*(rows[[0, -1]] + [0, 1] if len(rows) else (0, 0)))
             for first in range(wanted.start // size * size, wanted.stop, size):
                 window = slice(first, min(first + size, self.n_obs))
@@ -187,7 +207,8 @@ class CellSource:
                 table = pd.DataFrame(
                     {column: column_of(obs, column, window) for column in kept}, index=names_of(obs, window)
                 )
-                yield _cells(sparse.csr_matrix(self._in_rows(matrix)[window])[within], table.iloc[within], self.var)
+                x_CF = sparse.csr_matrix(native(self._in_rows(matrix)[window]))[within]
+                yield _cells(x_CF, table.iloc[within], self.features)
 
     def write_h5ad(self, path: str | Path, *, var: pd.DataFrame | None = None) -> None:
         """Write all that the source holds as an .h5ad, block by block: X, layers and raw, whichever of them is read.
@@ -201,13 +222,10 @@ class CellSource:
                 write_tables(path, stored or self.obs, var)
             elif isinstance(self._format, InMemory):
                 self._format.adata.write_h5ad(path)
-            elif isinstance(self._format, AnnDataFile) and self._format.h5ad:
-                shutil.copyfile(self._format.h5ad, path)
             elif isinstance(self._format, AnnDataFile):
-                with read_errors(self.label), self._format.group() as group:
-                    copy_zarr(group, path)
+                self._format.copy_to(path)
             else:
-                write_cells(self.chunks(), self.obs, self.var, path)
+                write_cells(self._chunks(), self.obs, self.features, path)
         except BaseException:
             Path(path).unlink(missing_ok=True)
             raise
@@ -226,6 +244,10 @@ class CellSource:
         if self._transposed is None:
             self._transposed = transpose_on_disk(matrix, self.label)
         return self._transposed
+
+
+def _stacked(chunks: Iterable[ad.AnnData]) -> sparse.csr_matrix:
+    return sparse.vstack([chunk.X for chunk in chunks], format="csr")
 
 
 def _cells(x_CG: sparse.csr_matrix, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from polygene.errors import DataError
 from polygene.io.read import CellSource
 from polygene.runtime.progress import progress
 
@@ -91,7 +92,14 @@ class Results:
         """Place (C, M) values in the columns of the file; the other columns are empty."""
         n_cells, n_columns = x_CM.shape
         entries = (x_CM.reshape(-1), np.tile(np.asarray(self.columns_M), n_cells), np.arange(n_cells + 1) * n_columns)
-        return sparse.csr_matrix(entries, shape=(n_cells, len(self.cells.var)))
+        return sparse.csr_matrix(entries, shape=(n_cells, len(self.cells.features)))
+
+
+def check_writable(adata: Any) -> None:
+    """Refuse, before the work, an AnnData that results cannot be written into; a file is another matter."""
+    if isinstance(adata, ad.AnnData) and adata.isbacked and adata.is_view:
+        msg = "adata is a view of a backed AnnData, which cannot be changed: pass adata.to_memory()"
+        raise DataError(msg)
 
 
 def record_in_uns(adata: ad.AnnData, verb: str, facts: Mapping[str, Any]) -> None:

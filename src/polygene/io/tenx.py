@@ -1,14 +1,13 @@
 """Count matrices as 10x Cell Ranger writes them: .h5 files, and folders with matrix.mtx, features.tsv, barcodes.tsv.
 
-`var` is named as scanpy names it: symbols in `var_names`, Ensembl ids in `gene_ids`. Features that are no genes
-(antibodies, guides, peaks) are left out, with a warning.
+`var` is named as scanpy names it: symbols in `var_names`, Ensembl ids in `gene_ids`, and what each feature is in
+`feature_types`.
 
 Legend: C cells, G genes, N entries of a block.
 """
 
 import csv
 import gzip
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +21,6 @@ from polygene.errors import DataError
 from polygene.io.backed import BackedCSR
 from polygene.io.transpose import Entries
 
-logger = logging.getLogger("polygene")
-
-GENES = "Gene Expression"
 PARTS = ("matrix.mtx", "features.tsv", "genes.tsv", "barcodes.tsv")
 LINES = 500_000  # entries of matrix.mtx read at once
 
@@ -49,13 +45,13 @@ class TenXFile:
             else:
                 var, symbols = {"gene_ids": _text(group["genes"])}, _text(group["gene_names"])
             self._obs = pd.DataFrame(index=_text(group["barcodes"]))
-        self._var, self._kept = _genes_only(pd.DataFrame(var, index=symbols), label)
+        self._var = pd.DataFrame(var, index=symbols)
 
     @contextmanager
     def open(self) -> Iterator[tuple[Any, Any, Any]]:
         """Yield obs, var and the matrix, which is by cells (CSR)."""
         with h5py.File(self.path) as file:
-            yield self._obs, self._var, BackedCSR(file[self._group], self._shape, self._kept)
+            yield self._obs, self._var, BackedCSR(file[self._group], self._shape)
 
 
 class MatrixMarket:
@@ -81,17 +77,16 @@ class MatrixMarket:
         prefix = before if is_named else ""
         features = self._table(prefix, "features.tsv", "genes.tsv")
         self._obs = pd.DataFrame(index=self._table(prefix, "barcodes.tsv")[0].to_numpy())
-        var = pd.DataFrame(
+        self._var = pd.DataFrame(
             {"gene_ids": features[0].to_numpy()}, index=features[min(1, features.shape[1] - 1)].to_numpy()
         )
         if features.shape[1] > 2:
-            var["feature_types"] = features[2].to_numpy()
-        self._var, self._kept = _genes_only(var, label)
+            self._var["feature_types"] = features[2].to_numpy()
         with self._lines() as (_, _, (n_genes, n_cells, self.n_entries)):
-            if (n_genes, n_cells) != (len(var), len(self._obs)):
+            if (n_genes, n_cells) != (len(self._var), len(self._obs)):
                 msg = (
                     f"{label}: {self._matrix.name} holds {n_genes:,} genes × {n_cells:,} cells, but there are names of "
-                    f"{len(var):,} genes and {len(self._obs):,} cells. The three files are not of one sample."
+                    f"{len(self._var):,} genes and {len(self._obs):,} cells. The three files are not of one sample."
                 )
                 raise DataError(msg)
         self.shape = n_cells, len(self._var)
@@ -104,10 +99,6 @@ class MatrixMarket:
     def blocks(self) -> Iterator[Entries]:
         """Read (rows_N, columns_N, values_N), one block after the other."""
         with self._lines() as (lines, has_values, (n_genes, n_cells, n_entries)):
-            place_G = np.arange(n_genes)
-            if self._kept is not None:
-                place_G = np.full(n_genes, -1)
-                place_G[self._kept] = np.arange(len(self._kept))
             types: dict[int, Any] = {0: np.int32, 1: np.int32, 2: self.dtype}
             names, n_read = range(3 if has_values else 2), 0
             for block in pd.read_csv(lines, sep=r"\s+", header=None, names=names, dtype=types, chunksize=LINES):
@@ -116,8 +107,7 @@ class MatrixMarket:
                     msg = f"{self._matrix.name} names genes or cells beyond the last"
                     raise OSError(msg)
                 values_N = block[2].to_numpy() if has_values else np.ones(len(block), self.dtype)
-                kept_N = place_G[genes_N] >= 0
-                yield cells_N[kept_N], place_G[genes_N[kept_N]], values_N[kept_N]
+                yield cells_N, genes_N, values_N
                 n_read += len(block)
             if n_read != n_entries:
                 msg = f"{self._matrix.name} ends after {n_read:,} of {n_entries:,} entries"
@@ -145,23 +135,11 @@ class MatrixMarket:
             line = lines.readline()
             while line.startswith(b"%"):
                 line = lines.readline()
-            yield lines, header[3] != "pattern", [int(number) for number in line.split()]
-
-
-def _genes_only(var: pd.DataFrame, label: str) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """Keep the genes among the features, and warn of others: (genes, their rows or None for all)."""
-    is_gene = var["feature_types"] == GENES if "feature_types" in var else pd.Series(True, index=var.index)
-    if is_gene.all():
-        return var, None
-    counts = var["feature_types"][~is_gene].value_counts()
-    left_out = ", ".join(f"{n:,} {kind}" for kind, n in counts.items())
-    if not is_gene.any():
-        msg = f"{label} holds no features of the type {GENES!r}, only {left_out}"
-        raise DataError(msg)
-    logger.warning(
-        "%s: %s genes are read; left out are features that are none: %s", label, f"{is_gene.sum():,}", left_out
-    )
-    return var[is_gene], np.flatnonzero(is_gene)
+            sizes = line.split()
+            if len(sizes) != 3:
+                msg = f"{self._matrix.name} does not name its genes, cells and entries"
+                raise OSError(msg)
+            yield lines, header[3] != "pattern", [int(number) for number in sizes]
 
 
 def _text(dataset: h5py.Dataset) -> np.ndarray:

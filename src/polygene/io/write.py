@@ -23,7 +23,7 @@ from pandas.api.types import is_numeric_dtype
 from polygene.errors import DataError
 from polygene.io.backed import names_of
 from polygene.io.h5ad import append, append_rows
-from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk
+from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk, check_writable
 from polygene.runtime.atomic import atomic_file, check_target, refuse_input, writing
 from polygene.runtime.distributed import process_group
 from polygene.runtime.ranks import own_rows, rank, world_size
@@ -76,6 +76,7 @@ def write_results(
         msg = f"{results.verb} writes into an AnnData; leave `out` out, and save it: adata.write_h5ad({str(out)!r})"
         raise DataError(msg)
     if isinstance(adata, ad.AnnData):
+        check_writable(adata)
         results.add_to(adata)
         return
     if out is None:

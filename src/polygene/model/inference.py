@@ -15,6 +15,7 @@ from torch import Tensor
 
 from polygene.model.batches import pack_cells
 from polygene.model.checkpoint import PolyGene
+from polygene.model.eval_mode import predicts
 from polygene.nn.attention import CellOffsets
 from polygene.nn.network import PolyGeneModel
 from polygene.nn.packing import PackedCells, rank_within
@@ -71,7 +72,7 @@ def label_probabilities(
     return predict_labels(model, cells, predict=predict, given=given, visible_share=visible_share)[0]
 
 
-@torch.inference_mode()
+@predicts
 def predict_labels(
     model: PolyGene,
     cells: EncodedCells,
@@ -111,7 +112,7 @@ def predict_labels(
     return [np.concatenate(parts) for parts in probabilities], [np.concatenate(parts) for parts in states_of]
 
 
-@torch.inference_mode()
+@predicts
 def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = ()) -> np.ndarray:
     """Return the mean state of each cell's expressed genes before the last layer, float32 (C, D).
 
@@ -139,7 +140,7 @@ def cells_and_ranks(cells: EncodedCells) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(cell_N), torch.from_numpy(rank_within(cell_N, len(cells))[1])
 
 
-@torch.inference_mode()
+@predicts
 def bin_probabilities(
     model: PolyGene,
     cells: EncodedCells,

@@ -124,7 +124,7 @@ def _check(output: str, panel: str, source: Source, layer: str | None) -> None:
 def _measured_genes(reader: CellReader) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the measured panel genes in the order of the file's columns, and where their values go."""
     genes_M, first_M = np.unique(reader.match.genes_N, return_index=True)
-    columns_M = reader.match.columns_N[first_M]
+    columns_M = reader.cells.columns_G[reader.match.columns_N[first_M]]
     order_M = np.argsort(columns_M)
-    is_panel = np.isin(np.arange(len(reader.cells.var)), columns_M)
+    is_panel = np.isin(np.arange(len(reader.cells.features)), columns_M)
     return genes_M[order_M], {"columns_M": columns_M[order_M], "var": {"polygene_panel": is_panel}}

@@ -17,7 +17,7 @@ import pandas as pd
 from polygene._version import __version__
 from polygene.errors import DataError, missing_column
 from polygene.io.read import CellSource, Source, open_cells
-from polygene.io.results import Results, ResultsChunk, track
+from polygene.io.results import Results, ResultsChunk, check_writable, track
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime.atomic import atomic_file, refuse_input
 from polygene.vocab.cells import EncodedCells
@@ -56,11 +56,12 @@ class CellReader:
         if totals is not None and totals not in cells.columns:
             do = "Pass totals=<column>, or leave it out."
             raise missing_column(totals, cells.columns, of=cells.label, holds="the counts of each cell", do=do)
-        self._scale = cells.scale
+        self._scale = cells.find_scale(ranks=tokenizer.binner.ranks)
         self.match = tokenizer.panel.match(cells.var)
         sample = cells.sample(columns=TOTALS)
         warn_totals(sample, totals=totals, scale=self._scale)
-        self.genes: dict[str, Any] = self.match.report(counts_share(sample.X, self.match, self._scale))
+        share = counts_share(sample.X, self.match, self._scale)
+        self.genes: dict[str, Any] = {**self.match.report(share), "left_out": cells.left_out}
 
     def chunks(self, rows: range | np.ndarray | None = None) -> Iterator[tuple[pd.Index, EncodedCells]]:
         """Read the names and the tokens of cells, all or some `rows`; warn of cells that express no panel gene."""
@@ -141,6 +142,8 @@ def written(out: str | Path | None, suffixes: tuple[str, ...], source: Source | 
 
     The cells that are read stay: a table, or cells of the panel alone, would lose genes.
     """
+    if ".h5ad" not in suffixes:
+        check_writable(source)  # which gets what goes into a table
     with ExitStack() as stack:
         if out is not None:
             refuse_input(out, source.filename if isinstance(source, ad.AnnData) else source, do="choose another file")

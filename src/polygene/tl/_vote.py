@@ -10,7 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from polygene.errors import DataError, missing_column
+from polygene.errors import DataError, PhenotypeError, missing_column
 from polygene.evaluation.metrics import expected_years
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import UNS_KEY, Results, ResultsChunk
@@ -22,6 +22,7 @@ from polygene.runtime.ranks import one_process
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.columns import given_texts
 from polygene.vocab.ontology import at_or_below, reported_labels
+from polygene.vocab.phenotypes import ENDINGS
 
 logger = logging.getLogger("polygene")
 HETEROGENEOUS = "heterogeneous"
@@ -170,6 +171,12 @@ def of_groups(
     groups: pd.Series, p_CV: np.ndarray, uns: Mapping[str, Any], phenotype: str, share: float
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the columns of obs, and what goes to uns; `uns` is what `annotate` wrote of its predictions."""
+    if groups.name in ENDINGS:
+        key = f"polygene_{phenotype}_{groups.name}"
+        msg = (
+            f"groups cannot be those of obs[{groups.name!r}]: obs[{key!r}] is what annotate writes. Rename the column."
+        )
+        raise PhenotypeError(msg)
     group_C, names = given_texts(groups)
     known_C, labels = group_C >= 0, [*map(str, uns["labels"][phenotype])]
     below_VV = at_or_below(phenotype, labels) if uns.get("granularity") else None

@@ -59,6 +59,11 @@ class ExpressionBinner:
         """Whether a gene is only expressed or not: two bins, whose network has one logit for each gene."""
         return self.n_bins == 2
 
+    @property
+    def ranks(self) -> bool:
+        """Whether only the order of the values within a cell is read."""
+        return self.kind == "cell_quantile"
+
     @classmethod
     def linear(cls, n_bins: int = 10, first: float = THRESHOLD, last: float = 9.0) -> Self:
         """Make equal steps from `first` to `last`; the last bin is open above (PolyGene paper, Methods: 10, 0.1, 9.0).

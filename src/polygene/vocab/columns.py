@@ -7,6 +7,8 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 
+from polygene.errors import repeated_column
+
 NOT_GIVEN = frozenset(
     {"", "-", "?", "nan", "na", "n/a", "<na>", "none", "null", "missing", "not applicable", "not given"}
     | {"not available", "not provided", "not reported", "not specified", "unassigned", "undefined", "unknown"}
@@ -20,6 +22,8 @@ SYNTHETIC = "synthetic"
 
 def factorize(column: pd.Series) -> tuple[np.ndarray, list[str], list[int]]:
     """Return (codes_C with -1 = NaN, text of each code, cells of each code); only values that occur."""
+    if isinstance(column, pd.DataFrame):
+        raise repeated_column(column.columns[0])
     categories = column.astype("category").cat.remove_unused_categories().cat
     codes_C = categories.codes.to_numpy()  # a byte a cell, where pandas.factorize takes eight
     values = categories.categories.tolist()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from polygene.errors import DataError, ScaleError, missing_column
+from polygene.errors import DataError, ScaleError, missing_column, repeated_column
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.scale import BASES, TARGET, Scale, check_values, detect_scale, linear
 
@@ -21,7 +21,12 @@ FEW_GENES = 5_000  # a file with fewer genes was filtered, and its cells' own su
 
 
 def log1p_values(
-    adata: Any, match: GeneMatch | None = None, *, totals: str | None = None, scale: Scale | None = None
+    adata: Any,
+    match: GeneMatch | None = None,
+    *,
+    totals: str | None = None,
+    scale: Scale | None = None,
+    ranks: bool = False,
 ) -> sparse.csr_matrix:
     """Read `X` of an AnnData in log1p counts per 10,000: float32 csr, columns ascending, zeros not stored.
 
@@ -34,16 +39,21 @@ def log1p_values(
         None: the sum over all genes of the file.
     scale
         None: detected and logged. Give it when the cells of one file come in pieces.
+    ranks
+        Whether only the order of a cell's values will be read, see `detect_scale`.
     """
     check_anndata(adata)
     x_CG = sparse.csr_matrix(adata.X.to_memory() if hasattr(adata.X, "to_memory") else adata.X)  # it may be backed
     if x_CG.dtype.kind not in "buif":
         msg = f"The expression values are {x_CG.dtype}, not numbers."
         raise DataError(msg)
+    whole = None
+    if match is not None and match.is_gene_F is not None:
+        whole, x_CG = x_CG, _only_genes(x_CG, match.is_gene_F)
     layers = list(filter(None, adata.layers))  # anndata 0.13 lists X among them, as None
     check_values(x_CG, [*layers, *(["raw"] if adata.raw is not None else [])])
     if scale is None:
-        scale = detect_scale(x_CG)
+        scale = detect_scale(x_CG, whole, ranks=ranks)
         logger.info("expression: X holds %s", scale)
     if scale not in get_args(Scale):
         msg = f"scale is one of {', '.join(get_args(Scale))}; got {scale!r}."
@@ -56,6 +66,12 @@ def log1p_values(
         factors_C = np.divide(TARGET, totals_C, out=np.zeros_like(totals_C), where=totals_C > 0)
         x_CM.data = np.log1p((x_CM.data * np.repeat(factors_C, np.diff(x_CM.indptr))).astype(np.float32))
     return x_CM.astype(np.float32, copy=False)
+
+
+def _only_genes(x_CF: sparse.csr_matrix, is_gene_F: np.ndarray) -> sparse.csr_matrix:
+    """Put zeros where features are no genes."""
+    entries = (np.where(is_gene_F[x_CF.indices], x_CF.data, 0), x_CF.indices, x_CF.indptr)
+    return sparse.csr_matrix(entries, shape=x_CF.shape)
 
 
 def _genes(x_CG: sparse.csr_matrix, match: GeneMatch | None, *, logged: bool) -> sparse.csr_matrix:
@@ -114,6 +130,8 @@ def _totals(adata: Any, x_CG: sparse.csr_matrix, column: str | None, scale: Scal
         raise ScaleError(msg)
     if column not in adata.obs:
         raise missing_column(column, adata.obs.columns, of="adata", holds="the counts of each cell")
+    if isinstance(adata.obs[column], pd.DataFrame):
+        raise repeated_column(column)
     totals_C = pd.to_numeric(adata.obs[column], errors="coerce").to_numpy(np.float64)
     n_wrong = int((~(np.isfinite(totals_C) & (totals_C >= 0.99 * sums_C))).sum())
     if n_wrong:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from polygene.errors import GeneError
 from polygene.vocab.columns import some
+from polygene.vocab.features import kinds_of_features, left_out
 from polygene.vocab.gene_names import (
     gene_table,
     human_genes,
@@ -24,6 +25,7 @@ from polygene.vocab.gene_names import (
     symbols_of,
     unmangled,
 )
+from polygene.vocab.mending import but_for_case, mended_symbols
 
 logger = logging.getLogger("polygene")
 
@@ -54,6 +56,7 @@ class GeneMatch:
     found: Mapping[str, int]  # how many by which way of naming
     missing: tuple[str, ...] = field(default=(), repr=False)  # names
     why: str = ""  # what may be the cause of few genes, and what to do
+    is_gene_F: np.ndarray | None = field(default=None, repr=False)  # bool, where some features of the file are none
 
     @classmethod
     def of(cls, columns: Mapping[int, Sequence[int]], n_genes: int, **others: Any) -> "GeneMatch":
@@ -119,21 +122,29 @@ def expected_shares(coverage: float) -> tuple[float, float]:
 
 def match_genes(symbols_G: Sequence[str], ids_G: Sequence[str], var: pd.DataFrame) -> GeneMatch:
     """Find genes in a file; see `GenePanel.match`."""
+    kind_F = kinds_of_features(var)
+    is_gene_F = kind_F == ""
     file = gene_table(var)
+    if left_out(kind_F, "the table"):
+        file[~is_gene_F] = ""
     _refuse_other_species(symbols_G, ids_G, file)
     keys_G, _ = resolve(symbols_G, ids_G)
     if any(ids_G):  # then a gene has none only if its name is not clear
         keys_G = [key if id_ else "" for key, id_ in zip(keys_G, ids_G, strict=True)]
-    keys_F, unclear = resolve(file["symbol"].tolist(), file["ensembl_id"].tolist())
+    ids_F = file["ensembl_id"].tolist()
+    mended_F, unmended = mended_symbols(file["symbol"].tolist(), ids_F, symbols_G)
+    keys_F, unclear = resolve(mended_F, ids_F)
+    unclear |= {human_genes().ids.get(symbol, symbol): names for symbol, names in unmended.items()}
     search = _Search(list(ids_G), keys_G, file, keys_F)
-    search.by("Ensembl id", ids_G, file["ensembl_id"])
+    search.by("Ensembl id", ids_G, ids_F)
     for names in name_columns(var):
-        search.by("symbol", symbols_G, symbols_of(names))
-    search.by("another name", keys_G, keys_F)
+        search.by("symbol", symbols_G, np.where(is_gene_F, symbols_of(names), ""))
+    search.by("mended symbol", symbols_G, but_for_case(mended_F, file["symbol"]))
     search.by("symbol in other case", in_other_case(symbols_G), in_other_case(file["symbol"]))
+    search.by("another name", keys_G, keys_F)  # last: ski is SKI, and an alias of HHAT
     names_G = [symbol or id_ for symbol, id_ in zip(symbols_G, ids_G, strict=True)]
     missing = {g: name for g, name in enumerate(names_G) if g not in search.columns}
-    why = _why_few(file, ids_G)
+    why = _why_few(file.assign(symbol=mended_F), ids_G)
     if not search.columns:
         msg = (
             f"None of the {len(names_G):,} genes of the panel ({some(names_G)}) is in the file, "
@@ -151,7 +162,12 @@ def match_genes(symbols_G: Sequence[str], ids_G: Sequence[str], var: pd.DataFram
         "of these perhaps there, under a name that means other genes too",
         (f"{names_G[g]} ({' or '.join(sorted(set(names)))})" for g, names in rivals.items()),
     )
-    others = {"found": search.found, "missing": tuple(missing.values()), "why": why}
+    others = {
+        "found": search.found,
+        "missing": tuple(missing.values()),
+        "why": why,
+        "is_gene_F": None if is_gene_F.all() else is_gene_F,
+    }
     return GeneMatch.of(search.columns, len(names_G), **others)
 
 
@@ -190,7 +206,7 @@ class _Search:
             self.columns[g] = columns
             self._taken.update(columns)
             self.found[way] += 1
-            if way == "another name" and self._symbols_F[columns[0]] != self._ids_F[columns[0]]:
+            if way in ("another name", "mended symbol") and self._symbols_F[columns[0]] != self._ids_F[columns[0]]:
                 self.renamed[g] = self._symbols_F[columns[0]]
 
     def _differ(self, g: int, f: int) -> bool:

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from polygene.errors import GeneError
+from polygene.errors import GeneError, repeated_column
 from polygene.vocab.columns import shipped_table, some
 
 NAME_COLUMNS = ("feature_id", "gene_ids", "ensembl_id", "feature_name", "gene_symbols", "gene_name", "symbol")
@@ -74,7 +74,10 @@ def symbols_of(names: Iterable[str]) -> np.ndarray:
 def name_columns(var: pd.DataFrame) -> list[np.ndarray]:
     """List the ways in which a file names its genes, as arrays of str ("" = missing), the most human names first."""
     # var_names, the columns of NAME_COLUMNS, and any other column half of which are known names.
-    text = var.select_dtypes(["object", "category", "string"])
+    repeated = set(var.columns[var.columns.duplicated()])
+    if unclear := [name for name in NAME_COLUMNS if name in repeated]:
+        raise repeated_column(unclear[0], of="var")
+    text = var.loc[:, ~var.columns.isin(repeated)].select_dtypes(["object", "category", "string"])
     columns = {"var_names": var.index.to_series(), **{name: var[name] for name in NAME_COLUMNS if name in var}}
     found = []
     for name, column in {**columns, **{name: text[name] for name in text if name not in columns}}.items():

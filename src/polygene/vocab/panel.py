@@ -13,6 +13,7 @@ from polygene.runtime.files import read_text
 from polygene.vocab.columns import some
 from polygene.vocab.gene_matching import GeneMatch, list_genes, match_genes
 from polygene.vocab.gene_names import gene_table, resolve, unmangled
+from polygene.vocab.mending import mended_symbols
 
 HEADER = "rank\tensembl_id\tsymbol"
 UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # in a table of names
@@ -62,10 +63,10 @@ class GenePanel:
         """Find the panel in a file; how much of it was found, and how, is logged.
 
         Searched are `var_names` and the columns of `var` that name genes: first for the Ensembl id (without version),
-        then for the symbol, then for any name that HGNC knows the gene by, or that a spreadsheet made of one, then for
-        the symbol in other case. A column serves one gene. Columns with the same id, or with the same name where they
-        have no id, are one gene and will be summed; where different genes compete for one of the panel it stays
-        unmeasured.
+        then for the symbol, then for symbols that other software changed, such as HLA.DRA (`vocab.mending`), then for
+        the symbol in other case, then for any name that HGNC knows the gene by, or that a spreadsheet made of one. A
+        column serves one gene. Columns with the same id, or with the same name where they have no id, are one gene and
+        will be summed; where different genes compete for one of the panel it stays unmeasured.
         """
         return match_genes(self.symbols, self.ensembl_ids, var)
 
@@ -105,6 +106,7 @@ def merged_genes(var: pd.DataFrame) -> tuple[pd.DataFrame, GeneMatch]:
         if odd := [name for name in names if UNWRITABLE.search(name)]:
             msg = f"gene {row + 1:,} is named {odd[0]!r}, with a tab, a line break or a control character: rename it"
             raise GeneError(msg)
+    table["symbol"] = mended_symbols(table["symbol"].tolist(), table["ensembl_id"].tolist())[0]
     keys, unclear = resolve(table["symbol"].tolist(), table["ensembl_id"].tolist())
     dates = {name for names in unclear.values() for name in names if unmangled(name)}
     columns: dict[str, list[int]] = {}

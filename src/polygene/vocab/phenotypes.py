@@ -22,6 +22,14 @@ from polygene.vocab.label_matching import find_label, hint, neighbours, one_name
 logger = logging.getLogger("polygene")
 MOST_LABELS = 32_767  # a label is stored as int16
 
+ENDINGS = (
+    "probability", "error", "set", "set_size", "set_term", "abstains", "years", "years_low", "years_high", "term",
+    "term_id", "term_probability",
+)  # fmt: skip
+"""`annotate` writes obs["polygene_<name>"] for a phenotype, and obs["polygene_<name>_<ending>"]."""
+RESERVED = ("generated", "no_panel_genes", "novelty", "unknown")
+"""What the verbs write as obs["polygene_<word>"] of any cell."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Phenotype:
@@ -84,6 +92,13 @@ class PhenotypeSchema:
                     f"obs[{one.column!r}] a number or a name of each cell? Group it, or read another column."
                 )
                 raise PhenotypeError(msg)
+        taken = {*RESERVED, *(f"{name}_{ending}" for name in self.names for ending in ENDINGS)}
+        if refused := [name for name in self.names if name in taken]:
+            msg = (
+                f"A phenotype cannot be called {refused[0]!r}: obs['polygene_{refused[0]}'] would hold two things that "
+                "the verbs write. Rename the column, or give the phenotype another name."
+            )
+            raise PhenotypeError(msg)
         if any(one.added for one in self.phenotypes[: self.n_leading]):
             msg = f"Phenotypes that were added come last, got {', '.join(self.names)}."
             raise PhenotypeError(msg)

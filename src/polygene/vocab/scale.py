@@ -65,8 +65,11 @@ def check_values(x_CG: sparse.csr_matrix, others: Sequence[str] = ()) -> None:
     raise ScaleError(msg)
 
 
-def detect_scale(x: Any) -> Scale:
+def detect_scale(x: Any, whole: Any = None, *, ranks: bool = False) -> Scale:
     """Detect the scale of values by the rules above, from up to 1,000 rows spread over the matrix, and log it.
+
+    `whole` are the same rows with the features that are no genes, with which they may have been normalised. With
+    `ranks` only the order of a cell's values will be read, which no log changes: an unknown one is no reason to warn.
 
     Small pieces of a file can mislead: corrected counts may happen to stay below 20 in them.
 
@@ -84,29 +87,32 @@ def detect_scale(x: Any) -> Scale:
                 "counts, and predictions will be worse: pass the counts, if there are any"
             )
         return "counts"
-    if total := _common_sum(sample):
+    whole = None if whole is None else sparse.csr_matrix(whole[rows]).astype(np.float64)
+    if total := _common_sum(sample) or (0.0 if whole is None else _common_sum(whole)):
         logger.info("expression: normalised (every cell adds up to %s), not logged: read like counts", f"{total:,.0f}")
         return "counts"
     if sample.data.max() >= LOG1P_LIMIT:
         highest = sample.data.max()
         logger.info("expression: fractions up to %.6g, too large for a log: read as corrected counts", highest)
         return "counts"
-    return _detect_log(sample)
+    return _detect_log(sample, whole, ranks)
 
 
-def _detect_log(sample: sparse.csr_matrix) -> Scale:
+def _detect_log(sample: sparse.csr_matrix, whole: sparse.csr_matrix | None, ranks: bool) -> Scale:
     """Detect which log of what fractions below 20 are."""
     logs = {name: linear(sample, base) for name, base in BASES.items()}
     for name, linear_CG in logs.items():
         total = _common_sum(linear_CG)
         if name == "ln" and abs(total / TARGET - 1) < 0.01:
             return "log1p"
+        if whole is not None and not total:
+            total = _common_sum(linear(whole, BASES[name]))
         if total or _whole_after_log(linear_CG):
             what = f"values normalised to {total:,.0f} a cell" if total else "counts that were never normalised"
             logger.info("expression: %s(1 + x) of %s: undone, and brought to log1p counts per 10,000", name, what)
             return cast("Scale", name)
     typical = float(np.median(logs["ln"] @ np.ones(sample.shape[1])))
-    if typical > 1.05 * TARGET:
+    if typical > 1.05 * TARGET and not ranks:
         logger.warning(
             "expression: read as log1p of counts per 10,000, but a typical cell adds up to %.6g, so it is another log "
             "or another total: bins will be wrong. Pass counts, or normalise to 10,000 before the log: "

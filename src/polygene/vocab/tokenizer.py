@@ -150,7 +150,7 @@ class CellTokenizer:
         """
         check_anndata(adata)
         match = match or self.panel.match(adata.var)
-        values_CM = log1p_values(adata, match, totals=totals, scale=scale)
+        values_CM = log1p_values(adata, match, totals=totals, scale=scale, ranks=self.binner.ranks)
         if isinstance(use_labels, str):
             use_labels = (use_labels,)
         use = None if use_labels is True else use_labels or ()
