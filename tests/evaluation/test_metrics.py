@@ -316,3 +316,13 @@ def test_a_prediction_below_the_true_label_is_right_and_the_label_is_as_probable
     assert scores["accuracy"] == pytest.approx(1 / 4)
     assert scores["log_loss"] == pytest.approx(-np.log([0.6, 0.2, 0.4, 0.2]).mean())
     assert label_scores(label_tally(p_CV, truth_C, scorable_SV=np.ones((1, 4), dtype=bool)))["accuracy"] == 0
+
+
+def test_over_fewer_than_two_labels_there_is_no_score():
+    p_CV, truth_C = np.eye(2)[[0] * 300], np.array([0] * 299 + [1])
+    for scored, n_labels in (((True, False), 1), ((True, True), 2)):
+        scores = label_scores(label_tally(p_CV, truth_C, scorable_SV=np.array([scored])))
+        is_score = [not np.isnan(scores[name]) for name in ("accuracy", "macro_f1", "balanced_accuracy")]
+        assert is_score == [n_labels == 2] * 3
+        assert scores["labels"] == n_labels
+        assert np.isfinite(scores["log_loss"])

@@ -230,3 +230,22 @@ def test_a_label_that_a_large_file_hardly_has_does_not_shift_the_others(
     assert known_labels == ("my B cell", "my T cell", "my monocyte", "zz rare")
     best = np.array(known_labels)[predicted(adata, tuned, "stage_of_mine").argmax(axis=1)]
     assert (best == "my " + adata.obs["cell_type"].astype(str)).mean() > 0.8
+
+
+def test_a_score_of_one_label_is_none_and_the_reason_is_given(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adata.obs["mine"] = ["common"] * (adata.n_obs - 1) + ["rare"]
+    del adata.obs["donor_id"]
+    tuned = finetune(adata, tiny_model, label="mine", out=tmp_path / "mine")
+    assert tuned.metrics.finetuned["macro_f1"] is None
+    assert tuned.metrics.finetuned["scored"] == 1
+    assert "mine: no score, since fewer than two labels are in two cells or more" in caplog.text
+    assert "no score: fewer than two labels" in printed(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("label", ["unknown", "novelty", "cell_type_probability", "sex_set"])
+def test_a_label_that_annotate_would_overwrite_is_refused(adata: ad.AnnData, tiny_model: PolyGene, label: str) -> None:
+    adata.obs[label] = adata.obs["cell_type"]
+    with pytest.raises(PhenotypeError, match=f"cannot be called '{label}'.*Rename the column"):
+        finetune(adata, tiny_model, label=label)

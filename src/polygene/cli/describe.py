@@ -100,13 +100,23 @@ def _describe_checkpoint(folder: Path, brief: bool) -> list[Table]:
             ),
         }
         if "macro_f1" in tuned:
-            facts["macro-F1"] = f"{tuned['macro_f1']:.3f} on {tuned['held_out']} held out in turn"
+            score, n = tuned["macro_f1"], tuned.get("scored", "its")
+            few = f"– (no score: fewer than two labels are in two {tuned['held_out']} or more)"
+            of = f"{score or 0:.3f} of {n} labels, on {tuned['held_out']} held out in turn"
+            facts["macro-F1"] = few if score is None else of
         tables.append(_facts("fine-tuned", facts))
     for kind, scores in {"validation": metrics.validation, "test": metrics.test}.items():
-        numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+        numbers: dict[str, Any] = {name: value for name, value in scores.items() if isinstance(value, float)}
         endings = ("loss", "macro_f1") if brief else ("",)
-        # what ends in _genes is a count and no score
-        if numbers := {n: x for n, x in numbers.items() if n.endswith(endings) and not n.endswith("_genes")}:
+        # what ends in _genes or _labels is a count and no score
+        numbers |= {
+            n: f"{numbers[n]:.3f} of {numbers[of]:.0f} labels"
+            for n in numbers
+            if n.endswith("macro_f1") and (of := n.replace("macro_f1", "labels")) in numbers
+        }
+        if numbers := {
+            n: x for n, x in numbers.items() if n.endswith(endings) and not n.endswith(("_genes", "_labels"))
+        }:
             tables.append(_facts(f"{kind} scores", numbers))
     return tables
 

@@ -13,6 +13,7 @@ from polygene.evaluation.tables import (
     interval,
     main_score,
     number,
+    of_labels,
     of_phenotype,
     of_score,
     percent,
@@ -67,7 +68,7 @@ def summary_table(results: Evaluation) -> ResultTable:
             accuracy = scores[(scores.score == "accuracy") & (scores.predictor == MODEL)].value
             values = (
                 percent(accuracy.iloc[0]) if len(accuracy) else "–",
-                words(main),
+                of_labels(main, scores),
                 interval(by_predictor.loc[MODEL]),
                 number(by_predictor.value[YEARS_REFERENCE if name.endswith(YEARS) else REFERENCE]),
                 interval(by_predictor.loc[MODEL], "gain", "+z.3f"),

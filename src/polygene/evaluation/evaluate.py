@@ -210,7 +210,7 @@ def _tally_years(found: Predictions, corpus: Corpus, p: int, years: dict[str, np
 
 
 def summarise(tallies: Tallies, *, seed: int = 0) -> pd.DataFrame:
-    """Tabulate the scores: those of `bootstrap.compare`, with a column `phenotype`.
+    """Tabulate the scores: those of `bootstrap.compare`, with columns `phenotype` and `labels`, how many are scored.
 
     Gains are over logistic regression, and over ridge regression for ages in years.
     """
@@ -219,6 +219,7 @@ def summarise(tallies: Tallies, *, seed: int = 0) -> pd.DataFrame:
         reference = YEARS_REFERENCE if phenotype.endswith(YEARS) else REFERENCE
         table = compare(by_predictor, reference=reference, seed=seed)
         table.insert(0, "phenotype", phenotype)
+        table["labels"] = by_predictor[reference].n_labels
         tables.append(table)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 

@@ -20,6 +20,9 @@ from polygene.vocab.ontology import reported_labels
 SMALLEST_PROBABILITY = 1e-15
 """Log loss takes no probability for smaller, so one impossible label costs 34.5 nats and not infinity."""
 
+FEWEST_LABELS = 2
+"""With one label scored, always predicting it is perfect."""
+
 LOWER_IS_BETTER = frozenset({"log_loss", "ece", "brier", "mae_years", "mae_years_by_donor"})
 
 
@@ -62,6 +65,12 @@ class Tally:
     sums_UK: np.ndarray
     formula: Callable[[np.ndarray], dict[str, np.ndarray]]
     labels: tuple[Hashable, ...] = ()
+
+    @property
+    def n_labels(self) -> float:
+        """How many labels are scored; NaN for ages."""
+        n = len(self.labels)
+        return float(np.count_nonzero(self.sums_UK[:, n : 2 * n].sum(axis=0))) if n else np.nan
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.sums_UK).all():
@@ -174,7 +183,10 @@ def years_tally(
 
 
 def label_scores(tally: Tally) -> dict[str, float]:
-    """Give the scores of a `label_tally` as numbers, and how many cells, donors, labels and sources are scored."""
+    """Give the scores of a `label_tally` as numbers, and how many cells, donors, labels and sources are scored.
+
+    Over fewer than two labels hits and misses are no score: NaN. Log loss stays, since it chooses among fits.
+    """
     truths_UV = np.split(tally.sums_UK[:, :-1], 3, axis=1)[1]
     support = {
         "cells": truths_UV.sum(),
@@ -183,6 +195,8 @@ def label_scores(tally: Tally) -> dict[str, float]:
         "sources": len(np.unique(tally.sources_U)),
     }
     scores = {name: value_R[0] for name, value_R in tally.scores().items()}
+    if support["labels"] < FEWEST_LABELS:
+        scores |= dict.fromkeys(("accuracy", "macro_f1", "balanced_accuracy"), np.nan)
     return {name: float(value) for name, value in (scores | support).items()}
 
 

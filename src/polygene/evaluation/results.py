@@ -32,7 +32,8 @@ class Evaluation:
     seed
         Of masked genes, folds and resamples.
     scores
-        `phenotype`, `predictor`, `score`, `value`, and the `gain` over the reference, see `bootstrap.compare`.
+        `phenotype`, `predictor`, `score`, `value`, the `gain` over the reference, see `bootstrap.compare`; and over how
+        many `labels`.
     classes
         `phenotype`, `predictor` (PolyGene, logistic regression), `label`, and its scores, see `confusion.class_scores`.
     confusion

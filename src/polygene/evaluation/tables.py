@@ -95,7 +95,7 @@ def _score_tables(results: Evaluation) -> Iterator[ResultTable]:
         gain = f"gain in {SCORES[main]} over {reference}"
         rows = [
             {"predictor": who}
-            | {SCORES[score]: interval(table.loc[who]) for score, table in by_score.items()}
+            | {of_labels(score, scores): interval(table.loc[who]) for score, table in by_score.items()}
             | {gain: "–" if who == reference else interval(by_score[main].loc[who], "gain", "+z.3f")}
             for who in by_score[main].index
         ]
@@ -218,6 +218,12 @@ def of_score(scores: pd.DataFrame, score: str) -> pd.DataFrame:
 def main_score(scores: pd.DataFrame) -> str:
     """Name the score by which a phenotype is assessed."""
     return next(score for score in SCORES if (scores.score == score).any())
+
+
+def of_labels(score: str, scores: pd.DataFrame) -> str:
+    """Name a score, and beside macro-F1 over how many labels it is the mean."""
+    labels = scores.labels.iloc[0] if score == "macro_f1" and "labels" in scores else None
+    return words(score) if pd.isna(labels) else f"{words(score)} of {labels:.0f} labels"
 
 
 def interval(row: Mapping[str, Any] | pd.Series, name: str = "value", spec: str = "z.3f") -> str:

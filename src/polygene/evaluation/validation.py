@@ -19,7 +19,7 @@ from polygene.vocab.ontology import at_or_below
 
 MOST_VALIDATION_CELLS = 5_000
 """Scored are at most so many cells, spread evenly over the split."""
-SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
+SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss", "labels")
 
 
 def validation_scores(
@@ -29,12 +29,12 @@ def validation_scores(
 
     Returns
     -------
-    For each phenotype `<name>_accuracy`, `_macro_f1`, `_balanced_accuracy`, `_log_loss` over all sources together, and
-    `<name>_mae_years` where it is an age; `gene_…` as `masked_genes.gene_scores` names them; and `loss`, which chooses
-    the best checkpoint: cross-entropy of the genes and mean log loss of the phenotypes, without smoothing, by the
-    weights of the training loss. In it a phenotype costs at most what predicting the training frequencies would: one
-    that cannot be learned from these donors grows overconfident and would otherwise choose alone. A score that the
-    cells do not allow is left out; without cells there is none.
+    For each phenotype `<name>_accuracy`, `_macro_f1`, `_balanced_accuracy`, `_log_loss` over all sources together, of
+    how many `_labels`, and `<name>_mae_years` where it is an age; `gene_…` as `masked_genes.gene_scores` names them;
+    and `loss`, which chooses the best checkpoint: cross-entropy of the genes and mean log loss of the phenotypes,
+    without smoothing, by the weights of the training loss. In it a phenotype costs at most what predicting the training
+    frequencies would: one that cannot be learned from these donors grows overconfident and would otherwise choose
+    alone. A score that the cells do not allow is left out; without cells there is none.
     """
     if not len(validation):
         return {}

@@ -13,6 +13,7 @@ import torch
 
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import DataError, PhenotypeError, missing_column
+from polygene.evaluation.tables import number
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene
@@ -179,9 +180,11 @@ def _with_head(task: _Task, reader: CellReader, facts: dict[str, Any]) -> PolyGe
     sizes = {"width": config.hidden_size, "n_labels": len(task.labels)}
     head = fit_head(np.concatenate(features), labels_C, donors_C, **sizes, seed=task.seed)
     logger.info(
-        "%s: trained on %s cells with %d labels; cross-validated macro-F1 %.3f (held-out %s, %d labels scored)",
-        task.name, f"{len(known):,}", len(head.bias_V), head.macro_f1, head.held_out, len(head.scored),
+        "%s: trained on %s cells with %d labels; cross-validated macro-F1 %s (held-out %s, %d labels scored)",
+        task.name, f"{len(known):,}", len(head.bias_V), number(head.macro_f1), head.held_out, len(head.scored),
     )  # fmt: skip
+    if math.isnan(head.macro_f1):
+        logger.warning("%s: no score, since fewer than two labels are in two %s or more", task.name, head.held_out)
     place_V = _put(head, task, task.labels)
     held_out_CV = np.zeros((len(known), config.phenotype_sizes[task.phenotype]), np.float32)
     held_out_CV[:, place_V] = head.held_out_CV
@@ -193,7 +196,14 @@ def _with_head(task: _Task, reader: CellReader, facts: dict[str, Any]) -> PolyGe
     # the scores of this phenotype are of the labels as they were
     validation = {key: value for key, value in model.metrics.validation.items() if not key.startswith(f"{task.name}_")}
     facts |= task.learned_from(known)
-    facts |= {"macro_f1": head.macro_f1, "held_out": head.held_out, "C": head.strength, "share_of_state": head.share}
+    score = None if math.isnan(head.macro_f1) else head.macro_f1
+    facts |= {
+        "scored": len(head.scored),
+        "macro_f1": score,
+        "held_out": head.held_out,
+        "C": head.strength,
+        "share_of_state": head.share,
+    }
     metrics = replace(model.metrics, validation=validation, finetuned=facts, marks={})
     return replace(model, calibration=Calibration(labels=calibrated), metrics=metrics)
 

@@ -187,8 +187,11 @@ class _ProgressBar(TrainerCallback):
 
 def of_interest(scores: Mapping[str, float]) -> str:
     """Name the scores that are looked at while waiting."""
-    shown = {name: value for name, value in scores.items() if name == "loss" or name.endswith("macro_f1")}
-    return ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    shown = {name: f"{value:.3f}" for name, value in scores.items() if name == "loss" or name.endswith("macro_f1")}
+    for name in shown:
+        if n_labels := scores.get(name.replace("macro_f1", "labels")):
+            shown[name] += f" of {n_labels:.0f} labels"
+    return ", ".join(f"{name} {text}" for name, text in shown.items())
 
 
 def _loggers(name: str) -> list[TrainerCallback]:
