@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.special import log_softmax
 
-from polygene.errors import ColumnError, DataError, MissingExtraError
+from polygene.errors import ColumnError, DataError, MissingExtraError, PhenotypeError
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime import extras
 from polygene.tl import annotate, vote
@@ -142,12 +142,13 @@ def test_one_donor_votes_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
         ({"groupby": "clutser"}, ColumnError, r"no column 'clutser'.*groups that vote.*Did you mean 'cluster'"),
         ({"groupby": "cluster", "phenotype": "sex"}, DataError, "no probabilities of sex: run annotate"),
         ({"groupby": "empty"}, DataError, r"no cell has a value in obs\['empty'\]"),
+        ({"groupby": "set"}, PhenotypeError, r"annotate writes obs\['polygene_cell_type_set'\]. Rename the column"),
         ({"groupby": "cluster", "share": 50}, DataError, "0 to 1; got 50"),
     ],
 )
 def test_what_cannot_vote_is_refused_and_nothing_is_written(options: dict[str, Any], error: type, says: str) -> None:
     adata = voters([[0.9, 0.1, 0]] * 3, ["a"] * 3)
-    adata.obs["empty"] = np.nan
+    adata.obs["empty"], adata.obs["set"] = np.nan, "a"
     before = list(adata.obs)
     with pytest.raises(error, match=says):
         vote(adata, **options)

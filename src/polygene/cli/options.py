@@ -32,7 +32,7 @@ def default_out(cells: str) -> Path:
 
     place = parse_path(cells)
     folder = place.parent if isinstance(place, Path) else Path()
-    stem = re.sub(r"(\.(h5ad|h5|zarr|mtx|gz))+$", "", name_of(place)) or "cells"
+    stem = re.sub(r"(\.(h5ad|h5mu|h5|zarr|mtx|gz))+$", "", name_of(place)) or "cells"
     out = folder / f"{stem}.polygene.h5ad"
     if out.exists():
         msg = f"{str(out)!r} exists: read it to add to its results, or name with --out where to write."
