@@ -25,6 +25,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,25 @@ def _side_by_side(trials: Sequence[Callable[[], Tally]], folder: Path, workers: 
             number, trial = waiting.pop(0)
             found = folder / f"{number}.found"
             if not (pid := os.fork()):
-                found.write_bytes(pickle.dumps(trial()))
-                os._exit(0)
+                _write_and_end(trial, found)
             running[pid] = found
         pid, status = os.wait()
         if status:
             sys.exit("a part of the benchmark failed, see above")
         tally.join(pickle.loads(running.pop(pid).read_bytes()))  # noqa: S301  written above
     return tally
+
+
+def _write_and_end(trial: Callable[[], Tally], found: Path) -> None:
+    """Run in a fork, which must end here: what follows in the program is not its own."""
+    status = 1
+    try:
+        found.write_bytes(pickle.dumps(trial()))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

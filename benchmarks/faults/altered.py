@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-from benchmarks.faults.scene import VERBS, Ended, Scene, Tally, digest, end, run, start
+from benchmarks.faults.scene import PATIENCE, VERBS, Ended, Scene, Tally, digest, end, run, start
 from polygene.model.folder import DECISIVE, OPTIONAL, SUMS
 from polygene.runtime.files import sha256
 
@@ -189,7 +189,7 @@ def run_folders(scene: Scene, tally: Tally, n: int, rng: random.Random) -> None:
         folder = scene.place("run-folder", "train")
         pid, said = start(folder, VERBS["train"].words)
         states, began = folder / "run" / "training", time.monotonic()
-        while time.monotonic() - began < 60 and not list(states.glob("checkpoint-*/complete")):
+        while time.monotonic() - began < PATIENCE and not list(states.glob("checkpoint-*/complete")):
             time.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
         end(pid, said)
