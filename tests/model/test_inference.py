@@ -252,7 +252,7 @@ def test_removing_a_gene_and_measuring_it_as_zero_are_different_inputs(tiny_mode
 
 def test_a_network_left_in_training_mode_predicts_without_dropout_and_keeps_its_mode(tiny_model, toy_cells):
     network = tiny_model.network
-    network.bert.embeddings.dropout.p = 0.5
+    network.bert.dropout = 0.5
     queries = np.zeros(1, np.int64), np.full(1, 38)
     expected = [
         label_probabilities(tiny_model, toy_cells, predict=["cell_type"])[0],

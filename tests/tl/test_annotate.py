@@ -515,7 +515,7 @@ def test_no_phenotype_may_have_the_name_of_a_column_that_is_written() -> None:
     allowed |= {f"polygene_{name}_{ending}" for name in schema.names for ending in ENDINGS}
     assert set(adata.obs) - before <= allowed
     used = {ending for ending in ENDINGS if any(column.endswith(f"_{ending}") for column in adata.obs)}
-    assert used == set(ENDINGS)
+    assert set(ENDINGS) - used <= {"error"}  # which only a model that was calibrated on left-out studies writes
 
 
 def test_a_log2_file_is_warned_of_only_where_bins_have_edges(
