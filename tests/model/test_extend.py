@@ -84,20 +84,6 @@ def test_an_added_phenotype_that_is_given_is_a_key_behind_the_genes(cells, tiny_
     assert (moved_C[1::2] < 2e-6).all()
 
 
-def test_a_head_reads_the_visible_genes(cells, tiny_model: PolyGene) -> None:
-    extended = extend_vocabulary(tiny_model, "drug", ["a", "b"])
-    network, again = extended.network, reencoded(cells, extended)
-    gene, offset = 3, network.config.gene_logits + sum(network.config.phenotype_sizes[:-1])
-    with torch.no_grad():
-        network.linear_branch.heads["5"].weight[gene] = torch.tensor([0.0, 2.0])
-        network.linear_branch.bins.copy_(torch.linspace(0.1, 1, len(network.linear_branch.bins)))
-    assert not network.decoder.weight[offset:].any()
-    p_CV = label_probabilities(extended, again, predict=["drug"])[0]
-    bins_C = cells.as_csr(cells.bins_N, 40).toarray()[:, gene]
-    values_C = np.where(bins_C > 0, network.linear_branch.bins.detach().numpy()[bins_C], 0)
-    np.testing.assert_allclose(np.log(p_CV[:, 1] / p_CV[:, 0]), 2 * values_C, atol=1e-4)
-
-
 def test_an_extended_model_is_saved_and_loaded(cells, tiny_model: PolyGene, tmp_path) -> None:
     extended = extend_vocabulary(tiny_model, "disease stage", ["early", "late"])
     extended.save_pretrained(tmp_path / "extended")

@@ -94,7 +94,7 @@ def _describe_checkpoint(folder: Path, brief: bool) -> list[Table]:
         facts = {
             "from": tuned["from"],
             "labels": f"{len(tuned['labels'])} of obs[{tuned['label']!r}]: {_some(tuned['labels'])}",
-            "how": tuned["how"],
+            "reads": f"the network, and {tuned['genes']:,} genes of the cells",
             "learned from": (
                 f"{tuned['cells']:,} of {tuned['labelled']:,} labelled cells, of {tuned['donors']:,} donors"
             ),

@@ -84,9 +84,6 @@ def finetune(
     label: Annotated[str, Option(help="Column of obs with the labels to learn.")],
     out: Annotated[Path, Option(help="Folder of the new model; it must not exist.")],
     model: o.Model = DEFAULT,
-    how: Annotated[
-        Literal["head", "all"], Option(help="Fit a head (seconds), or train all weights (minutes).")
-    ] = "head",
     donor: o.Donor = "donor_id",
     layer: o.Layer = None,
     totals: o.Totals = None,

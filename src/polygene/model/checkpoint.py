@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from polygene.model.folder import (
     CALIBRATION,
     CARD,
     DECISIVE,
+    HEADS,
     METRICS,
     NOVELTY,
     OPTIONAL,
@@ -30,6 +31,7 @@ from polygene.model.folder import (
     SUMS,
     verify,
 )
+from polygene.model.head import Head, load_heads, save_heads
 from polygene.model.load import load_network
 from polygene.model.metrics import Metrics
 from polygene.model.novelty import NoveltyDetector
@@ -65,6 +67,8 @@ class PolyGene:
         Temperatures and thresholds of label sets, learned from donors that did not train.
     novelty
         Detects cells unlike any that trained it; None if it was not trained, or was trained without validation cells.
+    heads
+        What fine-tuning fitted, by phenotype: they predict it in place of the network.
     """
 
     tokenizer: CellTokenizer
@@ -73,6 +77,7 @@ class PolyGene:
     metrics: Metrics = field(default_factory=Metrics)
     calibration: Calibration = field(default_factory=Calibration)
     novelty: NoveltyDetector | None = None
+    heads: Mapping[str, Head] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         n_weights = sum(weights.numel() for weights in self.network.parameters())
@@ -133,9 +138,7 @@ class PolyGene:
     @classmethod
     def _load(cls, folder: Path, saved: frozenset[str], device: str | torch.device) -> PolyGene:
         tokenizer = CellTokenizer.load(folder)
-        sizes = {
-            name: len(labels) for name, labels in zip(tokenizer.schema.names, tokenizer.schema.labels, strict=True)
-        }
+        sizes = dict(zip(tokenizer.schema.names, map(len, tokenizer.schema.labels), strict=True))
         calibration = Calibration.load(folder / CALIBRATION, sizes)
         if not calibration.labels:
             logger.info("%s was not calibrated: its probabilities are as sure as training left them", folder)
@@ -155,6 +158,7 @@ class PolyGene:
             metrics=metrics,
             calibration=calibration,
             novelty=novelty,
+            heads=load_heads(folder / HEADS, sizes, network.config.hidden_size) if HEADS in saved else {},
         )
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
@@ -174,6 +178,8 @@ class PolyGene:
             self.calibration.save(new / CALIBRATION)
             if self.novelty is not None:
                 self.novelty.save(new / NOVELTY)
+            if self.heads:
+                save_heads(self.heads, new / HEADS)
             write_json(new / METRICS, self.metrics.to_dict())
             if self.recipe is not None:
                 (new / RECIPE).write_text(self.recipe.to_toml(), encoding="utf-8")

@@ -48,8 +48,7 @@ def extend_vocabulary(model: PolyGene, column: str, labels: Sequence[str]) -> Po
     """Add the labels of a column of `obs` that the model lacks; they are to be trained then.
 
     A column that no phenotype is read from becomes a new phenotype, with its slot behind [END]. New rows start as rows
-    that the network knows: a label as the "not given" token, a slot as the slot of cell types. The new phenotype also
-    reads the visible genes directly (see `nn.linear_branch.LinearBranch`), at first with weights of zero.
+    that the network knows: a label as the "not given" token, a slot as the slot of cell types.
 
     Raises
     ------
@@ -67,7 +66,6 @@ def extend_vocabulary(model: PolyGene, column: str, labels: Sequence[str]) -> Po
     config.phenotype_sizes = [len(some) for some in new.schema.labels]
     config.n_added = len(phenotypes) - new.schema.n_leading
     config.vocab_size, config.max_position_embeddings = new.n_tokens, new.n_slots
-    config.heads = sorted({*config.heads, new.schema.index(name)})
     with torch.random.fork_rng(devices=[]):
         network = PolyGeneModel(config)
     weights, old_weights = network.state_dict(), model.network.state_dict()
@@ -75,10 +73,6 @@ def extend_vocabulary(model: PolyGene, column: str, labels: Sequence[str]) -> Po
     for key, was in old_weights.items():
         rows = rows_of.get(key.removeprefix("bert.embeddings."))
         weights[key] = was if rows is None else torch.cat([was, torch.zeros_like(was[:1])])[rows]
-    for q in config.heads:
-        key, n_labels = f"linear_branch.heads.{q}.weight", config.phenotype_sizes[q]
-        was = old_weights.get(key, torch.zeros(config.n_genes, 0))
-        weights[key] = torch.nn.functional.pad(was, (0, n_labels - was.shape[1]))
     network.load_state_dict(weights)
     return replace(model, tokenizer=new, network=network.eval().to(model.network.device))
 

@@ -7,6 +7,7 @@
     tokenizer.safetensors            the values that bins stand for
     calibration.json                 temperatures, and thresholds of label sets
     novelty.safetensors              clusters of the training cells; only where validation cells set a threshold
+    heads.safetensors                what fine-tuning fitted, with the names of the genes it reads; only where it did
     recipe.toml  metrics.json        how it was trained, what it scored
     README.md                        model card
     SHA256SUMS                       of the files that decide a prediction
@@ -23,7 +24,8 @@ CONFIG, WEIGHTS, SUMS, CARD = "config.json", "model.safetensors", "SHA256SUMS", 
 CALIBRATION, NOVELTY, RECIPE, METRICS = "calibration.json", "novelty.safetensors", "recipe.toml", "metrics.json"
 DECISIVE = (CONFIG, WEIGHTS, *FILES, CALIBRATION)
 """Files that every checkpoint has and that decide a prediction."""
-OPTIONAL = (NOVELTY, RECIPE)
+HEADS = "heads.safetensors"
+OPTIONAL = (NOVELTY, HEADS, RECIPE)
 """Files that decide predictions where they are there."""
 LOADABLE = (
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".gguf", ".onnx"),
@@ -70,9 +72,10 @@ def _verify(folder: Path) -> frozenset[str]:
             "Copy the whole folder again, or give the folder that `polygene train` wrote."
         )
         raise CheckpointError(msg)
-    if NOVELTY not in saved and (folder / NOVELTY).exists():
-        msg = f"{folder / NOVELTY} is not listed in {SUMS}, so it is of another model: move it away."
-        raise CheckpointError(msg)
+    for name in (NOVELTY, HEADS):
+        if name not in saved and (folder / name).exists():
+            msg = f"{folder / name} is not listed in {SUMS}, so it is of another model: move it away."
+            raise CheckpointError(msg)
     if not sums.endswith("\n") or set(saved) != set(decisive):
         differ = ", ".join(sorted(set(saved) ^ set(decisive))) or "its end"
         msg = f"{folder / SUMS} was cut off or altered, see {differ}: {AGAIN}."

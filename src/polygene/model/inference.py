@@ -80,36 +80,53 @@ def predict_labels(
     predict: Sequence[str],
     given: Sequence[str] = (),
     visible_share: float = 1.0,
+    branch: bool = False,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return what `label_probabilities` does, and the hidden states of the queries, (C, D) for each."""
-    phenotypes = [model.tokenizer.schema.index(name) for name in predict]
+    """Return what `label_probabilities` does, and the hidden states of the queries, (C, D) for each.
+
+    With `branch` the linear branch is added to the states, as where labels are decoded. Where the model has a head for
+    a phenotype, it predicts, from such states and from the genes of the cell.
+    """
+    schema, network = model.tokenizer.schema, model.network
+    phenotypes = [schema.index(name) for name in predict]
     temperatures = [model.calibration.temperature(name) for name in predict]
-    labels_CP = key_labels(model, cells, given)
-    network = model.network
+    labels_CP, n = key_labels(model, cells, given), len(phenotypes)
     sizes = [network.config.hidden_size, *network.config.phenotype_sizes]
     states_of = [[np.zeros((0, sizes[0]), np.float32)] for _ in phenotypes]
     probabilities = [[np.zeros((0, sizes[p + 1]), np.float32)] for p in phenotypes]
-    for rows in batches(cells, network.config.first_gene_slot + 1 + len(phenotypes), network.device):
+    for rows in batches(cells, network.config.first_gene_slot + 1 + n, network.device):
         part = cells.rows(rows)
-        query_cells_Q = np.repeat(np.arange(len(part)), len(phenotypes))
-        query_slots_Q = np.tile(model.tokenizer.phenotype_slots[phenotypes], len(part))
-        packed, query_at_Q = pack_cells(
-            model.tokenizer, part, labels_CP[rows], query_cells_Q, query_slots_Q, visible_share=visible_share
-        )
-        query_at = torch.from_numpy(query_at_Q)
-        hidden_QD = states(network, packed, query_at)
-        row = (packed.input_ids, packed.position_ids, packed.n_keys, packed.n_queries, query_at)
-        input_ids, position_ids, n_keys, n_queries, label_at = (x.to(network.device) for x in row)
-        phenotypes_Q = torch.tensor(phenotypes, device=network.device).repeat(len(part))
-        cells_of_row = CellOffsets(n_keys, n_queries)
-        unmeasured = None if packed.unmeasured is None else packed.unmeasured.to(network.device)
-        logits = network.predict_labels(
-            hidden_QD, input_ids, position_ids, cells_of_row, label_at, phenotypes_Q, unmeasured
-        )
-        for i, p in enumerate(phenotypes):
-            probabilities[i].append(torch.softmax(logits[p].float() / temperatures[i], dim=-1).cpu().numpy())
-            states_of[i].append(hidden_QD[i :: len(phenotypes)].float().cpu().numpy())
+        hidden_QD, state_QD = _label_states(model, part, labels_CP[rows], phenotypes, visible_share)
+        for i, (name, p) in enumerate(zip(predict, phenotypes, strict=True)):
+            head = model.heads.get(name)
+            logits_CV = network.decode_labels(state_QD[i::n], schema.index(head.query) if head else p).float()
+            if head:
+                p_CN, values_CH = logits_CV.softmax(-1).cpu().numpy(), part.own.get(name)
+                values_CH = head.values(part, model.tokenizer.panel) if values_CH is None else values_CH
+                state_CD = state_QD[i::n].float().cpu().numpy()
+                logits_CV = torch.from_numpy(head.logits(state_CD, p_CN, values_CH, sizes[p + 1]))
+            probabilities[i].append(torch.softmax(logits_CV / temperatures[i], dim=-1).float().cpu().numpy())
+            states_of[i].append((state_QD if branch else hidden_QD)[i::n].float().cpu().numpy())
     return [np.concatenate(parts) for parts in probabilities], [np.concatenate(parts) for parts in states_of]
+
+
+def _label_states(
+    model: PolyGene, cells: EncodedCells, labels_CP: np.ndarray, phenotypes: Sequence[int], visible_share: float
+) -> tuple[Tensor, Tensor]:
+    """States of the queries for phenotypes, cell after cell, without and with the linear branch, (Q, D) each."""
+    network, n = model.network, len(phenotypes)
+    query_cells_Q = np.repeat(np.arange(len(cells)), n)
+    query_slots_Q = np.tile(model.tokenizer.phenotype_slots[list(phenotypes)], len(cells))
+    packed, query_at_Q = pack_cells(
+        model.tokenizer, cells, labels_CP, query_cells_Q, query_slots_Q, visible_share=visible_share
+    )
+    query_at = torch.from_numpy(query_at_Q)
+    hidden_QD = states(network, packed, query_at)
+    row = (packed.input_ids, packed.position_ids, packed.n_keys, packed.n_queries, query_at)
+    input_ids, position_ids, n_keys, n_queries, label_at = (x.to(network.device) for x in row)
+    unmeasured = None if packed.unmeasured is None else packed.unmeasured.to(network.device)
+    cells_of_row = CellOffsets(n_keys, n_queries)
+    return hidden_QD, network.label_states(hidden_QD, input_ids, position_ids, cells_of_row, label_at, unmeasured)
 
 
 @predicts

@@ -17,7 +17,7 @@ USED = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"),
     *("max_position_embeddings", "type_vocab_size", "vocab_size", "n_genes", "n_bins", "phenotype_sizes", "n_added"),
-    *("heads", "bin_targets", "unmeasured_vectors"),
+    *("bin_targets", "unmeasured_vectors"),
 )
 """Keys of config.json that a network of PolyGene is made by; all others are as transformers sets them."""
 LARGEST_CONFIG = 4_000_000  # bytes: targets of 256 × 256 bins

@@ -23,8 +23,6 @@ class PolyGeneConfig(BertConfig):
     phenotype_sizes, n_added
         Labels of each phenotype, with slots from 1 on; how many of them, the last ones, were added after training:
         their slots stand behind [END].
-    heads
-        Places of phenotypes with weights of their own in the linear branch (see `LinearBranch`).
     bin_targets
         (B, B): the distribution over bins that training took each bin for, if it smoothed (see `losses.gene_targets`).
     unmeasured_vectors
@@ -39,7 +37,6 @@ class PolyGeneConfig(BertConfig):
         n_bins: int = 10,
         phenotype_sizes: Sequence[int] = (),
         n_added: int = 0,
-        heads: Sequence[int] = (),
         bin_targets: Sequence[Sequence[float]] | None = None,
         unmeasured_vectors: bool = True,
         **kwargs: Any,
@@ -48,7 +45,6 @@ class PolyGeneConfig(BertConfig):
         self.n_bins = n_bins
         self.phenotype_sizes = list(phenotype_sizes)
         self.n_added = n_added
-        self.heads = list(heads)
         self.bin_targets = bin_targets
         self.unmeasured_vectors = unmeasured_vectors
         kwargs.setdefault("max_position_embeddings", len(self.phenotype_sizes) + 3 + n_genes)

@@ -33,8 +33,7 @@ class LinearBranch(nn.Module):
 
     Each visible gene's vector, scaled by the value of its bin, is summed over the cell and added to the states of the
     cell's phenotype queries, beside the encoder (wide and deep, Cheng et al. 2016). In training half of the cells do
-    without it, so that the encoder learns to predict alone and its states separate cells (docs/decisions.md). A
-    phenotype in `config.heads`, which fine-tuning fits, has a weight for each gene and label besides.
+    without it, so that the encoder learns to predict alone and its states separate cells (docs/decisions.md).
     """
 
     def __init__(self, config: PolyGeneConfig) -> None:
@@ -42,9 +41,6 @@ class LinearBranch(nn.Module):
         self.genes = nn.Embedding(config.n_genes, config.hidden_size)
         self.bins = nn.Parameter(torch.linspace(0.5, 1.5, config.n_bins))
         self.unmeasured = UnmeasuredGenes(config) if config.unmeasured_vectors else None
-        self.heads = nn.ModuleDict(
-            {str(p): nn.Embedding(config.n_genes, config.phenotype_sizes[p]) for p in config.heads}
-        )
         self.first_slot = config.first_gene_slot
 
     def forward(
@@ -54,18 +50,17 @@ class LinearBranch(nn.Module):
         cells: CellOffsets,
         label_at: Tensor,
         unmeasured: Tensor | None = None,
-        head: nn.Embedding | None = None,
     ) -> Tensor:
-        """Sum for the queries at these places of the row, (Q, D); with one of the `heads`, for its logits, (Q, V)."""
+        """Sum for the queries at these places of the row, (Q, D)."""
         ids_T, genes_T = input_ids[0], position_ids[0] - self.first_slot
         lengths_C = cells.n_keys_C + cells.n_queries_C
         cell_T = torch.arange(len(lengths_C), device=ids_T.device).repeat_interleave(lengths_C, output_size=len(ids_T))
         is_gene_T = (genes_T >= 0) & (genes_T < self.genes.num_embeddings)
         visible_N = (is_gene_T & (ids_T < len(self.bins))).nonzero()[:, 0]  # a query has the id of [MASK]
-        x_ND = self.bins[ids_T[visible_N], None] * (self.genes if head is None else head)(genes_T[visible_N])
+        x_ND = self.bins[ids_T[visible_N], None] * self.genes(genes_T[visible_N])
         sums_CD = x_ND.new_zeros(len(lengths_C), x_ND.shape[1]).index_add(0, cell_T[visible_N], x_ND)
-        if head is None and self.unmeasured is not None and unmeasured is not None:
+        if self.unmeasured is not None and unmeasured is not None:
             sums_CD = sums_CD + self.unmeasured(unmeasured)
-        if self.training and head is None:  # what is masked decides which half: no batch and no process changes it
+        if self.training:  # what is masked decides which half: no batch and no process changes it
             sums_CD = sums_CD * (cells.n_keys_C % 2)[:, None]
         return sums_CD[cell_T[label_at]]

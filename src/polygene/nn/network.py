@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -103,38 +102,21 @@ class PolyGeneModel(PreTrainedModel):
         logits_QB = nn.functional.linear(hidden_QD, self.decoder.weight[:n], self.decoder.bias[:n])
         return logits_QB + self.gene_bias(genes_Q)
 
-    def predict_labels(
+    def label_states(
         self,
         hidden_QD: Tensor,
         input_ids: Tensor,
         position_ids: Tensor,
         cells: CellOffsets,
         label_at: Tensor,
-        label_phenotype: Tensor,
         unmeasured: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Logits of the labels of every phenotype where it is a query, P tensors (Q_p, V_p).
-
-        `hidden_QD` are the encoder's states of the queries; the other parameters are those of `forward`.
-        """
-        row = (input_ids, position_ids, cells)
-        state_QD = hidden_QD + self.linear_branch(*row, label_at, unmeasured)
-        logits = []
-        for p in range(len(self.config.phenotype_sizes)):
-            of_p = label_phenotype == p
-            logits_QV = self.decode_labels(state_QD[of_p], p)
-            if p in self.config.heads:
-                logits_QV = logits_QV + self.linear_branch(*row, label_at[of_p], head=self.head(p))
-            logits.append(logits_QV)
-        return tuple(logits)
+    ) -> Tensor:
+        """Add the linear branch to the states of phenotype queries, (Q, D): labels are decoded from that."""
+        return hidden_QD + self.linear_branch(input_ids, position_ids, cells, label_at, unmeasured)
 
     def decode_labels(self, hidden_QD: Tensor, phenotype: int) -> Tensor:
         """Logits of the labels of one phenotype from states with the linear branch added, (Q, V)."""
         return nn.functional.linear(hidden_QD, *self.label_rows(phenotype))
-
-    def head(self, phenotype: int) -> nn.Embedding:
-        """Weights of each gene for the labels of a phenotype in `config.heads`, (G, V)."""
-        return cast("nn.Embedding", self.linear_branch.heads[str(phenotype)])
 
     def label_rows(self, phenotype: int) -> tuple[Tensor, Tensor]:
         """Weights (V, D) and biases (V,) of the decoder that belong to the labels of one phenotype, as views."""
@@ -165,6 +147,8 @@ class PolyGeneModel(PreTrainedModel):
         of_genes_QD, of_labels_QD = hidden_QD.split([len(gene_at), len(label_at)])
         genes_Q = position_ids[0, gene_at] - self.config.first_gene_slot
         cells = CellOffsets(n_keys, n_queries)
-        places = (cells, label_at, label_phenotype, unmeasured)
-        label_logits = self.predict_labels(of_labels_QD, input_ids, position_ids, *places)
+        places = (cells, label_at, unmeasured)
+        state_QD = self.label_states(of_labels_QD, input_ids, position_ids, *places)
+        phenotypes = range(len(self.config.phenotype_sizes))
+        label_logits = tuple(self.decode_labels(state_QD[label_phenotype == p], p) for p in phenotypes)
         return PolyGeneOutput(gene_logits=self.decode_genes(of_genes_QD, genes_Q), label_logits=label_logits)

@@ -125,7 +125,8 @@ def annotate(
     schema = model.tokenizer.schema
     given, predict = check_phenotypes(schema, given, predict)
     annotator = _Annotator(model, given, predict, coverage, back_off)
-    reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals)
+    own = {name: model.heads[name].genes for name in predict if name in model.heads}
+    reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals, own=own)
     check_votes(reader.cells, vote or {}, predict)
     done = f"annotated ({', '.join(predict)})"
     results = results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns())

@@ -1,45 +1,43 @@
-"""Fine-tune: a model that also knows labels of one's own. Legend: C cells, D width, F features of a head, V labels."""
+"""Fine-tune: a model that also knows labels of one's own.
+
+Legend: C cells, D width, N labels that the network knows, H genes of the head, G of the panel, V labels.
+"""
 
 import logging
 import math
-import shutil
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import numpy as np
-import torch
+from scipy import sparse
 
-from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import DataError, PhenotypeError, missing_column
 from polygene.evaluation.tables import number
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene
-from polygene.model.extend import extend_vocabulary, phenotype_of
-from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.model.extend import extend_vocabulary, phenotype_of, query_like
+from polygene.model.head import Head, log_probabilities
+from polygene.model.inference import predict_labels
 from polygene.model.shipped import DEFAULT
-from polygene.runtime.atomic import locked
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
 from polygene.runtime.subsample import spread
-from polygene.tl._head import NEVER, Head, fit_head, head_features, held_out_by
+from polygene.tl._head import CHOSEN_ON, Fit, fit_head, scaled_alike
 from polygene.tl._reader import CellReader, donors_of, load_model
-from polygene.training.train import train
 from polygene.vocab.columns import given_texts
+from polygene.vocab.gene_matching import GeneMatch
+from polygene.vocab.panel import GenePanel, merged_genes
 
 logger = logging.getLogger("polygene")
 
-How = Literal["head", "all"]
-LEARNING_RATE = 2e-4
-EXAMPLES, FEWEST_EPOCHS = 5_000, 3
-"""Cells that training sees at least, and how often each at least."""
-MOST_CELLS = 50_000
+MOST_CELLS = 20_000
 """Labelled cells, evenly spread over the file, that a head is fitted on at most."""
-MASKED = 0.9
-"""Share of the cells whose labels are all masked, since it is their labels that are to be predicted."""
+OWN_GENES = 2_000
+"""Genes that a head reads beside those of the panel, the most variable ones of the labelled cells."""
 
 
 def finetune(
@@ -48,88 +46,117 @@ def finetune(
     *,
     label: str,
     out: str | Path | None = None,
-    how: How = "head",
     donor: str = "donor_id",
     layer: str | None = None,
     totals: str | None = None,
     seed: int = 0,
 ) -> PolyGene:
-    """Fine-tune a model on the labels of a column of `obs`; the result is a normal PolyGene model.
+    """Fine-tune a model on the labels of a column of `obs`, in seconds; the result is a normal PolyGene model.
 
-    The column becomes a phenotype of the model, or adds its labels to the phenotype that is read from it.
+    The column becomes a phenotype of the model, or adds its labels to the phenotype that is read from it. A head
+    predicts them from what the network makes of a cell and from genes of the file, also those outside the panel. All
+    other predictions stay as they were. The labels can be predicted but not given.
 
     Parameters
     ----------
     adata
-        Labelled cells with counts or log1p values, an AnnData or a file. A head learns from at most 50,000 of them;
+        Labelled cells with counts or log1p values, an AnnData or a file. A head learns from at most 20,000 of them;
         cells without a label are left out.
     model
         A PolyGene, or the name or folder of one. It is not changed.
     label
         Column of `obs` with two labels or more, as texts or categories.
     out
-        Folder of the new checkpoint. None: the model is returned and not saved; only with how="head".
-    how
-        "head": fit a logistic regression on the frozen network and on the bins, in seconds. All other predictions stay
-        as they were, and the new label can be predicted but not given. "all": train all weights, in minutes; other
-        predictions change too, and the new label can be given. docs/decisions.md compares the two.
+        Folder of the new checkpoint. None: the model is returned and not saved.
     donor
         Column of `obs` with the donor. Donors are held out to choose the regularisation, to calibrate and to score;
         without them cells are held out, which flatters.
     layer, totals
         Where the expression is, as for `annotate`.
     seed
-        Decides which donors are held out, and the order of the cells.
+        Decides which donors are held out.
 
     Returns
     -------
-    The new model. `metrics.finetuned` describes the training, for a head with the macro-F1 on donors that were held out
-    in turn; else `metrics.validation` has the scores.
+    The new model. `metrics.finetuned` describes it, with the macro-F1 on donors that were held out in turn.
     """
     one_process("finetune")
     check_seed(seed)
-    _check(how, out)
-    model = load_model(model)
-    cells = open_cells(adata, layer=layer)
+    _check_free(out)
+    model, cells = load_model(model), open_cells(adata, layer=layer)
     labels_C, labels = _labels(cells, label)
-    donors_C, extended = donors_of(cells, donor)[0], extend_vocabulary(model, label, labels)
-    task = _Task(phenotype_of(model, label), labels, labels_C, donors_C, extended, seed)
+    name, donors_C = phenotype_of(model, label), donors_of(cells, donor)[0]
+    extended = extend_vocabulary(model, label, labels)
+    labelled = np.flatnonzero(labels_C >= 0)
+    known = labelled[spread(len(labelled), MOST_CELLS)]
+    reader = CellReader(cells, model.tokenizer, totals=totals)
+    about = (labels_C[known], donors_C[known], len(labels), seed)
+    head, fit = _fitted(model, reader, query_like(model, label), known, *about)
+    _say(name, len(known), len(labels), fit)
+    schema, held_out = extended.tokenizer.schema, known[fit.held_out_C]
+    places_V = np.array([schema.labels[schema.index(name)].index(one) for one in labels])
+    # the scores of this phenotype are of the labels as they were
+    validation = {key: value for key, value in model.metrics.validation.items() if not key.startswith(f"{name}_")}
     facts = {
         "from": Path(model.network.name_or_path).name or "a model that was not saved",
         "label": label,
-        "how": how,
-        "labelled": int((labels_C >= 0).sum()),
+        "labelled": len(labelled),
         "labels": labels,
+        "cells": len(known),
+        "donors": len(np.unique(donors_C[known][donors_C[known] >= 0])),
+        **_facts(head, fit),
     }
-    if how == "head":
-        tuned = _with_head(task, CellReader(cells, extended.tokenizer, totals=totals), facts)
-        if out is not None:
-            _check(how, out)  # another run may have come first
-            tuned.save_pretrained(Path(out))
-        return tuned
-    prepared = PrepareConfig(
-        split="donor" if held_out_by(labels_C, donors_C) == "donors" else "random",
-        fractions=(0.8, 0.2, 0.0), seen=0.0, donor=donor, layer=layer, totals=totals, seed=seed,
-    )  # fmt: skip
-    folder = Path(str(out))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        return _trained(task, adata, facts, folder, prepared)
+    tuned = replace(
+        extended,
+        calibration=_calibration(extended, name, fit, places_V, labels_C[held_out], donors_C[held_out]),
+        metrics=replace(model.metrics, validation=validation, finetuned=facts, marks={}),
+        heads={**model.heads, name: replace(head, places_V=places_V)},
+    )
+    if out is not None:
+        _check_free(out)  # another run may have come first
+        tuned.save_pretrained(Path(out))
+    return tuned
 
 
-def _check(how: str, out: str | Path | None) -> None:
-    if how not in get_args(How):
-        msg = f"how is one of {', '.join(get_args(How))}; got {how!r}."
-        raise DataError(msg)
-    if out is None:
-        if how != "head":
-            msg = f"how={how!r} trains in a folder: name one, out='mine'."
-            raise DataError(msg)
-        return
-    out = Path(out)
-    if out.exists() and (out.is_file() or any(out.iterdir())) and (how == "head" or not (out / "training").is_dir()):
+def _check_free(out: str | Path | None) -> None:
+    if out is not None and (Path(out).is_file() or (Path(out).exists() and any(Path(out).iterdir()))):
         msg = f"{str(out)!r} exists; choose another folder for the new model, or delete it."
         raise DataError(msg)
+
+
+def _say(name: str, n_cells: int, n_labels: int, fit: Fit) -> None:
+    logger.info(
+        "%s: trained on %s cells with %d labels; cross-validated macro-F1 %s (held-out %s, %d labels scored)",
+        name, f"{n_cells:,}", n_labels, number(fit.macro_f1), fit.held_out, len(fit.scored),
+    )  # fmt: skip
+    if math.isnan(fit.macro_f1):
+        logger.warning("%s: no score, since fewer than two labels are in two %s or more", name, fit.held_out)
+
+
+def _facts(head: Head, fit: Fit) -> dict[str, Any]:
+    experts = ("state", "labels", "genes")
+    return {
+        "scored": len(fit.scored),
+        "macro_f1": None if math.isnan(fit.macro_f1) else fit.macro_f1,
+        "held_out": fit.held_out,
+        "genes": len(head.genes),
+        "weights": dict(zip(experts, fit.mix_E, strict=True)),
+        "C": dict(zip(experts, fit.strengths_E, strict=True)),
+    }
+
+
+def _calibration(
+    model: PolyGene, name: str, fit: Fit, places_V: np.ndarray, labels_C: np.ndarray, donors_C: np.ndarray
+) -> Calibration:
+    """Calibrate the head on the cells that it was held out from; the other phenotypes stay as they are."""
+    schema = model.tokenizer.schema
+    p_CV = np.zeros((len(labels_C), len(schema.labels[schema.index(name)])), np.float32)
+    p_CV[:, places_V] = fit.held_out_CV
+    units_C = donors_C.astype(object) if fit.held_out == "donors" else None
+    one = calibrate(p_CV, places_V[labels_C], units_C, model.at_or_below(name))
+    labels = {key: value for key, value in model.calibration.labels.items() if key != name}
+    studies = {key: value for key, value in model.calibration.studies.items() if key != name}
+    return Calibration(labels=labels | ({name: one} if one else {}), studies=studies)
 
 
 def _labels(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
@@ -147,121 +174,63 @@ def _labels(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
     return labels_C, labels
 
 
-class _Task(NamedTuple):
-    """The labels that a model, whose vocabulary has them already, is to learn."""
-
-    name: str
-    labels: list[str]
-    labels_C: np.ndarray
-    donors_C: np.ndarray
-    model: PolyGene
-    seed: int
-
-    @property
-    def phenotype(self) -> int:
-        return self.model.tokenizer.schema.index(self.name)
-
-    def learned_from(self, known: np.ndarray) -> dict[str, int]:
-        donors_C = self.donors_C[known]
-        return {"cells": len(known), "donors": len(np.unique(donors_C[donors_C >= 0]))}
-
-
-def _with_head(task: _Task, reader: CellReader, facts: dict[str, Any]) -> PolyGene:
-    """Fit the head, calibrate it on the donors that were held out in turn, and put it into the network."""
-    model, config = task.model, task.model.network.config
-    known = np.flatnonzero(task.labels_C >= 0)
-    known = known[spread(len(known), MOST_CELLS)]
-    labels_C, donors_C = task.labels_C[known], task.donors_C[known]
-    features = []
+def _fitted(
+    model: PolyGene,
+    reader: CellReader,
+    query: str,
+    known: np.ndarray,
+    labels_C: np.ndarray,
+    donors_C: np.ndarray,
+    n_labels: int,
+    seed: int,
+) -> tuple[Head, Fit]:
+    """Fit a head to the labels of the rows `known`: three experts, on state, on label probabilities and on genes."""
+    width, schema = model.network.config.hidden_size, model.tokenizer.schema
+    # the network's own thoughts: of an earlier head's labels it has none
+    bare, before = replace(model, calibration=Calibration(), heads={}), model.heads.get(query)
+    n_known = before.n_known(width) if before else len(schema.labels[schema.index(query)])
+    genes, in_panel_H = _own_genes(reader, model.tokenizer.panel, query, known[spread(len(known), CHOSEN_ON)])
+    found = []
     with progress(len(known), done="read", device=model.network.device) as advance:
         for _, encoded in reader.chunks(known):
-            features.append(head_features(model, encoded, task.name))
+            (p_CN,), (states_CD,) = predict_labels(bare, encoded, predict=[query], branch=True)
+            found.append((states_CD, log_probabilities(p_CN[:, :n_known]), encoded.own[query]))
             advance(len(encoded))
-    sizes = {"width": config.hidden_size, "n_labels": len(task.labels)}
-    head = fit_head(np.concatenate(features), labels_C, donors_C, **sizes, seed=task.seed)
-    logger.info(
-        "%s: trained on %s cells with %d labels; cross-validated macro-F1 %s (held-out %s, %d labels scored)",
-        task.name, f"{len(known):,}", len(head.bias_V), number(head.macro_f1), head.held_out, len(head.scored),
-    )  # fmt: skip
-    if math.isnan(head.macro_f1):
-        logger.warning("%s: no score, since fewer than two labels are in two %s or more", task.name, head.held_out)
-    place_V = _put(head, task, task.labels)
-    held_out_CV = np.zeros((len(known), config.phenotype_sizes[task.phenotype]), np.float32)
-    held_out_CV[:, place_V] = head.held_out_CV
-    units_C = donors_C.astype(object) if head.held_out == "donors" else None
-    at_or_below_VV = model.at_or_below(task.name)
-    one = calibrate(held_out_CV, np.array(place_V)[labels_C], units_C, at_or_below_VV)
-    calibrated = {key: value for key, value in model.calibration.labels.items() if key != task.name}
-    calibrated |= {task.name: one} if one else {}
-    # the scores of this phenotype are of the labels as they were
-    validation = {key: value for key, value in model.metrics.validation.items() if not key.startswith(f"{task.name}_")}
-    facts |= task.learned_from(known)
-    score = None if math.isnan(head.macro_f1) else head.macro_f1
-    facts |= {
-        "scored": len(head.scored),
-        "macro_f1": score,
-        "held_out": head.held_out,
-        "C": head.strength,
-        "share_of_state": head.share,
-    }
-    metrics = replace(model.metrics, validation=validation, finetuned=facts, marks={})
-    return replace(model, calibration=Calibration(labels=calibrated), metrics=metrics)
+    parts = [np.concatenate(of_chunks) for of_chunks in zip(*found, strict=True)]
+    # genes of the panel, which tell cells apart in other studies too, weigh as much as those that vary in this one
+    alike = [scaled_alike(parts[2], weights_H, 0.5) for weights_H in (np.ones(len(genes)), in_panel_H)]
+    factors = [scaled_alike(part, np.ones(part.shape[1]), power) for part, power in ((parts[0], 1.0), (parts[1], 0.0))]
+    factors.append(np.hypot(*alike) / np.sqrt(2))
+    own_EE = np.eye(len(factors))
+    experts = [np.concatenate([one * own for one, own in zip(factors, own_E, strict=True)]) for own_E in own_EE]
+    fit = fit_head(np.hstack(parts), labels_C, donors_C, experts=experts, n_labels=n_labels, seed=seed)
+    mean_H = parts[2].mean(axis=0, dtype=float)
+    weights = {"weights_FV": fit.weights_FV.astype(np.float32), "bias_V": fit.bias_V.astype(np.float32)}
+    return Head(query=query, genes=genes, places_V=np.zeros(0, int), mean_H=mean_H.astype(np.float32), **weights), fit
 
 
-def _trained(task: _Task, adata: Source, facts: dict[str, Any], out: Path, prepared: PrepareConfig) -> PolyGene:
-    """Train all weights on a corpus of the cells, starting from a head; a run that was stopped goes on."""
-    model, folder = task.model, out / "training" / "corpus"
-    corpus = prepare(adata, folder, config=prepared, tokenizer=model.tokenizer, overwrite=True)
-    split = corpus.split("train")
-    labels_C = split.labels_CP[:, task.phenotype]
-    known = np.flatnonzero(labels_C >= 0)
-    known = known[spread(len(known), MOST_CELLS)]
-    # From a random start the network bends to what the first predictions get wrong (Kumar et al. 2022, "Fine-tuning
-    # can distort pretrained features and underperform out-of-distribution", ICLR), so training starts from a head.
-    seen, codes_C = np.unique(labels_C[known], return_inverse=True)
-    features_CF = head_features(model, split.cells(known), task.name)
-    donors_C = np.where(split.donors_C[known] == "", -1, np.unique(split.donors_C[known], return_inverse=True)[1])
-    head = fit_head(features_CF, codes_C, donors_C, width=model.network.config.hidden_size, seed=task.seed)
-    _put(head, task, [model.tokenizer.schema.labels[task.phenotype][v] for v in seen])
-    trained = train(_recipe(model, folder, out, len(split), task.seed), start=model)
-    facts |= task.learned_from(np.flatnonzero(task.labels_C >= 0))
-    tuned = replace(trained, metrics=replace(trained.metrics, finetuned=facts))
-    tuned.save_pretrained(out)
-    shutil.rmtree(folder)
-    return tuned
+def _own_genes(reader: CellReader, panel: GenePanel, query: str, rows: np.ndarray) -> tuple[GenePanel, np.ndarray]:
+    """Choose the genes of a head, and let the reader read them: those of the panel, and the most variable ones.
 
-
-def _recipe(model: PolyGene, corpus: Path, out: Path, n_cells: int, seed: int) -> Recipe:
-    config = model.network.config
-    old = model.recipe or Recipe(corpus="", out="")
-    return Recipe(
-        corpus=str(corpus),
-        out=str(out),
-        network=NetworkConfig(**{one.name: getattr(config, one.name) for one in fields(NetworkConfig)}),
-        masking=replace(old.masking, phenotype_rate=MASKED, all_phenotypes_rate=MASKED),
-        loss=replace(old.loss, phenotype_weight=1.0),
-        training=TrainingConfig(
-            epochs=max(FEWEST_EPOCHS, math.ceil(EXAMPLES / n_cells)),
-            batch_size=32,
-            learning_rate=LEARNING_RATE,
-            evaluations=5,
-            seed=seed,
-        ),
-    )
-
-
-def _put(head: Head, task: _Task, labels: Sequence[str]) -> list[int]:
-    """Give the network the weights of a head for these labels; returns their indices among all labels."""
-    network, width = task.model.network, task.model.network.config.hidden_size
-    place_V = [task.model.tokenizer.schema.labels[task.phenotype].index(one) for one in labels]
-    weight_VD, bias_V = network.label_rows(task.phenotype)
-    weight_GV = network.head(task.phenotype).weight
-    with torch.no_grad():
-        weight_VD.zero_()
-        weight_GV.zero_()
-        bias_V.fill_(NEVER)
-        bias_V[place_V] = torch.from_numpy(head.bias_V).to(bias_V)
-        weights_FV = torch.from_numpy(head.weights_FV).to(weight_VD)
-        weight_VD[place_V] = weights_FV[:width].T
-        weight_GV[:, place_V] = weights_FV[width:]
-    return place_V
+    Returns the genes, under the panel's names where they are in it, and 1 for those (float64, 0 for the others).
+    """
+    columns, match = defaultdict[tuple[str, str], list[int]](list), reader.match
+    for column, g in zip(match.columns_N, match.genes_N, strict=True):
+        columns[panel.symbols[g], panel.ensembl_ids[g]].append(column)
+    n_inside = len(columns)
+    genes, merged = merged_genes(reader.cells.var)
+    names = list(zip(genes["symbol"], genes["ensembl_id"], strict=True))
+    outside = ~np.isin(merged.columns_N, match.columns_N)
+    for column, k in zip(merged.columns_N[outside], merged.genes_N[outside], strict=True):
+        columns[names[k]].append(column)
+    everything = GeneMatch.of(dict(enumerate(columns.values())), len(columns), found={})
+    x_CH = sparse.vstack([reader.values(chunk, everything) for chunk in reader.raw(rows)], format="csr").astype(float)
+    squares_H, mean_H = (np.asarray(some.mean(axis=0)).ravel() for some in (x_CH.multiply(x_CH), x_CH))
+    variance_H = squares_H - np.square(mean_H)
+    inside_H = np.arange(len(columns)) < n_inside
+    variable = np.argsort(-variance_H, kind="stable")[:OWN_GENES]
+    chosen = np.flatnonzero((inside_H | np.isin(np.arange(len(columns)), variable)) & (variance_H > 1e-9))
+    pairs, places = list(columns), list(columns.values())
+    symbols, ids = zip(*(pairs[h] for h in chosen), strict=True)
+    reader.own[query] = GeneMatch.of({i: places[h] for i, h in enumerate(chosen)}, len(chosen), found={})
+    return GenePanel(symbols=symbols, ensembl_ids=ids), inside_H[chosen].astype(float)

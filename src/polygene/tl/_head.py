@@ -1,74 +1,56 @@
-"""A head: logistic regression from the hidden state of a query, and from the bins of the genes, to any label.
+"""Fit a head: three logistic regressions on what the network and the genes say of a cell, mixed into one.
 
-Legend: C cells, D width, G panel genes, F features (D + G), V labels.
+Legend: C cells, F features, E experts, V labels.
 """
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import softmax
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from polygene.evaluation.folds import donor_folds
 from polygene.evaluation.metrics import label_scores, label_tally
-from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import predict_labels
+from polygene.model.head import NEVER
 from polygene.runtime.subsample import spread
-from polygene.vocab.cells import EncodedCells
 
 logger = logging.getLogger("polygene")
 
-STRENGTHS = (0.1, 1.0, 10.0, 100.0)
-"""Inverse strengths of regularisation that are tried, for features whose variances add up to 1 in each part."""
-SHARES = (1.0, 0.25, 0.0)
-"""Weight of the query's state beside the genes: as much, or less where the cells are foreign to the network."""
-CHOSEN_ON = 4_000
-"""Labelled cells, at most, on which these two are chosen."""
+STRENGTHS = (1.0, 10.0, 100.0)
+"""Inverse strengths of regularisation that are tried, for cells whose mean squared length is 1."""
+CHOSEN_ON = 2_000
+"""Labelled cells, at most, on which strengths and weights are chosen; on them the head is scored and calibrated."""
 N_FOLDS = 5
+PULL = 0.3
+"""What a weight that is e times that of equal experts must gain, in nats, which keeps few cells from choosing one."""
 
 MAX_ITERATIONS = 1_000
-NEVER = -100.0
-"""Logit of a label that no cell has."""
-
-
-def head_features(model: PolyGene, cells: EncodedCells, query: str) -> np.ndarray:
-    """What a head reads, float32 (C, F): the state of a phenotype's query, nothing given, then a value a gene.
-
-    The values are those of the network's `LinearBranch`, 0 where a gene is not expressed or not measured, so that the
-    network itself can predict what the head predicts.
-    """
-    branch = model.network.linear_branch
-    bins_B, genes_GD = (one.detach().float().cpu().numpy() for one in (branch.bins, branch.genes.weight))
-    values_CG = cells.as_csr(bins_B[cells.bins_N], len(genes_GD)).toarray()
-    (state_CD,) = predict_labels(model, cells, predict=[query])[1]
-    return np.concatenate([state_CD + values_CG @ genes_GD, values_CG], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Head:
-    """A classifier of features: its logits are `features_CF @ weights_FV + bias_V`.
+class Fit:
+    """A fitted classifier of features: its logits are `features_CF @ weights_FV + bias_V`.
 
-    `held_out_CV` are the probabilities of each cell from a head that did not see its donor, and `macro_f1` their score
-    over the `scored` labels, those that more than one donor has. `strength` and `share` are those of `STRENGTHS` and
-    `SHARES` with the least log loss on what was held out: "donors", or "cells" where donors do not serve.
+    `held_out_CV` are the probabilities of the cells `held_out_C` by a head that did not see their donor, whose mix was
+    chosen without them; `macro_f1` is their score over the `scored` labels, those that more than one donor has.
     """
 
     weights_FV: np.ndarray
     bias_V: np.ndarray
+    held_out_C: np.ndarray
     held_out_CV: np.ndarray
     scored: np.ndarray
     macro_f1: float
     held_out: Literal["donors", "cells"]
-    strength: float
-    share: float
-
-    def probabilities(self, features_CF: np.ndarray) -> np.ndarray:
-        return softmax(features_CF @ self.weights_FV + self.bias_V, axis=1).astype(np.float32)
+    strengths_E: tuple[float, ...]
+    mix_E: tuple[float, ...]
 
 
 def fit_head(
@@ -76,46 +58,65 @@ def fit_head(
     labels_C: np.ndarray,
     donors_C: np.ndarray,
     *,
-    width: int,
+    experts: Sequence[np.ndarray],
     n_labels: int | None = None,
     seed: int = 0,
-) -> Head:
-    """Fit a head for labels 0 … V-1, its regularisation chosen by cross-validation over donors (-1: not given).
+) -> Fit:
+    """Fit a head for labels 0 … V-1.
 
-    V is `n_labels`, or as many as the cells have; a label that no cell has is never predicted. The first `width`
-    features are the state of the query, the others the genes.
+    Every expert is a logistic regression on some of the features, its regularisation chosen by cross-validation over
+    donors (-1: not given). Their logits are added with the weights that predict held-out donors best: what misleads in
+    this study counts little (a product of experts, Hinton 2002; stacking, Wolpert 1992).
+
+    Parameters
+    ----------
+    experts
+        For each the factors of the features, 0 for those that it does not read (see `scaled_alike`).
+    n_labels
+        V, or as many as the cells have; a label that no cell has is never predicted.
     """
     n_labels, held_out = n_labels or int(labels_C.max()) + 1, held_out_by(labels_C, donors_C)
-    groups_C = donors_C if held_out == "donors" else np.arange(len(labels_C))
-    scored = _scored(labels_C, groups_C, n_labels)
     features_CF = features_CF.astype(float)  # in single precision a fit is not the same each time
-    mean_F, scale_F = features_CF.mean(axis=0), features_CF.std(axis=0)
-    # state and genes weigh alike, however many features they have, unless a smaller share of the state does better
-    is_state_F = np.arange(len(mean_F)) < width
-    n_alike_F = np.where(is_state_F, width, len(mean_F) - width)
-    factor_F = 1 / np.where(scale_F > 1e-6, scale_F, np.inf) / np.sqrt(n_alike_F)
-    scaled_CF = (features_CF - mean_F) * factor_F
-
-    def cross_validated(cells: np.ndarray, strength: float, share: float) -> tuple[dict[str, float], np.ndarray]:
-        shared_CF, known_C = scaled_CF[cells] * np.where(is_state_F, share, 1), labels_C[cells]
-        p_CV = np.zeros((len(cells), n_labels), np.float32)
-        for train, test in donor_folds(known_C, groups_C[cells], N_FOLDS, seed):
-            weights_FV, bias_V = _fit(shared_CF[train], known_C[train], n_labels, strength)
-            p_CV[test] = softmax(shared_CF[test] @ weights_FV + bias_V, axis=1)
-        return label_scores(label_tally(p_CV, known_C, scorable_SV=np.isin(np.arange(n_labels), scored)[None])), p_CV
-
+    mean_F = features_CF.mean(axis=0)
+    read_EF = [np.flatnonzero(factor_F) for factor_F in experts]
+    scaled = [(features_CF[:, read] - mean_F[read]) * f[read] for read, f in zip(read_EF, experts, strict=True)]
     few = spread(len(labels_C), CHOSEN_ON)
-    options = [(strength, share) for strength in STRENGTHS for share in SHARES]
-    strength, share = options[int(np.argmin([cross_validated(few, *one)[0]["log_loss"] for one in options]))]
-    scores, held_out_CV = cross_validated(np.arange(len(labels_C)), strength, share)
-    share_F = np.where(is_state_F, share, 1)
-    weights_FV, bias_V = _fit(scaled_CF * share_F, labels_C, n_labels, strength)
-    weights_FV *= (factor_F * share_F)[:, None]
-    bias_V = bias_V - mean_F @ weights_FV
-    return Head(
-        weights_FV=weights_FV, bias_V=bias_V, held_out_CV=held_out_CV, scored=scored, macro_f1=scores["macro_f1"],
-        held_out=held_out, strength=strength, share=share,
+    groups_C = donors_C[few] if held_out == "donors" else None
+    folds = donor_folds(labels_C[few], groups_C, N_FOLDS, seed)
+    tried = [_held_out_logits(x_CF[few], labels_C[few], n_labels, folds) for x_CF in scaled]
+    strengths_E, mix_E = _choose(tried, labels_C[few])
+    held_out_CV = np.zeros((len(few), n_labels), np.float32)
+    for _, test in folds:  # chosen by the cells of the other folds
+        others = np.setdiff1d(np.arange(len(few)), test)
+        chosen = _choose([{c: x_CV[others] for c, x_CV in one.items()} for one in tried], labels_C[few][others])
+        held_out_CV[test] = softmax(
+            _mixed([one[c][test] for one, c in zip(tried, chosen[0], strict=True)], chosen[1]), axis=1
+        )
+    scored = _scored(labels_C, donors_C if held_out == "donors" else np.arange(len(labels_C)), n_labels)
+    tally = label_tally(held_out_CV, labels_C[few], scorable_SV=np.isin(np.arange(n_labels), scored)[None])
+    weights_FV, bias_V = np.zeros((len(mean_F), n_labels)), np.zeros(n_labels)
+    for x_CF, read, factor_F, c, weight in zip(scaled, read_EF, experts, strengths_E, mix_E, strict=True):
+        (of_expert,) = _fits(x_CF, labels_C, n_labels, [c])
+        weights_FV[read] += weight * factor_F[read, None] * of_expert[0]
+        bias_V += weight * of_expert[1]
+    bias_V = np.where(np.isin(np.arange(n_labels), labels_C), bias_V - mean_F @ weights_FV, NEVER)
+    return Fit(
+        weights_FV=weights_FV, bias_V=bias_V, held_out_C=few, held_out_CV=held_out_CV, scored=scored,
+        macro_f1=label_scores(tally)["macro_f1"], held_out=held_out, strengths_E=strengths_E, mix_E=mix_E,
     )  # fmt: skip
+
+
+def scaled_alike(features_CF: np.ndarray, weights_F: np.ndarray, power: float) -> np.ndarray:
+    """Give factors by which features are divided by a power of their spread, and cells have a mean squared length of 1.
+
+    `weights_F` weighs the features before; a feature that does not vary gets 0.
+    """
+    spread_F = features_CF.std(axis=0, dtype=float)
+    varies_F = spread_F > 1e-6
+    factor_F = weights_F * np.where(varies_F, np.where(varies_F, spread_F, 1) ** -power, 0)
+    length: float = np.sqrt(np.square(factor_F * spread_F).sum())
+    scaled_F: np.ndarray = factor_F / max(length, 1e-12)
+    return scaled_F
 
 
 def held_out_by(labels_C: np.ndarray, donors_C: np.ndarray) -> Literal["donors", "cells"]:
@@ -132,21 +133,78 @@ def _scored(labels_C: np.ndarray, groups_C: np.ndarray, n_labels: int) -> np.nda
     return np.flatnonzero(np.bincount(pairs[0], minlength=n_labels) >= 2)
 
 
-def _fit(scaled_CF: np.ndarray, labels_C: np.ndarray, n_labels: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    weights_FV, bias_V = np.zeros((scaled_CF.shape[1], n_labels)), np.full(n_labels, NEVER)
-    seen = np.unique(labels_C)
+def _held_out_logits(
+    x_CF: np.ndarray, labels_C: np.ndarray, n_labels: int, folds: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> dict[float, np.ndarray]:
+    """Predict every cell by a fit that did not see its fold: log-probabilities by strength, (C, V) each."""
+    found = {c: np.zeros((len(x_CF), n_labels)) for c in STRENGTHS}
+    for train, test in folds:
+        fits = _fits(x_CF[train], labels_C[train], n_labels, STRENGTHS)
+        for c, (weights_FV, bias_V) in zip(STRENGTHS, fits, strict=True):
+            found[c][test] = log_softmax(x_CF[test] @ weights_FV + bias_V, axis=1)
+    return found
+
+
+def _choose(
+    tried: Sequence[dict[float, np.ndarray]], labels_C: np.ndarray
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Choose a strength for each expert and then their weights, by the log loss on what was held out.
+
+    A cell whose label its fold did not leave in training says nothing.
+    """
+    rows = np.arange(len(labels_C))
+    known = np.flatnonzero(tried[0][STRENGTHS[0]][rows, labels_C] > NEVER / 2)
+    labels_K = labels_C[known]
+
+    def loss(log_p_CV: np.ndarray) -> float:
+        return float(-log_p_CV[np.arange(len(known)), labels_K].sum())
+
+    strengths = tuple(min(one, key=lambda c: loss(one[c][known])) for one in tried)
+    of_experts = [one[c][known] for one, c in zip(tried, strengths, strict=True)]
+    equal = np.log(1 / len(tried))
+
+    def regret(log_weights_E: np.ndarray) -> float:
+        mixed_CV = log_softmax(_mixed(of_experts, np.exp(log_weights_E)), axis=1)
+        return loss(mixed_CV) + PULL * float(np.square(log_weights_E - equal).sum())
+
+    found = minimize(regret, np.full(len(tried), equal), method="L-BFGS-B", bounds=[(-5, 3)] * len(tried))
+    return strengths, tuple(np.exp(found.x).tolist())
+
+
+def _mixed(logits_ECV: Sequence[np.ndarray], weights_E: Sequence[float] | np.ndarray) -> np.ndarray:
+    mixed_CV: np.ndarray = sum(w * x_CV for w, x_CV in zip(weights_E, logits_ECV, strict=True))
+    return mixed_CV
+
+
+def _fits(
+    x_CF: np.ndarray, labels_C: np.ndarray, n_labels: int, strengths: Sequence[float]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Fit logistic regressions of several strengths: (weights_FV, bias_V) each."""
+    seen, codes_C = np.unique(labels_C, return_inverse=True)
+    bias_V = np.where(np.isin(np.arange(n_labels), seen), 0, NEVER)
     if len(seen) == 1:
-        bias_V[seen] = 0
-        return weights_FV, bias_V
-    regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
-    # a second thread gains little here, and loses tenfold where other work keeps the cores busy
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=ConvergenceWarning)
-        regression.fit(scaled_CF, labels_C)
-    if (regression.n_iter_ >= MAX_ITERATIONS).any():
-        logger.warning("the head did not settle within %d steps; its probabilities may be too sure", MAX_ITERATIONS)
-    if len(seen) == 2:  # one logit, that of the second
-        weights_FV[:, seen[1]], bias_V[seen] = regression.coef_[0], [0, regression.intercept_[0]]
-    else:
-        weights_FV[:, seen], bias_V[seen] = regression.coef_.T, regression.intercept_
-    return weights_FV, bias_V
+        return [(np.zeros((x_CF.shape[1], n_labels)), bias_V)] * len(strengths)
+    axes_FR = None if len(x_CF) >= x_CF.shape[1] else axes_of(x_CF)
+    along_CR = x_CF if axes_FR is None else x_CF @ axes_FR
+    fits = []
+    for c in strengths:
+        regression = LogisticRegression(C=c, max_iter=MAX_ITERATIONS)
+        # a second thread gains little here, and loses tenfold where other work keeps the cores busy
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=ConvergenceWarning)
+            regression.fit(along_CR, codes_C)
+        weights_FV, biases_V = np.zeros((x_CF.shape[1], n_labels)), bias_V.astype(float)
+        one_logit = int(len(seen) == 2)  # that of the second
+        weights_RV = regression.coef_.T
+        weights_FV[:, seen[one_logit:]] = weights_RV if axes_FR is None else axes_FR @ weights_RV
+        biases_V[seen[one_logit:]] = regression.intercept_
+        fits.append((weights_FV, biases_V))
+    return fits
+
+
+def axes_of(x_CF: np.ndarray) -> np.ndarray:
+    """Give axes in which the cells lie, (F, R): a ridge has no weight outside them, so fewer cells need fewer axes."""
+    lengths_R, cells_CR = np.linalg.eigh(x_CF @ x_CF.T)
+    kept = lengths_R > 1e-9 * lengths_R[-1]
+    axes_FR: np.ndarray = x_CF.T @ (cells_CR[:, kept] / np.sqrt(lengths_R[kept]))
+    return axes_FR

@@ -4,7 +4,7 @@ Legend: C cells, G panel genes, M measured panel genes, P phenotypes.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +13,18 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from polygene._version import __version__
-from polygene.errors import DataError, missing_column
+from polygene.errors import DataError, GeneError, missing_column
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import Results, ResultsChunk, check_writable, track
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime.atomic import atomic_file, refuse_input
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
-from polygene.vocab.expression import TOTALS, counts_share, warn_totals
+from polygene.vocab.expression import TOTALS, counts_share, log1p_values, warn_totals
+from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import PhenotypeSchema
 from polygene.vocab.tokenizer import CellTokenizer
@@ -34,6 +36,7 @@ class CellReader:
     """The cells of an AnnData or a file; labels, scale and genes are checked before the first cell is read.
 
     `cells` is the source, `match` the columns of the panel genes in it, `genes` how much of the panel it measures.
+    `own` are genes that heads read besides, by phenotype.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class CellReader:
         given: Sequence[str] = (),
         layer: str | None = None,
         totals: str | None = None,
+        own: Mapping[str, GenePanel] | None = None,
     ) -> None:
         self.cells = cells = source if isinstance(source, CellSource) else open_cells(source, layer=layer)
         self._tokenizer, self._totals = tokenizer, totals
@@ -60,8 +64,17 @@ class CellReader:
         self.match = tokenizer.panel.match(cells.var)
         sample = cells.sample(columns=TOTALS)
         warn_totals(sample, totals=totals, scale=self._scale)
+        self.own = {name: own_genes(genes, cells, name) for name, genes in (own or {}).items()}
         share = counts_share(sample.X, self.match, self._scale)
         self.genes: dict[str, Any] = {**self.match.report(share), "left_out": cells.left_out}
+
+    def raw(self, rows: np.ndarray | None) -> Iterator[ad.AnnData]:
+        """Read cells with nothing but what their values depend on."""
+        return self.cells.chunks(rows, columns=[self._totals] if self._totals else ())
+
+    def values(self, chunk: ad.AnnData, match: GeneMatch) -> sparse.csr_matrix:
+        """Give log1p counts per 10,000 of the genes that were matched and measured."""
+        return log1p_values(chunk, match, totals=self._totals, scale=self._scale)
 
     def chunks(self, rows: range | np.ndarray | None = None) -> Iterator[tuple[pd.Index, EncodedCells]]:
         """Read the names and the tokens of cells, all or some `rows`; warn of cells that express no panel gene."""
@@ -70,11 +83,16 @@ class CellReader:
             rows = None if len(rows) == self.cells.n_obs else np.asarray(rows, dtype=np.int64)
             labels_CP = labels_CP if rows is None else labels_CP[rows]
         first = n_blank = 0
-        for chunk in self.cells.chunks(rows, columns=[self._totals] if self._totals else ()):
+        for chunk in self.raw(rows):
             cells = self._tokenizer.encode(
                 chunk, match=self.match, totals=self._totals, scale=self._scale, use_labels=False
             )
-            cells = replace(cells, labels_CP=labels_CP[first : first + chunk.n_obs])  # read and checked for all cells
+            own = {}
+            for name, match in self.own.items():
+                own[name] = np.full((len(cells), len(match.measured_G)), np.nan, np.float32)
+                own[name][:, match.measured_G] = self.values(chunk, match).toarray()
+            # labels were read and checked for all cells
+            cells = replace(cells, labels_CP=labels_CP[first : first + chunk.n_obs], own=own)
             n_blank += int(blank(cells).sum())
             first += chunk.n_obs
             yield chunk.obs_names, cells
@@ -84,6 +102,21 @@ class CellReader:
                 "%s of %s cells express no gene of the panel: they are kept, and their predictions mean nothing",
                 f"{n_blank:,}", f"{first:,}",
             )  # fmt: skip
+
+
+def own_genes(genes: GenePanel, cells: CellSource, name: str) -> GeneMatch:
+    """Find the genes that a head reads, and say how many of them the file lacks."""
+    try:
+        match = genes.match(cells.var)
+    except GeneError:  # it has none of them
+        match = GeneMatch.of({}, len(genes), found={})
+    if lacking := len(genes) - match.n_measured:
+        logger.warning(
+            "%s: the fine-tuned head reads %s genes, of which %s measures %s: the other %s contribute nothing, so "
+            "expect less than where it was fitted",
+            name, f"{len(genes):,}", cells.label, f"{match.n_measured:,}", f"{lacking:,}",
+        )  # fmt: skip
+    return match
 
 
 def donors_of(cells: CellSource, donor: str) -> tuple[np.ndarray, list[str]]:

@@ -3,7 +3,8 @@
 Shapes: C cells, G genes of the panel, N expressed entries (cell, gene), P phenotypes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -22,6 +23,9 @@ class EncodedCells:
     measured_G: np.ndarray  # bool, whether the file measured the gene; of several files, whether all of them did
     measured_SG: np.ndarray | None = None  # of several files only: what each measured, bool
     sources_C: np.ndarray | None = None  # and the file of each cell
+    own: Mapping[str, np.ndarray] = field(
+        default_factory=dict
+    )  # of heads: values of their own genes, NaN: not measured
 
     def __len__(self) -> int:
         return len(self.offsets_C1) - 1
@@ -52,6 +56,7 @@ class EncodedCells:
             measured_G=self.measured_G,
             measured_SG=self.measured_SG,
             sources_C=None if self.sources_C is None else self.sources_C[chosen],
+            own={name: values_CH[chosen] for name, values_CH in self.own.items()},
         )
 
     @property
