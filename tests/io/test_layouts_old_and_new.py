@@ -9,6 +9,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from polygene.errors import DataError
+from polygene.io.formats import read_errors
 from polygene.io.read import open_cells
 from tests.io.hands import as_anndata_06, as_mudata, as_nullable_strings, stored_as
 
@@ -130,3 +131,18 @@ def test_an_index_with_a_gap_is_read(adata, write_as, tmp_path):
     assert names[4] == adata.obs_names[4]
     with h5py.File(path) as file:
         assert pd.isna(read_elem(file["obs"]).index[3])
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "says"),
+    [
+        ("s3://bucket/cells.zarr", RuntimeError("reset by peer"), "out of reach, cut off or damaged"),
+        ("s3://bucket/cells.zarr", AttributeError("no shape"), "Nothing says that it is damaged"),
+        ("cells.h5ad", RuntimeError("odd"), "Nothing says that it is damaged"),
+        ("cells.h5ad", OSError("short read"), "it is cut off or damaged"),
+        ("cells.h5ad", EOFError("ended"), "it is cut off or damaged"),
+    ],
+)
+def test_an_error_is_called_damage_where_bytes_are_read_or_fetched(place, error, says):
+    with pytest.raises(DataError, match=says), read_errors(place):
+        raise error

@@ -83,7 +83,7 @@ def read_errors(label: str) -> Iterator[None]:
         why = f"{type(error).__name__}: {error}"
         if isinstance(error, PermissionError):
             msg = f"{label} cannot be read, you may not open it ({why})."
-        elif _is_damage(error):
+        elif _is_damage(error, far="://" in label):
             wrong = "out of reach, cut off or damaged" if "://" in label else "cut off or damaged"
             msg = f"{label} cannot be read, it is {wrong} ({why}). Copy or download it again."
         else:
@@ -98,12 +98,14 @@ _DAMAGE = (OSError, EOFError, UnicodeDecodeError, zlib.error, zipfile.BadZipFile
 _READERS = ("h5py", "json", "numcodecs", "pandas._libs.parsers", "pandas.io.parsers", "zarr")
 
 
-def _is_damage(error: Exception) -> bool:
-    """Whether what reads bytes says so, and not what looks at their layout."""
+def _is_damage(error: Exception, *, far: bool) -> bool:
+    """Whether what reads bytes, or fetches them from far away, says so, and not what looks at their layout."""
     if isinstance(error, _DAMAGE):
         return True
     if isinstance(error, AttributeError | NotImplementedError | TypeError):
         return False
+    if far:  # each file system has errors of its own
+        return True
     frame = error.__traceback__
     while frame and frame.tb_next:
         frame = frame.tb_next
