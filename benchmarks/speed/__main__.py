@@ -43,7 +43,6 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torch.profiler import ProfilerActivity, profile
 from transformers import BertConfig, BertModel
 
@@ -53,6 +52,7 @@ from polygene.corpus.prepare import PrepareConfig
 from polygene.model.inference import cell_states, label_probabilities
 from polygene.model.masking import MaskingCollator, MaskingConfig
 from polygene.model.recipe import NetworkConfig, Recipe
+from polygene.nn.linear import product
 from polygene.nn.losses import LossConfig, PolyGeneLoss
 from polygene.runtime.hashing import uniform
 from polygene.training.engine import FORWARD, TRUTH
@@ -378,7 +378,7 @@ def operations(packed: Packed, task: str, n_cells: int) -> tuple[float, int]:
 
 
 def product_rate(n_tokens: int, *, backward: bool) -> float:
-    """Operations a second of matrix products of the network's shapes at this many tokens."""
+    """Operations a second of matrix products of the network's shapes at this many tokens, by the network's own way."""
     shape = effort.network(NETWORK)
     width, wide = shape.hidden_size, shape.intermediate_size
     done, seconds = 0.0, []
@@ -387,9 +387,9 @@ def product_rate(n_tokens: int, *, backward: bool) -> float:
     for _ in range(7):
         started = time.perf_counter()
         for x_TI, w_OI, y_TO in inputs:
-            linear(x_TI, w_OI)
+            product(x_TI, w_OI, None)
             if backward:
-                y_TO @ w_OI, y_TO.T @ x_TI
+                product(y_TO, w_OI.T, None), product(y_TO.T, x_TI.T, None)
         seconds.append(time.perf_counter() - started)
     done = sum(2 * n_tokens * i * o for i, o in shapes) * (3 if backward else 1)
     return done / statistics.median(seconds)
@@ -429,7 +429,7 @@ def where_time_goes(packed: Packed, outcomes: Mapping[str, Outcome], name: str) 
             getattr(packed, task)(packed.draw(size, 1))
         spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in taken.key_averages()}
         total = sum(spent.values())
-        products = sum(spent.pop(kind, 0) for kind in ("mm", "addmm"))
+        products = sum(spent.pop(kind, 0) for kind in ("mm", "addmm", "mkldnn::_linear_pointwise"))
         attention = sum(spent.pop(kind) for kind in list(spent) if "scaled_dot_product" in kind)
         rest = sorted(spent.items(), key=lambda one: -one[1])[:7]
         said = ", ".join(f"{kind} {us / total:.0%}" for kind, us in rest)

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from polygene.cli.describe import describe
 from polygene.errors import CheckpointError, OutputError, PolyGeneError
-from polygene.model import checkpoint
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import DECISIVE, NOVELTY, SUMS, PolyGene
 from polygene.model.inference import bin_probabilities, cell_states, label_probabilities
@@ -164,7 +163,7 @@ def test_a_name_that_is_neither_folder_nor_repository_is_told_in_one_line(name, 
 
 
 def test_a_name_that_is_no_folder_is_fetched_from_the_hub_and_checked(tiny_model, toy_cells, saved, monkeypatch):
-    monkeypatch.setattr(checkpoint, "snapshot_download", {"owner/name": str(saved)}.__getitem__)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", {"owner/name": str(saved)}.__getitem__)
     loaded = PolyGene.from_pretrained("owner/name", device="cpu")
     np.testing.assert_array_equal(cell_states(loaded, toy_cells), cell_states(tiny_model, toy_cells))
     alter(saved / "model.safetensors")
@@ -247,7 +246,7 @@ def test_the_hub_is_given_a_complete_folder(tiny_model, toy_cells, tmp_path, mon
             calls.append(repo_id)
             shutil.copytree(folder_path, tmp_path / "hub")
 
-    monkeypatch.setattr(checkpoint, "HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
     assert tiny_model.push_to_hub("owner/name", private=True) == "https://hub/owner/name"
     assert calls == [("owner/name", {"private": True, "exist_ok": True}), "owner/name"]
     assert {path.name for path in (tmp_path / "hub").iterdir()} == FILES - {"recipe.toml"}, "it was not trained"

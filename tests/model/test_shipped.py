@@ -17,7 +17,6 @@ from benchmarks.models import ship
 from polygene.cli import describe
 from polygene.corpus.corpus import Corpus
 from polygene.errors import CheckpointError, DataError
-from polygene.model import checkpoint
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import cell_states, label_probabilities
 from polygene.model.metrics import Metrics
@@ -30,7 +29,7 @@ from polygene.vocab.cells import EncodedCells
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in a folder that holds nothing, and without the Hub."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoint, "snapshot_download", lambda name: pytest.fail(f"the Hub was asked for {name}"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: pytest.fail(f"the Hub was asked for {name}"))
 
 
 @pytest.mark.parametrize("name", NAMES)

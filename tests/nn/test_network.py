@@ -6,7 +6,6 @@ import torch
 from polygene.nn.attention import CellOffsets
 from polygene.nn.config import PolyGeneConfig
 from polygene.nn.network import PolyGeneModel
-from polygene.nn.packing import VISIBLE_LEVELS
 
 SIZES = [2, 3, 0, 4]
 N_GENES, N_BINS, N_TOKENS = 30, 6, 30
@@ -324,27 +323,14 @@ def test_a_batch_without_questions_is_answered_with_nothing(network):
     assert [logits.shape for logits in out.label_logits] == [(0, n) for n in SIZES]
 
 
-def test_a_saved_network_comes_back_with_the_same_answers(network, tmp_path):
-    network.save_pretrained(tmp_path)
-    again = PolyGeneModel.from_pretrained(tmp_path)
-    for name in ("n_genes", "n_bins", "phenotype_sizes", "vocab_size", "max_position_embeddings", "hidden_size"):
-        assert getattr(again.config, name) == getattr(network.config, name)
-    saved, loaded = network.state_dict(), again.state_dict()
-    assert saved.keys() == loaded.keys()
-    assert all(torch.equal(saved[name], loaded[name]) for name in saved)
-    # Not bit for bit: where weights lie in memory decides in which order some processors sum.
-    assert largest_difference(answers_of(network, [make_cell(0)])[0], answers_of(again, [make_cell(0)])[0]) < 1e-6
-
-
-def test_weights_of_bert_inside_are_those_of_hugging_faces_bert_and_go_both_ways(network):
+def test_hugging_faces_bert_loads_its_part_of_a_saved_network(network, tmp_path):
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(
-        **SHAPE, vocab_size=N_TOKENS, max_position_embeddings=N_GENES + 7, type_vocab_size=VISIBLE_LEVELS
-    )
-    own = BertModel(config, add_pooling_layer=False)
-    own.load_state_dict(network.bert.state_dict())
-    network.bert.load_state_dict(own.state_dict())
+    network.save_pretrained(tmp_path)
+    own = BertModel.from_pretrained(tmp_path, config=BertConfig.from_pretrained(tmp_path), add_pooling_layer=False)
+    weights = network.bert.state_dict()
+    assert weights.keys() == own.state_dict().keys()
+    assert all(torch.equal(weights[name], x) for name, x in own.state_dict().items())
 
 
 @pytest.mark.parametrize("n_bins", [2, N_BINS])

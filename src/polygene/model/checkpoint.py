@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers.utils import logging as transformers_logging
 
 from polygene.errors import CheckpointError
 from polygene.model.calibration import Calibration
@@ -171,9 +167,7 @@ class PolyGene:
         """
         folder = Path(folder)
         with atomic_update(folder, last=SUMS) as new:
-            with without_bars():
-                weights = {name: one.half() for name, one in self.network.state_dict().items()} if half else None
-                self.network.save_pretrained(new, state_dict=weights)
+            self.network.save_pretrained(new, half=half)
             self.tokenizer.save(new)
             self.calibration.save(new / CALIBRATION)
             if self.novelty is not None:
@@ -193,6 +187,8 @@ class PolyGene:
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload the checkpoint to the Hugging Face Hub and return its address; you must be logged in there."""
+        from huggingface_hub import HfApi
+
         api = HfApi()
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -201,20 +197,11 @@ class PolyGene:
         return str(url)
 
 
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep transformers' progress bars for loading and writing weights, which take a moment here, off the screen."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
 def _download(name: str) -> Path:
     """Fetch a checkpoint from the Hub; its folder in the local cache."""
+    from huggingface_hub import snapshot_download  # only here: it takes a moment to import
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     try:
         return Path(snapshot_download(name))
     except (HFValidationError, HfHubHTTPError, OSError) as error:

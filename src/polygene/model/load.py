@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
 from polygene.errors import CheckpointError
 from polygene.model.folder import AGAIN, CONFIG, WEIGHTS, tensors
@@ -23,6 +24,15 @@ USED = (
 LARGEST_CONFIG = 4_000_000  # bytes: targets of 256 × 256 bins
 
 
+class _NoFirstWeights(TorchFunctionMode):
+    """Leave out drawing first weights, for which torch would import its compiler where tensors have no memory."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
 def load_network(folder: Path, tokenizer: CellTokenizer) -> PolyGeneModel:
     """Load config.json and model.safetensors, and no other file."""
     given, header = read_json(folder / CONFIG, LARGEST_CONFIG), tensors(folder / WEIGHTS)
@@ -33,8 +43,9 @@ def load_network(folder: Path, tokenizer: CellTokenizer) -> PolyGeneModel:
     if odd := [name for name in given if name in usual and name not in free and given[name] != usual[name]]:
         msg = f"{folder / CONFIG} sets {odd[0]} = {given[odd[0]]!r}, which no network of PolyGene has: {AGAIN}."
         raise CheckpointError(msg)
-    with torch.device("meta"):  # shapes without memory
-        shapes = {name: list(one.shape) for name, one in PolyGeneModel(config).state_dict().items()}
+    with torch.device("meta"), _NoFirstWeights():  # shapes without memory
+        network = PolyGeneModel(config)
+    shapes = {name: list(one.shape) for name, one in network.state_dict().items()}
     there = {name: one["shape"] for name, one in header.items()}
     if unlike := sorted(name for name in shapes | there if shapes.get(name) != there.get(name)):
         msg = (
@@ -42,13 +53,11 @@ def load_network(folder: Path, tokenizer: CellTokenizer) -> PolyGeneModel:
             "Load it with the version that made it, or train it again."
         )
         raise CheckpointError(msg)
-    weights = load_file(folder / WEIGHTS)
+    weights = {name: one.float() for name, one in load_file(folder / WEIGHTS).items()}
     if broken := [name for name, one in weights.items() if not one.isfinite().all()]:
         msg = f"{folder / WEIGHTS} holds values of {broken[0]} that are no numbers: {AGAIN}."
         raise CheckpointError(msg)
-    with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced at once
-        network = PolyGeneModel(config)
-    network.load_state_dict(weights)
+    network.load_state_dict(weights, assign=True)
     network.name_or_path = str(folder)
     return network.eval()
 

@@ -6,7 +6,6 @@ Legend: C cells, G groups, V labels of one phenotype.
 from math import exp
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 SMALLEST_PROBABILITY = 1e-30
 """What float32 rounds to 0 has no logarithm."""
@@ -43,6 +42,7 @@ def unit_weights(unit_C: np.ndarray) -> np.ndarray:
 
 def best_temperature(log_p_CV: np.ndarray, true_CV: np.ndarray, unit_C: np.ndarray) -> float:
     """Find the temperature with the least log loss, and keep it if it helps units that it was not found on."""
+    from scipy.optimize import minimize_scalar  # takes half a second to import, and predictions do without
 
     def best(rows: np.ndarray) -> float:
         weights, log_p, true = unit_weights(unit_C[rows]), log_p_CV[rows], true_CV[rows]

@@ -1,1 +1,1 @@
-"""The network: packed rows, attention, BERT's encoder and its heads, losses. torch and transformers only."""
+"""The network: packed rows, attention, BERT's encoder and its heads, losses. torch only."""

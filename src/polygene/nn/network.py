@@ -7,45 +7,65 @@ B logits of a gene (bins; 1 if binary), V labels of one phenotype, P phenotypes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from polygene.nn.attention import CellOffsets
 from polygene.nn.config import PolyGeneConfig
 from polygene.nn.encoder import Encoder
 from polygene.nn.linear_branch import LinearBranch, UnmeasuredGenes
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
-@dataclass
-class PolyGeneOutput(ModelOutput):
+
+class PolyGeneOutput(NamedTuple):
     """The logits of the gene queries, (Q, B) or (Q, 1) if binary, and of the queries for each phenotype, (Q_p, V_p)."""
 
-    gene_logits: Tensor | None = None
-    label_logits: tuple[Tensor, ...] | None = None
+    gene_logits: Tensor
+    label_logits: tuple[Tensor, ...]
 
 
-class PolyGeneModel(PreTrainedModel):
+class PolyGeneModel(nn.Module):
     """BERT on packed cells with a decoder whose softmax never leaves a slot's own group: bins, or own labels."""
 
-    config_class = PolyGeneConfig
-    base_model_prefix = "bert"
-    _no_split_modules = ("Layer",)
+    _no_split_modules = ("Layer",)  # for FSDP
+    name_or_path = ""
+    """The checkpoint that the weights are of."""
 
     def __init__(self, config: PolyGeneConfig) -> None:
-        super().__init__(config)
+        super().__init__()
+        self.config = config
         self.bert = Encoder(config)
         n_logits = config.gene_logits + sum(config.phenotype_sizes)
         self.decoder = nn.Linear(config.hidden_size, n_logits)
         self.gene_bias = nn.Embedding(config.n_genes, config.gene_logits)
         self.linear_branch = LinearBranch(config)
         self.unmeasured = UnmeasuredGenes(config) if config.unmeasured_vectors else None
-        self.post_init()
+        self.apply(self._start)
         nn.init.zeros_(self.gene_bias.weight)
         nn.init.zeros_(self.linear_branch.genes.weight)
+
+    def _start(self, module: nn.Module) -> None:
+        """Draw the first weights of a layer as BERT does."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write config.json and model.safetensors, from which transformers' BertModel can load its part."""
+        weights = {name: (x.half() if half else x).contiguous() for name, x in self.state_dict().items()}
+        save_file(weights, Path(folder) / WEIGHTS, metadata={"format": "pt"})
+        (Path(folder) / CONFIG).write_text(self.config.to_json_string(), encoding="utf-8")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.weight.device
 
     @torch.no_grad()
     def start_from_frequencies(self, bins_GB: Tensor, labels: Sequence[Tensor]) -> None:

@@ -20,7 +20,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from polygene.corpus.corpus import CorpusSplit
 from polygene.errors import RecipeError, RunEndedError
 from polygene.evaluation.validation import validation_scores
-from polygene.model.checkpoint import PolyGene, without_bars
+from polygene.model.checkpoint import PolyGene
 from polygene.model.recipe import Recipe
 from polygene.nn.losses import PolyGeneLoss
 from polygene.nn.network import PolyGeneModel
@@ -64,7 +64,7 @@ class Engine(Trainer):
         """Train to the end, from a saved state if there is one."""
         try:
             left = "what was saved before is whole: make room, and the same command goes on"
-            with without_bars(), writing(Path(self.args.output_dir), left):
+            with writing(Path(self.args.output_dir), left):
                 self.train(resume_from_checkpoint=state)
         except RuntimeError as error:
             lost = isinstance(error, torch.distributed.DistError) or "by peer" in str(error)  # as NCCL and gloo say it
