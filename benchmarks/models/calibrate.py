@@ -84,13 +84,12 @@ def predict(model: PolyGene, cells: ad.AnnData, group: str) -> Predicted:
     truth_C = cells.obs["cell_type"].astype(str).to_numpy()
     types, type_C = np.unique(truth_C, return_inverse=True)
     holds_NV = np.array([holding(labels, table_VV, one) for one in types])
+    novelty_C = model.novelty.score(states_CD) if model.novelty else np.ones(len(p_CV), dtype=np.float32)
     label_C, leaf_V = reported_labels(p_CV, table_VV), leaf_labels(table_VV)
-    leaves_CV, features_CF = leaf_probabilities(p_CV, table_VV), error_features(p_CV, table_VV)
+    leaves_CV, features_CF = leaf_probabilities(p_CV, table_VV), error_features(p_CV, table_VV, novelty_C)
     features = pd.DataFrame(features_CF, columns=FEATURES)
     features["genes"] = np.log1p(n_genes_C)
     features["lineage"] = lineage(p_CV, table_VV, label_C)
-    if model.novelty:
-        features["novelty"] = np.log(np.maximum(model.novelty.score(states_CD), 1e-3))
     features["tissue"] = -np.log(tissue_CT.max(axis=1))
     features["measured"] = np.log(reader.genes["coverage"])
     features["set size"] = np.log1p((leaves_CV >= 0.01).sum(axis=1))
@@ -161,7 +160,8 @@ CHOICES = tuple(
     tuple(line.split(", "))
     for line in (
         "unsure", "entropy", "novelty", "set size", "lineage", "unsure, entropy", "unsure, entropy, novelty",
-        "unsure, entropy, measured", "unsure, entropy, tissue", "unsure, entropy, genes", "unsure, entropy, lineage",
+        "unsure, entropy, novelty, measured", "unsure, entropy, novelty, tissue", "unsure, entropy, novelty, genes",
+        "unsure, entropy, novelty, lineage",
         "unsure, entropy, genes, novelty, tissue, measured, set size, lineage",
     )
 )  # fmt: skip
@@ -229,23 +229,24 @@ def ece(p_C: np.ndarray, true_C: np.ndarray, bins: int = 15) -> float:
 def learn(some: Sequence[Predicted]) -> tuple[StudyCalibration, dict[str, Any]]:
     """Learn the calibration, and score it beside other sets and features."""
     sets = {name: score_sets(score, some) for name, score in SETS.items()}
-    able = [names for names in CHOICES if all(set(names) <= set(one.features) for one in some)]
+    able = [names for names in CHOICES if set(names) <= set(some[0].features)]
     errors = {" + ".join(names): score_errors(some, names) for names in able}
     weights_F, bias = fit_error(some, FEATURES)
-    kept, novelty = next(iter(sets.values())), 1.0
-    if all("novelty" in one.features for one in some):
-        far, groups = (
-            np.concatenate([np.exp(one.features["novelty"].to_numpy()[one.known_C]) for one in some]),
-            np.concatenate([np.full(one.known_C.sum(), one.group) for one in some]),
-        )
-        novelty = quantile_of_donors(far, groups, 1 - FALSE_ALARMS)
+    kept = next(iter(sets.values()))
+    far_C = np.concatenate([np.exp(one.features["novelty"].to_numpy()[one.known_C]) for one in some])
+    group_C = np.concatenate([np.full(one.known_C.sum(), one.group) for one in some])
     calibration = StudyCalibration(
         studies=tuple(dict.fromkeys(one.group for one in some)),
         cells=sum(len(one.right_C) for one in some),
         least_A=tuple(thresholds(typical, some).tolist()),
-        held=kept["coverage"], size=kept["size"], weights=tuple(weights_F.tolist()), bias=bias,
-        novelty=novelty, auroc=errors[" + ".join(FEATURES)]["auroc"], auroc_unsure=errors[FEATURES[0]]["auroc"],
-    )  # fmt: skip
+        held=kept["coverage"],
+        size=kept["size"],
+        weights=tuple(weights_F.tolist()),
+        bias=bias,
+        novelty=quantile_of_donors(far_C, group_C, 1 - FALSE_ALARMS),
+        auroc=errors[" + ".join(FEATURES)]["auroc"],
+        auroc_unsure=errors[FEATURES[0]]["auroc"],
+    )
     return calibration, {"sets": sets, "errors": errors}
 
 

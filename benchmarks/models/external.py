@@ -248,11 +248,17 @@ class NearestProfile:
                 self._studies.append((log1p_values(part, scale="counts").toarray(), part.var_names, label))
 
     def __call__(self, cells: ad.AnnData) -> np.ndarray:
-        """Predict by the correlation with each label's best profile, over the genes that the file and a study measure.
+        """Predict by the correlation with each label's best profile.
 
         What stands for probabilities is sharp enough that the nearest label has nearly all, and not so sharp that the
         nearest among a study's labels is lost.
         """
+        best_CV = self.correlations(cells)
+        p_CV = np.exp((best_CV - best_CV.max(axis=1, keepdims=True)) / SHARP)
+        return (p_CV / p_CV.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def correlations(self, cells: ad.AnnData) -> np.ndarray:
+        """Correlate cells with each label's best profile, over the genes that the file and a study measure, (C, V)."""
         x_CG = log1p_values(cells).toarray()
         best_CV = np.full((cells.n_obs, len(self.labels)), -np.inf)
         for profiles_PG, names, label in self._studies:
@@ -263,8 +269,7 @@ class NearestProfile:
             for p, v in enumerate(pd.Index(self.labels).get_indexer(pd.Index(label))):
                 if v >= 0:
                     best_CV[:, v] = np.maximum(best_CV[:, v], r_CP[:, p])
-        p_CV = np.exp((best_CV - best_CV.max(axis=1, keepdims=True)) / SHARP)
-        return (p_CV / p_CV.sum(axis=1, keepdims=True)).astype(np.float32)
+        return best_CV
 
 
 def _correlation(a_CG: np.ndarray, b_PG: np.ndarray) -> np.ndarray:

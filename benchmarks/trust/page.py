@@ -13,11 +13,21 @@ from benchmarks.shared.command import RESULTS
 PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
 BEGIN, END = "<!-- tables of benchmarks.trust.page -->", "<!-- end -->"
 COLUMNS = {
-    "cells": "cells", "accuracy": "right", "coverage_external": "sets hold", "set_size": "labels in a set",
-    "auroc_wrong": "AUROC of wrong labels: error", "auroc_wrong_1_minus_probability": "1 − probability",
-    "auroc_wrong_novelty": "novelty", "auroc_wrong_set_size": "set size", "ece_external": "ECE: error",
-    "ece_probability": "probability", "flagged": "unknown", "vote_gain": "vote adds", "majority_gain": "majority adds",
-}  # fmt: skip
+    "cells": "cells",
+    "accuracy": "right",
+    "coverage_external": "sets hold",
+    "set_size": "labels in a set",
+    "auroc_wrong": "AUROC of wrong labels: error",
+    "auroc_wrong_1_minus_probability": "1 − probability",
+    "auroc_wrong_set_size": "set size",
+    "auroc_wrong_distance_to_profiles": "distance to profiles",
+    "auroc_wrong_novelty": "novelty",
+    "ece_external": "ECE: error",
+    "ece_probability": "probability",
+    "flagged": "unknown",
+    "vote_gain": "vote adds",
+    "majority_gain": "majority adds",
+}
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
@@ -51,7 +61,10 @@ def of_studies(results: Mapping[str, Any]) -> list[str]:
     lines = [f"External studies (`benchmarks.trust --only studies`, {_where(results)}):", ""]
     for name, scores in {results["model"]: results, **results["other_models"]}.items():
         columns = {key: title for key, title in COLUMNS.items() if key == "cells" or scores.get(key) is not None}
-        rows = [[study, *(row.get(key) for key in columns)] for study, row in scores["by_study"].items()]
+        rows = [
+            [study, *(int(row[key]) if key == "cells" else row.get(key) for key in columns)]
+            for study, row in scores["by_study"].items()
+        ]
         rows.append(["mean", *(None if key == "cells" else scores[key] for key in columns)])
         lines += [*table([name, *columns.values()], rows), ""]
         told = {what: one for what, one in scores["novel_tissue_by"].items() if one is not None}

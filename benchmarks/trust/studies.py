@@ -2,9 +2,10 @@
 
     python -m benchmarks.trust --data DIR --only studies [--models FOLDER]
 
-The models that ship annotate every external file with nothing given, sets at 0.9 and a vote by Leiden cluster; what
-`annotate` writes is scored. A label is right if it is the true one or finer; where the model knows no such label, if it
-is the nearest broader one. Known tissues are the external files, unknown ones are cell lines, which no model learned.
+The models that ship and are calibrated on studies (all, if none is) annotate every external file with nothing given,
+sets at 0.9 and a vote by Leiden cluster; what `annotate` writes is scored. A label is right if it is the true one or
+finer; where the model knows no such label, if it is the nearest broader one. Known tissues are the external files,
+unknown ones are cell lines, which no model learned.
 
 Donors: the test donors of FOLDER/corpora/corpus-512 (benchmarks.models.corpus), which is made if it is not there.
 Sex, tissue, disease and age of each donor by the vote of its cells, beside the same pooling of logistic regression on
@@ -29,6 +30,7 @@ from sklearn.preprocessing import StandardScaler
 import polygene as pg
 from benchmarks.models import corpus as making
 from benchmarks.models.calibrate import ece, holding, table_of
+from benchmarks.models.external import NearestProfile
 from benchmarks.shared import effort, files
 from polygene.corpus.corpus import Corpus, CorpusSplit
 from polygene.evaluation.metrics import expected_years
@@ -39,6 +41,7 @@ from polygene.model.studies import leaf_labels
 
 LINES = ("lung_ca_lines_mixology", "sciplex3_cell_lines")
 """Files of cells that are no tissue of a person."""
+FAR = "distance_to_profiles"
 MOST, A_DONOR = 1_000, 50
 """Cells of a file and of a donor."""
 COLUMN = "polygene_cell_type"
@@ -47,21 +50,23 @@ COLUMN = "polygene_cell_type"
 def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
     """Score the models that ship; the numbers of the first are those of the last line, those of the others within."""
     external, lines = _external(data, folder), _lines(data)
+    _add_profiles(data, [*external.values(), *lines])
     found = {}
-    for name in effort.few(NAMES):
-        model = pg.PolyGene.from_pretrained(name, device="cpu")
-        found[name] = of_model(model, external, lines, seed)
+    models = {name: pg.PolyGene.from_pretrained(name, device="cpu") for name in effort.few(NAMES)}
+    calibrated = {name: model for name, model in models.items() if model.calibration.studies}
+    for name, model in (calibrated or models).items():
+        found[name] = of_model(model, external, lines)
         found[name]["donor_scores"] = donor_scores(model, _corpus(data, folder, len(model.tokenizer.panel)), seed)
         show(name, found[name])
     first, *others = found
     return found[first] | {"model": first, "other_models": {name: found[name] for name in others}}
 
 
-def of_model(model: pg.PolyGene, external: dict[str, ad.AnnData], lines: list[ad.AnnData], seed: int) -> dict[str, Any]:
+def of_model(model: pg.PolyGene, external: dict[str, ad.AnnData], lines: list[ad.AnnData]) -> dict[str, Any]:
     """Score a model on the external studies: means, and the studies under `by_study`."""
     by_study, known = {}, []
     for study, cells in external.items():
-        cells = cells[np.sort(np.random.default_rng(seed).permutation(cells.n_obs)[:MOST])].copy()
+        cells = cells.copy()
         pg.tl.annotate(cells, model, coverage=0.9, vote={"cell_type": "leiden"})
         known.append(doubts(cells.obs))
         if study_scores := of_study(cells):
@@ -79,13 +84,9 @@ def of_model(model: pg.PolyGene, external: dict[str, ad.AnnData], lines: list[ad
 def doubts(obs: pd.DataFrame) -> pd.DataFrame:
     """What may tell a wrong label, or a kind of cell that the model does not know."""
     found = {"1 - probability": 1 - obs[f"{COLUMN}_probability"]}
-    for name, column in (
-        ("error", f"{COLUMN}_error"),
-        ("novelty", "polygene_novelty"),
-        ("set size", f"{COLUMN}_set_size"),
-    ):
-        if column in obs:
-            found[name] = obs[column]
+    columns = {"error": f"{COLUMN}_error", "novelty": "polygene_novelty", "set size": f"{COLUMN}_set_size"}
+    columns["distance to profiles"] = FAR
+    found |= {name: obs[column] for name, column in columns.items() if column in obs}
     return pd.DataFrame({name: column.astype(float) for name, column in found.items()})
 
 
@@ -121,10 +122,8 @@ def of_study(cells: ad.AnnData) -> dict[str, float]:
     }  # fmt: skip
     for name, column in doubts(obs).items():
         both = 0 < right_C.mean() < 1
-        key = {"error": "auroc_wrong", "1 - probability": "auroc_wrong_1_minus_probability"}.get(
-            name, f"auroc_wrong_{name}"
-        )
-        scores[key.replace(" ", "_")] = roc_auc_score(~right_C, column) if both else np.nan
+        key = "auroc_wrong" if name == "error" else f"auroc_wrong_{name.replace('1 -', '1 minus').replace(' ', '_')}"
+        scores[key] = roc_auc_score(~right_C, column) if both else np.nan
     return {name: float(value) for name, value in (scores | _vote(cells, right_C, holds_NV, type_C, place)).items()}
 
 
@@ -236,22 +235,34 @@ def _regression(x_CG: np.ndarray, label_C: np.ndarray, new_CG: np.ndarray, n_lab
 # --- files ---
 
 
+def _add_profiles(data: Path | None, studies: list[ad.AnnData]) -> None:
+    """Write 1 − the correlation of each cell with its nearest public profile, whatever its label."""
+    if any(one.measured for one in making.sources_of(data).values()):
+        labels = making.read_table("labels.tsv")
+        profiles = NearestProfile(data, sorted(set(labels.loc[labels["column"] == "cell_type", "name"]) - {""}))
+        for cells in studies:
+            cells.obs[FAR] = 1 - profiles.correlations(cells).max(axis=1)
+
+
+def _some_cells(cells: ad.AnnData) -> ad.AnnData:
+    rows = np.random.default_rng(0).permutation(cells.n_obs)[: effort.at_most(MOST, 50)]
+    return cells[np.sort(rows)].copy()
+
+
 def _external(data: Path | None, folder: Path) -> dict[str, ad.AnnData]:
-    """Harmonise the external files."""
+    """Harmonise the external files, and draw cells of each."""
     sources = {name: one for name, one in making.sources_of(data).items() if one.role == "external"}
     paths = making.write(data, folder / "studies", sources)
-    return {path.stem: ad.read_h5ad(path) for some in paths.values() for path in some}
+    return {path.stem: _some_cells(ad.read_h5ad(path)) for some in paths.values() for path in some}
 
 
 def _lines(data: Path | None) -> list[ad.AnnData]:
     found = []
     for name in LINES:
         try:
-            cells = ad.read_h5ad(files.locate(name, data))
+            found.append(_some_cells(ad.read_h5ad(files.locate(name, data))))
         except (files.MissingDataError, KeyError) as reason:
             print(f"skipped: {reason}")
-            continue
-        found.append(cells[: effort.at_most(MOST, 50)].copy())
     return found
 
 

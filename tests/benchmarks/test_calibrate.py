@@ -42,7 +42,10 @@ def study(group: str, n_cells: int, shift: float, seed: int) -> calibrate.Predic
     truth_C = (told_CV.cumsum(1) < rng.random((n_cells, 1))).sum(1)
     holds_CV = np.eye(5, dtype=bool)[truth_C]
     most_C, right_C = p_CV.max(1), p_CV.argmax(1) == truth_C
-    features = pd.DataFrame({"unsure": np.log(1 - most_C) - np.log(most_C), "entropy": -(p_CV * np.log(p_CV)).sum(1)})
+    novelty_C = rng.normal(0, 0.1, n_cells)
+    features = pd.DataFrame(
+        {"unsure": np.log(1 - most_C) - np.log(most_C), "entropy": -(p_CV * np.log(p_CV)).sum(1), "novelty": novelty_C}
+    )
     return calibrate.Predicted(
         group=group, leaves_CV=p_CV, holds_CV=holds_CV, right_C=right_C, known_C=holds_CV.any(1), features=features
     )
@@ -55,7 +58,7 @@ def test_sets_cover_groups_that_did_not_set_the_threshold_and_errors_are_calibra
     assert len(calibration.studies) == 12
     held = [(calibrate.typical(one.leaves_CV) >= calibration.least_A[level(0.9)])[one.holds_CV].mean() for one in some]
     assert np.mean(held) == pytest.approx(0.9, abs=0.03)
-    kept = scores["errors"]["unsure + entropy"]
+    kept = scores["errors"]["unsure + entropy + novelty"]
     assert (kept["auroc"], kept["ece"]) == (pytest.approx(calibration.auroc), pytest.approx(0.06, abs=0.05))
     error_C = calibration.error(np.concatenate([one.features.to_numpy() for one in some]))
     assert error_C.mean() == pytest.approx(np.mean([1 - one.right_C.mean() for one in some]), abs=0.03)

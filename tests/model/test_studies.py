@@ -15,7 +15,7 @@ TREE = np.array([[1, 1, 1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1,
 """T cell above CD4 and CD8; monocyte above CD14 monocyte."""
 STUDIES = StudyCalibration(
     studies=("a", "b"), cells=9, least_A=tuple(np.linspace(0.5, 0.01, len(COVERAGES))), held=0.9, size=2.0,
-    weights=(1.0, 0.5), bias=-1.0, novelty=1.5, auroc=0.8, auroc_unsure=0.7,
+    weights=(1.0, 0.5, 2.0), bias=-1.0, novelty=1.5, auroc=0.8, auroc_unsure=0.7,
 )  # fmt: skip
 
 
@@ -79,14 +79,15 @@ def test_sets_of_exchangeable_cells_are_those_of_mapie(coverage: float) -> None:
     assert our_CV[np.arange(2000), new_C].mean() >= coverage - 0.03
 
 
-def test_errors_read_the_reported_label_and_the_leaves() -> None:
+def test_errors_read_the_reported_label_the_leaves_and_the_novelty() -> None:
     p_CV = np.array([[0.0, 0.9, 0.05, 0.0, 0.05], [0.2, 0.2, 0.2, 0.2, 0.2]])
-    features_CF = error_features(p_CV, TREE)
-    np.testing.assert_allclose(features_CF[0], [np.log(0.1 / 0.9), 0.3944], rtol=1e-3)
+    features_CF = error_features(p_CV, TREE, np.array([1.0, 2.0]))
+    np.testing.assert_allclose(features_CF[0], [np.log(0.1 / 0.9), 0.3944, 0], rtol=1e-3)
     # In the tree T cell wins with 0.6 and none of its own leaves has more than it has for itself.
     assert features_CF[1, 0] == pytest.approx(np.log(0.4 / 0.6))
     error_C = STUDIES.error(features_CF)
-    np.testing.assert_allclose(error_C, 1 / (1 + np.exp(1 - features_CF[:, 0] - 0.5 * features_CF[:, 1])), rtol=1e-5)
+    logit_C = features_CF[:, 0] + 0.5 * features_CF[:, 1] + 2 * np.log([1, 2]) - 1
+    np.testing.assert_allclose(error_C, 1 / (1 + np.exp(-logit_C)), rtol=1e-5)
 
 
 def test_a_calibration_on_studies_goes_through_the_checkpoint(tmp_path) -> None:

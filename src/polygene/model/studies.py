@@ -13,7 +13,7 @@ import numpy as np
 
 from polygene.vocab.ontology import reported_labels
 
-FEATURES = ("unsure", "entropy")
+FEATURES = ("unsure", "entropy", "novelty")
 """What the probability of being wrong is read from; which others were tried: docs/trust.md."""
 LEAST = 1e-4
 NOTHING = 1e-12
@@ -93,13 +93,13 @@ def leaf_sets(leaves_CV: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarr
     return set_CV, none_C
 
 
-def error_features(probabilities_CV: np.ndarray, at_or_below_VV: np.ndarray) -> np.ndarray:
+def error_features(probabilities_CV: np.ndarray, at_or_below_VV: np.ndarray, novelty_C: np.ndarray) -> np.ndarray:
     """Give what the probability of being wrong is read from, (C, F) in the order of `FEATURES`.
 
-    The log odds that the reported label is not the true one, and the entropy of the leaves.
+    The log odds that the reported label is not the true one, the entropy of the leaves, and the log of the novelty.
     """
     label_C = reported_labels(probabilities_CV, at_or_below_VV)
     p_C = np.where(at_or_below_VV[label_C], probabilities_CV, 0).sum(axis=1).clip(LEAST, 1 - LEAST)
     leaves_CV = leaf_probabilities(probabilities_CV, at_or_below_VV)
     entropy_C = -(leaves_CV * np.log(np.maximum(leaves_CV, NOTHING))).sum(axis=1)
-    return np.column_stack([np.log(1 - p_C) - np.log(p_C), entropy_C])
+    return np.column_stack([np.log(1 - p_C) - np.log(p_C), entropy_C, np.log(np.maximum(novelty_C, 1e-3))])

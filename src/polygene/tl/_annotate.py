@@ -16,13 +16,13 @@ from polygene.io.read import Source
 from polygene.io.results import ResultsChunk
 from polygene.io.write import write_results
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import cell_states, predict_labels
+from polygene.model.inference import predict_labels
 from polygene.model.shipped import DEFAULT
 from polygene.model.studies import error_features
 from polygene.runtime.ranks import world_size
 from polygene.tl._reader import CellReader, blank, load_model, phenotypes_named, results_of
 from polygene.tl._sets import Sets, Summary
-from polygene.tl._vote import check_votes, with_votes
+from polygene.tl._vote import check_votes, principal_components, with_votes
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.ontology import TABLES, LabelTree, check_level, reported_labels
 from polygene.vocab.phenotypes import PhenotypeSchema
@@ -72,7 +72,7 @@ def annotate(
         Cell Ontology above it that is as probable.
     vote
         Phenotypes, each with the column of `obs` whose groups decide together, as `vote` does, such as
-        {"cell_type": "leiden"}. "leiden" is computed on the embedding where there is no such column.
+        {"cell_type": "leiden"}. "leiden" is computed where there is no such column.
     out
         Where the results of a file go: a copy of it with them (.h5ad), or their columns alone (.parquet, .csv). Only
         some rows are in memory at a time. An AnnData is changed in place.
@@ -131,7 +131,7 @@ def annotate(
     done = f"annotated ({', '.join(predict)})"
     results = results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns())
     if vote:
-        results = with_votes(results, vote, lambda: np.concatenate([cell_states(model, c) for _, c in reader.chunks()]))
+        results = with_votes(results, vote, lambda: principal_components(reader, len(model.tokenizer.panel)))
     write_results(results, adata, out, overwrite=overwrite)
     if world_size() == 1:
         for line in annotator.summary.lines():
@@ -163,26 +163,29 @@ class _Annotator:
         p_PCV, states_PCD = predict_labels(self.model, cells, predict=self.predict, given=self.given)
         p_of = dict(zip(self.predict, p_PCV, strict=True))
         columns: dict[str, Any] = {}
+        novelty_C = self._novelty(cells, states_PCD)
         for name, p_CV in p_of.items():
-            columns |= self._best(name, p_CV)
+            columns |= self._best(name, p_CV, novelty_C)
         columns["polygene_no_panel_genes"] = blank(cells)
         if self.sets:
             for name in self.sets.used:
                 columns |= self.sets.columns(name, p_of[name])
         if self.tree and self.back_off:
             columns |= _term_columns(self.tree, p_of["cell_type"], self.back_off)
-        if novelty := self.model.novelty:
-            # the threshold was learned with nothing given, so the state is one with nothing given too
-            if self.given or novelty.query not in self.predict:
-                states_CD = predict_labels(self.model, cells, predict=[novelty.query])[1][0]
-            else:
-                states_CD = states_PCD[self.predict.index(novelty.query)]
-            columns["polygene_novelty"] = novelty.score(states_CD)
-            columns["polygene_unknown"] = columns["polygene_novelty"] > self.unknown_above
+        if novelty_C is not None:
+            columns |= {"polygene_novelty": novelty_C, "polygene_unknown": novelty_C > self.unknown_above}
         self.summary.add(columns)
         return ResultsChunk(pd.DataFrame(columns, index=names_C), {f"polygene_{name}": p for name, p in p_of.items()})
 
-    def _best(self, name: str, p_CV: np.ndarray) -> dict[str, Any]:
+    def _novelty(self, cells: EncodedCells, states_PCD: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Score novelty; its threshold was learned with nothing given, so the state is one with nothing given too."""
+        if (novelty := self.model.novelty) is None:
+            return None
+        if self.given or novelty.query not in self.predict:
+            return novelty.score(predict_labels(self.model, cells, predict=[novelty.query])[1][0])
+        return novelty.score(states_PCD[self.predict.index(novelty.query)])
+
+    def _best(self, name: str, p_CV: np.ndarray, novelty_C: np.ndarray | None) -> dict[str, Any]:
         """Return columns of obs: the label of each cell, its probability with all labels below it, and years."""
         at_or_below_VV, key = self.model.at_or_below(name), f"polygene_{name}"
         best_C = reported_labels(p_CV, at_or_below_VV)
@@ -191,9 +194,10 @@ class _Annotator:
         else:
             p_C = np.where(at_or_below_VV[best_C], p_CV, 0).sum(axis=1)
         best = {key: pd.Categorical.from_codes(best_C, list(self.labels[name])), f"{key}_probability": p_C}
-        if studies := self.model.calibration.studies.get(name):
+        studies = self.model.calibration.studies.get(name)
+        if studies and novelty_C is not None:
             table_VV = np.eye(p_CV.shape[1], dtype=bool) if at_or_below_VV is None else at_or_below_VV
-            best[f"{key}_error"] = studies.error(error_features(p_CV, table_VV))
+            best[f"{key}_error"] = studies.error(error_features(p_CV, table_VV, novelty_C))
         if self.schema.phenotypes[self.schema.index(name)].ordinal != "age":
             return best
         years_V = self.schema.years(name)

@@ -1,7 +1,7 @@
 """Vote: the cells of a group decide together. Legend: C cells, D width, G groups, V labels of one phenotype."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from polygene.errors import DataError, PhenotypeError, missing_column
 from polygene.evaluation.metrics import expected_years
@@ -19,6 +20,7 @@ from polygene.model.calibration import summed
 from polygene.model.pooling import pooled
 from polygene.runtime import extras
 from polygene.runtime.ranks import one_process
+from polygene.tl._reader import CellReader
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.columns import given_texts
 from polygene.vocab.ontology import at_or_below, reported_labels
@@ -28,7 +30,9 @@ logger = logging.getLogger("polygene")
 HETEROGENEOUS = "heterogeneous"
 LEIDEN = "leiden"
 SHARE = 0.5
-NEIGHBOURS = 15
+NEIGHBOURS, COMPONENTS, RESOLUTION = 15, 50, 6.0
+"""Of Leiden clusters: many small ones, as CellTypist's majority vote has them. Those of resolution 1 mix near types: on
+studies left out their votes add nothing, and those of clusters of the network's embedding take away."""
 TOO_BROAD = 0.15
 """A label that stands for more than this share of the model's labels, such as "leukocyte", names no group."""
 VOTES = "votes"
@@ -111,8 +115,8 @@ def vote(
     write_results(results, adata, out, overwrite=overwrite)
 
 
-def with_votes(results: Results, wanted: Mapping[str, str], states_CD: Any) -> Results:
-    """Add votes to the results of `annotate`: by phenotype the column; `states_CD` gives what Leiden is computed on."""
+def with_votes(results: Results, wanted: Mapping[str, str], points_CD: Callable[[], np.ndarray]) -> Results:
+    """Add votes to the results of `annotate`: by phenotype the column; `points_CD` gives what Leiden is computed on."""
     one_process("annotate with a vote")
     cells, chunk = results.cells, results.collect()
     columns, votes = [chunk.obs], {}
@@ -120,7 +124,7 @@ def with_votes(results: Results, wanted: Mapping[str, str], states_CD: Any) -> R
         if groupby in cells.columns:
             groups = _column(cells, groupby)
         else:
-            groups = pd.Series(leiden(states_CD()), name=groupby)
+            groups = pd.Series(leiden(points_CD()), name=groupby)
             columns.append(pd.DataFrame({groupby: groups.to_numpy()}, index=chunk.obs.index).astype("category"))
         voted, facts = of_groups(groups, chunk.obsm[f"polygene_{phenotype}"], results.uns, phenotype, SHARE)
         columns.append(voted.set_index(chunk.obs.index))
@@ -245,13 +249,23 @@ def _warn(groupby: object, names: list[str], cells_G: np.ndarray, n_without: int
         logger.warning("%s: all cells that vote are in one group, %r", groupby, names[0])
 
 
-def leiden(states_CD: np.ndarray) -> np.ndarray:
-    """Cluster cells by Leiden at resolution 1, as scanpy does, on the cells' nearest neighbours."""
+def principal_components(reader: CellReader, n_genes: int) -> np.ndarray:
+    """Give the first principal components of the panel genes' log values, (C, D)."""
+    from sklearn.decomposition import PCA
+
+    x_CG = sparse.vstack([cells.as_csr(cells.values_N, n_genes) for _, cells in reader.chunks()], format="csr")
+    n_components = min(COMPONENTS, *(side - 1 for side in x_CG.shape))
+    components_CD: np.ndarray = PCA(n_components, svd_solver="arpack", random_state=0).fit_transform(x_CG)
+    return components_CD
+
+
+def leiden(points_CD: np.ndarray) -> np.ndarray:
+    """Cluster cells by Leiden on their nearest neighbours."""
     extras.require("scanpy", "igraph")
     import scanpy as sc
 
-    cells = ad.AnnData(obs=pd.DataFrame(index=[*map(str, range(len(states_CD)))]), obsm={"X": states_CD})
-    sc.pp.neighbors(cells, min(NEIGHBOURS, len(states_CD) - 1), use_rep="X")
-    sc.tl.leiden(cells, flavor="igraph", n_iterations=2, directed=False)
+    cells = ad.AnnData(obs=pd.DataFrame(index=[*map(str, range(len(points_CD)))]), obsm={"X": points_CD})
+    sc.pp.neighbors(cells, min(NEIGHBOURS, len(points_CD) - 1), use_rep="X")
+    sc.tl.leiden(cells, resolution=RESOLUTION, flavor="igraph", n_iterations=2, directed=False)
     clusters_C: np.ndarray = cells.obs["leiden"].to_numpy(dtype=str)
     return clusters_C
