@@ -16,6 +16,7 @@ DISTRIBUTION = {
     "sklearn": "scikit-learn",
     "skmisc": "scikit-misc",
     "aiohttp": "fsspec[http]",
+    "umap": "umap-learn",
     "threadpoolctl": "scikit-learn",
 }
 BLOCKED = """

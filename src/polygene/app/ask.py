@@ -62,9 +62,10 @@ def selected(*, folder: str) -> dict[str, Any]:
     for one in phenotypes:
         if (years := f"polygene_{one['name']}_years") in obs:
             one["years"] = obs[years].quantile([0.5, 0.05, 0.95]).tolist()
-    unknown = {"unknown": float(obs["polygene_unknown"].mean())} if "polygene_unknown" in obs else {}
+    flags = {"unknown": "polygene_unknown", "wrong": f"polygene_{first}_error"}
+    shares = {key: float(obs[name].mean()) for key, name in flags.items() if name in obs}
     phenotypes.sort(key=lambda one: one["name"] != first)
-    about = {"unsure": float(unsure_C.mean()), "by_sets": abstains in obs, "of": first, **unknown}
+    about = {"unsure": float(unsure_C.mean()), "by_sets": abstains in obs, "of": first, **shares}
     return {"cells": len(rows), "phenotypes": phenotypes, **about}
 
 

@@ -35,8 +35,8 @@ function choices(run) {
   const is = (name, end) => name.endsWith(end);
   for (const { name } of described) {
     if (!name.startsWith("polygene_")) groups[2][1].push([name, name]);
-    else if (run.predict.some((one) => name === `polygene_${one}`) || is(name, "_term") || is(name, "_years")) groups[0][1].push([name, is(name, "_term") ? "cell type, broader" : words(name)]);
-    else if (is(name, "_probability") || is(name, "_abstains") || is(name, "_set_size") || is(name, "_agree") || is(name, "novelty") || is(name, "unknown")) groups[1][1].push([name, sure(name)]);
+    else if (run.predict.some((one) => name === `polygene_${one}`) || is(name, "_term") || is(name, "_years")) groups[0][1].push([name, is(name, "_set_term") ? "cell type, what its set has in common" : is(name, "_term") ? "cell type, broader" : words(name)]);
+    else if (is(name, "_probability") || is(name, "_abstains") || is(name, "_set_size") || is(name, "_agree") || is(name, "_error") || is(name, "novelty") || is(name, "unknown")) groups[1][1].push([name, sure(name)]);
     else if (!/_(set|years_low|years_high|term_id)$|no_panel/.test(name)) groups[0][1].push([name, words(name)]);
   }
   fill($("colour"), ...groups.filter(([, some]) => some.length).map(([label, some]) => element("optgroup", { label }, ...some.map(([name, text]) => option(name, text)))));
@@ -46,8 +46,7 @@ function choices(run) {
 
 function sure(name) {
   if (name === "polygene_unknown") return "unlike the training cells";
-  if (name === "polygene_novelty") return "novelty (above 1: unlike the training cells)";
-  return words(name).replace("term probability", "broader type: probability").replace(/(.*) probability$/, "$1: probability").replace(/(.*) abstains$/, "$1: not sure of one label").replace(/(.*) set size$/, "$1: labels in the set");
+  return words(name).replace("term probability", "broader type: probability").replace(/(.*) probability$/, "$1: probability").replace(/(.*) error$/, "$1: probability of being wrong").replace(/(.*) agree$/, "$1: share of the group that agrees").replace(/(.*) abstains$/, "$1: not sure of one label").replace(/(.*) set size$/, "$1: labels in the set");
 }
 
 async function colourBy(name, kind) {
@@ -141,6 +140,7 @@ async function showSelected() {
 
 function numbers(found) {
   const unsure = found.by_sets ? `not sure of one ${words(found.of)}` : `${words(found.of)} below 50 % probable`, shown = [[percent(found.cells / state.file.cells), "of all cells"], [percent(found.unsure), unsure]];
+  if ("wrong" in found) shown.push([percent(found.wrong), "of these labels are expected to be wrong"]);
   if ("unknown" in found) shown.push([percent(found.unknown), "unlike the training cells"]);
   return element("div", { className: "numbers" }, ...shown.map(([value, text]) => element("div", {}, element("b", { textContent: value }), text)));
 }
