@@ -58,7 +58,9 @@ def selected(*, folder: str) -> dict[str, Any]:
     obs = cells.frame([name for name in cells.columns if name.startswith("polygene_")]).iloc[rows]
     first = next((one["name"] for one in phenotypes if one["name"] == "cell_type"), phenotypes[0]["name"])
     abstains = f"polygene_{first}_abstains"
-    unsure_C = obs[abstains] if abstains in obs else obs[f"polygene_{first}_probability"] < UNSURE
+    unsure_C = obs[f"polygene_{first}_probability"] < UNSURE
+    if abstains in obs:  # it says why the set is not one label
+        unsure_C = obs[abstains].astype(str) != ""
     for one in phenotypes:
         if (years := f"polygene_{one['name']}_years") in obs:
             one["years"] = obs[years].quantile([0.5, 0.05, 0.95]).tolist()

@@ -53,7 +53,8 @@ async function colourBy(name, kind) {
   if (!name) return;
   const number = ++painted, next = await column(name, kind);
   if (number !== painted) return;
-  colours = { ...next, name, isGene: kind === "gene" }; hidden = new Set();
+  colours = { ...next, name, isGene: kind === "gene" };
+  if (colours.labels) colours.labels = colours.labels.map((label) => label || (name.endsWith("_abstains") ? "sure of one label" : "(empty)")); hidden = new Set();
   paint(); showLegend();
 }
 
