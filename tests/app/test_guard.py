@@ -50,6 +50,34 @@ def test_a_request_of_another_site_changes_nothing(client: TestClient, headers: 
     assert answer.text.startswith("Refused")
 
 
+def test_a_link_of_another_site_opens_the_page_and_an_image_of_it_does_not(app) -> None:
+    elsewhere = {"sec-fetch-site": "cross-site"}
+    with TestClient(app, base_url=ADDRESS) as client:
+        assert client.get("/", headers=elsewhere | {"sec-fetch-dest": "image"}).status_code == 403
+        assert client.get("/", headers=elsewhere | {"sec-fetch-dest": "iframe"}).status_code == 403
+        assert not app.state.sessions._sessions
+        assert client.get("/", headers=elsewhere | {"sec-fetch-dest": "document"}).status_code == 200
+        assert client.get("/api/state", headers=elsewhere | {"sec-fetch-dest": "document"}).status_code == 403
+
+
+def test_no_process_starts_before_the_script_of_the_page_asks(client: TestClient, idle) -> None:
+    assert idle == []
+    client.get("/api/state")
+    assert len(idle) == 1
+
+
+def test_no_model_is_fetched_from_elsewhere(client: TestClient, app) -> None:
+    app.state.sessions.get(client.cookies["polygene-8787"]).change(file={"maps": []})
+    answer = client.post("/api/run", json={"model": "owner/name"})
+    assert answer.status_code == 422
+    assert "No model 'owner/name' ships" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("body", ['{"path": 5}', "[]", '{"path": "' + "x" * 5_000 + '"}', "no json"])
+def test_a_request_that_makes_no_sense_is_refused(client: TestClient, body: str) -> None:
+    assert client.post("/api/open", content=body, headers={"content-type": "application/json"}).status_code == 422
+
+
 def test_a_form_of_another_site_cannot_send_the_header_of_our_page(client: TestClient) -> None:
     del client.headers["x-polygene"]
     assert client.post("/api/close", headers={"origin": ADDRESS}).status_code == 403

@@ -99,6 +99,7 @@ def test_the_server_removes_all_files_when_it_ends(idle, private: Path) -> None:
 
     with TestClient(make_app(), base_url="http://127.0.0.1:8787") as client:
         client.get("/")
+        client.get("/api/state")
         assert len(list(private.iterdir())) == 1
     assert not list(private.iterdir())
     assert idle[0].stopped

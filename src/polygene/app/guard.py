@@ -48,8 +48,8 @@ class Guard:
         headers = Headers(scope=scope)
         if not self._is_ours(headers.get("host", "")):
             return "Refused: the page was asked for under a name that is not this server's."
-        site = headers.get("sec-fetch-site", "none")
-        if site not in ("same-origin", "none") and (scope["path"] != "/" or scope["method"] not in SAFE):
+        site, is_link = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-dest", "") == "document"
+        if site not in ("same-origin", "none") and not (is_link and scope["path"] == "/" and scope["method"] == "GET"):
             return "Refused: another site sent this request."
         if scope["method"] in SAFE:
             return None

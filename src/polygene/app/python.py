@@ -8,8 +8,17 @@ def python_of(file: dict[str, Any], run: dict[str, Any], asked: list[str]) -> st
     options = {key: value for key, value in run["options"].items() if key != "model" and value not in (None, [])}
     layer = {"layer": file["layer"]} if file["layer"] else {}
     words = "".join(f", {key}={value!r}" for key, value in (options | layer).items())
-    source = "pg.datasets.pbmc()" if file["example"] else f"ad.read_h5ad({file['name']!r})"
-    lines = ["import anndata as ad", "import polygene as pg", "from polygene.app import lay_out", ""]
+    name = file["name"]
+    readers = {".h5": f"sc.read_10x_h5({name!r})", ".zip": f"sc.read_10x_mtx({name[:-4]!r})  # the folder, unpacked"}
+    source = readers.get(name[name.rfind(".") :], f"ad.read_h5ad({name!r})")
+    source = "pg.datasets.pbmc()" if file["example"] else source
+    lines = [
+        "import anndata as ad",
+        "import polygene as pg",
+        "import scanpy as sc",
+        "from polygene.app import lay_out",
+        "",
+    ]
     lines += [f"adata = {source}", f"pg.tl.annotate(adata, {run['options']['model']!r}{words})"]
     if run.get("plane") is None:
         more = f", layer={file['layer']!r}" if file["layer"] else ""

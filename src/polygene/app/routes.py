@@ -85,8 +85,7 @@ def enter(request: Request, given: Named) -> Response:
 
 def _begin(request: Request, response: Response) -> None:
     state = request.app.state
-    session: Session = state.sessions.new()
-    session.warm()
+    session: Session = state.sessions.new()  # its worker starts when the page's own script asks for its state
     if state.start:
         _read(session, state.start)
     response.set_cookie(state.cookie, session.id, httponly=True, samesite="strict")
@@ -126,7 +125,7 @@ def open_path(request: Request, opened: Opened, session: Own) -> Job:
     """Open a file of this computer, the example, or the open file with another layer."""
     if opened.again:
         file = _need(session, "file")
-        return _read(session, None if file["example"] else file["path"], opened.layer)
+        return _read(session, None if file["example"] else file["path"], opened.layer, name=file["name"])
     if opened.path is not None and not request.app.state.opens_paths:
         msg = "This server is open to other computers, so it opens no paths: drop the file."
         raise DataError(msg)
@@ -145,9 +144,9 @@ def close(session: Own) -> None:
     session.change()
 
 
-def _read(session: Session, path: str | None, layer: str | None = None) -> Job:
-    name, folder = EXAMPLE if path is None else Path(path).name, str(session.folder)
-    return {"id": session.submit("read", path=path, name=name, folder=folder, layer=layer, example=path is None)}
+def _read(session: Session, path: str | None, layer: str | None = None, *, name: str = "") -> Job:
+    named = {"name": name or (EXAMPLE if path is None else Path(path).name), "example": path is None}
+    return {"id": session.submit("read", path=path, folder=str(session.folder), layer=layer, **named)}
 
 
 def _need(session: Session, key: Literal["file", "run"]) -> dict[str, Any]:

@@ -48,13 +48,13 @@ function changed(found) {
 }
 
 function moved(found) {
-  const least = .0005;
-  const tables = found.phenotypes.map(({ name, rows }) => {
-    const shown = rows.filter((one) => Math.abs(one.change) >= least || name === "age"), most = Math.max(...shown.map((one) => Math.max(Math.abs(one.change), Math.abs(one.low ?? 0), Math.abs(one.high ?? 0))), .05);
+  const least = .005, first = [...found.phenotypes].sort((a, b) => (b.name === "cell_type") - (a.name === "cell_type"));
+  const tables = first.map(({ name, rows }) => {
+    const shown = rows.filter((one) => Math.abs(one.change) >= (name === "age" ? .5 : least)), most = Math.max(...shown.map((one) => Math.max(Math.abs(one.change), Math.abs(one.low ?? 0), Math.abs(one.high ?? 0))), .05);
     const text = (one) => (one.target === "years" ? `${signed(one.change)} years` : `${percent(one.before)} → ${percent(Math.max(0, one.before + one.change))}`);
     return shown.length ? effects(`${words(name)[0].toUpperCase()}${words(name).slice(1)}`, shown, "target", name === "age" ? Math.max(most, 5) : most, text) : null;
   }).filter(Boolean);
-  const none = tables.length ? null : element("p", { textContent: "No phenotype moves by more than 0.05 %." });
+  const none = tables.length ? null : element("p", { textContent: "No probability moves by half a percent, and no age by half a year." });
   return [element("h2", { textContent: found.perturbation.replace(" KO", " removed").replace(" OE", " raised") }), element("p", { className: "soft small", textContent: `${count(found.cells)} of ${count(found.read)} cells change${found.donors > 1 ? `; a mean over ${found.donors} donors, with 95 % intervals` : ""}.` }), none, ...tables, keep()];
 }
 

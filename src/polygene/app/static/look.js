@@ -133,7 +133,8 @@ async function showSelected() {
     const found = await result(ids.id);
     if (number !== asked) return;
     const marks = element("div", {}, element("p", { className: "soft", textContent: "Comparing genes…" }));
-    fill(about, element("h2", { textContent: `${count(n)} selected ${n === 1 ? "cell" : "cells"}` }), numbers(found), ...found.phenotypes.flatMap(probabilities), element("h2", { textContent: "Genes higher here than elsewhere" }), marks);
+    const clear = element("button", { className: "quiet", textContent: "Clear", onclick: () => select(new Uint32Array(0), false) });
+    fill(about, element("div", { className: "row head" }, element("h2", { textContent: `${count(n)} selected ${n === 1 ? "cell" : "cells"}` }), clear), numbers(found), ...found.phenotypes.flatMap(probabilities), element("h2", { textContent: "Genes higher here than elsewhere" }), marks);
     const { genes: rows, why, read } = await genes;
     if (number === asked) fill(marks, why ? element("p", { className: "soft", textContent: why }) : markers(rows, read));
   });
@@ -162,7 +163,7 @@ async function showGene(name) {
   if (!name.trim()) return;
   const found = await attempt(() => job("gene", { name: name.trim() }));
   if (!found) return;
-  $("gene").value = found.gene; await colourBy(found.gene, "gene"); if (matchMedia("(max-width: 52rem)").matches) $("map").scrollIntoView();
+  $("gene").value = found.gene; $("colour").selectedIndex = -1; await colourBy(found.gene, "gene"); if (matchMedia("(max-width: 52rem)").matches) $("map").scrollIntoView();
 }
 
 async function showTable() {
