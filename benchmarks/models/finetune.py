@@ -168,9 +168,12 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     for (name, n), some in pd.DataFrame(rows).groupby(["study", "cells_a_class"], sort=False):
         line = [str(name), f"{some['labels'].max()}", f"{n}", f"{len(some)}", f"{some[HEAD].mean():.3f}"]
         for other in (PANEL, ALL):
-            gain = some[HEAD] - some[other]
-            half = student.ppf(0.975, len(gain) - 1) * gain.std() / np.sqrt(len(gain)) if len(gain) > 1 else np.nan
-            line += [f"{some[other].mean():.3f}", f"{gain.mean():+.3f} ± {half:.3f}"]
+            gain, n_draws = some[HEAD] - some[other], len(some)
+            half = student.ppf(0.975, n_draws - 1) * gain.std() / np.sqrt(n_draws) if n_draws > 1 else None
+            line += [
+                f"{some[other].mean():.3f}",
+                f"{gain.mean():+.3f}" + (f" ± {half:.3f}" if half is not None else ""),
+            ]
         laid.append(line)
     return laid
 

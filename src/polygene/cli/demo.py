@@ -148,8 +148,12 @@ def _tuned(adata: ad.AnnData, start: PolyGene, out: Path, seed: int) -> Iterator
     cells = ad.AnnData(adata.X, obs=adata.obs[[LABEL]], var=adata.var)
     corpus = _corpus(cells, start, out, seed)
     began = time.perf_counter()
-    train_cells = cells[corpus.split("train").names_C].copy()
-    model = finetune(train_cells, start, label=LABEL, out=out / "model", seed=seed)
+    # The report reads a corpus, which holds the panel's genes only, so the head is fitted on no others.
+    train_cells = cells[
+        corpus.split("train").names_C, np.unique(start.tokenizer.panel.match(cells.var).columns_N)
+    ].copy()
+    train_cells.obs["counts"] = np.asarray(cells[train_cells.obs_names].X.sum(axis=1)).ravel()
+    model = finetune(train_cells, start, label=LABEL, totals="counts", out=out / "model", seed=seed)
     seconds = time.perf_counter() - began
     annotate(adata, model, predict=LABEL)
     adata.obs["held_out"] = adata.obs_names.isin(corpus.split("test").names_C)
