@@ -32,7 +32,7 @@ class StudyCalibration:
     held, size
         At 0.9 the mean coverage of each group by the threshold of the others, and the mean size of the sets.
     weights, bias
-        Of the logistic regression of "the reported label is wrong" on `FEATURES`.
+        Of the logistic regression of "the reported label is wrong" on `FEATURES`, or the first of them.
     novelty
         The novelty that 5 % of their cells of known types exceed; 1 is what donors of known studies set.
     auroc, auroc_unsure
@@ -57,7 +57,8 @@ class StudyCalibration:
 
     def error(self, features_CF: np.ndarray) -> np.ndarray:
         """Probability that the reported label of each cell is wrong, float32 (C,)."""
-        p_C: np.ndarray = 1 / (1 + np.exp(-(features_CF @ np.array(self.weights) + self.bias)))
+        logit_C = features_CF[:, : len(self.weights)] @ np.array(self.weights) + self.bias
+        p_C: np.ndarray = 1 / (1 + np.exp(-logit_C))
         return p_C.astype(np.float32)
 
 
