@@ -126,7 +126,7 @@ def start(folder: Path, work: Sequence[str] | Callable[[], object]) -> tuple[int
     pid = os.fork()
     if pid:
         return pid, said
-    code = 1
+    code = 130  # of an interrupt that comes when the command has ended
     try:
         screen = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         for number in (1, 2):
@@ -143,6 +143,7 @@ def start(folder: Path, work: Sequence[str] | Callable[[], object]) -> tuple[int
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:  # a test double of the interpreter, which would print it and end with 1
+        code = 1
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(code)
