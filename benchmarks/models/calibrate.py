@@ -196,6 +196,8 @@ def fit_error(some: Sequence[Predicted], names: Sequence[str]) -> tuple[np.ndarr
     x_CF = np.concatenate([one.features[list(names)].to_numpy() for one in some])
     wrong_C = np.concatenate([~one.right_C for one in some])
     weight_C = np.concatenate([np.full(len(one.right_C), 1 / n_of[one.group]) for one in some])
+    if len(set(wrong_C)) < 2:  # as on the made-up cells of a smoke run: nothing to tell apart
+        return np.zeros(len(names)), 4.0 if wrong_C.all() else -4.0
     mean_F, scale_F = x_CF.mean(axis=0), x_CF.std(axis=0) + 1e-9
     fit = LogisticRegression(C=1.0).fit((x_CF - mean_F) / scale_F, wrong_C, sample_weight=weight_C / weight_C.mean())
     weights_F = fit.coef_[0] / scale_F

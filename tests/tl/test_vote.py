@@ -142,7 +142,7 @@ def test_one_donor_votes_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
         ({"groupby": "clutser"}, ColumnError, r"no column 'clutser'.*groups that vote.*Did you mean 'cluster'"),
         ({"groupby": "cluster", "phenotype": "sex"}, DataError, "no probabilities of sex: run annotate"),
         ({"groupby": "empty"}, DataError, r"no cell has a value in obs\['empty'\]"),
-        ({"groupby": "set"}, PhenotypeError, r"annotate writes obs\['polygene_cell_type_set'\]. Rename the column"),
+        ({"groupby": "set"}, PhenotypeError, r"obs\['polygene_cell_type_set'\] is what annotate writes"),
         ({"groupby": "cluster", "share": 50}, DataError, "0 to 1; got 50"),
     ],
 )
