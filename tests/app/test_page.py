@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
+import pandas as pd
 import pytest
 
 pytest.importorskip("fastapi")
@@ -23,6 +25,7 @@ from polygene import app as app_room
 FOUND = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 LONG = 300_000  # milliseconds: a busy machine takes minutes for what takes seconds
+expect.set_options(timeout=LONG)
 SIZES = [(1280, 800), (390, 844)]
 STYLE = (Path(app_room.__file__).parent / "static" / "style.css").read_text(encoding="utf-8")
 
@@ -194,10 +197,9 @@ def test_from_a_dropped_file_to_what_is_taken_away(browser: Browser, address: st
 def test_a_cancelled_run_goes_back_to_the_choice_and_can_be_run_again(
     browser: Browser, address: str, tmp_path: Path
 ) -> None:
-    adata = pg.datasets.pbmc()
-    many = adata[[i % 700 for i in range(12_000)]].copy()
-    many.obs_names_make_unique()
-    many.write_h5ad(tmp_path / "many.h5ad")
+    adata, rows = pg.datasets.pbmc(), [i % 700 for i in range(12_000)]
+    names = pd.DataFrame(index=[f"cell{i}" for i in range(12_000)])
+    ad.AnnData(adata.X[rows], obs=names, var=adata.var).write_h5ad(tmp_path / "many.h5ad")
     page = opened(browser, address)
     page.fill("#path", str(tmp_path / "many.h5ad"))
     page.click("#path-form button")
