@@ -14,6 +14,7 @@ from benchmarks.shared import files
 from polygene import __version__
 from polygene.corpus.arrow import SPLITS
 from polygene.corpus.corpus import Corpus
+from polygene.corpus.prepare import THINNED
 from polygene.model.calibration import Calibration
 from polygene.model.checkpoint import PolyGene
 
@@ -54,15 +55,16 @@ def knows_table(model: PolyGene, name: str) -> TextTable:
 
 
 def tissue_table(corpus: Corpus) -> TextTable:
-    """Count the training cells of each tissue, real ones and those sampled from profiles."""
+    """Count the training cells of each tissue, real ones without their thinned copies, and those sampled."""
     schema, train = corpus.tokenizer.schema, corpus.split("train")
     p = schema.index("tissue")
     sampled_S = np.array([bool(one.get("synthetic")) for one in corpus.info["sources"]], dtype=bool)
     sampled_C = sampled_S[train.sources_C]
+    copy_C = np.array([name.endswith(THINNED) for name in train.names_C])
     rows = [["tissue", "real cells", "cells sampled from profiles"]]
     for label, name in enumerate(schema.labels[p]):
         own_C = train.labels_CP[:, p] == label
-        rows.append([name, f"{(own_C & ~sampled_C).sum():,}", f"{(own_C & sampled_C).sum():,}"])
+        rows.append([name, f"{(own_C & ~sampled_C & ~copy_C).sum():,}", f"{(own_C & sampled_C).sum():,}"])
     return rows
 
 

@@ -4,9 +4,10 @@
 
 writes DIR/split, DIR/train and DIR/external, one harmonised .h5ad a file by its role (recipes/corpus/sources.toml), and
 of the first two the corpora DIR/corpus-512 and DIR/corpus-2432. Of profiles cells are sampled, one .h5ad a study, since
-a file measures what its var lists. `--max-cells 6000` keeps at most so many cells of a file, for short trials. In the
-files `obs` holds the CELLxGENE columns with their ontology ids, and what the authors wrote as author_<column>. Only
-what is left of `donor_id` can be held out: of files that train whole it is author_donor_id. The same corpora by hand:
+a file measures what its var lists. At most 6,000 cells of a file are kept (`--max-cells`), so that no study is a sixth
+of the corpus. In the files `obs` holds the CELLxGENE columns with their ontology ids, and what the authors wrote as
+author_<column>. Only what is left of `donor_id` can be held out: of files that train whole it is author_donor_id. The
+same corpora by hand:
 
     polygene prepare DIR/split/*.h5ad DIR/train/*.h5ad --config recipes/corpus/prepare.toml --genes 512 --out corpus
 
@@ -44,6 +45,7 @@ ONTOLOGIES = {"cell_type": "CL", "tissue": "UBERON", "disease": "MONDO", "develo
 SEX = "sex"
 STUDY = "dataset"  # the column of profiles that holds the study
 PER_PROFILE = 40  # cells sampled from each profile
+MOST = 6_000  # cells of a file
 
 
 class MappingError(ValueError):
@@ -67,6 +69,7 @@ class Source:
     other_people_than: str = ""
     sex_inferred: Literal["", "used", "apart"] = ""
     sex_reason: str = ""
+    not_given: Sequence[str] = ()
 
     @property
     def of_file(self) -> str:
@@ -157,7 +160,9 @@ def harmonise(
         if source.sex_inferred == "used":
             columns[SEX] = columns.get(SEX, new["sex_inferred"]).fillna(new["sex_inferred"])
     for name, column in columns.items():
-        if name in ONTOLOGIES:
+        if name in source.not_given:
+            new[f"author_{name}"] = column
+        elif name in ONTOLOGIES:
             new[f"author_{name}"] = column
             new[name], new[f"{name}_ontology_term_id"] = _renamed(column, name, obs, source, labels)
         else:
@@ -217,7 +222,7 @@ def write(
     sources: Mapping[str, Source],
     *,
     n_per_profile: int = PER_PROFILE,
-    max_cells: int | None = None,
+    max_cells: int = MOST,
     without: Collection[str] = (),
 ) -> dict[str, list[Path]]:
     """Write the files that are used; returns where, by source. Those `without` which a corpus is made keep donors."""
@@ -298,7 +303,9 @@ def show(console: Console, rows: Mapping[str, Mapping[str, Any]]) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make; else a temporary one")
     parser.add_argument("--genes", type=int, nargs="+", default=[512, 2432], help="sizes of the panels")
-    parser.add_argument("--max-cells", type=int, metavar="N", help="keep at most N cells of a file (default: all)")
+    parser.add_argument(
+        "--max-cells", type=int, default=MOST, metavar="N", help=f"of a file (default {MOST:,}; 0: all)"
+    )
     parser.add_argument("--per-profile", type=int, default=PER_PROFILE, metavar="N", help="cells sampled of a profile")
     parser.add_argument(
         "--leave-out", nargs="+", default=[], metavar="GROUP", help="studies of recipes/corpus/left_out.toml"

@@ -16,10 +16,12 @@ from polygene.corpus.arrow import SPLITS, ShardWriter
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import ColumnError, GeneError, OutputError, RecipeError, RunEndedError, ScaleError
+from polygene.runtime.hashing import uniform
 from polygene.vocab.binning import InverseFit
 from polygene.vocab.expression import log1p_values
 
 CONFIG = PrepareConfig(n_genes=20)
+THINNED = dataclasses.replace(CONFIG, thinned=True)
 
 
 @pytest.fixture
@@ -60,16 +62,46 @@ def files(make_adata, tmp_path_factory):
 def by_one_process(files, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("polygene.corpus.source.BLOCK", 150)
-        return prepare(files, tmp_path_factory.mktemp("one") / "corpus", config=CONFIG).folder
+        return prepare(files, tmp_path_factory.mktemp("one") / "corpus", config=THINNED).folder
 
 
 @pytest.mark.parametrize("num_proc", [2, 3])
 def test_the_number_of_processes_changes_no_byte(files, by_one_process, tmp_path, monkeypatch, num_proc):
     monkeypatch.setattr("polygene.corpus.source.BLOCK", 150)
-    prepare(files, tmp_path / "corpus", config=CONFIG, num_proc=num_proc)
+    prepare(files, tmp_path / "corpus", config=THINNED, num_proc=num_proc)
     assert files_of(tmp_path / "corpus") == files_of(by_one_process)
     for file in files_of(by_one_process):
         assert filecmp.cmp(tmp_path / "corpus" / file, by_one_process / file, shallow=False), file
+
+
+def test_thinned_copies_are_of_training_cells_and_hold_a_binomial_share_of_their_counts(adata, tmp_path):
+    plain = prepare({"cells": adata}, tmp_path / "plain", config=CONFIG)
+    corpus = prepare({"cells": adata}, tmp_path / "thinned", config=THINNED)
+    assert corpus.info["tokenizer"] == plain.info["tokenizer"]
+    for part in ("validation", "test"):
+        assert corpus.split(part).names_C.tolist() == plain.split(part).names_C.tolist()
+    cells, copies = split_of(plain), split_of(corpus)
+    copies = copies[copies.index.str.endswith(" (thinned)")]
+    assert set(copies.index) == {f"{name} (thinned)" for name in cells.index[cells == "train"]}
+    assert corpus.info["sources"][0]["thinned"] == len(copies)
+    train = corpus.split("train")
+    rows = {name: row for row, name in enumerate(train.names_C)}
+    pairs = [(rows[name], rows[name.removesuffix(" (thinned)")]) for name in copies.index]
+    thin_C, whole_C = (np.array(some) for some in zip(*pairs, strict=True))
+    assert np.array_equal(train.labels_CP[thin_C], train.labels_CP[whole_C])
+    assert np.array_equal(train.donors_C[thin_C], train.donors_C[whole_C])
+    expressed_CG = train.values().toarray() > 0
+    assert (expressed_CG[thin_C] <= expressed_CG[whole_C]).all()  # no gene appears
+    # A gene with n counts stays at share s with the chance 1 - (1 - s)^n.
+    columns = [list(adata.var_names).index(gene) for gene in corpus.tokenizer.panel.symbols]
+    cells_C = adata.obs_names.get_indexer(train.names_C[whole_C])
+    counts_CG, shares_C = (
+        adata.X.toarray()[np.ix_(cells_C, columns)],
+        0.1 ** uniform(0, 0 * cells_C, cells_C, np.array([0])),
+    )
+    expected = (1 - (1 - shares_C) ** counts_CG).sum()
+    assert expressed_CG[thin_C].sum() == pytest.approx(expected, rel=0.02)
+    assert expressed_CG[thin_C].sum() < 0.75 * expressed_CG[whole_C].sum()
 
 
 def test_an_error_in_another_process_is_raised_here(adata, tmp_path, monkeypatch):

@@ -150,3 +150,19 @@ def test_numbers_out_of_range_are_refused(wrong):
 def test_a_table_is_no_profiles():
     with pytest.raises(DataError, match="AnnData"):
         cells_from_profiles(pd.DataFrame())
+
+
+def test_cells_of_women_express_no_gene_of_y_and_cells_of_men_no_xist_with_twice_the_mean_of_the_rest():
+    x = np.full((2, 100), 0.5)
+    x[1, 1] = 0  # no gene of Y: it says nothing about sex
+    names = ["XIST", "RPS4Y1", *(f"GENE{i}" for i in range(98))]
+    obs = pd.DataFrame({"cell_type": ["T cell", "B cell"]}, index=["t", "b"])
+    mean = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=names))
+    cells = cells_from_profiles(mean, n_per_profile=4_000, dispersion=0.0, **EXACT)
+    known = cells.obs["cell_type"] == "T cell"
+    assert cells.obs["sex"].isna().equals(~known)
+    assert cells.obs["sex"].value_counts().to_dict() == {"female": 2_000, "male": 2_000}
+    seen = {sex: counts(cells[cells.obs["sex"] == sex]).mean(axis=0)[:3] for sex in ("female", "male")}
+    np.testing.assert_allclose(seen["female"], [44, 0, 22], atol=0.6)
+    np.testing.assert_allclose(seen["male"], [0, 44, 22], atol=0.6)
+    np.testing.assert_allclose(counts(cells[~known]).mean(axis=0)[:3], [2_200 / 99, 0, 2_200 / 99], atol=0.6)

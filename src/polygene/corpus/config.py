@@ -40,8 +40,11 @@ class PrepareConfig:
         The layer with the expression, "raw" for `.raw`, None for `X`.
     totals
         The column of `obs` with the counts of each cell over the whole genome, for files that hold some genes only.
+    thinned
+        Add a copy of each training cell with its counts thinned to a random share (files of counts, sampled cells left
+        out), so that depth does not name a study.
     seed
-        Decides the split.
+        Decides the split, and how cells are thinned.
     """
 
     n_genes: int = 512
@@ -55,6 +58,7 @@ class PrepareConfig:
     include_genes: Sequence[str] = ()
     layer: str | None = None
     totals: str | None = None
+    thinned: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

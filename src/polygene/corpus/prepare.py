@@ -37,6 +37,7 @@ from polygene.errors import missing_column
 from polygene.io.read import CellSource, Source, open_sources
 from polygene.runtime.atomic import atomic_folder, refuse_input
 from polygene.runtime.files import sha256
+from polygene.runtime.hashing import uniform
 from polygene.runtime.pool import process_pool
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
@@ -50,6 +51,10 @@ from polygene.vocab.tokenizer import CellTokenizer
 __all__ = ["PrepareConfig", "prepare"]
 
 logger = logging.getLogger("polygene")
+
+LEAST_SHARE = 0.1
+"""Cells are thinned to shares between this and one, uniform in their logarithm: studies differ tenfold in depth."""
+THINNED = " (thinned)"  # at the end of the name of a cell that is thinned
 
 
 def prepare(
@@ -200,7 +205,8 @@ class _Preparation:
                 donors = np.array([*source.donors, ""], dtype=object)  # the last entry serves the code -1
                 for window in source.windows():
                     of_cells = labels_CP[window], source.part_C[window], years_C[window], donors[source.donor_C[window]]
-                    yield s, (window, match, tokenizer, s, *of_cells)
+                    thinned_C = source.thinned_C[(source.thinned_C >= window.start) & (source.thinned_C < window.stop)]
+                    yield s, (window, match, tokenizer, s, *of_cells, thinned_C, self.config.seed)
 
         for (s, window), (part, n, tables) in zip(places, self.pool(_encode_block, tasks()), strict=True):
             fit.merge(part)
@@ -235,6 +241,8 @@ def _encode_block(
     part_C: np.ndarray,
     years_C: np.ndarray,
     donors_C: np.ndarray,
+    thinned_C: np.ndarray,
+    seed: int,
 ) -> tuple[InverseFit, int, list[tuple[int, Any]]]:
     """Encode a block, in any process: (inverse of its training cells, cells without a panel gene, tables)."""
     measured_G = match.measured_G
@@ -248,6 +256,13 @@ def _encode_block(
         cells = tokenizer.encode_values(values_CM, measured_G, labels_CP[chunk])
         n_blank += int((np.diff(cells.offsets_C1) == 0).sum())
         tables += cell_tables(part_C[chunk], cells, number, years_C[chunk], donors_C[chunk], names)
+        done += len(names)
+    shares_C = LEAST_SHARE ** uniform(seed, np.full(len(thinned_C), number), thinned_C, np.arange(1))[:, 0]
+    done = 0
+    for names, values_CM in source.values(thinned_C, match, shares_C=shares_C, seed=(seed, number, window.start)):
+        some = thinned_C[done : done + len(names)] - window.start
+        cells = tokenizer.encode_values(values_CM, measured_G, labels_CP[some])
+        tables += cell_tables(part_C[some], cells, number, years_C[some], donors_C[some], names + THINNED)
         done += len(names)
     return fit, n_blank, tables
 

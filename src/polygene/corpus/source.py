@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from polygene.corpus.arrow import SPLITS
 from polygene.corpus.config import PrepareConfig
@@ -44,14 +45,30 @@ class PreparedSource:
         warn_totals(cells.sample(rows, columns=TOTALS), totals=self.totals, scale=self.scale)
         if config.totals and not self.totals:
             logger.info("%s: no counts with a column %r; each cell's own sum is used", cells.label, config.totals)
+        real_C = ~is_synthetic(frame) if config.thinned and self.scale == "counts" else np.zeros(len(frame), dtype=bool)
+        self.thinned_C = np.flatnonzero((part_C == 0) & real_C)
         self.donor_C, self.donors = np.full(cells.n_obs, -1, dtype=np.int32), list[str]()
         if config.donor in frame:
             self.donor_C, self.donors = given_texts(frame[config.donor])
 
-    def values(self, rows: np.ndarray, match: GeneMatch) -> Iterator[tuple[np.ndarray, Any]]:
-        """Read (names of the cells, log1p counts per 10,000 of these genes) chunk by chunk."""
+    def values(
+        self, rows: np.ndarray, match: GeneMatch, *, shares_C: np.ndarray | None = None, seed: Sequence[int] = ()
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Read (names of the cells, log1p counts per 10,000 of these genes) chunk by chunk.
+
+        With `shares_C`, of cells whose counts are thinned to these shares: every molecule is kept with that chance.
+        """
+        rng, done = np.random.default_rng(seed), 0
         with self.named():
             for chunk in self.cells.chunks(rows, columns=[self.totals] if self.totals else []):
+                if shares_C is not None:
+                    shares = shares_C[done : done + chunk.n_obs]
+                    x_CG = sparse.csr_matrix(chunk.X)
+                    x_CG.data = rng.binomial(x_CG.data.astype(np.int64), np.repeat(shares, np.diff(x_CG.indptr)))
+                    chunk.X = x_CG.astype(np.float32)
+                    if self.totals:
+                        chunk.obs[self.totals] *= shares
+                    done += chunk.n_obs
                 values = log1p_values(chunk, match, totals=self.totals, scale=self.scale)
                 yield chunk.obs_names.to_numpy(dtype=object), values
 
@@ -87,6 +104,7 @@ def describe(
         "cells": {split: int((source.part_C == part).sum()) for part, split in enumerate(SPLITS)},
         "donors": {split: _n_donors(source.donor_C[source.part_C == part]) for part, split in enumerate(SPLITS)},
         "donors_in_all": _n_donors(source.donor_C),
+        "thinned": len(source.thinned_C),
         "synthetic": int(is_synthetic(source.frame).sum()),
         "cells_without_panel_genes": 0,
         "genes": len(source.genes),

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from polygene.errors import DataError, GeneError, PhenotypeError
 from polygene.vocab.columns import SYNTHETIC
+from polygene.vocab.gene_names import XIST, Y_GENES
 from polygene.vocab.scale import check_values
 
 APART = 100.0
@@ -41,6 +42,10 @@ def cells_from_profiles(
     and :math:`q` the mean of all profiles of the study (ambient RNA), both scaled by the gene's platform factor in the
     cell's virtual study and to a sum of one.
 
+    A profile is a mean over men and women. Where it expresses a gene of Y, each cell is a man's or a woman's, alike
+    often: a woman's has no gene of Y, a man's no XIST, and what is left of these counts twice. A profile without them
+    says nothing about sex.
+
     Parameters
     ----------
     profiles
@@ -65,7 +70,7 @@ def cells_from_profiles(
 
     Returns
     -------
-    int32 counts in CSR with the columns of `profiles.obs`, and `synthetic` (True), `profile`, `virtual_study`;
+    int32 counts in CSR with the columns of `profiles.obs`, and `sex`, `synthetic` (True), `profile`, `virtual_study`;
     `uns["synthetic"]` holds the parameters. No gene that was not measured is in `var`.
 
     Raises
@@ -103,12 +108,24 @@ def cells_from_profiles(
     obs["virtual_study"] = pd.Categorical((number % n_studies).astype(str))
     obs[SYNTHETIC] = True
     obs.index = pd.Index([f"{name}-{n}" for name, n in zip(profiles.obs_names[rows], number, strict=True)])
-    x_CG = sparse.vstack(list(_sampled(x_PG, **parameters)), format="csr")
+    sexes_2G = _sexes(names_G)
+    tells_P = np.asarray(x_PG[:, sexes_2G[0] == 0].sum(axis=1)).ravel() > 0
+    sex_C = pd.Series(np.where(number // n_studies % 2, "male", "female"), obs.index)
+    obs["sex"] = sex_C.where(tells_P[rows]).astype("category")
+    x_CG = sparse.vstack(list(_sampled(x_PG, sexes_2G, tells_P, **parameters)), format="csr")
     return ad.AnnData(x_CG, obs=obs, var=pd.DataFrame(index=names_G), uns={SYNTHETIC: parameters})
+
+
+def _sexes(names_G: pd.Index) -> np.ndarray:
+    """Give what the genes' means count for in a woman and in a man, (2, G)."""
+    of_men_G, of_women_G = names_G.isin(Y_GENES), names_G == XIST
+    return np.stack([np.where(of_men_G, 0, 1 + of_women_G), np.where(of_women_G, 0, 1 + of_men_G)])
 
 
 def _sampled(
     x_PG: sparse.csr_matrix,
+    sexes_2G: np.ndarray,
+    tells_P: np.ndarray,
     *,
     seed: int,
     n_per_profile: int,
@@ -126,6 +143,7 @@ def _sampled(
     factors_SG = np.exp(rng.normal(-(platform**2) / 2, platform, (n_studies, x_PG.shape[1])))
     ambient_SG = _shares(np.asarray(p_PG.mean(axis=0)).ravel() * factors_SG)
     study_C = np.arange(n_per_profile) % n_studies
+    sex_C = np.arange(n_per_profile) // n_studies % 2
     for row in range(x_PG.shape[0]):
         p_SG = _shares(p_PG[[row]].toarray() * factors_SG)
         for first in range(0, n_per_profile, BATCH):
@@ -133,6 +151,8 @@ def _sampled(
             share_C1 = rng.uniform(0, ambient, (len(of_C), 1))
             depth_C1 = np.exp(rng.normal(np.log(depth), depth_sd, (len(of_C), 1)))
             mean_CG = depth_C1 * ((1 - share_C1) * p_SG[of_C] + share_C1 * ambient_SG[of_C])
+            if tells_P[row]:
+                mean_CG *= sexes_2G[sex_C[first : first + BATCH]]
             if dispersion:
                 # A gamma of mean one and variance `dispersion` times the mean gives the negative binomial.
                 mean_CG *= rng.gamma(1 / dispersion, dispersion, mean_CG.shape)
