@@ -208,12 +208,22 @@ def test_batches_hold_every_cell_once_in_order_and_are_full_but_not_overfull(toy
         assert rows.stop == len(toy_cells) or tokens_C[rows.start : rows.stop + 1].sum() > tokens_per_row
 
 
-def test_the_state_of_a_cell_is_the_mean_state_of_its_genes_before_the_last_layer(tiny_model, toy_cells):
+def test_the_state_of_a_cell_predicts_its_type(tiny_model, toy_cells):
+    state_CD = torch.from_numpy(cell_states(tiny_model, toy_cells))
+    p = tiny_model.tokenizer.schema.index("cell_type")
+    with torch.inference_mode():
+        logits_CV = tiny_model.network.decode_labels(state_CD, p) / tiny_model.calibration.temperature("cell_type")
+    expected_CV = label_probabilities(tiny_model, toy_cells, predict=["cell_type"])[0]
+    np.testing.assert_allclose(torch.softmax(logits_CV, dim=1), expected_CV, atol=1e-6)
+
+
+def test_with_the_cell_type_given_the_state_is_the_mean_of_the_genes_before_the_last_layer(tiny_model, toy_cells):
     """Against each cell alone in a row, its genes found by their slots, the states caught on their way."""
     network, first = tiny_model.network, tiny_model.network.config.first_gene_slot
     caught = []
     hook = network.bert.encoder.layer[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    found_CD = cell_states(tiny_model, toy_cells)
+    unlabelled = replace(toy_cells, labels_CP=np.full_like(toy_cells.labels_CP, -1))
+    found_CD = cell_states(tiny_model, unlabelled, given=["cell_type"])
     assert not caught  # the last layer is not run
     nobody = np.zeros(0, dtype=np.int64)
     for c in range(len(toy_cells)):

@@ -26,6 +26,7 @@ from polygene.tl import annotate, denoise, embed, perturb
 from polygene.tl._reader import CellReader
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.binning import ExpressionBinner
+from polygene.vocab.gene_names import XIST, Y_GENES
 from polygene.vocab.ontology import LabelTree, ontology_of
 from polygene.vocab.phenotypes import ENDINGS, RESERVED, PhenotypeSchema
 from polygene.vocab.tokenizer import CellTokenizer
@@ -561,3 +562,16 @@ def test_a_column_that_is_there_twice_is_named_where_it_is_needed(adata: ad.AnnD
     twice.var = pd.DataFrame("", index=adata.var_names, columns=["feature_name", "feature_name"])
     with pytest.raises(ColumnError, match="var has several columns 'feature_name'"):
         annotated(twice, tiny_model)
+
+
+def test_a_file_without_genes_that_tell_the_sexes_apart_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    cells = pbmc()[:20].copy()
+    of_sex = cells.var_names.isin([XIST, *Y_GENES])
+    assert of_sex.any()
+    without = cells[:, ~of_sex].copy()
+    annotate(cells, predict="sex")
+    assert not any("neither XIST" in message for message in caplog.messages)
+    annotate(without, predict="sex")
+    assert sum("neither XIST" in message for message in caplog.messages) == 1
+    annotate(without, predict="cell_type")
+    assert sum("neither XIST" in message for message in caplog.messages) == 1

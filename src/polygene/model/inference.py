@@ -80,12 +80,11 @@ def predict_labels(
     predict: Sequence[str],
     given: Sequence[str] = (),
     visible_share: float = 1.0,
-    branch: bool = False,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return what `label_probabilities` does, and the hidden states of the queries, (C, D) for each.
+    """Return what `label_probabilities` does, and the states that labels are decoded from, (C, D) for each.
 
-    With `branch` the linear branch is added to the states, as where labels are decoded. Where the model has a head for
-    a phenotype, it predicts, from such states and from the genes of the cell.
+    They are those of the queries with the linear branch added. Where the model has a head for a phenotype, it predicts,
+    from such states and from the genes of the cell.
     """
     schema, network = model.tokenizer.schema, model.network
     phenotypes = [schema.index(name) for name in predict]
@@ -96,7 +95,7 @@ def predict_labels(
     probabilities = [[np.zeros((0, sizes[p + 1]), np.float32)] for p in phenotypes]
     for rows in batches(cells, network.config.first_gene_slot + 1 + n, network.device):
         part = cells.rows(rows)
-        hidden_QD, state_QD = _label_states(model, part, labels_CP[rows], phenotypes, visible_share)
+        state_QD = _label_states(model, part, labels_CP[rows], phenotypes, visible_share)
         for i, (name, p) in enumerate(zip(predict, phenotypes, strict=True)):
             head = model.heads.get(name)
             logits_CV = network.decode_labels(state_QD[i::n], schema.index(head.query) if head else p).float()
@@ -106,14 +105,14 @@ def predict_labels(
                 state_CD = state_QD[i::n].float().cpu().numpy()
                 logits_CV = torch.from_numpy(head.logits(state_CD, p_CN, values_CH, sizes[p + 1]))
             probabilities[i].append(torch.softmax(logits_CV / temperatures[i], dim=-1).float().cpu().numpy())
-            states_of[i].append((state_QD if branch else hidden_QD)[i::n].float().cpu().numpy())
+            states_of[i].append(state_QD[i::n].float().cpu().numpy())
     return [np.concatenate(parts) for parts in probabilities], [np.concatenate(parts) for parts in states_of]
 
 
 def _label_states(
     model: PolyGene, cells: EncodedCells, labels_CP: np.ndarray, phenotypes: Sequence[int], visible_share: float
-) -> tuple[Tensor, Tensor]:
-    """States of the queries for phenotypes, cell after cell, without and with the linear branch, (Q, D) each."""
+) -> Tensor:
+    """States of the queries for phenotypes, cell after cell, with the linear branch added, (Q, D)."""
     network, n = model.network, len(phenotypes)
     query_cells_Q = np.repeat(np.arange(len(cells)), n)
     query_slots_Q = np.tile(model.tokenizer.phenotype_slots[list(phenotypes)], len(cells))
@@ -126,15 +125,23 @@ def _label_states(
     input_ids, position_ids, n_keys, n_queries, label_at = (x.to(network.device) for x in row)
     unmeasured = None if packed.unmeasured is None else packed.unmeasured.to(network.device)
     cells_of_row = CellOffsets(n_keys, n_queries)
-    return hidden_QD, network.label_states(hidden_QD, input_ids, position_ids, cells_of_row, label_at, unmeasured)
+    return network.label_states(hidden_QD, input_ids, position_ids, cells_of_row, label_at, unmeasured)
+
+
+def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = ()) -> np.ndarray:
+    """Return the state of each cell from which its cell type is predicted, float32 (C, D); `given` as elsewhere.
+
+    Of a model that has learned no cell types, and where cell types are given, it is the mean state of the cell's
+    expressed genes before the last layer, zero in a cell without any. Why: "The state of a cell" in docs/decisions.md.
+    """
+    schema = model.tokenizer.schema
+    if "cell_type" in given or "cell_type" not in schema.names or len(schema.labels[schema.index("cell_type")]) < 2:
+        return _mean_of_genes(model, cells, given)
+    return predict_labels(model, cells, predict=["cell_type"], given=given)[1][0]
 
 
 @predicts
-def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = ()) -> np.ndarray:
-    """Return the mean state of each cell's expressed genes before the last layer, float32 (C, D).
-
-    A cell without any has zeros. Why this state: see "The state of a cell" in docs/decisions.md.
-    """
+def _mean_of_genes(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np.ndarray:
     labels_CP = key_labels(model, cells, given)
     network, no_query = model.network, np.zeros(0, dtype=np.int64)
     first_gene = network.config.first_gene_slot

@@ -24,6 +24,7 @@ from polygene.tl._reader import CellReader, blank, load_model, phenotypes_named,
 from polygene.tl._sets import Sets, Summary
 from polygene.tl._vote import check_votes, principal_components, with_votes
 from polygene.vocab.cells import EncodedCells
+from polygene.vocab.gene_names import XIST, Y_GENES
 from polygene.vocab.ontology import TABLES, LabelTree, check_level, reported_labels
 from polygene.vocab.phenotypes import PhenotypeSchema
 
@@ -128,6 +129,8 @@ def annotate(
     own = {name: model.heads[name].genes for name in predict if name in model.heads}
     reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals, own=own)
     check_votes(reader.cells, vote or {}, predict)
+    if "sex" in predict:
+        _warn_of_sex(model.tokenizer.panel.symbols, reader.match.measured_G)
     done = f"annotated ({', '.join(predict)})"
     results = results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns())
     if vote:
@@ -136,6 +139,16 @@ def annotate(
     if world_size() == 1:
         for line in annotator.summary.lines():
             logger.info("%s", line)
+
+
+def _warn_of_sex(symbols: Sequence[str], measured_G: np.ndarray) -> None:
+    """Warn where the file measures no gene of the panel that tells the sexes apart."""
+    telling_G = np.isin(symbols, [XIST, *Y_GENES])
+    if telling_G.any() and not measured_G[telling_G].any():
+        logger.warning(
+            "sex: the file measures neither XIST nor a gene of Y, so what is predicted is near the share of the sexes "
+            "among the training cells"
+        )
 
 
 @dataclass(eq=False)
