@@ -124,10 +124,12 @@ class Memory(threading.Thread):
 
 def family(pid: int) -> list[int]:
     """Return a process and those that it started."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return [pid]
+    children: list[str] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):  # a process belongs to the thread that started it
+        try:
+            children += thread.read_text().split()
+        except OSError:  # the thread has ended
+            continue
     return [pid, *(one for child in children for one in family(int(child)))]
 
 

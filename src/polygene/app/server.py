@@ -59,6 +59,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, one))
+            listener.listen()  # who comes before the server has started waits
         except OSError as error:
             listener.close()
             last = error
