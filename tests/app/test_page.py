@@ -56,6 +56,15 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(autouse=True)
+def shut(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Shut the pages of a test, since a server has eight at most."""
+    yield
+    if "browser" in request.fixturenames:
+        for context in request.getfixturevalue("browser").contexts:
+            context.close()
+
+
 def opened(browser: Browser, address: str, *, size: tuple[int, int] = SIZES[0], theme: str = "light") -> Page:
     """Open the page; what it asks of another host, and what it reports as an error, is kept in `page.wrong`."""
     context: BrowserContext = browser.new_context(
