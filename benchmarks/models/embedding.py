@@ -61,7 +61,7 @@ def some_cells(path: Path, seed: int) -> ad.AnnData:
 def embeddings(cells: ad.AnnData, model: pg.PolyGene) -> dict[str, np.ndarray]:
     """Embed the cells in each way, x_CD."""
     parts = [some for _, some in CellReader(cells, model.tokenizer).chunks()]
-    predicted = [inference.predict_labels(model, some, predict=["cell_type"]) for some in parts]
+    predicted = [inference.predict_labels(model, some, predict=["cell_type"], branch=True) for some in parts]
     state_CD = np.concatenate([states[0] for _, states in predicted])
     p_CV = np.concatenate([p[0] for p, _ in predicted])
     x_CG = log1p_values(cells).toarray()

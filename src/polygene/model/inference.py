@@ -80,11 +80,13 @@ def predict_labels(
     predict: Sequence[str],
     given: Sequence[str] = (),
     visible_share: float = 1.0,
+    branch: bool = False,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return what `label_probabilities` does, and the states that labels are decoded from, (C, D) for each.
+    """Return what `label_probabilities` does, and the hidden states of the queries, (C, D) for each.
 
-    They are those of the queries with the linear branch added. Where the model has a head for a phenotype, it predicts,
-    from such states and from the genes of the cell.
+    With `branch` the linear branch is added to the states, as where labels are decoded; without it they tell novel
+    cells (docs/decisions.md). Where the model has a head for a phenotype, it predicts, from states with the branch and
+    from the genes of the cell.
     """
     schema, network = model.tokenizer.schema, model.network
     phenotypes = [schema.index(name) for name in predict]
@@ -95,7 +97,7 @@ def predict_labels(
     probabilities = [[np.zeros((0, sizes[p + 1]), np.float32)] for p in phenotypes]
     for rows in batches(cells, network.config.first_gene_slot + 1 + n, network.device):
         part = cells.rows(rows)
-        state_QD = _label_states(model, part, labels_CP[rows], phenotypes, visible_share)
+        hidden_QD, state_QD = _label_states(model, part, labels_CP[rows], phenotypes, visible_share)
         for i, (name, p) in enumerate(zip(predict, phenotypes, strict=True)):
             head = model.heads.get(name)
             logits_CV = network.decode_labels(state_QD[i::n], schema.index(head.query) if head else p).float()
@@ -105,14 +107,14 @@ def predict_labels(
                 state_CD = state_QD[i::n].float().cpu().numpy()
                 logits_CV = torch.from_numpy(head.logits(state_CD, p_CN, values_CH, sizes[p + 1]))
             probabilities[i].append(torch.softmax(logits_CV / temperatures[i], dim=-1).float().cpu().numpy())
-            states_of[i].append(state_QD[i::n].float().cpu().numpy())
+            states_of[i].append((state_QD if branch else hidden_QD)[i::n].float().cpu().numpy())
     return [np.concatenate(parts) for parts in probabilities], [np.concatenate(parts) for parts in states_of]
 
 
 def _label_states(
     model: PolyGene, cells: EncodedCells, labels_CP: np.ndarray, phenotypes: Sequence[int], visible_share: float
-) -> Tensor:
-    """States of the queries for phenotypes, cell after cell, with the linear branch added, (Q, D)."""
+) -> tuple[Tensor, Tensor]:
+    """States of the queries for phenotypes, cell after cell, without and with the linear branch, (Q, D) each."""
     network, n = model.network, len(phenotypes)
     query_cells_Q = np.repeat(np.arange(len(cells)), n)
     query_slots_Q = np.tile(model.tokenizer.phenotype_slots[list(phenotypes)], len(cells))
@@ -125,7 +127,7 @@ def _label_states(
     input_ids, position_ids, n_keys, n_queries, label_at = (x.to(network.device) for x in row)
     unmeasured = None if packed.unmeasured is None else packed.unmeasured.to(network.device)
     cells_of_row = CellOffsets(n_keys, n_queries)
-    return network.label_states(hidden_QD, input_ids, position_ids, cells_of_row, label_at, unmeasured)
+    return hidden_QD, network.label_states(hidden_QD, input_ids, position_ids, cells_of_row, label_at, unmeasured)
 
 
 def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = ()) -> np.ndarray:
@@ -137,7 +139,7 @@ def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = 
     schema = model.tokenizer.schema
     if "cell_type" in given or "cell_type" not in schema.names or len(schema.labels[schema.index("cell_type")]) < 2:
         return _mean_of_genes(model, cells, given)
-    return predict_labels(model, cells, predict=["cell_type"], given=given)[1][0]
+    return predict_labels(model, cells, predict=["cell_type"], given=given, branch=True)[1][0]
 
 
 @predicts

@@ -193,7 +193,7 @@ def _fitted(
     found = []
     with progress(len(known), done="read", device=model.network.device) as advance:
         for _, encoded in reader.chunks(known):
-            (p_CN,), (states_CD,) = predict_labels(bare, encoded, predict=[query])
+            (p_CN,), (states_CD,) = predict_labels(bare, encoded, predict=[query], branch=True)
             found.append((states_CD, log_probabilities(p_CN[:, :n_known]), encoded.own[query]))
             advance(len(encoded))
     parts = [np.concatenate(of_chunks) for of_chunks in zip(*found, strict=True)]
