@@ -131,7 +131,7 @@ def test_from_a_dropped_file_to_what_is_taken_away(browser: Browser, address: st
     drop(page, "mine.h5ad", cells(150, tmp_path))
     expect(page.locator("#choose-title")).to_have_text("mine.h5ad")
     expect(page.locator("#facts")).to_contain_text("150")
-    expect(page.locator("#facts")).to_contain_text("408 of 512")
+    expect(page.locator("#facts")).to_contain_text("406 of 512")
     page.click("#run")
     expect(page.locator("#legend")).to_contain_text("monocyte", timeout=LONG)
     expect(page.locator("#map-about")).to_contain_text("X_umap of the file")

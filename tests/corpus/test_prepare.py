@@ -4,6 +4,8 @@ import filecmp
 import json
 import logging
 import os
+import subprocess
+import sys
 
 import anndata as ad
 import numpy as np
@@ -359,20 +361,22 @@ def test_a_corpus_is_not_replaced_unless_it_is_said_and_survives_a_failure(adata
 
 
 def test_a_second_run_into_the_same_folder_is_refused_and_leaves_the_first_alone(adata, tmp_path, monkeypatch):
-    expected = prepare(adata, tmp_path / "alone", config=CONFIG)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    expected = prepare({"cells": adata}, tmp_path / "alone", config=CONFIG)
     write, refused = ShardWriter.write, []
+    again = [sys.executable, "-m", "polygene", "prepare", tmp_path / "cells.h5ad", "--out", tmp_path / "corpus"]
 
     def write_while_another_begins(*arguments):
-        with pytest.raises(OutputError, match="is being written by another process"):
-            prepare(adata, tmp_path / "corpus", config=CONFIG)
-        refused.append(True)
+        if not refused:
+            done = subprocess.run(again, capture_output=True, text=True, check=False)
+            refused.append((done.returncode, "is being written by another process" in " ".join(done.stderr.split())))
         return write(*arguments)
 
     monkeypatch.setattr(ShardWriter, "write", write_while_another_begins)
-    corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
-    assert refused
+    corpus = prepare({"cells": adata}, tmp_path / "corpus", config=CONFIG)
+    assert refused == [(2, True)]
     assert corpus.info == expected.info
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "corpus"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "cells.h5ad", "corpus"]
 
 
 def test_torchrun_is_refused(adata, tmp_path, monkeypatch):

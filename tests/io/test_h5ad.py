@@ -47,7 +47,7 @@ def test_an_array_is_copied_in_blocks_of_whole_chunks(tmp_path, monkeypatch):
         written(dataset, key, value)
 
     monkeypatch.setattr(h5py.Dataset, "__setitem__", spy)
-    copying.copy_zarr(group, tmp_path / "copy.h5")
+    copying.copy_group(group, tmp_path / "copy.h5")
     with h5py.File(tmp_path / "copy.h5") as file:
         assert np.array_equal(file["x"][:], x_CG)
     assert n_rows == [14] * 7 + [2]

@@ -9,9 +9,9 @@ from scipy import sparse
 
 from polygene.errors import DataError
 from polygene.io import transpose
-from polygene.io.paths import remove
 from polygene.io.read import open_cells
 from polygene.io.transpose import TransposedMatrix
+from polygene.runtime.scratch import remove
 
 
 @pytest.fixture(autouse=True)

@@ -262,7 +262,7 @@ def test_a_binary_model_predicts_expressed_alone(
         ({"sex": "male"}, {"given": ["disease"]}, PhenotypeError, "disease: the model does not know the label 'gout'"),
         ({"sex": "male"}, {"donor": "patient"}, ColumnError, "no column 'patient' in obs, which should hold the donor"),
         ({"sex": "male"}, {"groupby": "cluster"}, ColumnError, "no column 'cluster' in obs"),
-        ({"sex": "male"}, {"n_repeats": 0}, DataError, "1 or more, got 0"),
+        ({"sex": "male"}, {"n_repeats": 0}, DataError, "from 1 to 10,000"),
         ({"sex": "male"}, {"seed": -1}, DataError, "the seed is -1"),
         ({"tissue": "blood"}, {}, DataError, "No cell of adata is left: of 60, 60 have the new label already"),
         ({"tissue": ("lung", "blood")}, {}, DataError, "60 have the new label already"),

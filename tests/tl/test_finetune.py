@@ -109,7 +109,7 @@ def test_genes_of_a_head_that_a_file_lacks_contribute_nothing_and_this_is_said(
     # by hand: the head's logits with the mean in place of each gene that is not there
     encoded = tiny_model.tokenizer.encode(lacking, use_labels=False)
     bare = replace(tiny_model, calibration=Calibration())
-    (p_CN,), (states_CD,) = predict_labels(bare, encoded, predict=["cell_type"])
+    (p_CN,), (states_CD,) = predict_labels(bare, encoded, predict=["cell_type"], branch=True)
     values_CG = encoded.as_csr(encoded.values_N, 40).toarray()
     panel = {name: g for g, name in enumerate(tiny_model.tokenizer.panel.symbols)}
     values_CH = np.stack(

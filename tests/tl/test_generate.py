@@ -84,7 +84,7 @@ def test_counts_of_cells_that_were_counted_come_back() -> None:
         ({"labels": {"cell_tipe": "B cell"}}, PhenotypeError, "Did you mean 'cell_type'"),
         ({"labels": {"cell_type": "B cel"}}, PhenotypeError, "the nearest is 'B cell'"),
         ({"labels": {"sex": "male"}, "predict": ["sex"]}, PhenotypeError, "given and drawn at once"),
-        ({"labels": {}, "n_cells": 0}, DataError, "draw one cell or more"),
+        ({"labels": {}, "n_cells": 0}, DataError, "n_cells = 0: give a whole number from 1"),
         ({"labels": {}, "seed": -1}, DataError, "the seed is -1"),
         ({"labels": {}, "temperature": 0.0}, RecipeError, "temperature = 0.0"),
         ({"labels": {}, "out": "cells.csv"}, OutputError, "must end with .h5ad"),
