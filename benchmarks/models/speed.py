@@ -71,7 +71,7 @@ def main(model: str, file: str) -> None:
     import polygene as pg
 
     torch.set_num_threads(N_THREADS)
-    network = pg.PolyGene  # loads transformers
+    network = pg.PolyGene  # loads the network
     imported = time.perf_counter()
     loaded = network.from_pretrained(model, device="cpu")
     ready = time.perf_counter()
