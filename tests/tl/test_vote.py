@@ -139,7 +139,7 @@ def test_one_donor_votes_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"groupby": "clutser"}, ColumnError, r"no column 'clutser'.*groups that vote.*Did you mean 'cluster'"),
+        ({"groupby": "clusters_"}, ColumnError, r"no column 'clusters_'.*groups that vote.*Did you mean 'cluster'"),
         ({"groupby": "cluster", "phenotype": "sex"}, DataError, "no probabilities of sex: run annotate"),
         ({"groupby": "empty"}, DataError, r"no cell has a value in obs\['empty'\]"),
         ({"groupby": "set"}, PhenotypeError, r"obs\['polygene_cell_type_set'\] is what annotate writes"),

@@ -164,10 +164,11 @@ def _tuned(adata: ad.AnnData, start: PolyGene, out: Path, seed: int) -> Iterator
     scores = of_score(results.scores, "macro_f1")
     ours, theirs = (interval(scores.loc[who], spec=".2f") for who in ("PolyGene", "logistic regression"))
     n_train, n_test = len(corpus.split("train")), len(corpus.split("test"))
+    n_labels = len(cells.obs[LABEL].cat.categories)
     yield (
         f"\nFine-tuned on the authors' labels of {n_train} cells in {seconds:.0f} s. On the other {n_test} cells: "
-        f"macro-F1 {ours},\nlogistic regression on the same genes {theirs}. Cells of one donor are alike: expect less "
-        "of new donors."
+        f"macro-F1 of\n{n_labels} labels {ours}, logistic regression on the same genes {theirs}. Cells of one donor "
+        "are alike:\nexpect less of new donors."
     )
 
 

@@ -26,7 +26,7 @@ from polygene.corpus.corpus import Corpus
 from polygene.evaluation._svg import svg
 from polygene.evaluation.assessment import DEPENDABLE, DEPENDABLE_YEARS, LEVELS
 from polygene.evaluation.results import Evaluation
-from polygene.evaluation.tables import SPLITS, main_score, of_phenotype, of_score, percent, words
+from polygene.evaluation.tables import SPLITS, main_score, of_labels, of_phenotype, of_score, percent, words
 from polygene.evaluation.test_cells import MODEL
 from polygene.model.checkpoint import PolyGene
 from polygene.model.folder import SUMS
@@ -90,7 +90,8 @@ def _figure(results: Evaluation, kind: str, phenotype: str) -> Markup:
         main = main_score(scores)
         table = of_score(scores, main)
         title = f"{name}: {words(main)} of PolyGene and of each baseline, with 95 % intervals"
-        return svg(partial(pl.forest, table, label=words(main)), title=title, size=(3.6, 0.5 + 0.36 * len(table)))
+        drawn = partial(pl.forest, table, label=of_labels(main, scores))
+        return svg(drawn, title=title, size=(3.6, 0.5 + 0.36 * len(table)))
     if kind == "classes":
         counts = results.confusion[phenotype]
         title = f"{name}: percent of the cells of each true label (rows) by predicted label (columns)"
