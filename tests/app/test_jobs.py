@@ -300,6 +300,7 @@ def test_a_zipped_10x_folder_is_read(tmp_path: Path, write_as) -> None:
     assert (file["cells"], file["genes"]) == cells.shape
 
 
+@pytest.mark.slow  # umap-learn compiles itself when it is first used
 def test_cells_of_one_type_lie_together_on_the_map() -> None:
     cells = pg.datasets.pbmc()
     xy_C2 = layout.lay_out(cells)
