@@ -11,12 +11,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from polygene.app.worker import Worker
 from polygene.errors import DataError
+from polygene.runtime.scratch import ScratchFolder
 
-PREFIX, LOCK = "polygene-app-", "lock"
 MOST = 8  # sessions at a time; each may hold a worker of some 600 MB
 IDLE = 600.0  # seconds after which a worker without work is ended
 GONE = 3600.0  # seconds after which a session whose page was shut is removed
@@ -149,10 +147,8 @@ class Sessions:
     """All sessions of a server, in a private folder that is gone when the server is."""
 
     def __init__(self) -> None:
-        remove_leftovers()
-        self.root = Path(tempfile.mkdtemp(prefix=PREFIX))  # for its owner only
-        self._lock = FileLock(self.root / LOCK)
-        self._lock.acquire()
+        self._scratch = ScratchFolder("app-")
+        self.root = self._scratch.path
         self._sessions: dict[str, Session] = {}
 
     def get(self, key: str | None) -> Session | None:
@@ -182,26 +178,11 @@ class Sessions:
         """Remove everything."""
         for session in list(self._sessions.values()):
             self._remove(session)
-        self._lock.release()
-        shutil.rmtree(self.root, ignore_errors=True)
+        self._scratch.remove()
 
     def _remove(self, session: Session) -> None:
         del self._sessions[session.id]
         session.close()
-
-
-def remove_leftovers() -> None:
-    """Remove the folders of servers that were killed: those of this user whose lock nobody holds."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        if folder.is_symlink() or folder.lstat().st_uid != os.getuid() or not (folder / LOCK).exists():
-            continue
-        lock = FileLock(folder / LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            continue
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(*paths: Path) -> None:
