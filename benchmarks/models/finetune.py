@@ -35,6 +35,7 @@ from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
+from benchmarks.models.tables import markdown
 from benchmarks.shared import command, effort, files
 from polygene.evaluation.baselines import PENALTIES_C
 from polygene.evaluation.folds import donor_folds
@@ -181,12 +182,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 def write() -> None:
     """Put the table of the kept numbers between the marks in docs/decisions.md."""
     kept = json.loads((command.RESULTS / "finetune.json").read_text(encoding="utf-8"))
-    head, *body = summary(kept["rows"])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
-    before, rest = DOCS.read_text(encoding="utf-8").split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
     said = f"`{kept['command']}`, {kept['model']}, {kept['date']}, commit {kept['commit']}."
-    DOCS.write_text(f"{before}{MARKS[0]}\n{said}\n\n{table}\n{MARKS[1]}{after}", encoding="utf-8")
+    command.write_between(DOCS, *MARKS, f"{said}\n\n{markdown(summary(kept['rows']))}")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

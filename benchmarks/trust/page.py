@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shared.command import RESULTS
+from benchmarks.models.tables import markdown
+from benchmarks.shared.command import RESULTS, write_between
 
 PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
 BEGIN, END = "<!-- tables of benchmarks.trust.page -->", "<!-- end -->"
@@ -31,9 +32,8 @@ COLUMNS = {
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-    """Lay out a Markdown table."""
-    head = list(head)
-    return [f"| {' | '.join(map(_text, row))} |" for row in (head, ["---"] * len(head), *rows)]
+    """Lay out a Markdown table, line by line."""
+    return markdown([list(head), *([_text(value) for value in row] for row in rows)]).splitlines()
 
 
 def _text(value: Any) -> str:
@@ -88,10 +88,7 @@ def main() -> None:
     for name, lay_out in (("calibrate", of_calibration), ("studies", of_studies)):
         if (file := RESULTS / f"{name}.json").exists():
             lines += lay_out(json.loads(file.read_text(encoding="utf-8")))
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    after = rest.split(END, 1)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"{END}{after}", encoding="utf-8")
+    write_between(PAGE, BEGIN, END, "\n".join(["", *lines[:-1]]))
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def cells_from_profiles(
     obs.index = pd.Index([f"{name}-{n}" for name, n in zip(profiles.obs_names[rows], number, strict=True)])
     sexes_2G = _sexes(names_G)
     tells_P = np.asarray(x_PG[:, sexes_2G[0] == 0].sum(axis=1)).ravel() > 0
-    sex_C = pd.Series(np.where(number // n_studies % 2, "male", "female"), obs.index)
+    sex_C = pd.Series(np.where(_men(number, n_studies), "male", "female"), obs.index)
     obs["sex"] = sex_C.where(tells_P[rows]).astype("category")
     x_CG = sparse.vstack(list(_sampled(x_PG, sexes_2G, tells_P, **parameters)), format="csr")
     return ad.AnnData(x_CG, obs=obs, var=pd.DataFrame(index=names_G), uns={SYNTHETIC: parameters})
@@ -120,6 +120,11 @@ def _sexes(names_G: pd.Index) -> np.ndarray:
     """Give what the genes' means count for in a woman and in a man, (2, G)."""
     of_men_G, of_women_G = names_G.isin(Y_GENES), names_G == XIST
     return np.stack([np.where(of_men_G, 0, 1 + of_women_G), np.where(of_women_G, 0, 1 + of_men_G)])
+
+
+def _men(number_C: np.ndarray, n_studies: int) -> np.ndarray:
+    """Say which of the numbered cells of a profile are a man's, 0 or 1: half of those of each virtual study."""
+    return number_C // n_studies % 2
 
 
 def _sampled(
@@ -143,7 +148,7 @@ def _sampled(
     factors_SG = np.exp(rng.normal(-(platform**2) / 2, platform, (n_studies, x_PG.shape[1])))
     ambient_SG = _shares(np.asarray(p_PG.mean(axis=0)).ravel() * factors_SG)
     study_C = np.arange(n_per_profile) % n_studies
-    sex_C = np.arange(n_per_profile) // n_studies % 2
+    man_C = _men(np.arange(n_per_profile), n_studies)
     for row in range(x_PG.shape[0]):
         p_SG = _shares(p_PG[[row]].toarray() * factors_SG)
         for first in range(0, n_per_profile, BATCH):
@@ -152,7 +157,7 @@ def _sampled(
             depth_C1 = np.exp(rng.normal(np.log(depth), depth_sd, (len(of_C), 1)))
             mean_CG = depth_C1 * ((1 - share_C1) * p_SG[of_C] + share_C1 * ambient_SG[of_C])
             if tells_P[row]:
-                mean_CG *= sexes_2G[sex_C[first : first + BATCH]]
+                mean_CG *= sexes_2G[man_C[first : first + BATCH]]
             if dispersion:
                 # A gamma of mean one and variance `dispersion` times the mean gives the negative binomial.
                 mean_CG *= rng.gamma(1 / dispersion, dispersion, mean_CG.shape)
