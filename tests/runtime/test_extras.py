@@ -18,6 +18,8 @@ DISTRIBUTION = {
     "aiohttp": "fsspec[http]",
     "umap": "umap-learn",
     "threadpoolctl": "scikit-learn",
+    "scib_metrics": "scib-metrics",
+    "scvi": "scvi-tools",
 }
 BLOCKED = """
 import sys

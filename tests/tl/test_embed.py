@@ -7,8 +7,9 @@ import anndata as ad
 import numpy as np
 import pytest
 
+from polygene.errors import DataError
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import cell_states
+from polygene.model.inference import cell_states, key_states, predict_labels
 from polygene.tl import annotate, embed
 
 
@@ -54,3 +55,22 @@ def test_what_other_verbs_wrote_stays(adata: ad.AnnData, tiny_model: PolyGene) -
     embed(adata, tiny_model)
     assert set(adata.uns["polygene"]) == {"annotate", "embed"}
     assert "polygene_cell_type" in adata.obs
+
+
+def test_other_states_are_those_of_the_network(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    for states in ("cls", "phenotypes", "genes", "all"):
+        embed(adata, tiny_model, states=states, key_added=states)
+    cells = tiny_model.tokenizer.encode(adata, use_labels=False)
+    keys = list(key_states(tiny_model, cells))
+    np.testing.assert_allclose(adata.obsm["cls"], np.concatenate([k.leading_CSD[:, 0] for k in keys]), atol=1e-6)
+    queries = predict_labels(tiny_model, cells, predict=tiny_model.tokenizer.schema.names, branch=True)[1]
+    np.testing.assert_allclose(adata.obsm["phenotypes"], np.concatenate(queries, axis=1), atol=1e-5)
+    np.testing.assert_allclose(adata.obsm["phenotypes"][:, 64:96], cell_states(tiny_model, cells), atol=1e-5)
+    together = np.concatenate([adata.obsm[name] for name in ("cls", "phenotypes", "genes")], axis=1)
+    np.testing.assert_array_equal(adata.obsm["all"], together)
+    assert adata.uns["polygene"]["embed"]["states"] == "all"
+
+
+def test_unknown_states_are_refused_with_the_known_ones(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    with pytest.raises(DataError, match="cell_type, cls, phenotypes, genes, all; got 'mean'"):
+        embed(adata, tiny_model, states="mean")

@@ -1,6 +1,7 @@
 """Cells through the network, batch by batch.
 
-Legend: C cells, P phenotypes, V labels of one phenotype, Q queries, B bins, T packed tokens, D width.
+Legend: C cells, P phenotypes, V labels of one phenotype, Q queries, B bins, T packed tokens, D width, G genes, N genes
+that cells express, S leading slots.
 
 Cells of a batch do not see each other, so batches are cut where the row is full: at a number of tokens.
 """
@@ -8,6 +9,7 @@ Cells of a batch do not see each other, so batches are cut where the row is full
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -142,22 +144,67 @@ def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = 
     return predict_labels(model, cells, predict=["cell_type"], given=given, branch=True)[1][0]
 
 
-@predicts
 def _mean_of_genes(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np.ndarray:
-    labels_CP = key_labels(model, cells, given)
+    found = [np.zeros((0, model.network.config.hidden_size), np.float32)]
+    return np.concatenate(found + [part.means_CD for part in key_states(model, cells, given=given)])
+
+
+class KeyStates(NamedTuple):
+    """States of the keys of a batch of cells, float32; entry n is gene `genes_N[n]` of cell `cells_N[n]` of the batch.
+
+    `rows` are the cells, `leading_CSD` the states of [CLS], the phenotype slots and [START].
+    """
+
+    rows: slice
+    leading_CSD: np.ndarray
+    cells_N: np.ndarray
+    genes_N: np.ndarray
+    bins_N: np.ndarray
+    genes_ND: np.ndarray
+
+    @property
+    def means_CD(self) -> np.ndarray:
+        """Mean state of the genes of each cell, zero in a cell that expresses none."""
+        sums_CD = np.zeros((len(self.leading_CSD), self.genes_ND.shape[1]), np.float32)
+        np.add.at(sums_CD, self.cells_N, self.genes_ND)
+        return sums_CD / np.bincount(self.cells_N, minlength=len(sums_CD)).clip(min=1)[:, None].astype(np.float32)
+
+
+def key_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = ()) -> Iterator[KeyStates]:
+    """Compute the states of the keys before the last layer, batch by batch; a state depends on its own cell alone.
+
+    No prediction depends on what a key becomes in the last layer, so training shapes the states before it.
+    """
+    labels_CP, network = key_labels(model, cells, given), model.network
+    for rows in batches(cells, network.config.first_gene_slot + 1, network.device):
+        yield _key_states(model, cells.rows(rows), labels_CP[rows], rows)
+
+
+@predicts
+def _key_states(model: PolyGene, cells: EncodedCells, labels_CP: np.ndarray, rows: slice) -> KeyStates:
     network, no_query = model.network, np.zeros(0, dtype=np.int64)
-    first_gene = network.config.first_gene_slot
-    found = [np.zeros((0, network.config.hidden_size), np.float32)]
-    for rows in batches(cells, first_gene + 1, network.device):
-        part = cells.rows(rows)
-        packed, _ = pack_cells(model.tokenizer, part, labels_CP[rows], no_query, no_query)
-        cell_N, rank_N = cells_and_ranks(part)
-        inputs = {name: x.to(network.device) for name, x in packed.as_dict().items()}
-        hidden_TD = network.encode(**inputs, before_last=True)
-        hidden_ND = hidden_TD.float().cpu()[packed.cls_at[cell_N] + first_gene + rank_N]
-        sums_CD = torch.zeros(len(part), hidden_ND.shape[1]).index_add_(0, cell_N, hidden_ND)
-        found.append((sums_CD / torch.bincount(cell_N, minlength=len(part)).clamp(min=1)[:, None]).numpy())
-    return np.concatenate(found)
+    packed, _ = pack_cells(model.tokenizer, cells, labels_CP, no_query, no_query)
+    inputs = {name: x.to(network.device) for name, x in packed.as_dict().items()}
+    hidden_TD = network.encode(**inputs, before_last=True).float().cpu().numpy()
+    cell_N, rank_N = (x.numpy() for x in cells_and_ranks(cells))
+    first_gene, cls_at_C = network.config.first_gene_slot, packed.cls_at.numpy()
+    return KeyStates(
+        rows=rows,
+        leading_CSD=hidden_TD[cls_at_C[:, None] + np.arange(first_gene)],
+        cells_N=cell_N,
+        genes_N=cells.genes_N.astype(np.int64),
+        bins_N=cells.bins_N,
+        genes_ND=hidden_TD[cls_at_C[cell_N] + first_gene + rank_N],
+    )
+
+
+@predicts
+def static_genes(model: PolyGene) -> np.ndarray:
+    """Give the embedding of each gene outside any cell, float32 (G, D): that of its slot."""
+    network, first = model.network, model.network.config.first_gene_slot
+    slots_G = torch.arange(first, first + network.config.n_genes, device=network.device)
+    vectors_GD: np.ndarray = network.bert.embeddings["position_embeddings"](slots_G).float().cpu().numpy()
+    return vectors_GD
 
 
 def cells_and_ranks(cells: EncodedCells) -> tuple[Tensor, Tensor]:

@@ -1,23 +1,29 @@
 """Embed: a cell as a point in the model's space. Legend: C cells, D width."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
+import numpy as np
 import pandas as pd
 
+from polygene.errors import DataError
 from polygene.io.read import Source
 from polygene.io.results import ResultsChunk
 from polygene.io.write import write_results
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import cell_states
+from polygene.model.inference import cell_states, key_states, predict_labels
 from polygene.model.shipped import DEFAULT
 from polygene.tl._reader import CellReader, load_model, results_of
 from polygene.vocab.cells import EncodedCells
+
+States = Literal["cell_type", "cls", "phenotypes", "genes", "all"]
 
 
 def embed(
     adata: Source,
     model: PolyGene | str | Path = DEFAULT,
     *,
+    states: States = "cell_type",
     key_added: str = "X_polygene",
     layer: str | None = None,
     totals: str | None = None,
@@ -35,6 +41,10 @@ def embed(
         Cells with counts or log1p values, an AnnData or a file; no label is needed or used.
     model
         A PolyGene, or the name or folder of one.
+    states
+        Which hidden states: of the cell type, as above; of [CLS]; of all phenotypes from which they are predicted, side
+        by side; the mean of the expressed genes; or "all", [CLS], phenotypes and genes side by side. Those of [CLS] and
+        genes are before the last layer, as no prediction reads what it makes of them.
     key_added
         Name in `obsm`.
     layer, totals, out, overwrite
@@ -64,12 +74,28 @@ def embed(
     >>> scaled = [x / np.linalg.norm(x - x.mean(axis=0)) for x in (adata.obsm["X_polygene"], adata.obsm["X_pca"])]
     >>> adata.obsm["X_joint"] = np.hstack(scaled)
     """
+    if states not in get_args(States):
+        msg = f"states is one of {', '.join(get_args(States))}; got {states!r}."
+        raise DataError(msg)
     model = load_model(model)
     reader = CellReader(adata, model.tokenizer, layer=layer, totals=totals)
 
     def block(names_C: pd.Index, cells: EncodedCells) -> ResultsChunk:
-        return ResultsChunk(pd.DataFrame(index=names_C), {key_added: cell_states(model, cells)})
+        return ResultsChunk(pd.DataFrame(index=names_C), {key_added: _states(model, cells, states)})
 
-    done = f"embedded in {model.network.config.hidden_size} dimensions"
-    results = results_of("embed", model, reader, block, done=done, uns={"key": key_added})
+    blocks = {"phenotypes": len(model.tokenizer.schema.names), "all": len(model.tokenizer.schema.names) + 2}
+    done = f"embedded in {blocks.get(states, 1) * model.network.config.hidden_size} dimensions"
+    results = results_of("embed", model, reader, block, done=done, uns={"key": key_added, "states": states})
     write_results(results, adata, out, overwrite=overwrite)
+
+
+def _states(model: PolyGene, cells: EncodedCells, states: States) -> np.ndarray:
+    if states == "cell_type":
+        return cell_states(model, cells)
+    keys, nothing = list(key_states(model, cells)), [np.zeros((0, model.network.config.hidden_size), np.float32)]
+    cls_CD = np.concatenate(nothing + [part.leading_CSD[:, 0] for part in keys])
+    genes_CD = np.concatenate(nothing + [part.means_CD for part in keys])
+    if states in ("cls", "genes"):
+        return cls_CD if states == "cls" else genes_CD
+    queries = predict_labels(model, cells, predict=model.tokenizer.schema.names, branch=True)[1]
+    return np.concatenate(queries if states == "phenotypes" else [cls_CD, *queries, genes_CD], axis=1)

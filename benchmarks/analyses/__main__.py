@@ -1,0 +1,59 @@
+"""What the paper claims, each claim beside the simplest alternative and its null.
+
+    python -m benchmarks.analyses --data DIR
+    python -m benchmarks.analyses --data DIR --only biomarkers --models polygene-512 runs/another-seed
+
+The last line is one JSON object with a section for each part that was run, or was kept before. benchmarks/results
+keeps it as analyses.json, and `python -m benchmarks.analyses.page` writes the tables of docs/paper.md from that.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.analyses.scene import Scene
+from benchmarks.shared import command
+
+NAME = "analyses"
+Part = Callable[[Scene], Mapping[str, Any]]
+"""Prints its tables and returns its numbers."""
+PARTS: dict[str, Part] = {}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", choices=PARTS, nargs="+", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--models", nargs="+", default=["polygene-512"], help="names or folders of checkpoints")
+    parser.add_argument("--folder", type=Path, help="keep what parts train here; else in a temporary folder")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the parts; those that are not run stay as they were kept."""
+    kept = command.RESULTS / f"{NAME}.json"
+    numbers = {} if options.smoke or not kept.exists() else json.loads(kept.read_text(encoding="utf-8"))
+    numbers = {name: numbers[name] for name in PARTS if name in numbers}
+    with tempfile.TemporaryDirectory() as scratch:
+        scene = Scene(
+            data=options.data,
+            models=tuple(options.models),
+            seed=options.seed,
+            folder=options.folder or Path(scratch),
+        )
+        for name in options.only or PARTS:
+            options.started = time.perf_counter()
+            numbers[name] = command.record(options, {"models": list(scene.models), **PARTS[name](scene)})
+            print(f"part {name} done", flush=True)
+            if not options.smoke:  # a part that fails costs no other one
+                command.keep(NAME, command.record(options, numbers))
+    return numbers
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.run(NAME, __doc__ or "", measure, add_options, argv=argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What the analyses share: states of genes in chosen cells, groups of cells, several models.
+
+Legend: C cells that are read, N genes that they express.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from polygene.errors import DataError, missing_column
+from polygene.io.read import CellSource
+from polygene.model.checkpoint import PolyGene
+from polygene.model.inference import KeyStates, key_states
+from polygene.tl._reader import CellReader, load_model
+from polygene.vocab.cells import EncodedCells
+from polygene.vocab.columns import given_texts
+
+Models = PolyGene | str | Path | Sequence[PolyGene | str | Path]
+"""One model, or several whose findings are compared."""
+
+
+def states_of(
+    reader: CellReader, model: PolyGene, rows: np.ndarray | None = None, *, given: Sequence[str] = ()
+) -> Iterator[tuple[slice, KeyStates]]:
+    """Compute the states of the keys of all cells, or of the cells `rows` (ascending), batch by batch.
+
+    Yields which cells they are (a slice of `rows`) and their states before the last layer (`inference.key_states`).
+    `reader` must read the phenotypes that are `given`.
+    """
+    for first, cells in encoded(reader, rows):
+        for states in key_states(model, cells, given=given):
+            yield slice(first + states.rows.start, first + states.rows.stop), states
+
+
+def encoded(reader: CellReader, rows: np.ndarray | None = None) -> Iterator[tuple[int, EncodedCells]]:
+    """Read cells as tokens, chunk by chunk, and how many cells came before."""
+    first = 0
+    for names_C, cells in reader.chunks(rows):
+        yield first, cells
+        first += len(names_C)
+
+
+def groups_of(cells: CellSource, column: str, *, holds: str) -> tuple[np.ndarray, list[str]]:
+    """Read a column of labels: (codes_C, -1 = not given; the labels that cells have)."""
+    if column not in cells.columns:
+        raise missing_column(column, cells.columns, of=cells.label, holds=holds)
+    codes_C, names = given_texts(cells.frame([column])[column])
+    there, codes_of = np.unique(codes_C[codes_C >= 0], return_inverse=True)
+    codes_C = codes_C.copy()
+    codes_C[codes_C >= 0] = codes_of
+    return codes_C, [names[i] for i in there]
+
+
+def balanced(groups: Iterable[np.ndarray], most: int, *, seed: int) -> np.ndarray:
+    """Choose at most so many cells, as many of each combination of groups as can be; rows, ascending.
+
+    Cells that lack a group (-1) are never chosen. What is drawn depends on the cells and the seed alone.
+    """
+    codes_CK = np.stack(list(groups), axis=1)
+    rows = np.flatnonzero((codes_CK >= 0).all(axis=1))
+    drawn = np.random.default_rng(seed).permutation(rows)
+    rank = pd.DataFrame(codes_CK[drawn]).groupby(list(range(codes_CK.shape[1]))).cumcount().to_numpy()
+    return np.sort(drawn[np.argsort(rank, kind="stable")[:most]])
+
+
+def named_models(models: Models) -> dict[str, PolyGene]:
+    """Load one model or several, by name; two of one name are numbered."""
+    several = [models] if isinstance(models, PolyGene | str | Path) else list(models)
+    if not several:
+        msg = "No model is given: pass a PolyGene, a folder, a name such as 'polygene-512', or a list of these."
+        raise DataError(msg)
+    found: dict[str, PolyGene] = {}
+    for one in several:
+        model = load_model(one)
+        name = Path(model.network.name_or_path).name or "not saved"
+        if name in found:
+            name = f"{name} ({sum(other.startswith(name) for other in found) + 1})"
+        found[name] = model
+    return found
