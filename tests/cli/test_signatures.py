@@ -65,7 +65,7 @@ FUNCTIONS = {
     # command: its argument and the parameter of the function, options of the command alone, parameters of Python alone
     "prepare": (
         {"files": "sources"},
-        {"genes", "include_genes", "split", "column", "layer"},
+        {"genes", "include_genes", "split", "column", "layer", "where"},
         {"tokenizer", "overwrite"},
     ),
     "train": ({"source": "recipe"}, {"write_recipe"}, {"start"}),

@@ -35,6 +35,7 @@ SEVERAL = (
     "same folder of OUT."
 )
 COLUMN = "Read a phenotype, or donor_id, from this column; repeatable."
+WHERE = "Cells of a SOMA experiment, such as \"tissue_general == 'lung' and is_primary_data == True\"."
 SOURCE = "A recipe, or a corpus, whose size decides the recipe."
 
 app = typer.Typer(
@@ -84,7 +85,7 @@ for verb in verbs.ALL:
 
 @app.command()
 def prepare(
-    files: Annotated[list[str], Argument(metavar="CELLS.h5ad...", help="Files of cells, or globs.")],
+    files: Annotated[list[str], Argument(metavar="CELLS.h5ad...", help="Files of cells, globs, or soma://PATH.")],
     out: Annotated[Path, Option(help="Folder of the corpus; it must not exist.")],
     genes: Annotated[int | None, Option(help="How many genes the panel holds.", show_default="512")] = None,
     include_genes: Annotated[
@@ -93,6 +94,7 @@ def prepare(
     split: Annotated[str | None, Option(help="What is held out: donor, study or random.", show_default="donor")] = None,
     column: Annotated[list[str] | None, Option(metavar="NAME=COLUMN", help=COLUMN)] = None,
     layer: Layer = None,
+    where: Annotated[str | None, Option(help=WHERE)] = None,
     num_proc: Annotated[int, Option(min=1, help="Processes that share the work.")] = 1,
     config: Annotated[Path | None, Option(help="TOML with any fields of PrepareConfig, such as binning.")] = None,
 ) -> None:
@@ -109,6 +111,7 @@ def prepare(
         "donor": columns.pop("donor_id", None),
         "phenotypes": columns or None,
         "layer": layer,
+        "where": where,
     }
     table = (read_toml(config) if config else {}) | {key: value for key, value in options.items() if value is not None}
     corpus = make_corpus(files, out, config=build(PrepareConfig, table), num_proc=num_proc)

@@ -37,7 +37,10 @@ class PrepareConfig:
     include_genes
         Symbols or Ensembl ids that are in the panel whatever their rank.
     layer
-        The layer with the expression, "raw" for `.raw`, None for `X`.
+        The layer with the expression, "raw" for `.raw`, None for `X`; of a SOMA experiment None is its layer "raw".
+    where
+        Which cells of a SOMA experiment are read: a condition on columns of `obs`, as tiledbsoma's `value_filter`, such
+        as "tissue_general == 'lung' and is_primary_data == True".
     totals
         The column of `obs` with the counts of each cell over the whole genome, for files that hold some genes only.
     thinned
@@ -57,6 +60,7 @@ class PrepareConfig:
     phenotypes: Mapping[str, str] = field(default_factory=dict)
     include_genes: Sequence[str] = ()
     layer: str | None = None
+    where: str | None = None
     totals: str | None = None
     thinned: bool = False
     seed: int = 0

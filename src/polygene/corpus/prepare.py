@@ -66,7 +66,7 @@ def prepare(
     num_proc: int = 1,
     overwrite: bool = False,
 ) -> Corpus:
-    """Make a corpus of .h5ad files (paths, globs) and AnnData objects.
+    """Make a corpus of files (paths, globs, URLs), SOMA experiments (soma://PATH) and AnnData objects.
 
     The folder appears whole or not at all. The same input and seed give the same bytes, whatever `num_proc` is.
 
@@ -100,7 +100,7 @@ def prepare(
     one_process("prepare")  # num_proc shares the work, torchrun does not
     config = config or PrepareConfig()
     with atomic_folder(out, replace="corpus.json" if overwrite else None) as folder:
-        opened = open_sources(sources, layer=config.layer)
+        opened = open_sources(sources, layer=config.layer, where=config.where)
         refuse_input(out, *(source.path for source in opened))
         prepared = _split_sources(opened, config, tokenizer)
         n_rows = sum((0 if tokenizer else 2 * source.n_train) + source.cells.n_obs for source in prepared)

@@ -24,6 +24,7 @@ from polygene.errors import DataError, PolyGeneError
 from polygene.io.backed import is_null, native, sparse_in
 from polygene.io.h5ad import copy_group
 from polygene.io.paths import PathOrURL, filesystem, local_copy, name_of, url_options
+from polygene.io.soma import SomaCells, is_soma, open_soma
 from polygene.io.tenx import PARTS, MatrixMarket, TenXFile
 from polygene.vocab.features import is_gene_type
 
@@ -37,6 +38,8 @@ _SPARSE_PART = re.compile(r"^(X|raw/X|layers/[^/]+)/(data|indices)/(c/)?\d+$")
 def open_format(place: PathOrURL, layer: str | None) -> "Format":
     """Detect the format from the content of a file, folder or URL."""
     label = str(place)
+    if isinstance(place, str) and is_soma(place):
+        return next(iter(open_soma(place, layer).values()))
     if isinstance(place, str) and name_of(place.rstrip("/")).endswith(".zarr"):
         return AnnDataFile(place.rstrip("/"), layer, label)
     path = local_copy(place, PARTS) if isinstance(place, str) else place
@@ -224,7 +227,7 @@ class AnnDataFile:
                 copy_group(group, path)
 
 
-Format: TypeAlias = InMemory | AnnDataFile | TenXFile | MatrixMarket
+Format: TypeAlias = InMemory | AnnDataFile | TenXFile | MatrixMarket | SomaCells
 """Each has `path`, None in memory or far away, and `open`, which yields obs, var and the matrix while they are read."""
 
 

@@ -13,6 +13,7 @@ import fsspec
 from fsspec.registry import known_implementations
 
 from polygene.errors import DataError, PolyGeneError
+from polygene.io.soma import is_soma
 from polygene.runtime import extras
 from polygene.runtime.progress import progress
 from polygene.runtime.scratch import scratch_folder
@@ -32,6 +33,9 @@ def expand_paths(patterns: PathOrURL | Iterable[PathOrURL]) -> list[PathOrURL]:
     """
     found: dict[PathOrURL, None] = {}
     for pattern in [patterns] if isinstance(patterns, str | Path) else patterns:
+        if is_soma(pattern):
+            found[pattern] = None
+            continue
         exact = parse_path(pattern)
         if isinstance(exact, Path) and exact.exists():
             found[exact] = None

@@ -24,6 +24,7 @@ from polygene.io.backed import BackedCSC, column_of, length_of, names_of, native
 from polygene.io.formats import AnnDataFile, Format, InMemory, open_format, read_errors
 from polygene.io.h5ad import write_cells, write_tables
 from polygene.io.paths import expand_paths, name_of
+from polygene.io.soma import SomaObs, is_soma, open_soma
 from polygene.io.tenx import MatrixMarket
 from polygene.io.transpose import TransposedMatrix, transpose_on_disk
 from polygene.vocab.features import kinds_of_features, left_out
@@ -37,11 +38,12 @@ SAMPLE = 1_000  # cells from which the scale is detected, in ten stretches of th
 
 
 def open_sources(
-    sources: Source | Sequence[Source] | Mapping[str, Source], *, layer: str | None = None
+    sources: Source | Sequence[Source] | Mapping[str, Source], *, layer: str | None = None, where: str | None = None
 ) -> list["CellSource"]:
     """Open files, URLs, globs and AnnData objects, each under a name of its own.
 
-    A file's name is its stem, an object's is "adata", a mapping gives names itself. A name met again is numbered.
+    A file's name is its stem, an object's is "adata", a mapping gives names itself. A name met again is numbered. Of a
+    SOMA experiment the cells that `where` selects are opened, each data set by itself.
     """
     pairs: list[tuple[str | None, Source]]
     if isinstance(sources, Mapping):
@@ -54,18 +56,31 @@ def open_sources(
     if not pairs:
         msg = "no cells were given; give at least one file or AnnData"
         raise DataError(msg)
+    if where and not any(is_soma(source) for _, source in pairs):
+        msg = f"where={where!r} (--where) selects cells of a SOMA experiment, and none of the sources is one (soma://…)"
+        raise DataError(msg)
     opened: list[CellSource] = []
     for name, source in pairs:
-        cells = open_cells(source, layer=layer, name=name)
-        taken = {other.name for other in opened}
-        names = chain([cells.name], (f"{cells.name}-{number}" for number in count(2)))
-        cells.name = next(name for name in names if name not in taken)
-        opened.append(cells)
+        for cells in _open_each(source, layer, where, name):
+            taken = {other.name for other in opened}
+            names = chain([cells.name], (f"{cells.name}-{number}" for number in count(2)))
+            cells.name = next(name for name in names if name not in taken)
+            opened.append(cells)
     return opened
 
 
+def _open_each(source: Source, layer: str | None, where: str | None, name: str | None) -> Iterator["CellSource"]:
+    if not is_soma(source):
+        yield open_cells(source, layer=layer, name=name)
+        return
+    parts = open_soma(str(source), layer, where, apart=True)
+    for part, cells in parts.items():
+        label = f"{source} ({part})" if len(parts) > 1 else str(source)
+        yield CellSource(cells, layer=layer, label=label, name=part if len(parts) > 1 else name or part)
+
+
 def open_cells(source: Any, *, layer: str | None = None, name: str | None = None) -> "CellSource":
-    """Open cells for reading in chunks: an AnnData, or the path or URL of an .h5ad, .zarr, 10x .h5 or folder of 10x.
+    """Open cells for reading in chunks: an AnnData, or the place of an .h5ad, .zarr, 10x .h5, folder of 10x or SOMA.
 
     `layer` is read in place of `X`; "raw" is `.raw`, with its own genes. `name` is that of the source in tables, by
     default the file's stem, or "adata".
@@ -132,6 +147,8 @@ class CellSource:
     def obs(self) -> pd.DataFrame:
         """The whole of `obs`."""
         with self._opened() as (obs, _, _):
+            if isinstance(obs, SomaObs):
+                return obs.to_frame()
             return obs if isinstance(obs, pd.DataFrame) else read_elem(obs)
 
     @cached_property

@@ -20,6 +20,7 @@ EXTRA_OF = {
     "matplotlib": "report",
     "scanpy": "report",
     "aiohttp": "remote",
+    "tiledbsoma": "soma",
     "fastapi": "app",
     "umap": "app",
     "uvicorn": "app",
