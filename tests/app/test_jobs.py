@@ -322,3 +322,23 @@ def neighbours_agree(xy_C2: np.ndarray, labels_C: pd.Series) -> float:
 @pytest.mark.parametrize("n_cells", [1, 2, 5])
 def test_a_few_cells_have_a_map_too(n_cells: int) -> None:
     assert np.isfinite(layout.lay_out(pg.datasets.pbmc()[:n_cells].copy())).all()
+
+
+def test_a_model_of_the_users_own_stands_before_those_that_ship(idle, tmp_path: Path) -> None:
+    from fastapi.testclient import TestClient
+
+    from polygene.app.routes import make_app
+
+    cells = pg.datasets.pbmc()[::6].copy()
+    cells.obs["mine"] = np.where(np.arange(cells.n_obs) % 2, "this", "that")
+    pg.tl.finetune(cells, "polygene-512", label="mine", out=tmp_path / "own")
+    own = str(tmp_path / "own")
+    with TestClient(make_app(model=own), base_url="http://127.0.0.1:8787") as client:
+        client.headers.update({"origin": "http://127.0.0.1:8787", "x-polygene": "1"})
+        client.get("/")
+        assert client.post("/api/open", json={}).status_code == 200
+        _, given = idle[0].sent[0]
+        assert given["models"] == [own, "polygene-512", "polygene-2432"]
+        facts = jobs.read(**given)
+        assert [one["name"] for one in facts["models"]] == given["models"]
+        assert facts["phenotypes"][-1]["known"] == ["that", "this"]

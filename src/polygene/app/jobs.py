@@ -6,7 +6,7 @@ Legend: C cells.
 import json
 import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,20 @@ SHOWN = 6  # labels of a phenotype that the overview names
 
 
 def read(
-    *, path: str | None, name: str, folder: str, layer: str | None = None, example: bool = False
+    *,
+    path: str | None,
+    name: str,
+    folder: str,
+    layer: str | None = None,
+    example: bool = False,
+    models: Sequence[str] = NAMES,
 ) -> dict[str, Any]:
     """Open a file (None: the example that ships), and say what is in it and what to expect of it."""
     file = Path(str(PBMC)) if path is None else Path(path)
     if zipfile.is_zipfile(file) and file.suffix == ".zip":
         file = unpack(file, Path(folder) / "unpacked")
     with _warnings() as notes:
-        facts, tokenizer, cells = _describe(file, layer)
+        facts, tokenizer, cells = _describe(file, layer, models)
     facts |= {"name": name, "path": str(file), "example": example, "notes": list(dict.fromkeys(notes))}
     table = gene_table(cells.var)
     names = table["symbol"].where(table["symbol"] != "", table["ensembl_id"]).tolist()
@@ -61,7 +67,7 @@ def read(
     return facts
 
 
-def _describe(file: Path, layer: str | None) -> tuple[dict[str, Any], CellTokenizer, CellSource]:
+def _describe(file: Path, layer: str | None, models: Sequence[str]) -> tuple[dict[str, Any], CellTokenizer, CellSource]:
     """Say what is in a file, and how much of its panel each model finds there."""
     cells = open_cells(file, layer=layer)
     layers, maps = _parts(file)
@@ -74,11 +80,12 @@ def _describe(file: Path, layer: str | None) -> tuple[dict[str, Any], CellTokeni
             raise
         facts["problem"] = str(error)
     else:
-        facts["models"] = [_coverage(cells, model) for model in NAMES]
+        facts["models"] = [_coverage(cells, model) for model in models]
         if all("problem" in one for one in facts["models"]):
             facts["problem"] = facts["models"][0]["problem"]
-    tokenizer = CellTokenizer.load(folder_of(NAMES[0]))
-    counted = count_labels(cells.frame([one.column for one in tokenizer.schema.phenotypes]))
+    tokenizer = CellTokenizer.load(folder_of(models[0]))
+    phenotypes = tokenizer.schema.phenotypes
+    counted = count_labels(cells.frame([one.column for one in phenotypes]), phenotypes)
     facts["phenotypes"] = [
         {
             "name": one.name,
@@ -88,7 +95,7 @@ def _describe(file: Path, layer: str | None) -> tuple[dict[str, Any], CellTokeni
             "n_labels": len(counted[one.name]),
             "known": list(labels),
         }
-        for one, labels in zip(tokenizer.schema.phenotypes, tokenizer.schema.labels, strict=True)
+        for one, labels in zip(phenotypes, tokenizer.schema.labels, strict=True)
     ]
     return facts, tokenizer, cells
 

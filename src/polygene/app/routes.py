@@ -34,9 +34,18 @@ Job = dict[str, int]
 
 
 def make_app(
-    *, host: str = "127.0.0.1", port: int = 8787, token: str | None = None, start: str | None = None
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8787,
+    token: str | None = None,
+    start: str | None = None,
+    model: str | None = None,
 ) -> FastAPI:
-    """Make the server: with a `token` it asks each page for it, `start` is a file that each new page shows first."""
+    """Make the server.
+
+    With a `token` it asks each page for it; `start` is a file that each new page shows first, `model` a folder that
+    pages may choose beside the models that ship.
+    """
     sessions = Sessions()
 
     @asynccontextmanager
@@ -56,6 +65,7 @@ def make_app(
     app = FastAPI(title="PolyGene", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.sessions, app.state.cookie, app.state.token = sessions, f"polygene-{port}", token
     app.state.start, app.state.opens_paths = start, host in LOOPBACK
+    app.state.models = [*([model] if model else []), *NAMES]
     app.add_middleware(Guard, host=host)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_api_route("/", page, methods=["GET"])
@@ -86,6 +96,7 @@ def enter(request: Request, given: Named) -> Response:
 def _begin(request: Request, response: Response) -> None:
     state = request.app.state
     session: Session = state.sessions.new()  # its worker starts when the page's own script asks for its state
+    session.models = state.models
     if state.start:
         _read(session, state.start)
     response.set_cookie(state.cookie, session.id, httponly=True, samesite="strict")
@@ -146,7 +157,8 @@ def close(session: Own) -> None:
 
 def _read(session: Session, path: str | None, layer: str | None = None, *, name: str = "") -> Job:
     named = {"name": name or (EXAMPLE if path is None else Path(path).name), "example": path is None}
-    return {"id": session.submit("read", path=path, folder=str(session.folder), layer=layer, **named)}
+    words = {"folder": str(session.folder), "models": session.models, **named}
+    return {"id": session.submit("read", path=path, layer=layer, **words)}
 
 
 def _need(session: Session, key: Literal["file", "run"]) -> dict[str, Any]:
@@ -179,8 +191,8 @@ def run(options: Run, session: Own) -> Job:
     if options.plane and options.plane not in file["maps"]:
         msg = f"The file has no map {options.plane!r}."
         raise DataError(msg)
-    if options.model not in NAMES:  # a repository of the Hub would be fetched
-        msg = f"No model {options.model!r} ships; these do: {', '.join(NAMES)}."
+    if options.model not in session.models:  # a repository of the Hub would be fetched
+        msg = f"There is no model {options.model!r} here; there are {', '.join(session.models)}."
         raise DataError(msg)
     session.change(run=None, asked=[])
     words = options.model_dump(exclude={"plane"})

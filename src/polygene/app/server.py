@@ -11,15 +11,25 @@ import uvicorn
 from polygene.app.guard import LOOPBACK
 from polygene.app.routes import make_app
 from polygene.errors import DataError
+from polygene.vocab.tokenizer import CellTokenizer
 
 
-def serve(cells: str | Path | None = None, *, host: str = "127.0.0.1", port: int = 8787, browser: bool = True) -> None:
+def serve(
+    cells: str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8787,
+    browser: bool = True,
+) -> None:
     """Open the local page, and serve it until it is interrupted. The data do not leave this computer.
 
     Parameters
     ----------
     cells
         A file that the page shows first; none: the page asks for one.
+    model
+        A checkpoint of your own, such as `finetune` writes, to choose beside those that ship.
     host
         The address to listen on. Any but this computer's own (127.0.0.1) needs a token, which is printed.
     port
@@ -30,11 +40,13 @@ def serve(cells: str | Path | None = None, *, host: str = "127.0.0.1", port: int
     if cells is not None and not Path(cells).exists():
         msg = f"there is no file {str(cells)!r}"
         raise DataError(msg)
+    if model is not None:
+        CellTokenizer.load(Path(model))  # says what is wrong with the folder
     token = None if host in LOOPBACK else secrets.token_urlsafe(32)
     listener = _listen(host, port)
     port = listener.getsockname()[1]
-    start = None if cells is None else str(Path(cells).resolve())
-    app = make_app(host=host, port=port, token=token, start=start)
+    start, named = (None if one is None else str(Path(one).resolve()) for one in (cells, model))
+    app = make_app(host=host, port=port, token=token, start=start, model=named)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{port}/" + (
         f"#{token}" if token else ""

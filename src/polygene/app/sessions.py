@@ -29,6 +29,7 @@ class Session:
         self.id = secrets.token_urlsafe(32)
         self.folder = Path(tempfile.mkdtemp(dir=root))
         self.state: dict[str, Any] = {}
+        self.models: list[str] = []  # that the page may choose
         self.messages: deque[tuple[int, dict[str, Any]]] = deque(maxlen=KEPT)
         self.progress: dict[str, Any] | None = None
         self.listeners, self.seen = 0, time.monotonic()

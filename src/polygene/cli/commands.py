@@ -203,6 +203,9 @@ def demo(
 @app.command("app")
 def page(
     cells: Annotated[str | None, Argument(metavar="CELLS.h5ad", help="A file that the page shows first.")] = None,
+    model: Annotated[
+        Path | None, Option(metavar="FOLDER", help="A checkpoint of your own, beside the models that ship.")
+    ] = None,
     host: Annotated[str, Option(help="Address to listen on; any but this computer's own needs a token.")] = "127.0.0.1",
     port: Annotated[int, Option(help="Where; if it is taken, the next that is free.")] = 8787,
     browser: Annotated[bool, Option("--browser/--no-browser", help="Open a browser.")] = True,
@@ -210,7 +213,7 @@ def page(
     """Open the local page: drop a file, see what the cells are, ask "what if". The data stay on this computer."""
     from polygene.app import serve
 
-    serve(cells, host=host, port=port, browser=browser)
+    serve(cells, model=model, host=host, port=port, browser=browser)
 
 
 @app.command()
