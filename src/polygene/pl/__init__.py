@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from polygene.pl._dotplot import dotplot
     from polygene.pl._forest import forest
     from polygene.pl._perturbation import perturbation
+    from polygene.pl._polyfunctionality import polyfunctionality
     from polygene.pl._reliability import reliability
     from polygene.pl._umap import umap
     from polygene.pl._vote import vote
@@ -20,6 +21,7 @@ __all__ = [
     "dotplot",
     "forest",
     "perturbation",
+    "polyfunctionality",
     "reliability",
     "umap",
     "vote",

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import anndata as ad
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from polygene.errors import DataError
 
 
 def axes_for(ax: Axes | None, *, show: bool, size: tuple[float, float]) -> Axes:
@@ -28,3 +32,14 @@ def finish(ax: Axes, *, show: bool, save: str | Path | None) -> Axes:
 
         plt.show()
     return ax
+
+
+def from_uns(found: pd.DataFrame | ad.AnnData, verb: str, name: str, call: str) -> pd.DataFrame:
+    """Return a table, or the one that a verb wrote into an AnnData; `call` is what makes it."""
+    if not isinstance(found, ad.AnnData):
+        return found
+    results = found.uns.get("polygene", {}).get(verb, {})
+    if name not in results:
+        msg = f"uns['polygene'] has no {verb!r}: run {call} first."
+        raise DataError(msg)
+    return results[name]

@@ -16,9 +16,21 @@ if TYPE_CHECKING:
     from polygene.tl._finetune import finetune
     from polygene.tl._generate import generate
     from polygene.tl._perturb import perturb
+    from polygene.tl._polyfunctionality import polyfunctionality
     from polygene.tl._vote import vote
 
-__all__ = ["annotate", "balance", "counterfactual", "denoise", "embed", "finetune", "generate", "perturb", "vote"]
+__all__ = [
+    "annotate",
+    "balance",
+    "counterfactual",
+    "denoise",
+    "embed",
+    "finetune",
+    "generate",
+    "perturb",
+    "polyfunctionality",
+    "vote",
+]
 
 __getattr__ = extras.lazy({name: f"polygene.tl._{name}" for name in __all__}, __name__)
 
