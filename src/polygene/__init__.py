@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from polygene import errors, pl, pp, tl
     from polygene.corpus.corpus import Corpus
+    from polygene.corpus.parts import join, prepare_part
     from polygene.corpus.prepare import prepare
     from polygene.evaluation.evaluate import evaluate
     from polygene.io import datasets
@@ -35,9 +36,11 @@ __all__ = [
     "datasets",
     "errors",
     "evaluate",
+    "join",
     "pl",
     "pp",
     "prepare",
+    "prepare_part",
     "tl",
     "train",
 ]
@@ -51,7 +54,9 @@ _MODULE_OF = {
     "PolyGene": "polygene.model.checkpoint",
     "Recipe": "polygene.model.recipe",
     "evaluate": "polygene.evaluation.evaluate",
+    "join": "polygene.corpus.parts",
     "prepare": "polygene.corpus.prepare",
+    "prepare_part": "polygene.corpus.parts",
     "train": "polygene.training.train",
 }
 _MODULES = {

@@ -65,9 +65,10 @@ FUNCTIONS = {
     # command: its argument and the parameter of the function, options of the command alone, parameters of Python alone
     "prepare": (
         {"files": "sources"},
-        {"genes", "include_genes", "split", "column", "layer", "where"},
+        {"genes", "include_genes", "split", "column", "layer", "where", "part"},
         {"tokenizer", "overwrite"},
     ),
+    "join": ({}, set(), {"overwrite"}),
     "train": ({"source": "recipe"}, {"write_recipe"}, {"start"}),
     "evaluate": ({}, {"out", "report"}, set()),
 }

@@ -35,6 +35,7 @@ SEVERAL = (
     "same folder of OUT."
 )
 COLUMN = "Read a phenotype, or donor_id, from this column; repeatable."
+PART = "Only the K-th of N parts, such as 3/16, which polygene join joins: for several machines."
 WHERE = "Cells of a SOMA experiment, such as \"tissue_general == 'lung' and is_primary_data == True\"."
 SOURCE = "A recipe, or a corpus, whose size decides the recipe."
 
@@ -97,8 +98,10 @@ def prepare(
     where: Annotated[str | None, Option(help=WHERE)] = None,
     num_proc: Annotated[int, Option(min=1, help="Processes that share the work.")] = 1,
     config: Annotated[Path | None, Option(help="TOML with any fields of PrepareConfig, such as binning.")] = None,
+    part: Annotated[str | None, Option(metavar="K/N", help=PART)] = None,
 ) -> None:
     """Make a corpus: hold out donors, rank genes, turn cells into tokens."""
+    from polygene.corpus.parts import prepare_part
     from polygene.corpus.prepare import PrepareConfig
     from polygene.corpus.prepare import prepare as make_corpus
     from polygene.runtime.toml import build, read_toml
@@ -114,8 +117,23 @@ def prepare(
         "where": where,
     }
     table = (read_toml(config) if config else {}) | {key: value for key, value in options.items() if value is not None}
-    corpus = make_corpus(files, out, config=build(PrepareConfig, table), num_proc=num_proc)
-    _describe(corpus.folder, brief=True)
+    settings = build(PrepareConfig, table)
+    if part is not None:
+        prepare_part(files, out, part, config=settings, num_proc=num_proc)
+        print_all([f"written to {out}; once all parts are there: polygene join PARTS --out CORPUS"])
+        return
+    _describe(make_corpus(files, out, config=settings, num_proc=num_proc).folder, brief=True)
+
+
+@app.command()
+def join(
+    parts: Annotated[list[Path], Argument(metavar="PART...", help="Folders of all parts, in any order.")],
+    out: Annotated[Path, Option(help="Folder of the corpus; it must not exist.")],
+) -> None:
+    """Join the parts of a corpus that several machines prepared."""
+    from polygene.corpus.parts import join as join_parts
+
+    _describe(join_parts(parts, out).folder, brief=True)
 
 
 @app.command()

@@ -34,6 +34,9 @@ class PrepareConfig:
     phenotypes
         Columns of `obs` by phenotype, where they differ from the CELLxGENE schema: {"sex": "sex_inferred"}. A name
         beyond the five, such as {"treatment": "drug"}, is a phenotype more.
+    rank_cells
+        How many training cells rank the genes at most, in stretches spread over the sources, of which each has an equal
+        share and 2,000 at least.
     include_genes
         Symbols or Ensembl ids that are in the panel whatever their rank.
     layer
@@ -58,6 +61,7 @@ class PrepareConfig:
     seen: float = 0.0
     donor: str = "donor_id"
     phenotypes: Mapping[str, str] = field(default_factory=dict)
+    rank_cells: int = 500_000
     include_genes: Sequence[str] = ()
     layer: str | None = None
     where: str | None = None
@@ -81,7 +85,12 @@ class PrepareConfig:
         if not 0 <= self.seen <= 0.5:
             msg = f"seen is the share of the training donors' cells that is set aside, from 0 to 0.5; got {self.seen}"
             raise RecipeError(msg)
-        for name, lowest, highest in (("n_genes", 1, 65_535), ("n_bins", 2, 256), ("seed", 0, 2**32 - 1)):
+        for name, lowest, highest in (
+            ("n_genes", 1, 65_535),
+            ("n_bins", 2, 256),
+            ("rank_cells", 1, 2**40),
+            ("seed", 0, 2**32 - 1),
+        ):
             if not lowest <= getattr(self, name) <= highest:
                 msg = f"{name} lies between {lowest:,} and {highest:,}; got {getattr(self, name):,}"
                 raise RecipeError(msg)

@@ -1,7 +1,8 @@
 """AnnData to corpus: draw the split, rank the genes, fit the tokenizer on training cells, write every cell as tokens.
 
-The files are read three times chunk by chunk (twice for training cells only, to rank genes), so that memory
-does not grow with the cells.
+The files are read three times chunk by chunk (twice for the training cells that rank genes), so that memory does not
+grow with the cells. What ranks is the same whoever asks, so that several machines can each write a part of the tokens
+(`polygene.corpus.parts`).
 Labels of all donors choose among 32 draws of the split; after that nothing of a cell that does not train, neither
 expression nor labels, enters the tokenizer.
 
@@ -9,19 +10,18 @@ Legend: C cells, G panel genes, P phenotypes.
 """
 
 import difflib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from polygene._version import __version__
 from polygene.corpus.arrow import ShardWriter, cell_tables
 from polygene.corpus.config import PrepareConfig
-from polygene.corpus.corpus import FORMAT, Corpus, digest_of
+from polygene.corpus.corpus import Corpus
 from polygene.corpus.source import PreparedSource, describe, years_of
 from polygene.corpus.split import split_cells
 from polygene.corpus.variable_genes import (
@@ -33,14 +33,14 @@ from polygene.corpus.variable_genes import (
     source_weights,
     union_of_genes,
 )
+from polygene.corpus.written import Written, finish
 from polygene.errors import missing_column
 from polygene.io.read import CellSource, Source, open_sources
 from polygene.runtime.atomic import atomic_folder, refuse_input
-from polygene.runtime.files import sha256
 from polygene.runtime.hashing import uniform
 from polygene.runtime.pool import process_pool
 from polygene.runtime.progress import progress
-from polygene.runtime.ranks import one_process
+from polygene.runtime.ranks import WHOLE, Part, one_process
 from polygene.vocab.binning import ExpressionBinner, InverseFit
 from polygene.vocab.columns import SYNTHETIC, is_synthetic
 from polygene.vocab.gene_matching import GeneMatch
@@ -54,6 +54,7 @@ logger = logging.getLogger("polygene")
 
 LEAST_SHARE = 0.1
 """Cells are thinned to shares between this and one, uniform in their logarithm: studies differ tenfold in depth."""
+LEAST_RANKING = 2_000  # training cells of a source that rank its genes, however many sources there are
 THINNED = " (thinned)"  # at the end of the name of a cell that is thinned
 
 
@@ -99,14 +100,34 @@ def prepare(
     """
     one_process("prepare")  # num_proc shares the work, torchrun does not
     config = config or PrepareConfig()
-    with atomic_folder(out, replace="corpus.json" if overwrite else None) as folder:
-        opened = open_sources(sources, layer=config.layer, where=config.where)
-        refuse_input(out, *(source.path for source in opened))
-        prepared = _split_sources(opened, config, tokenizer)
-        n_rows = sum((0 if tokenizer else 2 * source.n_train) + source.cells.n_obs for source in prepared)
-        with progress(n_rows, done="prepared", unit="rows") as advance, process_pool(prepared, num_proc) as pool:
-            _Preparation(prepared, config, pool, advance).write(folder, tokenizer)
+    with (
+        atomic_folder(out, replace="corpus.json" if overwrite else None) as folder,
+        preparation(sources, out, config=config, tokenizer=tokenizer, num_proc=num_proc) as made,
+    ):
+        finish(folder, asdict(config), made.write(folder), keep_inverse=tokenizer is not None)
     return Corpus(out)
+
+
+@contextmanager
+def preparation(
+    sources: Source | Sequence[Source] | Mapping[str, Source],
+    out: str | Path,
+    *,
+    config: PrepareConfig,
+    tokenizer: CellTokenizer | None,
+    num_proc: int,
+    part: Part = WHOLE,
+) -> Iterator["Preparation"]:
+    """Open the sources, draw the split and start the processes that share the work."""
+    opened = open_sources(sources, layer=config.layer, where=config.where)
+    refuse_input(out, *(source.path for source in opened))
+    prepared = _split_sources(opened, config, tokenizer)
+    blocks = [(s, window) for s, source in enumerate(prepared) for window in source.windows()]
+    blocks = blocks[part.of(len(blocks))]
+    n_rows = sum(window.stop - window.start for _, window in blocks)
+    n_rows += 0 if tokenizer else 2 * sum(len(source.ranking) for source in prepared)
+    with progress(n_rows, done="prepared", unit="rows") as advance, process_pool(prepared, num_proc) as pool:
+        yield Preparation(prepared, config, pool, advance, blocks, tokenizer)
 
 
 def _split_sources(
@@ -122,36 +143,35 @@ def _split_sources(
         opened, frames, by=config.split, fractions=config.fractions, seen=config.seen, seed=config.seed,
         donor=config.donor, phenotypes=phenotypes,
     )  # fmt: skip
-    return [PreparedSource(*one, config) for one in zip(opened, frames, parts, strict=True)]
+    prepared = [PreparedSource(*one, config) for one in zip(opened, frames, parts, strict=True)]
+    for source in prepared if tokenizer is None else ():
+        source.choose_ranking(max(config.rank_cells // len(prepared), LEAST_RANKING))
+    n_ranking, n_train = (
+        sum(sizes) for sizes in zip(*((len(one.ranking), one.n_train) for one in prepared), strict=True)
+    )
+    if 0 < n_ranking < n_train:
+        logger.info("%s of %s training cells rank the genes", f"{n_ranking:,}", f"{n_train:,}")
+    return prepared
 
 
 @dataclass(frozen=True)
-class _Preparation:
-    """A corpus of sources whose split is drawn, on its way into an empty folder."""
+class Preparation:
+    """Sources whose split is drawn, on their way into an empty folder: all of their blocks, or those of one part."""
 
     sources: Sequence[PreparedSource]
     config: PrepareConfig
     pool: Callable[..., Iterator[Any]]
     advance: Callable[[int], None]
+    blocks: Sequence[tuple[int, slice]]
+    given: CellTokenizer | None
 
-    def write(self, folder: Path, given: CellTokenizer | None = None) -> None:
+    def write(self, folder: Path) -> Written:
         """Rank and fit the tokenizer unless one is given, write the tokens."""
-        tokenizer = given or self._tokenizer()
-        fit = InverseFit(tokenizer.binner, len(tokenizer.panel))
+        tokenizer = self.given or self._tokenizer()
+        written = Written(tokenizer, InverseFit(tokenizer.binner, len(tokenizer.panel)), [], [0] * len(self.sources))
         with ShardWriter(folder, len(tokenizer.schema.phenotypes)) as writer:
-            described = self._write_tokens(tokenizer, fit, writer)
-        if given is None:
-            tokenizer = replace(tokenizer, inverse=fit.finish())
-        tokenizer.save(folder)
-        files = {
-            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in sorted(folder.rglob("*.arrow"))
-        }
-        info = {"format": FORMAT, "polygene": __version__, "tokenizer": tokenizer.fingerprint()}
-        info |= {"config": asdict(self.config), "sources": described, "files": files}
-        info = json.loads(json.dumps(info))  # as it will be read: tuples are lists
-        info["digest"] = digest_of(info)
-        (folder / "corpus.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            self._write_tokens(written, writer)
+        return written
 
     def _tokenizer(self) -> CellTokenizer:
         """Make panel, bins and labels from training cells; the inverse is fitted later, as tokens are written."""
@@ -181,48 +201,42 @@ class _Preparation:
         return choose_panel(union, score_U, self.config.n_genes, self.config.include_genes)
 
     def _add_up(self, sums: Mapping[int, Any]) -> None:
-        """Add the training cells of every source to its sums."""
-        places = [(s, window) for s in sums for window in self.sources[s].windows()]
-        tasks = ((s, (_training_rows(self.sources[s], window), sums[s].empty())) for s, window in places)
-        for (s, window), part in zip(places, self.pool(_add_cells, tasks), strict=True):
+        """Add the cells of every source that rank to its sums."""
+        places = [
+            (s, rows)
+            for s in sums
+            for window in self.sources[s].windows()
+            if len(rows := self.sources[s].ranks(window))
+        ]
+        tasks = ((s, (rows, sums[s].empty())) for s, rows in places)
+        for (s, rows), part in zip(places, self.pool(_add_cells, tasks), strict=True):
             sums[s].merge(part)
-            self.advance(int((self.sources[s].part_C[window] == 0).sum()))
+            self.advance(len(rows))
 
-    def _write_tokens(self, tokenizer: CellTokenizer, fit: InverseFit, writer: ShardWriter) -> list[dict[str, Any]]:
-        """Last pass: write the tokens of every cell; returns the entries of the sources in corpus.json."""
-        described: list[dict[str, Any]] = []
-        n_blank = [0] * len(self.sources)
-        places = [(s, window) for s, source in enumerate(self.sources) for window in source.windows()]
+    def _write_tokens(self, written: Written, writer: ShardWriter) -> None:
+        """Last pass: write the tokens of the cells, and describe every source."""
+        tokenizer = written.tokenizer
 
         def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
             for s, source in enumerate(self.sources):
                 with source.named():
                     match = tokenizer.panel.match(source.cells.var)
                     labels_CP = tokenizer.schema.encode(source.frame, unknown="not given")
-                described.append(describe(source, tokenizer.schema, match.measured_G, labels_CP))
+                written.sources.append(describe(source, tokenizer.schema, match.measured_G, labels_CP))
                 years_C = years_of(source.frame, tokenizer.schema.phenotypes)
                 source.frame = source.frame.iloc[:0].copy()  # a byte a cell and column, not needed any more
                 donors = np.array([*source.donors, ""], dtype=object)  # the last entry serves the code -1
-                for window in source.windows():
+                for window in (window for number, window in self.blocks if number == s):
                     of_cells = labels_CP[window], source.part_C[window], years_C[window], donors[source.donor_C[window]]
                     thinned_C = source.thinned_C[(source.thinned_C >= window.start) & (source.thinned_C < window.stop)]
                     yield s, (window, match, tokenizer, s, *of_cells, thinned_C, self.config.seed)
 
-        for (s, window), (part, n, tables) in zip(places, self.pool(_encode_block, tasks()), strict=True):
-            fit.merge(part)
-            n_blank[s] += n
+        for (s, window), (part, n, tables) in zip(self.blocks, self.pool(_encode_block, tasks()), strict=True):
+            written.fit.merge(part)
+            written.blank[s] += n
             for table in tables:
                 writer.write(*table)
             self.advance(window.stop - window.start)
-        for source, n, entry in zip(self.sources, n_blank, described, strict=True):
-            if n:
-                entry["cells_without_panel_genes"] = n
-                logger.info("%s: %s cells express no gene of the panel; they are kept", source.cells.label, f"{n:,}")
-        return described
-
-
-def _training_rows(source: PreparedSource, window: slice) -> np.ndarray:
-    return window.start + np.flatnonzero(source.part_C[window] == 0)
 
 
 def _add_cells(source: PreparedSource, rows: np.ndarray, sums: Any) -> Any:

@@ -30,6 +30,9 @@ BLOCK = 5_000
 """Rows of a source that one task of the process pool reads. Sums are added block by block, so that the number of
 processes changes no digit of them."""
 
+STRETCH = 1_000
+"""Training cells that are chosen to rank genes, or left out, together: single ones would cost reading all of them."""
+
 
 class PreparedSource:
     """A source whose split is drawn: its cells, their labels and parts, and how its values are read."""
@@ -46,6 +49,7 @@ class PreparedSource:
         if config.totals and not self.totals:
             logger.info("%s: no counts with a column %r; each cell's own sum is used", cells.label, config.totals)
         real_C = ~is_synthetic(frame) if config.thinned and self.scale == "counts" else np.zeros(len(frame), dtype=bool)
+        self.ranking = np.zeros(0, dtype=np.int64)  # rows that rank the genes
         self.thinned_C = np.flatnonzero((part_C == 0) & real_C)
         self.donor_C, self.donors = np.full(cells.n_obs, -1, dtype=np.int32), list[str]()
         if config.donor in frame:
@@ -71,6 +75,17 @@ class PreparedSource:
                     done += chunk.n_obs
                 values = log1p_values(chunk, match, totals=self.totals, scale=self.scale)
                 yield chunk.obs_names.to_numpy(dtype=object), values
+
+    def choose_ranking(self, most: int) -> None:
+        """Choose at most so many training cells to rank the genes, in stretches at even distances."""
+        rows = np.flatnonzero(self.part_C == 0)
+        share = min(1.0, most / max(len(rows), 1))
+        stretch = np.arange(len(rows)) // STRETCH
+        self.ranking = rows[np.floor((stretch + 1) * share) > np.floor(stretch * share)]
+
+    def ranks(self, window: slice) -> np.ndarray:
+        """Give the rows of a block that rank the genes."""
+        return self.ranking[slice(*np.searchsorted(self.ranking, [window.start, window.stop]))]
 
     def windows(self) -> Iterator[slice]:
         """Cut the rows into blocks of `BLOCK`."""

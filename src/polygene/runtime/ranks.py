@@ -1,8 +1,10 @@
 """The rank of this process among those that torchrun or accelerate launch started; torch is not needed to know it."""
 
 import os
+import re
+from typing import NamedTuple, Self
 
-from polygene.errors import RunEndedError
+from polygene.errors import RecipeError, RunEndedError
 
 
 def rank() -> int:
@@ -25,3 +27,30 @@ def one_process(what: str) -> None:
 def own_rows(n: int) -> range:
     """Rows of n that fall to this process: contiguous, all of them to one of the processes."""
     return range(n * rank() // world_size(), n * (rank() + 1) // world_size())
+
+
+class Part(NamedTuple):
+    """One of several parts of the same work, which machines do by themselves: the third of sixteen is "3/16"."""
+
+    number: int
+    n: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read K/N."""
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        part = cls(*map(int, found.groups())) if found else cls(0, 0)
+        if not 1 <= part.number <= part.n:
+            msg = f"part is K/N, the K-th of N parts counted from 1, such as 3/16; got {text!r}"
+            raise RecipeError(msg)
+        return part
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.n}"
+
+    def of(self, n_items: int) -> slice:
+        """Give the items of n that are of this part: contiguous, all of them in one of the parts."""
+        return slice(n_items * (self.number - 1) // self.n, n_items * self.number // self.n)
+
+
+WHOLE = Part(1, 1)

@@ -22,6 +22,7 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the quantiles that the inverse keep
 MAX_BINS = 256  # a bin is stored as uint8
 MIN_CELLS = 10  # fewer make no mean of their own
 GRID_TOP, GRID_STEPS = 10.0, 500  # steps of 0.02, so that quantiles are right to 0.02
+UNIT = 2**28  # sums are kept as whole numbers of its inverse: 64 bits hold those of three billion cells
 GRID = GRID_STEPS + 1  # place 0 holds the zeros alone; the last place holds everything above too
 
 
@@ -180,7 +181,7 @@ class InverseFit:
 
     def __init__(self, binner: ExpressionBinner, n_genes: int) -> None:
         self.binner, shape = binner, (n_genes, binner.n_bins)
-        self._sums_GB = np.zeros(shape)
+        self._sums_GB = np.zeros(shape, dtype=np.int64)  # whole numbers: their order changes no digit
         self._counts_GB = np.zeros(shape, dtype=np.int64)
         self._histogram = np.zeros((*shape, GRID), dtype=np.uint32)
 
@@ -189,7 +190,8 @@ class InverseFit:
         genes_M = np.flatnonzero(measured_G)
         n_bins, size = self.binner.n_bins, self._counts_GB.size
         places_N = genes_M[values_CM.indices] * n_bins + self.binner.bins_of_entries(values_CM)
-        self._sums_GB += np.bincount(places_N, values_CM.data, minlength=size).reshape(self._sums_GB.shape)
+        sums_GB = np.bincount(places_N, values_CM.data, minlength=size).reshape(self._sums_GB.shape)
+        self._sums_GB += np.rint(sums_GB * UNIT).astype(np.int64)
         self._counts_GB += np.bincount(places_N, minlength=size).reshape(self._counts_GB.shape)
         steps_N = np.ceil(values_CM.data * np.float32(GRID_STEPS / GRID_TOP)).astype(np.int64)
         np.add.at(self._histogram.reshape(-1), places_N * GRID + np.minimum(steps_N, GRID_STEPS), np.uint32(1))
@@ -214,6 +216,17 @@ class InverseFit:
         self._histogram = np.zeros((*self._counts_GB.shape, GRID), dtype=np.uint32)
         self._histogram.reshape(-1)[filled] = counts
 
+    def tables(self) -> dict[str, np.ndarray]:
+        """Return what was counted, as arrays for a file."""
+        filled, steps = self.__getstate__()["_histogram"]
+        return {"sums": self._sums_GB, "counts": self._counts_GB, "filled": filled, "steps": steps}
+
+    def merge_tables(self, tables: Mapping[str, np.ndarray]) -> None:
+        """Take in what `tables` returned."""
+        self._sums_GB += tables["sums"]
+        self._counts_GB += tables["counts"]
+        self._histogram.reshape(-1)[tables["filled"]] += tables["steps"]
+
     def finish(self) -> BinInverse:
         """Return the inverse. A bin that no cell of any gene has stands for the middle of its interval."""
         lowest_B, highest_B = self.binner.bounds()
@@ -223,10 +236,10 @@ class InverseFit:
         for b in range(self.binner.n_bins):
             counts_G = self._counts_GB[:, b]
             if counts_G.any():
-                mean_B[b] = self._sums_GB[:, b].sum() / counts_G.sum()
+                mean_B[b] = self._sums_GB[:, b].sum() / UNIT / counts_G.sum()
                 quantiles_BR[b] = _quantiles(self._histogram[:, b].sum(axis=0, dtype=np.int64)[None])[0]
             enough_G = counts_G >= MIN_CELLS
-            mean_GB[:, b] = np.where(enough_G, self._sums_GB[:, b] / np.maximum(counts_G, 1), mean_B[b])
+            mean_GB[:, b] = np.where(enough_G, self._sums_GB[:, b] / UNIT / np.maximum(counts_G, 1), mean_B[b])
             quantiles_GR = np.where(enough_G[:, None], _quantiles(self._histogram[:, b]), quantiles_BR[b])
             quantiles_GBR[:, b] = np.clip(quantiles_GR, lowest_B[b], highest_B[b])
         # Four significant digits: sums over chunks differ in the last ones, and the tokenizer must not.
