@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from polygene.tl._denoise import denoise
     from polygene.tl._embed import embed
     from polygene.tl._finetune import finetune
+    from polygene.tl._gene_network import gene_network
     from polygene.tl._generate import generate
+    from polygene.tl._network_statistics import network_statistics
     from polygene.tl._perturb import perturb
     from polygene.tl._polyfunctionality import polyfunctionality
     from polygene.tl._vote import vote
@@ -26,7 +28,9 @@ __all__ = [
     "denoise",
     "embed",
     "finetune",
+    "gene_network",
     "generate",
+    "network_statistics",
     "perturb",
     "polyfunctionality",
     "vote",
