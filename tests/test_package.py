@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Set
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,18 @@ except SystemExit:
 """
 
 
-def heavy_modules_after(code: str) -> set[str]:
+ANNOTATE = """
+import polygene as pg
+
+pg.tl.annotate(pg.datasets.pbmc()[:20].copy(), "polygene-512", predict="cell_type")
+"""
+
+
+def heavy_modules_after(code: str, heavy: Set[str] = HEAVY) -> set[str]:
     """Run Python code in a new interpreter and name the heavy packages it has imported."""
     program = f"{code}\nimport sys; print('modules:', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return HEAVY.intersection(done.stdout.rpartition("modules:")[2].split())
+    return heavy & set(done.stdout.rpartition("modules:")[2].split())
 
 
 def processor_seconds(*command: str) -> float:
@@ -58,6 +66,11 @@ def processor_seconds(*command: str) -> float:
 )
 def test_nothing_heavy_is_imported_before_it_is_used(code: str) -> None:
     assert heavy_modules_after(code) == set()
+
+
+def test_to_annotate_imports_nothing_that_takes_long_and_is_not_used() -> None:
+    unused = {"accelerate", "matplotlib", "scanpy", "scipy.spatial", "scipy.stats", "sklearn", "sympy", "transformers"}
+    assert heavy_modules_after(ANNOTATE, unused) == set()
 
 
 def test_import_takes_less_than_a_tenth_of_a_second() -> None:

@@ -15,7 +15,6 @@ from typing import Self
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from scipy.spatial.distance import cdist
 
 from polygene.errors import CheckpointError
 
@@ -84,8 +83,9 @@ class NoveltyDetector:
 
     def score(self, states_CD: np.ndarray) -> np.ndarray:
         """Distance of cells to the nearest cluster in units of the threshold, float32 (C,): above 1 a cell is novel."""
-        distance_CK = cdist(states_CD.astype(float) @ self.whitening_DD, self.centres_KD)
-        return (distance_CK.min(axis=1) / self.threshold).astype(np.float32)
+        white_CD = states_CD.astype(float) @ self.whitening_DD
+        squared_KC = [np.square(white_CD - centre_D).sum(axis=1) for centre_D in self.centres_KD]
+        return (np.sqrt(np.min(squared_KC, axis=0)) / self.threshold).astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Write one file: arrays as safetensors, numbers in its header."""

@@ -39,7 +39,8 @@ class LinearBranch(nn.Module):
     def __init__(self, config: PolyGeneConfig) -> None:
         super().__init__()
         self.genes = nn.Embedding(config.n_genes, config.hidden_size)
-        self.bins = nn.Parameter(torch.linspace(0.5, 1.5, config.n_bins))
+        # not by torch.linspace, which imports sympy where tensors have no memory: 0.4 s of a command's start
+        self.bins = nn.Parameter(torch.tensor([0.5 + b / max(config.n_bins - 1, 1) for b in range(config.n_bins)]))
         self.unmeasured = UnmeasuredGenes(config) if config.unmeasured_vectors else None
         self.first_slot = config.first_gene_slot
 
