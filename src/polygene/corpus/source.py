@@ -67,9 +67,7 @@ class PreparedSource:
             for chunk in self.cells.chunks(rows, columns=[self.totals] if self.totals else []):
                 if shares_C is not None:
                     shares = shares_C[done : done + chunk.n_obs]
-                    x_CG = sparse.csr_matrix(chunk.X)
-                    x_CG.data = rng.binomial(x_CG.data.astype(np.int64), np.repeat(shares, np.diff(x_CG.indptr)))
-                    chunk.X = x_CG.astype(np.float32)
+                    chunk.X = thinned(sparse.csr_matrix(chunk.X), shares, rng)
                     if self.totals:
                         chunk.obs[self.totals] *= shares
                     done += chunk.n_obs
@@ -106,6 +104,12 @@ class PreparedSource:
                 raise
             msg = f"{self.cells.label}: {error}"
             raise type(error)(msg) from error
+
+
+def thinned(counts_CG: sparse.csr_matrix, shares_C: np.ndarray, rng: np.random.Generator) -> sparse.csr_matrix:
+    """Keep every molecule of a cell with the chance that is its cell's share."""
+    kept_N = rng.binomial(counts_CG.data.astype(np.int64), np.repeat(shares_C, np.diff(counts_CG.indptr)))
+    return sparse.csr_matrix((kept_N.astype(np.float32), counts_CG.indices, counts_CG.indptr), counts_CG.shape)
 
 
 def describe(

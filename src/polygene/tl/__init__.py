@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from polygene.runtime import extras
 
 if TYPE_CHECKING:
+    from polygene.tl._ageing_topology import ageing_topology
     from polygene.tl._annotate import annotate
     from polygene.tl._balance import balance
     from polygene.tl._counterfactual import counterfactual
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from polygene.tl._vote import vote
 
 __all__ = [
+    "ageing_topology",
     "annotate",
     "balance",
     "counterfactual",

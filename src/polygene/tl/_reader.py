@@ -35,8 +35,8 @@ logger = logging.getLogger("polygene")
 class CellReader:
     """The cells of an AnnData or a file; labels, scale and genes are checked before the first cell is read.
 
-    `cells` is the source, `match` the columns of the panel genes in it, `genes` how much of the panel it measures.
-    `own` are genes that heads read besides, by phenotype.
+    `cells` is the source, `scale` that of its values, `match` the columns of the panel genes in it, `genes` how much of
+    the panel it measures. `own` are genes that heads read besides, by phenotype.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class CellReader:
         if totals is not None and totals not in cells.columns:
             do = "Pass totals=<column>, or leave it out."
             raise missing_column(totals, cells.columns, of=cells.label, holds="the counts of each cell", do=do)
-        self._scale = cells.find_scale(ranks=tokenizer.binner.ranks)
+        self.scale = cells.find_scale(ranks=tokenizer.binner.ranks)
         self.match = tokenizer.panel.match(cells.var)
         sample = cells.sample(columns=TOTALS)
-        warn_totals(sample, totals=totals, scale=self._scale)
+        warn_totals(sample, totals=totals, scale=self.scale)
         self.own = {name: own_genes(genes, cells, name) for name, genes in (own or {}).items()}
-        share = counts_share(sample.X, self.match, self._scale)
+        share = counts_share(sample.X, self.match, self.scale)
         self.genes: dict[str, Any] = {**self.match.report(share), "left_out": cells.left_out}
 
     def raw(self, rows: np.ndarray | None) -> Iterator[ad.AnnData]:
@@ -74,7 +74,7 @@ class CellReader:
 
     def values(self, chunk: ad.AnnData, match: GeneMatch) -> sparse.csr_matrix:
         """Give log1p counts per 10,000 of the genes that were matched and measured."""
-        return log1p_values(chunk, match, totals=self._totals, scale=self._scale)
+        return log1p_values(chunk, match, totals=self._totals, scale=self.scale)
 
     def chunks(self, rows: range | np.ndarray | None = None) -> Iterator[tuple[pd.Index, EncodedCells]]:
         """Read the names and the tokens of cells, all or some `rows`; warn of cells that express no panel gene."""
@@ -85,7 +85,7 @@ class CellReader:
         first = n_blank = 0
         for chunk in self.raw(rows):
             cells = self._tokenizer.encode(
-                chunk, match=self.match, totals=self._totals, scale=self._scale, use_labels=False
+                chunk, match=self.match, totals=self._totals, scale=self.scale, use_labels=False
             )
             own = {}
             for name, match in self.own.items():

@@ -1,0 +1,261 @@
+"""Ageing topology: does the network of a cell type change with age? Legend: U donors, G panel genes, M nodes, A groups.
+
+R bootstrap samples or shuffles.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from polygene.errors import DataError
+from polygene.io.read import Source
+from polygene.io.results import check_writable, record_in_uns
+from polygene.model.shipped import DEFAULT
+from polygene.runtime import extras
+from polygene.runtime.progress import progress
+from polygene.runtime.ranks import one_process
+from polygene.runtime.seeds import check_count, check_seed
+from polygene.tl._ageing_design import Design, ages_of, design, read_thinned
+from polygene.tl._ageing_groups import GroupNetworks, change_tables, measure_tables
+from polygene.tl._gene_network import context_rows
+from polygene.tl._reader import CellReader, made_by
+from polygene.tl._states import Models, named_models
+
+logger = logging.getLogger("polygene")
+EVERY = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AgeingTopology:
+    """How networks differ between age groups; every table has columns `model` and `context`.
+
+    Attributes
+    ----------
+    measures
+        A row for each age group and measure (`clustering`, `modularity`, `assortativity`, `heterogeneity` of degrees):
+        `ages`, `mean_age`, `n_donors`, `n_cells`, `value`, and `low` and `high`, 95 % by a bootstrap over the group's
+        donors.
+    slopes
+        A row for each measure: `slope` of its values over the groups' mean ages, per ten years, with `low` and `high`
+        by the bootstrap over donors; `shuffled_low` and `shuffled_high`, between which 95 % of the slopes lie after
+        ages were shuffled among donors; `p`, how many of those are as steep.
+    changes
+        A row each for `turnover` and `drift` between the youngest and the oldest group, means over genes: `value`, and
+        mean, 95 % range and `p` on shuffled ages.
+    genes
+        A row for each gene: `turnover`, the share of its neighbours in either group that only one has; `drift`, the
+        distance between its mean states; for both the mean on shuffled ages, `p`, and `q` (Benjamini–Hochberg).
+    design
+        A row for each context: donors, cells a donor, counts a cell, genes, edges, and what was left out.
+    """
+
+    measures: pd.DataFrame
+    slopes: pd.DataFrame
+    changes: pd.DataFrame
+    genes: pd.DataFrame
+    design: pd.DataFrame
+
+    @property
+    def survives(self) -> pd.DataFrame:
+        """A row for each context and measure: whether every model has a slope of one sign, and each with p < 0.05."""
+        return (
+            self.slopes.groupby(["context", "measure"], sort=False)
+            .apply(_agree, include_groups=False)
+            .rename("survives")
+            .reset_index()
+        )
+
+
+def _agree(slopes: pd.DataFrame) -> bool:
+    return bool((slopes["p"] < 0.05).all() and slopes["slope"].gt(0).nunique() == 1)
+
+
+def ageing_topology(
+    adata: Source,
+    model: Models = DEFAULT,
+    *,
+    groupby: str = "cell_type",
+    contexts: Sequence[str] | None = None,
+    age: str | None = None,
+    donor: str = "donor_id",
+    by: Literal["contextual", "correlation"] = "contextual",
+    n_groups: int = 3,
+    density: float = 0.05,
+    cells_per_donor: int | None = None,
+    depth: float | None = None,
+    min_cells: int = 10,
+    n_cells: int = 5_000,
+    n_bootstrap: int = 100,
+    n_shuffled: int = 100,
+    layer: str | None = None,
+    totals: str | None = None,
+    seed: int = 0,
+) -> AgeingTopology:
+    """Compare the gene networks of age groups within a cell type, at equal donors, cells, depth and edges.
+
+    Old donors differ from young ones in how many cells of a type they give and how deeply those were sequenced, and
+    both change a network. So every group has as many donors, every donor as many cells, every cell as many counts
+    (those with more are thinned, those with fewer left out) and every network as many edges among the same genes.
+    Donors are the replicates, and all is done again on ages shuffled among them.
+
+    Parameters
+    ----------
+    adata
+        Cells with counts, an AnnData or a file.
+    model
+        A PolyGene, or the name or folder of one; or several, of which `survives` says on what all agree.
+    groupby, contexts
+        Column of `obs` with the cell types; those that are compared, None for all that have donors enough.
+    age, donor
+        Columns of `obs`. By default the age is read where the model's phenotype "age" is; a number is years.
+    by
+        The definition of an edge, as for `gene_network`.
+    n_groups
+        Age groups of equal numbers of donors.
+    density
+        Share of the pairs of genes that become edges. Genes are those that `min_cells` cells a group express on
+        average.
+    cells_per_donor
+        None: the number with which most cells are compared. Donors with fewer are left out.
+    depth
+        Counts of a cell after thinning. None: the lowest quarter of the cells is left out for it.
+    min_cells, n_cells
+        As for `density`; cells of a context that are read at most.
+    n_bootstrap, n_shuffled
+        Samples of the donors; shuffles of their ages.
+    layer, totals
+        Where the expression is, as for `annotate`.
+    seed
+        Decides which donors and cells are drawn, how counts are thinned, samples and shuffles.
+
+    Returns
+    -------
+    An `AgeingTopology`, five tables.
+
+    Notes
+    -----
+    An AnnData also gets the tables in `uns["polygene"]["ageing_topology"]`. Intervals are the value and 1.96 standard
+    deviations of the bootstrap: a sample holds fewer different donors than the group, so its own mean is off.
+
+    512 genes take 40 s a context on one core; in memory are the sums of states, donors × genes × width.
+
+    Raises
+    ------
+    DataError, ColumnError, PhenotypeError
+        Values are no counts; a context has too few donors of known age; the model has no phenotype "age" and no column
+        is named.
+    """
+    one_process("ageing_topology")
+    _check(by, n_groups, density, n_cells, min_cells, n_bootstrap, n_shuffled, seed)
+    check_writable(adata)
+    extras.require("igraph")
+    models = named_models(model)
+    first = next(iter(models.values()))
+    reader = CellReader(adata, first.tokenizer, layer=layer, totals=totals)
+    if reader.scale != "counts":
+        msg = (
+            f"{reader.cells.label} holds {reader.scale} values; depths are made equal by thinning, which needs counts."
+        )
+        raise DataError(msg)
+    age_C, column = ages_of(reader.cells, first.tokenizer, age)
+    rows_of = context_rows(reader.cells, groupby, contexts, EVERY, None, seed)
+    choose: dict[str, Any] = {"cells_per_donor": cells_per_donor, "most": n_cells, "depth": depth, "totals": totals}
+    choose |= {"donor": donor, "n_groups": n_groups, "seed": seed}
+    plans = _plans(reader, rows_of, age_C, must=contexts is not None or len(rows_of) == 1, **choose)
+    parts: list[dict[str, pd.DataFrame]] = []
+    with progress(len(plans) * len(models), done="ageing topology", device=first.network.device) as advance:
+        for plan in plans:
+            for name, one in models.items():
+                cells = read_thinned(reader, one.tokenizer, plan, totals=totals, seed=seed)
+                networks = GroupNetworks.of(
+                    one, cells, plan, by=by, n_groups=n_groups, density=density, min_cells=min_cells
+                )
+                tables = _tables(networks, plan, n_bootstrap, n_shuffled, seed)
+                parts.append({key: _named(table, name, plan.context) for key, table in tables.items()})
+                advance(1)
+    found = AgeingTopology(**{key: pd.concat([part[key] for part in parts], ignore_index=True) for key in parts[0]})
+    if isinstance(adata, ad.AnnData):
+        facts = {**made_by(first), "models": list(models), "groupby": groupby, "age": column, "by": by, "seed": seed}
+        record_in_uns(adata, "ageing_topology", {**facts, **vars(found)})
+    return found
+
+
+def _plans(
+    reader: CellReader, rows_of: dict[str, np.ndarray], age_C: np.ndarray, *, must: bool, **choose: Any
+) -> list[Design]:
+    """Choose the cells of each context; one with too few donors is left out, unless it must not be."""
+    plans = []
+    for context, rows in rows_of.items():
+        try:
+            plans.append(design(reader, context, rows, age_C, **choose))
+        except DataError as error:
+            if must:
+                raise
+            logger.warning("%s It is left out.", error)
+    if not plans:
+        msg = f"No context of {reader.cells.label} has donors enough for {choose['n_groups']} age groups."
+        raise DataError(msg)
+    return plans
+
+
+def _named(table: pd.DataFrame, model: str, context: str) -> pd.DataFrame:
+    table.insert(0, "context", context)
+    table.insert(0, "model", model)
+    return table
+
+
+def _tables(
+    networks: GroupNetworks, plan: Design, n_bootstrap: int, n_shuffled: int, seed: int
+) -> dict[str, pd.DataFrame]:
+    """Compute the networks of the age groups, of samples of their donors and of shuffled ages, and tabulate them."""
+    rng, donors_AU = np.random.default_rng(seed), networks.donors_AU
+    observed = networks.compute(donors_AU, seed=seed)
+    sampled = [np.stack([rng.choice(group, len(group)) for group in donors_AU]) for _ in range(n_bootstrap)]
+    samples = [networks.measures(networks.weights(one), seed=seed) for one in sampled]
+    shuffles = [
+        networks.compute(rng.permutation(donors_AU.ravel()).reshape(donors_AU.shape), seed=seed)
+        for _ in range(n_shuffled)
+    ]
+    measures, slopes = measure_tables(networks, observed, samples, shuffles, plan)
+    changes, genes = change_tables(networks, observed, shuffles)
+    facts: dict[str, float] = {
+        "n_donors": donors_AU.size,
+        "n_groups": len(donors_AU),
+        "cells_per_donor": plan.cells_per_donor,
+    }
+    facts |= {"depth": plan.depth, "genes": len(networks.genes_M), "edges": networks.n_edges, **plan.left_out}
+    return {
+        "measures": measures,
+        "slopes": slopes,
+        "changes": changes,
+        "genes": genes,
+        "design": pd.DataFrame([facts]),
+    }
+
+
+def _check(
+    by: str, n_groups: int, density: float, n_cells: int, min_cells: int, n_bootstrap: int, n_shuffled: int, seed: int
+) -> None:
+    check_seed(seed)
+    for name, value, most in (
+        ("n_groups", n_groups, 100),
+        ("n_cells", n_cells, 1_000_000),
+        ("min_cells", min_cells, 100_000),
+        ("n_bootstrap", n_bootstrap, 100_000),
+        ("n_shuffled", n_shuffled, 100_000),
+    ):
+        check_count(name, value, most)
+    if n_groups < 2:
+        msg = "n_groups = 1: at least two age groups are compared."
+        raise DataError(msg)
+    if by not in ("contextual", "correlation"):
+        msg = f"by is 'contextual' or 'correlation', whose weights are sums over donors; got {by!r}."
+        raise DataError(msg)
+    if not 0 < density <= 1:
+        msg = f"density = {density}: give a share of the pairs of genes, above 0 and at most 1."
+        raise DataError(msg)
