@@ -197,7 +197,7 @@ def test_a_finding_survives_where_every_model_has_it(tiny_model: PolyGene) -> No
 def test_one_donor_cannot_age(tiny_model: PolyGene) -> None:
     adata = aged()
     adata.obs["donor_id"] = "donor00"
-    with pytest.raises(DataError, match=r"T cell: 1 donor\(s\) of known age .* 3 age groups need 3 each"):
+    with pytest.raises(DataError, match=r"T cell at .* 1 donor\(s\) of known age .* 3 age groups need 3 donors each"):
         ageing_topology(adata, tiny_model, **QUICK)
 
 

@@ -93,15 +93,7 @@ def design(
     kept, kept_depth = known[deep], depth_C[deep]
     counts_U = np.bincount(donor_C[kept], minlength=len(names))
     per_donor = _cells_per_donor(counts_U, n_groups, most) if cells_per_donor is None else cells_per_donor
-    chosen = rng.permutation(np.flatnonzero(counts_U >= max(per_donor, 1)))
-    per_group = min(len(chosen), max(most // max(per_donor, 1), 1)) // n_groups
-    if per_group < PER_GROUP or per_donor < 1:
-        msg = (
-            f"{context}: {len(chosen)} donor(s) of known age have {max(per_donor, 1)} cells of {target:,.0f} counts, "
-            f"and {n_groups} age groups need {PER_GROUP} each. Lower n_groups, cells_per_donor or depth."
-        )
-        raise DataError(msg)
-    chosen = chosen[: per_group * n_groups]
+    chosen = _donors(counts_U, per_donor, n_groups, most, f"{context} at {target:,.0f} counts a cell", rng)
     age_of = {u: float(age_C[kept[donor_C[kept] == u]].mean()) for u in chosen.tolist()}
     order = sorted(age_of, key=lambda u: (age_of[u], u))
     drawn = [np.sort(rng.permutation(np.flatnonzero(donor_C[kept] == u))[:per_donor]) for u in order]
@@ -121,6 +113,21 @@ def design(
             "donors_not_drawn": int((np.bincount(donor_C[known], minlength=len(names)) > 0).sum()) - len(order),
         },
     )
+
+
+def _donors(
+    counts_U: np.ndarray, per_donor: int, n_groups: int, most: int, where: str, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw the donors, as many for each group, of those with cells enough."""
+    enough = rng.permutation(np.flatnonzero(counts_U >= max(per_donor, 1)))
+    per_group = min(len(enough), max(most // max(per_donor, 1), 1)) // n_groups
+    if per_group < PER_GROUP or per_donor < 1:
+        msg = (
+            f"{where}: {len(enough)} donor(s) of known age have {max(per_donor, 1)} cells, and {n_groups} age groups "
+            f"need {PER_GROUP} donors each. Lower n_groups, cells_per_donor or depth."
+        )
+        raise DataError(msg)
+    return enough[: per_group * n_groups]
 
 
 def _cells_per_donor(counts_U: np.ndarray, n_groups: int, most: int) -> int:

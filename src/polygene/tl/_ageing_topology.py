@@ -6,6 +6,7 @@ R bootstrap samples or shuffles.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import anndata as ad
@@ -158,9 +159,8 @@ def ageing_topology(
     first = next(iter(models.values()))
     reader = CellReader(adata, first.tokenizer, layer=layer, totals=totals)
     if reader.scale != "counts":
-        msg = (
-            f"{reader.cells.label} holds {reader.scale} values; depths are made equal by thinning, which needs counts."
-        )
+        values = f"{reader.cells.label} holds {reader.scale} values"
+        msg = f"{values}; depths are made equal by thinning, which needs counts."
         raise DataError(msg)
     age_C, column = ages_of(reader.cells, first.tokenizer, age)
     rows_of = context_rows(reader.cells, groupby, contexts, EVERY, None, seed)
@@ -168,16 +168,13 @@ def ageing_topology(
     choose |= {"donor": donor, "n_groups": n_groups, "seed": seed}
     plans = _plans(reader, rows_of, age_C, must=contexts is not None or len(rows_of) == 1, **choose)
     parts: list[dict[str, pd.DataFrame]] = []
+    summed: dict[str, Any] = {"by": by, "n_groups": n_groups, "density": density, "min_cells": min_cells}
     with progress(len(plans) * len(models), done="ageing topology", device=first.network.device) as advance:
-        for plan in plans:
-            for name, one in models.items():
-                cells = read_thinned(reader, one.tokenizer, plan, totals=totals, seed=seed)
-                networks = GroupNetworks.of(
-                    one, cells, plan, by=by, n_groups=n_groups, density=density, min_cells=min_cells
-                )
-                tables = _tables(networks, plan, n_bootstrap, n_shuffled, seed)
-                parts.append({key: _named(table, name, plan.context) for key, table in tables.items()})
-                advance(1)
+        for plan, (name, one) in product(plans, models.items()):
+            cells = read_thinned(reader, one.tokenizer, plan, totals=totals, seed=seed)
+            tables = _tables(GroupNetworks.of(one, cells, plan, **summed), plan, n_bootstrap, n_shuffled, seed)
+            parts.append({key: _named(table, name, plan.context) for key, table in tables.items()})
+            advance(1)
     found = AgeingTopology(**{key: pd.concat([part[key] for part in parts], ignore_index=True) for key in parts[0]})
     if isinstance(adata, ad.AnnData):
         facts = {**made_by(first), "models": list(models), "groupby": groupby, "age": column, "by": by, "seed": seed}
