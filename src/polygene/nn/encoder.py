@@ -61,9 +61,18 @@ class Encoder(nn.Module):
         before_last: bool = False,
     ) -> Tensor:
         """States after the last layer of the tokens that attend in `reading`, (R, D), or of all; or those before it."""
-        n_tokens = len(words_TD)
+        return self.run(self.embed(words_TD, slots_T, types_T), cells, reading, before_last=before_last)
+
+    def embed(self, words_TD: Tensor, slots_T: Tensor, types_T: Tensor) -> Tensor:
+        """Embed tokens by word, type and slot: what the first layer reads, (T, D)."""
         x_TD = words_TD + self.embeddings["token_type_embeddings"](types_T)
-        x_TD = self.embeddings["LayerNorm"](x_TD + self.embeddings["position_embeddings"](slots_T))
+        return cast("Tensor", self.embeddings["LayerNorm"](x_TD + self.embeddings["position_embeddings"](slots_T)))
+
+    def run(
+        self, x_TD: Tensor, cells: CellOffsets, reading: CellOffsets | None = None, *, before_last: bool = False
+    ) -> Tensor:
+        """Run embedded tokens through the layers; what is returned is as for `forward`."""
+        n_tokens = len(x_TD)
         x_TD = filled(x_TD, self.FULL)
         if self.training and self.dropout:
             x_TD = x_TD * kept(x_TD, self.dropout)

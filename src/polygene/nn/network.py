@@ -101,13 +101,13 @@ class PolyGeneModel(nn.Module):
         """
         cells = CellOffsets(n_keys, n_queries)
         reading = None if read_at is None else CellOffsets(n_keys, n_queries, read_at)
-        words_TD = self._words(input_ids[0], cells, unmeasured)
+        words_TD = self.words(input_ids[0], cells, unmeasured)
         hidden_TD: Tensor = self.bert(
             words_TD, position_ids[0], token_type_ids[0], cells, reading, before_last=before_last
         )
         return hidden_TD
 
-    def _words(self, ids_T: Tensor, cells: CellOffsets, unmeasured: Tensor | None) -> Tensor:
+    def words(self, ids_T: Tensor, cells: CellOffsets, unmeasured: Tensor | None) -> Tensor:
         """Embed the tokens of a row, with the sum over a cell's unmeasured genes added to its [START], (T, D)."""
         x_TD: Tensor = self.bert.embeddings["word_embeddings"](ids_T)
         if self.unmeasured is None or unmeasured is None:

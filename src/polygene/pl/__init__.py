@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from polygene.runtime import extras
 
 if TYPE_CHECKING:
+    from polygene.pl._biomarkers import biomarkers
     from polygene.pl._confusion import confusion
     from polygene.pl._counterfactual import counterfactual
     from polygene.pl._dotplot import dotplot
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from polygene.pl._vote import vote
 
 __all__ = [
+    "biomarkers",
     "confusion",
     "counterfactual",
     "dotplot",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from polygene.tl._ageing_topology import ageing_topology
     from polygene.tl._annotate import annotate
     from polygene.tl._balance import balance
+    from polygene.tl._biomarkers import biomarkers
     from polygene.tl._counterfactual import counterfactual
     from polygene.tl._denoise import denoise
     from polygene.tl._embed import embed
@@ -26,6 +27,7 @@ __all__ = [
     "ageing_topology",
     "annotate",
     "balance",
+    "biomarkers",
     "counterfactual",
     "denoise",
     "embed",

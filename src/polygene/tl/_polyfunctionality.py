@@ -19,7 +19,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.progress import progress
 from polygene.tl._contexts import ContextSums, add_rows, clusters_of
-from polygene.tl._reader import CellReader, donors_of, made_by
+from polygene.tl._reader import CellReader, donors_of, made_by, panel_var
 from polygene.tl._states import Models, balanced, groups_of, named_models, states_of
 
 logger = logging.getLogger("polygene")
@@ -188,8 +188,8 @@ def _shuffled(codes_C: np.ndarray, donors_C: np.ndarray, rng: np.random.Generato
 def _of_model(
     sums: ContextSums, model: PolyGene, reader: CellReader, asked: Sequence[str], min_cells: int, name: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    panel = model.tokenizer.panel
-    table = _table(sums, list(panel.symbols), min_cells)
+    panel, names = model.tokenizer.panel, panel_var(model.tokenizer.panel).index.tolist()
+    table = _table(sums, names, min_cells)
     rows, lacking = {}, {}
     for gene in asked:
         try:
@@ -198,7 +198,7 @@ def _of_model(
             lacking[gene] = f"{gene} is not in the panel of {name}, so the model has no state for it."
     for g in np.flatnonzero(table["spread"].isna()):
         why = f"is expressed by fewer than {min_cells} cells of each half in all contexts but one"
-        table.loc[g, "reason"] = f"{panel.symbols[g]} " + (
+        table.loc[g, "reason"] = f"{names[g]} " + (
             f"{why}." if reader.match.measured_G[g] else f"is not measured in {reader.cells.label}."
         )
     reasons = [*lacking.values(), *(table["reason"][g] for g in rows.values() if table["reason"][g])]
@@ -207,7 +207,7 @@ def _of_model(
     for reason in reasons:
         logger.warning("%s", reason)
     known = {gene: g for gene, g in rows.items() if not table["reason"][g]}
-    of_contexts = [_contexts_of(sums, table, g, list(panel.symbols), min_cells) for g in known.values()]
+    of_contexts = [_contexts_of(sums, table, g, names, min_cells) for g in known.values()]
     extra = pd.DataFrame({"gene": list(lacking), "reason": list(lacking.values())})
     table = pd.concat([table, extra], ignore_index=True) if lacking else table
     table["polyfunctional"] = table["polyfunctional"].eq(True)
