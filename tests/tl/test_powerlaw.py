@@ -106,4 +106,6 @@ def test_thresholds_must_agree() -> None:
     assert over_thresholds(["power law", "power law"]) == "power law"
     assert over_thresholds(["no power law: x", "no power law: y"]) == "no power law"
     assert over_thresholds(["power law", "no power law: y"]) == "cannot be told: it depends on the threshold"
-    assert over_thresholds(["cannot be told: x", "no power law: y"]) == "cannot be told"
+    some = "no power law: at 1 of 2 thresholds, and it cannot be told at the others"
+    assert over_thresholds(["cannot be told: x", "no power law: y"]) == some
+    assert over_thresholds(["cannot be told: x", "power law"]) == "cannot be told at 1 of 2 thresholds"

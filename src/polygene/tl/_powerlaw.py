@@ -132,11 +132,17 @@ def verdict(p: float, ratios: dict[str, tuple[float, float]]) -> str:
 
 
 def over_thresholds(verdicts: Sequence[str]) -> str:
-    """Put the verdicts over a range of thresholds into one: it takes all of them to say yes or no."""
-    heads = {one.partition(":")[0] for one in verdicts}
-    if len(heads) == 1:
-        return heads.pop()
-    return f"{CANNOT}: it depends on the threshold" if YES in heads else CANNOT
+    """Put the verdicts over a range of thresholds into one: "power law" takes all of them, and no other finding."""
+    heads = [one.partition(":")[0] for one in verdicts]
+    if len(set(heads)) == 1:
+        return heads[0]
+    if NO in heads and YES not in heads:
+        return f"{NO}: at {heads.count(NO)} of {len(heads)} thresholds, and it cannot be told at the others"
+    return (
+        f"{CANNOT}: it depends on the threshold"
+        if NO in heads
+        else f"{CANNOT} at {heads.count(CANNOT)} of {len(heads)} thresholds"
+    )
 
 
 def truncated_ratio(tail_N: np.ndarray, x_min: int, exponent: float) -> tuple[float, float]:
