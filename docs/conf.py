@@ -13,13 +13,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])  # of the kernels that 
 os.environ["PYTHONWARNINGS"] = "ignore"
 
 import polygene  # noqa: E402
-from recipes import pages  # noqa: E402
+from recipes import reference  # noqa: E402
 
 # A public name that is a module elsewhere, which autosummary looks for by its name.
 sys.modules.setdefault("polygene.datasets", polygene.datasets)
 generated = Path(__file__).parent / "generated"
 generated.mkdir(exist_ok=True)
-for name, text in {"cli": pages.command_line(), "api": pages.api()}.items():
+for name, text in {"cli": reference.command_line(), "api": reference.api()}.items():
     (generated / f"{name}.md").write_text(text, encoding="utf-8")
 
 project, author, copyright = "PolyGene", "PolyGene authors", "PolyGene authors, MIT licence"  # noqa: A001
@@ -38,16 +38,18 @@ html_css_files = ["polygene.css"]
 html_extra_path = ["llms.txt"]
 html_theme = "sphinx_book_theme"
 html_title = "PolyGene"
-html_logo = "_static/logo.svg"
 html_favicon = "_static/logo.svg"
 html_theme_options = {
     "show_toc_level": 2,
     "show_navbar_depth": 1,
     "use_download_button": False,
     "home_page_in_toc": False,
+    "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "PolyGene"},
 }
 html_show_sourcelink = False
 
+default_role = "literal"  # `obs` in a docstring is code
+smartquotes = False  # "raw" is what is typed
 autosummary_generate = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
@@ -58,6 +60,7 @@ napoleon_preprocess_types = False
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache" if os.environ.get("POLYGENE_DOCS_CACHE") else "force"
+nb_execution_cache_path = str(ROOT / "site" / ".jupyter_cache")
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
@@ -77,6 +80,12 @@ def mathml(*, block):
     return visit, None
 
 
+def escape_names(_app, _what, _name, _thing, _options, lines):
+    """Keep a name in quotes that ends with an underscore from being read as a link."""
+    lines[:] = [line if ">>>" in line else line.replace('_"', '\\_"') for line in lines]
+
+
 def setup(app):
     """Browsers draw MathML without a script, which would come from elsewhere."""
+    app.connect("autodoc-process-docstring", escape_names)
     app.add_html_math_renderer("mathml", inline_renderers=mathml(block=False), block_renderers=mathml(block=True))

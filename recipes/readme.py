@@ -1,10 +1,10 @@
-"""Make what the README shows again, after a model or the demo changed: both pictures and the printed table.
+"""Make what the pages show again, after a model, a benchmark or the demo changed: pictures, tables and numbers.
 
     python -m recipes.readme
 
 docs/demo.png is the demo's picture. docs/scores.png draws what `python -m benchmarks.models.never_seen` and
-`python -m benchmarks.models.external` keep in benchmarks/results. The table is what the README's Python prints. No data
-are needed.
+`python -m benchmarks.models.external` keep in benchmarks/results. The table is what the README's Python prints. The
+numbers and tables of all pages follow (`python -m recipes.pages` writes them alone). No data are needed.
 """
 
 import contextlib
@@ -94,6 +94,7 @@ def main() -> None:
     from rich.console import Console
 
     from polygene.cli.demo import run
+    from recipes import pages
 
     console = Console(width=120)
     with tempfile.TemporaryDirectory() as scratch:
@@ -106,6 +107,7 @@ def main() -> None:
     start, end = found.span("printed")
     README.write_text(text[:start] + printed(found["code"]) + text[end:], encoding="utf-8")
     console.print("made docs/demo.png, docs/scores.png and the table of README.md")
+    pages.main()
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ from typer.testing import CliRunner
 
 import polygene as pg
 from polygene.cli.commands import app
-from recipes import pages
+from recipes import pages, reference
 
 
 def test_the_page_of_the_command_line_has_the_options_that_help_shows() -> None:
-    _, *parts = re.split(r"^## (\S+)$", pages.command_line(), flags=re.MULTILINE)
+    _, *parts = re.split(r"^## (\S+)$", reference.command_line(), flags=re.MULTILINE)
     of_page = {
         name: set(re.findall(r"^\| `(--[\w-]+)", text, re.MULTILINE))
         for name, text in zip(*[iter(parts)] * 2, strict=True)
@@ -22,7 +22,7 @@ def test_the_page_of_the_command_line_has_the_options_that_help_shows() -> None:
 
 
 def test_the_page_of_the_python_lists_every_public_name() -> None:
-    listed = set(re.findall(r"^   ([\w.]+)$", pages.api(), re.MULTILINE))
+    listed = set(re.findall(r"^   ([\w.]+)$", reference.api(), re.MULTILINE))
     rooms = {"tl", "pp", "pl"}
     names = {name for name in pg.__all__ if name not in {*rooms, "__version__", "datasets", "errors"}}
     assert listed == names | {f"{room}.{name}" for room in rooms for name in getattr(pg, room).__all__} | {

@@ -2,7 +2,7 @@
 
     python -m benchmarks.models --data DIR                    # makes the corpora again; baselines take hours
     python -m benchmarks.models --corpora DIR                 # made by benchmarks.models.corpus; keeps baselines there
-    python -m benchmarks.models --corpora DIR --write         # also README.md, metrics.json["marks"], docs/models.md
+    python -m benchmarks.models --corpora DIR --write         # also README.md, metrics.json["marks"]
 
 Scored are the test donors of every source that was split, and whole studies that no cell trains, nothing but expression
 being given. A phenotype is scored within each source in which it varies: between sources, naming the source would be
@@ -165,7 +165,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--corpora", type=Path, metavar="DIR", help="made by benchmarks.models.corpus; else they are made again"
     )
     parser.add_argument("--model", action="append", metavar="PATH", help="a checkpoint folder; may be given again")
-    parser.add_argument("--write", action="store_true", help="write cards, marks and docs/models.md")
+    parser.add_argument("--write", action="store_true", help="write cards and marks")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -184,8 +184,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     write(folder, results, cards.card(name, model, corpus, results))
         except (files.MissingDataError, making.MappingError, PolyGeneError) as error:
             sys.exit(str(error))
-    if options.write:
-        cards.write_docs(scored)
     return {name: said(results) for name, results in scored.items()}
 
 

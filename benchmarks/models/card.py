@@ -1,4 +1,4 @@
-"""The card of a shipped model, model_card.md filled in, and docs/models.md."""
+"""The card of a shipped model, card.md filled in."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,25 +19,8 @@ from polygene.model.calibration import Calibration
 from polygene.model.checkpoint import PolyGene
 
 TEMPLATE = Path(__file__).with_name("card.md")
-READ = """\
-Made by `python -m benchmarks.models --data DIR --write`. The cards in `src/polygene/models/*/README.md` say what each
-model is for and where its limits lie.
-
-Donors were held out before anything was looked at; whole studies "never seen" trained nothing. Nothing but expression
-is given. Baselines learned from the very same cells and genes, unmeasured genes being 0, and were tuned on training
-donors only; "tuned for log loss" is the same logistic regression chosen for its probabilities. CellTypist has its
-defaults, without majority voting. Brackets are 95 % intervals over resampled test donors; with fewer than three they
-are over cells, which makes them too narrow. Gains are paired. "Source only" knows nothing but the source; the last
-baseline knows only how many genes, and which, were measured. A predicted label below the true one (a memory T cell
-where the study says T cell) is wrong in macro-F1 and right "by ontology".
-
-A target is met if the interval of the paired gain does not lie below 0: over tuned logistic regression (ridge
-regression for years) within each source in which a phenotype varies, over CellTypist on studies never seen. Expected
-calibration error (ECE) and log loss are means over the sources in which a phenotype varies; probabilities are worth
-something only where the log loss beats that of the training frequencies (marginal)."""
 MOST_NAMED = 12
 """Labels that a card names; of more it says how to list them."""
-DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 
 
 def knows_table(model: PolyGene, name: str) -> TextTable:
@@ -180,60 +163,3 @@ def shift(calibration: Calibration) -> str:
 def targets_line(targets: Sequence[Mapping[str, Any]]) -> str:
     """Count the targets that are met."""
     return f"{sum(one['met'] for one in targets)} of {len(targets)} targets are met"
-
-
-def flagged(unknown: Mapping[str, Any] | None) -> str:
-    """Say how many cells are flagged as unknown."""
-    if unknown is None:
-        return "It cannot flag any."
-    known = f"{100 * unknown['stated']:.0f} % of the cells of validation donors"
-    table = markdown(tables.unknown_table(unknown))
-    return f"A cell is flagged as unknown if its novelty is above that of all but {known}. Flagged are:\n\n{table}"
-
-
-def all_scores(rows: Iterable[Mapping[str, Any]], level: str = "###") -> str:
-    """Write every table of scores under its own head."""
-    return "\n\n".join(
-        f"{level} {row['phenotype'].replace('_', ' ')}, {row['source']}{' (never seen)' * row['external']}: "
-        f"{tables.support(row)}"
-        f"\n\n{markdown(tables.score_table(row))}"
-        for row in rows
-    )
-
-
-def docs(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write docs/models.md: every table, of every model."""
-    parts = ["# What the shipped models score", READ]
-    for name, of_model in results.items():
-        parts += [
-            f"## {name}",
-            f"{targets_line(of_model['targets'])} ({of_model['date']}, seed {of_model['seed']}, "
-            f"{of_model['machine']}). It {tables.speed_line(of_model['speed'])}.",
-            "### Targets",
-            markdown(tables.target_table(of_model["targets"])),
-            "### Within each source and on studies never seen",
-            markdown(tables.summary_table(of_model["rows"])),
-            markdown(tables.zero_shot_table(of_model["rows"])),
-            "How predicted labels stand to the true one in the Cell Ontology, every donor counting the same:",
-            markdown(tables.tree_table(of_model["rows"])),
-            "### Probabilities",
-            markdown(tables.calibration_table(of_model["calibration"])),
-            "### Novelty",
-            flagged(of_model["unknown"]),
-            "### Data",
-            markdown(of_model["data"]),
-            f"Left out: {left_out()}.",
-            all_scores(of_model["rows"]),
-        ]
-    return "\n\n".join(parts) + "\n"
-
-
-def left_out() -> str:
-    """Name the files that are left out, and why."""
-    sources = (one for one in read_sources().values() if one.role == "left out")
-    return "; ".join(f"{one.name} ({one.reason.rstrip('.')})" for one in sources)
-
-
-def write_docs(results: Mapping[str, Mapping[str, Any]], path: Path = DOCS) -> None:
-    """Write docs/models.md."""
-    path.write_text(docs(results), encoding="utf-8")

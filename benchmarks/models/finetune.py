@@ -18,8 +18,6 @@ Legend: C cells, G genes, V labels.
 """
 
 import argparse
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,6 @@ from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from benchmarks.models.tables import markdown
 from benchmarks.shared import command, effort, files
 from polygene.evaluation.baselines import PENALTIES_C
 from polygene.evaluation.folds import donor_folds
@@ -179,16 +176,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     return laid
 
 
-def write() -> None:
-    """Put the table of the kept numbers between the marks in docs/decisions.md."""
-    kept = json.loads((command.RESULTS / "finetune.json").read_text(encoding="utf-8"))
-    said = f"`{kept['command']}`, {kept['model']}, {kept['date']}, commit {kept['commit']}."
-    command.write_between(DOCS, *MARKS, f"{said}\n\n{markdown(summary(kept['rows']))}")
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="polygene-512")
-    parser.add_argument("--write", action="store_true", help="no measurement: write the table of the docs")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--few", type=int, nargs="+", default=FEW)
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES))
@@ -215,10 +204,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    if "--write" in (sys.argv[1:] if argv is None else argv):
-        write()
-    else:
-        command.run("finetune", __doc__, measure, add_options, argv=argv)
+    command.run("finetune", __doc__, measure, add_options, argv=argv)
 
 
 if __name__ == "__main__":

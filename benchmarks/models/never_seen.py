@@ -1,4 +1,4 @@
-"""What `annotate` writes on studies that trained nothing: the first table of docs/models.md.
+"""What `annotate` writes on studies that trained nothing: the first tables of docs/scores.md.
 
     python -m benchmarks.models.never_seen --data DIR [--corpora DIR] [--model NAME-OR-PATH ...]
 

@@ -90,33 +90,6 @@ def zero_shot_table(rows: Iterable[Mapping[str, Any]]) -> TextTable:
     return found
 
 
-def tree_table(rows: Iterable[Mapping[str, Any]]) -> TextTable:
-    """Lay out how predictions in studies never seen stand to the true labels in the ontology, means over donors."""
-    found = [["study never seen", "predictor", "the true label or above it", "below it", "wrong"]]
-    for row in rows:
-        for who, of_tree in row.get("tree", {}).items() if row["external"] else ():
-            shares = [number(of_tree[kind]) for kind in ("correct", "finer", "wrong")]
-            found.append([row["source"], WORDS.get(who, who), *shares])
-    return found
-
-
-def summary_table(rows: Iterable[Mapping[str, Any]]) -> TextTable:
-    """Lay out the main score, a row for each source and phenotype; studies with one label are left to others."""
-    shown = ("k-nearest neighbours", CELLTYPIST, "source majority", "measured genes + library size")
-    words = [WORDS.get(who, who) for who in shown]
-    found = [["phenotype: source", MODEL, "logistic (years: ridge) regression", "gain", *words]]
-    for row in rows:
-        if row.get("labels") == 1:
-            continue
-        values = {one["predictor"]: one for one in row["scores"] if one["score"] in ("macro_f1", YEARS_SCORE)}
-        reference = values[YEARS_REFERENCE if in_years(row) else REFERENCE]
-        others = [number(values[who]["value"]) if who in values else "" for who in shown]
-        asked = f"{row['phenotype'].replace('_', ' ')}: {row['source']}{', never seen' * row['external']}"
-        model = values[MODEL]
-        found.append([asked, interval(model), number(reference["value"]), interval(model, "gain"), *others])
-    return found
-
-
 def target_table(targets: Iterable[Mapping[str, Any]]) -> TextTable:
     """Lay out the targets."""
     found = [["target", "score", "gain of PolyGene", "PolyGene is", ""]]

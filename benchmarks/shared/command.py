@@ -114,12 +114,6 @@ def keep(name: str, results: Mapping[str, Any]) -> None:
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
 
 
-def write_between(page: Path, begin: str, end: str, text: str) -> None:
-    """Put a text between two marks of a page, in place of what is there."""
-    before, rest = page.read_text(encoding="utf-8").split(begin)
-    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
-
-
 def processor() -> str:
     """Name of the processor, as the system gives it."""
     try:

@@ -1,18 +1,10 @@
-"""Write the tables of "Studies never seen" in docs/trust.md from the kept results.
+"""Lay out the tables of studies never seen from the kept results; `recipes.pages` puts them into docs/tables.md."""
 
-python -m benchmarks.trust.page
-"""
-
-import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from benchmarks.models.tables import markdown
-from benchmarks.shared.command import RESULTS, write_between
 
-PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
-BEGIN, END = "<!-- tables of benchmarks.trust.page -->", "<!-- end -->"
 COLUMNS = {
     "cells": "cells",
     "accuracy": "right",
@@ -80,16 +72,3 @@ def of_studies(results: Mapping[str, Any]) -> list[str]:
 
 def _where(results: Mapping[str, Any]) -> str:
     return f"{results['date']}, seed {results['seed']}, {results['hardware']['processor']}"
-
-
-def main() -> None:
-    """Write the page."""
-    lines = []
-    for name, lay_out in (("calibrate", of_calibration), ("studies", of_studies)):
-        if (file := RESULTS / f"{name}.json").exists():
-            lines += lay_out(json.loads(file.read_text(encoding="utf-8")))
-    write_between(PAGE, BEGIN, END, "\n".join(["", *lines[:-1]]))
-
-
-if __name__ == "__main__":
-    main()

@@ -250,15 +250,6 @@ def test_a_card_counts_real_and_sampled_cells_of_each_tissue(toy_corpus):
     assert {row[2] for row in rows} == {"0"}
 
 
-def test_the_page_of_scores_shows_every_row_and_all_data(toy_corpus, results):
-    text = cards.docs({"polygene-512": results | {"data": cards.data_table(toy_corpus)}})
-    for said in ("velmeshev_asd_pfc_glia", "Left out: ", "### cell type, new (never seen)", "50.0%", "20.0 s"):
-        assert said in text
-    for who in ROWS:
-        assert f"| {laid.WORDS.get(who, who)} |" in text
-    assert text.count("## polygene-512") == 1
-
-
 def test_the_card_and_the_marks_are_written_into_the_folder_and_training_s_numbers_stay(results, tmp_path):
     (tmp_path / "metrics.json").write_text('{"validation": {"loss": 1.0}}')
     models.write(tmp_path, results, "a card")

@@ -27,7 +27,7 @@ QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 LEAN = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "GOMP_SPINCOUNT": "3000"}
 """oneDNN keeps what it made for the last 1,024 shapes, over 0.4 GB; rows of cells rarely have the same shape twice.
 Threads that wait for each other spin, which on a busy computer takes the core from the one they wait for: shortly is
-enough (docs/performance.md)."""
+enough (docs/decisions.md)."""
 SHARED = ("train", *(verb.__name__ for verb in verbs.SHARED))
 """Commands whose processes share the work under torchrun; the others refuse to start there."""
 SEVERAL = (

@@ -25,7 +25,7 @@ from polygene.vocab.cells import EncodedCells
 
 TOKENS_PER_ROW = 4_096
 """Longer rows outgrow the caches of a CPU: at four times as many a prediction takes a sixth longer
-(docs/performance.md). On other devices rows are four times as long, which is not measured."""
+(docs/decisions.md). On other devices rows are four times as long, which is not measured."""
 
 
 def batches(cells: EncodedCells, extra_tokens: int, device: torch.device) -> Iterator[slice]:

@@ -14,7 +14,7 @@ import numpy as np
 from polygene.vocab.ontology import reported_labels
 
 FEATURES = ("unsure", "entropy", "novelty")
-"""What the probability of being wrong is read from; which others were tried: docs/trust.md."""
+"""What the probability of being wrong is read from; which others were tried: docs/tables.md."""
 LEAST = 1e-4
 NOTHING = 1e-12
 

@@ -1,7 +1,7 @@
 """Linear layers in float32 by oneDNN, where torch has it.
 
 torch gives products in float32 to MKL, which uses less than half of an AMD processor: 100 GFLOP/s a core, where oneDNN
-reaches 230 (docs/performance.md). Legend: T tokens, I inputs, O outputs.
+reaches 230 (docs/decisions.md). Legend: T tokens, I inputs, O outputs.
 """
 
 from __future__ import annotations

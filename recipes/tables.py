@@ -1,0 +1,141 @@
+"""Tables of the pages, from benchmarks/results: a function each, which gives Markdown. `recipes.pages` places them."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.models.tables import markdown
+from benchmarks.shared.command import RESULTS
+from benchmarks.trust import page as trust
+from recipes.readme import STUDIES
+
+PAIR = ("accuracy", "macro_f1")
+SHORT = {
+    "eight types": "eight types (CD4 and CD8, CD14 and CD16 apart)",
+    "six types": "T, B, NK, monocyte, dendritic cell, platelet",
+    "tissue": "tissue: blood",
+    "sex": "sex: a man",
+    "same type, thinned to a third": "same type when thinned to a third",
+}
+"""Scores of PBMC 3k → what a row of its table says."""
+
+
+def kept(name: str) -> dict[str, Any]:
+    """Read a kept result."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def where(*names: str) -> str:
+    """Say by which commands, when and where results were measured."""
+    found = [kept(name) for name in names]
+    commands = ", ".join(f"`{one['command'].partition(' --')[0]}`" for one in found)
+    dates = " and ".join(sorted({one["date"] for one in found}))
+    return f"By {commands}; seed {found[0]['seed']}, {found[0]['hardware']['processor']}, {dates}."
+
+
+def pair(row: Mapping[str, float]) -> str:
+    """Write accuracy / macro-F1, or accuracy where that is all."""
+    return " / ".join(f"{row[name]:.3f}" for name in PAIR if not pd.isna(row.get(name)))
+
+
+def never_seen() -> str:
+    """Lay out the types of studies that trained nothing, a row a study, a column a method."""
+    ours = [row for row in kept("never_seen")["rows"] if row["score"] == "types, by ontology"]
+    rows = pd.DataFrame([{**row, "method": row["model"]} for row in ours] + kept("external")["rows"])
+    methods = list(dict.fromkeys(rows["method"]))
+    of = {(row["study"], row["method"]): row for row in rows.to_dict("records")}
+    body = [[title, *(pair(of[study, method]) for method in methods)] for study, title in STUDIES.items()]
+    means = rows.groupby("method")[list(PAIR)].mean()
+    body.append(["mean", *(pair(means.loc[method].to_dict()) for method in methods)])
+    return f"{markdown([['study', *methods], *body])}\n\n{where('never_seen', 'external')}"
+
+
+def pbmc() -> str:
+    """Lay out what the models make of PBMC 3k."""
+    rows = [row for row in kept("never_seen")["rows"] if row["study"] == "pbmc3k_10x"]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    of = {(row["score"], row["model"]): row for row in rows}
+    body = [[title, *(pair(of[score, model]) for model in models)] for score, title in SHORT.items()]
+    return markdown([["PBMC 3k", *models], *body])
+
+
+def finetune() -> str:
+    """Lay out what a head learns from few cells."""
+    from benchmarks.models import finetune as heads
+
+    return f"{markdown(heads.summary(kept('finetune')['rows']))}\n\n{where('finetune')}"
+
+
+def sets() -> str:
+    """Lay out what sets and errors are worth on studies never seen, in short."""
+    results = kept("studies")
+    columns = {
+        "accuracy": "right",
+        "coverage_external": "sets hold the true type",
+        "set_size": "labels in a set",
+        "ece_external": "calibration error of `_error`",
+        "auroc_wrong": "AUROC of `_error`",
+    }
+    rows = [[STUDIES.get(study, study), *_texts(row, columns)] for study, row in results["by_study"].items()]
+    rows.append([f"mean, {results['model']}", *_texts(results, columns)])
+    rows += [[f"mean, {name}", *_texts(row, columns)] for name, row in results["other_models"].items()]
+    return f"{markdown([['study', *columns.values()], *rows])}\n\n{where('studies')}"
+
+
+def given() -> str:
+    """Lay out what a given label adds to the share of right types."""
+    rows = pd.DataFrame(kept("given")["rows"])
+    rows = rows[rows["predicted"] == "cell_type"]
+    names = [name for name in ("tissue", "sex", "disease") if name in set(rows["given"])]
+    of = {(row["study"], row["given"]): row for row in rows.to_dict("records")}
+    body = [[title, *(_gain(of.get((study, name))) for name in names)] for study, title in STUDIES.items()]
+    body = [row for row in body if any(row[1:])]
+    return f"{markdown([['study', *(f'{name} given' for name in names)], *body])}\n\n{where('given')}"
+
+
+def faults() -> str:
+    """Count what was tried to break runs and files, and what survived."""
+    results = kept("faults")
+    groups = {"kills": "runs killed", "pairs": "two runs into one place", "full disks": "full disks"}
+    groups |= {"altered checkpoints": "altered checkpoints", "foreign": "foreign files and links in checkpoints"}
+    groups |= {"altered run folders": "altered folders of stopped trainings", "altered corpora": "altered corpora"}
+    sums = {
+        title: [sum(n for name, n in results[what].items() if name.startswith(head)) for what in ("tried", "survived")]
+        for head, title in groups.items()
+    }
+    rows = [[title, *(f"{n:,}" for n in counts)] for title, counts in sums.items()]
+    return f"{markdown([['fault', 'tried', 'survived'], *rows])}\n\n{where('faults')}"
+
+
+def screen() -> str:
+    """Count the cells that a model of other cells contradicts."""
+    rows = [
+        [name, *(f"{one['suspects']:,} of {one['cells']:,}" for one in (of["within"], of["across"]))]
+        for name, of in kept("screen")["sources"].items()
+    ]
+    return f"{markdown([['source', 'within', 'across studies'], *rows])}\n\n{where('screen')}"
+
+
+def calibration() -> str:
+    """Lay out every way to set thresholds and to predict errors that was compared on left-out studies."""
+    return "\n".join(trust.of_calibration(kept("calibrate"))).rstrip()
+
+
+def studies() -> str:
+    """Lay out all scores of sets, errors, novelty and votes on studies never seen."""
+    return "\n".join(trust.of_studies(kept("studies"))).rstrip()
+
+
+def _texts(row: Mapping[str, float], columns: Iterable[str]) -> list[str]:
+    return [f"{row[name]:.2f}" for name in columns]
+
+
+def _gain(row: Mapping[str, float] | None) -> str:
+    return "" if row is None else f"{row['gain']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]".replace("-", "−")
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    one.__name__: one for one in (never_seen, pbmc, finetune, sets, given, faults, screen, calibration, studies)
+}
