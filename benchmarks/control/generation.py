@@ -12,7 +12,9 @@ gene drawn by itself from the training cells of the type. Counts are binned as a
 * mean, variance, zeros: mean absolute difference over genes, of bins;
 * mmd: maximum mean discrepancy (Gretton et al. 2012 JMLR 13:723), Gaussian kernel as wide as the median distance;
 * agree: share that a logistic regression, fitted to real training cells of all types, takes for the type;
-* memory: median distance to the nearest training cell of the type, over that of the real cells: below 1 is copying.
+* memory: median distance to the nearest training cell of the type, over that of the real cells: below 1 is copying;
+* donors: an attack on privacy. Donors are ranked by the mean distance of their cells of the type to the nearest
+  generated one; AUROC for having trained, 0.5 is no sign of it. For the ceiling it shows what the attack can see.
 
 "unseen" is a cell type of one sex that was taken out of training, so that the two labels were never seen together; its
 ceiling and its distances are to cells that training missed.
@@ -57,7 +59,7 @@ UNSEEN = ("onek1k", "female", "memory B cell")
 MODEL = "PolyGene"
 CEILING, INDEPENDENT, SCANVI = "ceiling: training donors", "independent genes", "scANVI"
 SAID = {"generate": MODEL, "ceiling": CEILING, "independent": INDEPENDENT, "scanvi": SCANVI}
-SCORES = ("auc", "corr", "mean", "variance", "zeros", "mmd", "agree", "memory")
+SCORES = ("auc", "corr", "mean", "variance", "zeros", "mmd", "agree", "memory", "donors")
 
 
 def binned(binner: ExpressionBinner, counts_CG: Any) -> np.ndarray:
@@ -109,6 +111,14 @@ def nearest(train_CG: np.ndarray, cells_CG: np.ndarray) -> float:
     return float(np.median(found.kneighbors(cells_CG)[0]))
 
 
+def donors_seen(other_CG: np.ndarray, cells_CG: np.ndarray, donor_C: np.ndarray, trained_C: np.ndarray) -> float:
+    """AUROC of telling donors that trained from others, by how near their cells are to generated ones."""
+    distance_C1 = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(other_CG).kneighbors(cells_CG)[0]
+    of_cells = pd.DataFrame({"donor": donor_C, "trained": trained_C, "near": -distance_C1[:, 0]})
+    of_donors = of_cells.groupby("donor", observed=True).mean()
+    return float(roc_auc_score(of_donors["trained"] > 0, of_donors["near"]))
+
+
 def scores(
     real_CG: np.ndarray, other_CG: np.ndarray, train_CG: np.ndarray, agree: float, seed: int
 ) -> dict[str, float]:
@@ -143,6 +153,7 @@ def study_rows(name: str, data: Path | None, seed: int, folder: Path, unseen: tu
     cells = ad.read_h5ad(files.locate(studies.STUDIES[name].file, data))
     cells.obs_names_make_unique()
     types_C = cells.obs["cell_type"].astype(str).to_numpy()
+    donor_C = cells.obs["donor_id"].astype(str).to_numpy()
     missed = {"sex": unseen[0], "cell_type": unseen[1]} if unseen else {}
     asked_C = studies.having(cells.obs, missed) if unseen else np.ones(cells.n_obs, dtype=bool)
     if unseen:
@@ -173,6 +184,8 @@ def study_rows(name: str, data: Path | None, seed: int, folder: Path, unseen: tu
         for who, other_CG in sources(label, order, n, model, scanvi, bins_CG[train_C], seed):
             agree = float((judge.predict(other_CG) == label).mean())
             found = scores(real_CG, other_CG, bins_CG[train_C], agree, seed)
+            both_C = np.concatenate([train_C, test_C])
+            found["donors"] = donors_seen(other_CG, bins_CG[both_C], donor_C[both_C], in_train_C[both_C])
             rows.append({"study": name, "label": ", ".join(order.values()), "cells": n, "source": who, **found})
             log.info(
                 "%s", {key: value if isinstance(value, str) else round(value, 3) for key, value in rows[-1].items()}
@@ -200,6 +213,7 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
                 f"{key}_auc": means.loc[source, "auc"],
                 f"{key}_corr": means.loc[source, "corr"],
                 f"{key}_memorisation_ratio": means.loc[source, "memory"],
+                f"{key}_donor_auc": means.loc[source, "donors"],
             }
     said["memorisation_ratio"] = said.pop("generate_memorisation_ratio")
     return {name: round(float(value), 4) for name, value in said.items()} | {"generation_rows": rows + unseen}
