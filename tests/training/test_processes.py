@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ finally:
 """`polygene train`, which also writes down the losses of each process, and kills the second one at a step."""
 
 
+PATIENCE = 300  # seconds, on a machine that does much else
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
 
 
@@ -84,7 +86,7 @@ def start(recipe, *command):
     path.write_text(recipe.to_toml())
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *command, str(path)], capture_output=True, text=True, timeout=100, env=environment
+        [sys.executable, *command, str(path)], capture_output=True, text=True, timeout=PATIENCE, env=environment
     )
 
 
@@ -194,16 +196,13 @@ def test_processes_that_share_the_weights_out_write_a_whole_checkpoint(recipe_fo
     helper = helped(folder)[len(TORCHRUN) :]
     (folder / "helped.py").write_text(CPU_SHARES_WEIGHTS + HELPED)
     (folder / "fsdp.yaml").write_text(FSDP)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     launch = [
         "-m",
         "accelerate.commands.launch",
         "--config_file",
         str(folder / "fsdp.yaml"),
         "--main_process_port",
-        port,
+        free_port(),
     ]
     shared = recipe_for("shared", batch_size=16)
     done = start(shared, *launch, *helper)
@@ -215,10 +214,93 @@ def test_processes_that_share_the_weights_out_write_a_whole_checkpoint(recipe_fo
         torch.testing.assert_close(weights, expected[name], rtol=1e-4, atol=1e-5)
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def start_hosts(recipes, words, port):
+    """Start `polygene train` as on two hosts: a launcher each, which is the leader of its process group."""
+    processes = []
+    for rank, recipe in enumerate(recipes):
+        path = Path(f"{recipe.out}-{rank}.toml")
+        path.write_text(recipe.to_toml())
+        launch = ["--nnodes", "2", "--node-rank", str(rank), "--master-addr", "127.0.0.1", "--master-port", port]
+        command = [sys.executable, "-m", "torch.distributed.run", *launch, "--nproc-per-node", "1", *words, str(path)]
+        processes.append(
+            subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        )  # fmt: skip
+    return processes
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory):
+    """Give the weights of a run on two processes that nobody disturbed."""
+    settings = TrainingConfig(epochs=3, learning_rate=1e-3, evaluations=4, batch_size=16)
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    recipe = Recipe(corpus=str(corpus.folder), out=str(out), network=NETWORK, training=settings)
+    assert start(recipe, *TORCHRUN, "-m", "polygene", "train").returncode == 0
+    return load_file(out / "model.safetensors")
+
+
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_run_and_the_same_command_goes_on(recipe_for, tmp_path):
-    undisturbed, recipe = recipe_for("undisturbed", batch_size=16), recipe_for("disturbed", batch_size=16)
-    assert start(undisturbed, *TORCHRUN, "-m", "polygene", "train").returncode == 0
+def test_a_host_that_dies_ends_the_run_and_the_same_commands_end_it_with_the_same_weights(
+    recipe_for, undisturbed, tmp_path
+):
+    recipe = recipe_for("disturbed", batch_size=16, save_minutes=1e-6)
+    folder = tmp_path / "helped"
+    folder.mkdir()
+    both = "[os.kill(number, signal.SIGKILL) for number in (os.getppid(), os.getpid())]"  # the launcher dies too
+    (folder / "helped.py").write_text(HELPED.replace("os.kill(os.getpid(), signal.SIGKILL)", both))
+    first, second = start_hosts([recipe] * 2, [str(folder / "helped.py"), str(folder), "5"], free_port())
+    second.communicate(timeout=PATIENCE)
+    assert second.returncode == -9
+    said = first.communicate(timeout=PATIENCE)[1]
+    assert first.returncode == 1
+    assert "mistake in PolyGene" not in said
+    assert "another process of this run ended" in said
+    assert (Path(recipe.out) / "training" / "checkpoint-5").exists()  # evaluations alone save steps 2 and 4
+    again = start_hosts([recipe] * 2, ["-m", "polygene", "train"], free_port())
+    said = [process.communicate(timeout=PATIENCE)[1] for process in again]
+    assert [process.returncode for process in again] == [0, 0], said
+    assert "resuming from" in said[0]
+    ours = load_file(Path(recipe.out) / "model.safetensors")
+    assert all(torch.equal(ours[name], undisturbed[name]) for name in undisturbed)
+
+
+@pytest.mark.slow
+def test_a_host_with_another_version_of_the_corpus_is_refused(corpus, make_adata, recipe_for, tmp_path):
+    config = PrepareConfig(n_genes=24, binning="linear", fractions=(0.5, 0.25, 0.25), seed=1)
+    other = prepare(make_adata(150, 30, seed=4), tmp_path / "other", config=config)
+    recipes = [replace(recipe_for("run"), corpus="corpus"), replace(recipe_for("run"), corpus="corpus")]
+    for rank, folder in enumerate((corpus.folder, other.folder)):
+        (tmp_path / f"host{rank}").mkdir()
+        (tmp_path / f"host{rank}" / "corpus").symlink_to(folder)
+    words = [
+        "--no-python",
+        "bash",
+        "-c",
+        'cd "$0/host$RANK" && exec "$1" -m polygene train "$2"',
+        str(tmp_path),
+        sys.executable,
+    ]
+    hosts = start_hosts(recipes, words, free_port())
+    said = [host.communicate(timeout=PATIENCE)[1] for host in hosts]
+    assert [host.returncode for host in hosts] == [1, 1]
+    assert any(
+        "reads another version of the corpus corpus or of the recipe than the first" in " ".join(one.split())
+        for one in said
+    )
+    assert not (Path(recipes[0].out) / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_run_and_the_same_command_goes_on(recipe_for, undisturbed, tmp_path):
+    recipe = recipe_for("disturbed", batch_size=16)
     done = start(recipe, *helped(tmp_path / "helped", kill_at=5))
     ended = time.time()
     assert done.returncode == 1
@@ -231,5 +313,5 @@ def test_a_process_that_dies_ends_the_run_and_the_same_command_goes_on(recipe_fo
     again = start(recipe, *TORCHRUN, "-m", "polygene", "train")
     assert again.returncode == 0, again.stderr
     assert "resuming from" in again.stderr
-    ours, theirs = (load_file(Path(one.out) / "model.safetensors") for one in (recipe, undisturbed))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours = load_file(Path(recipe.out) / "model.safetensors")
+    assert all(torch.equal(ours[name], undisturbed[name]) for name in undisturbed)

@@ -61,6 +61,8 @@ class TrainingConfig:
         AdamW with a peak rate, the share of steps that lead up to it, then a cosine to zero.
     evaluations
         How often within the run the validation donors are scored and a checkpoint is kept.
+    save_minutes
+        Minutes after which a state is saved between evaluations too; 0: with evaluations only.
     precision
         "bfloat16" runs matrix products in half precision (GPUs, and CPUs with AMX); "float32" is exact.
     class_weights
@@ -84,6 +86,7 @@ class TrainingConfig:
     warmup: float = 0.05
     weight_decay: float = 0.01
     evaluations: int = 10
+    save_minutes: float = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     class_weights: bool = False
     balance: str = ""
@@ -98,6 +101,7 @@ class TrainingConfig:
             self,
             **dict.fromkeys(("epochs", "batch_size", "accumulation", "evaluations"), (1, MANY)),
             learning_rate=(1e-12, inf),
+            save_minutes=(0, inf),
             warmup=(0, 1),
             weight_decay=(0, inf),
             num_workers=(0, 1_000),

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 from polygene.errors import RunEndedError
@@ -13,6 +14,8 @@ from polygene.runtime.ranks import world_size
 
 PATIENCE = timedelta(hours=24)
 """How long a process waits for the slowest; one that ends is noticed at once."""
+
+_GROUPS = count()
 
 
 def own_device() -> str:
@@ -52,12 +55,16 @@ class _Group:
     """The processes, met over gloo, which needs no GPU."""
 
     def __init__(self) -> None:
-        from torch import distributed
+        import torch
 
+        distributed: Any = torch.distributed
         self._distributed, self._ours = distributed, not distributed.is_initialized()
         try:
             if self._ours:
-                distributed.init_process_group("gloo", timeout=PATIENCE)
+                store, number, size = next(distributed.rendezvous("env://", timeout=PATIENCE))
+                # Under keys of its own: a group that is made after this one would find the addresses of this one.
+                store = distributed.PrefixStore(f"polygene-{next(_GROUPS)}", store)
+                distributed.init_process_group("gloo", store=store, rank=number, world_size=size, timeout=PATIENCE)
             self._group = distributed.new_group(backend="gloo", timeout=PATIENCE)
         except (ValueError, RuntimeError) as error:
             msg = f"WORLD_SIZE is {world_size()}, and the other processes cannot be met: {error}. Start with torchrun."

@@ -52,7 +52,7 @@ class Engine(Trainer):
         self.loss, self.model_of, self.validation = loss, model, validation
         cells_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.bar = _ProgressBar(cells_per_step, args.device)
-        callbacks = [_States(), self.bar, *_loggers(recipe.training.report_to)]
+        callbacks = [_States(60 * recipe.training.save_minutes), self.bar, *_loggers(recipe.training.report_to)]
         super().__init__(model.network, args, train_dataset=cells, eval_dataset=validation, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
 
@@ -143,12 +143,24 @@ class _States(TrainerCallback):
     The engine would remove old states before the new one is marked as whole, and a kill in between could leave none.
     """
 
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.saved = seconds, time.monotonic()  # a state is saved after so many, 0: not by the clock
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.saved = time.monotonic()
+
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if self.seconds:  # the clock of the first process decides for all, which must save together
+            due = torch.tensor(int(time.monotonic() - self.saved >= self.seconds), device=args.device)
+            if args.world_size > 1:
+                torch.distributed.broadcast(due, 0)
+            control.should_save |= bool(due)
         if state.global_step >= state.max_steps:
             control.should_save = True
             control.should_evaluate = args.load_best_model_at_end
 
     def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.saved = time.monotonic()
         if args.world_size > 1:
             torch.distributed.barrier()  # the other ranks have written their part
         if not state.is_world_process_zero:

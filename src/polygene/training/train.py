@@ -5,6 +5,7 @@ The folder `training` of the checkpoint holds what decides a run, and the states
 
 import hashlib
 import logging
+import socket
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,7 @@ def _forget(states: Path) -> None:
 
 def _train(recipe: Recipe, start: PolyGene | None) -> PolyGene:
     run = _Run(recipe, start)
+    _compare_hosts(run)
     if run.finished.exists():
         log.info("%s holds the finished run of this recipe: nothing to do", run.out)
         drop_states(run.states)
@@ -99,6 +101,19 @@ def _train(recipe: Recipe, start: PolyGene | None) -> PolyGene:
     engine = run.engine(run.model())
     engine.learn(last_whole_state(run.states))
     return run.finish(engine)
+
+
+def _compare_hosts(run: "_Run") -> None:
+    """Refuse to train where the processes, on one host or several, would not do the same: another corpus or recipe."""
+    with process_group() as gather:
+        hosts = gather((socket.gethostname(), run.description))
+    for number, (host, description) in enumerate(hosts):
+        if description != hosts[0][1]:
+            msg = (
+                f"process {number + 1} of {len(hosts)}, on {host}, reads another version of the corpus "
+                f"{run.corpus.folder} or of the recipe than the first, on {hosts[0][0]}. Copy both to every host again."
+            )
+            raise RecipeError(msg)
 
 
 class _Run:
