@@ -550,6 +550,19 @@ def test_a_view_of_a_backed_anndata_is_refused_before_the_work(
         verb(view, tiny_model)
 
 
+def test_parts_of_a_file_are_written_into_one_folder_and_do_not_vote(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(DataError, match="a part of the cells cannot vote"):
+        annotate(tmp_path / "cells.h5ad", tiny_model, out=tmp_path / "out", part="1/2", vote={"cell_type": "sex"})
+    for part in ("1/2", "2/2"):
+        annotate(tmp_path / "cells.h5ad", tiny_model, out=tmp_path / "out", part=part)
+    annotate(tmp_path / "cells.h5ad", tiny_model, out=tmp_path / "out.parquet")
+    whole = pd.read_parquet(tmp_path / "out.parquet")
+    pd.testing.assert_frame_equal(pd.concat(map(pd.read_parquet, (tmp_path / "out").glob("*.parquet"))), whole)
+
+
 def test_a_column_that_is_there_twice_is_named_where_it_is_needed(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     plain = annotated(adata, tiny_model)
     twice = ad.AnnData(adata.X, obs=pd.concat([adata.obs, adata.obs[["sex", "tissue"]]], axis=1), var=adata.var.copy())

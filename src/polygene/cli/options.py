@@ -12,7 +12,7 @@ from polygene.errors import DataError, PhenotypeError, RecipeError
 Cells = Annotated[str, Argument(metavar="CELLS.h5ad", help="Cells with counts or log1p values.")]
 Model = Annotated[str, Option(help="A checkpoint folder, a model that ships, or a repository of the Hub.")]
 CopyOut = Annotated[Path | None, Option(help="A copy with the results (.h5ad).", show_default="CELLS.polygene.h5ad")]
-OUT = "A copy of the cells with the results (.h5ad), or only the results (.csv, .parquet)."
+OUT = "A copy of the cells with the results (.h5ad), or only the results (.csv, .parquet; no ending: a folder)."
 Out = Annotated[Path | None, Option(help=OUT, show_default="CELLS.polygene.h5ad")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Let --out be the file of the cells itself (.h5ad).")]
 TableOut = Annotated[Path, Option(help="The table of effects (.csv, .parquet).")]

@@ -10,6 +10,7 @@ from polygene.cli.console import print_all
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.distributed import process_group
 
+PART = "Only the K-th of N parts of the cells, such as 3/16, into a folder: for several machines."
 SETS = "Also write sets of labels that hold the true label this often."
 OUTPUT = "Expected log1p counts per 10,000, or the probability of being expressed."
 PANEL = "The genes that the file measures, as a layer; or the whole panel, as a new file."
@@ -34,6 +35,7 @@ def annotate(
     vote: Annotated[list[str] | None, Option(metavar="NAME=COLUMN", help=VOTE)] = None,
     out: o.Out = None,
     overwrite: o.Overwrite = False,
+    part: Annotated[str | None, Option(metavar="K/N", help=PART)] = None,
 ) -> None:
     """Predict cell type, tissue, sex, age and disease of each cell."""
     _call("annotate", locals() | {"vote": o.pairs(vote, "--vote", "cell_type=leiden") or None})

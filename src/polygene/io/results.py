@@ -113,3 +113,11 @@ def track(chunks: Iterable[ResultsChunk], n_cells: int, *, done: str, device: ob
         for chunk in chunks:
             yield chunk
             advance(len(chunk.obs), made=chunk)
+
+
+def table_of(chunk: ResultsChunk) -> pd.DataFrame:
+    """Return the columns of `obs`, or where there are none the arrays: a column for each of theirs."""
+    if len(chunk.obs.columns):
+        return chunk.obs
+    columns = {f"{name}_{d}": array[:, d] for name, array in chunk.obsm.items() for d in range(array.shape[1])}
+    return pd.DataFrame(columns, index=chunk.obs.index)

@@ -1,4 +1,4 @@
-"""Results to files, chunk by chunk: a copy of the cells with them (.h5ad), or a table of them (.csv, .parquet).
+"""Results to files, chunk by chunk: a copy of the cells with them (.h5ad), or a table (.csv, .parquet, `io.folder`).
 
 Each process of a run writes its chunks to an Arrow file of its own beside the target as they come; the first process
 then makes the target of all of them. So memory does not grow with the cells.
@@ -22,11 +22,12 @@ from pandas.api.types import is_numeric_dtype
 
 from polygene.errors import DataError
 from polygene.io.backed import names_of
+from polygene.io.folder import is_folder, write_folder
 from polygene.io.h5ad import append, append_rows
-from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk, check_writable
+from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk, check_writable, table_of
 from polygene.runtime.atomic import atomic_file, check_target, refuse_input, writing
 from polygene.runtime.distributed import process_group
-from polygene.runtime.ranks import own_rows, rank, world_size
+from polygene.runtime.ranks import WHOLE, Part, own_rows, rank, world_size
 
 MEGABYTE = 1 << 20
 CHUNKS_AT_ONCE = 10
@@ -69,9 +70,17 @@ def check_overwrite(results: Results, out: str | Path, *, overwrite: bool) -> No
 
 
 def write_results(
-    results: Results, adata: ad.AnnData | str | Path, out: str | Path | None, *, overwrite: bool = False
+    results: Results,
+    adata: ad.AnnData | str | Path,
+    out: str | Path | None,
+    *,
+    overwrite: bool = False,
+    part: Part = WHOLE,
 ) -> None:
-    """Write the results for an AnnData into it, and those for a file to `out`."""
+    """Write the results for an AnnData into it, and those for a file to `out`; `part` is for a folder."""
+    if part != WHOLE and not (out and is_folder(out, results.suffixes)):
+        msg = f"a part of the results ({part}) goes into a folder: give out=… (--out) a name without an ending"
+        raise DataError(msg)
     if isinstance(adata, ad.AnnData) and out is not None:
         msg = f"{results.verb} writes into an AnnData; leave `out` out, and save it: adata.write_h5ad({str(out)!r})"
         raise DataError(msg)
@@ -80,10 +89,13 @@ def write_results(
         results.add_to(adata)
         return
     if out is None:
-        table = ", or a .parquet or .csv" if results.suffixes == SUFFIXES else ""
+        table = ", or a .parquet, a .csv or a folder" if results.suffixes == SUFFIXES else ""
         msg = f"the results for {results.cells.label} need a place: out='annotated.h5ad'{table}"
         raise DataError(msg)
     check_overwrite(results, out, overwrite=overwrite)
+    if is_folder(out, results.suffixes):
+        write_folder(results, out, part)
+        return
     with results_writer(out, results.suffixes) as write:
         write(results)
 
@@ -167,12 +179,12 @@ def _merge(parts: list[Path], results: Results, whole: Path) -> None:
         with ExitStack() as stack:
             writer = None
             for chunk in chunks:
-                table = pa.Table.from_pandas(_table(chunk).rename_axis("cell"))
+                table = pa.Table.from_pandas(table_of(chunk).rename_axis("cell"))
                 writer = writer or stack.enter_context(pq.ParquetWriter(whole, table.schema))
                 writer.write_table(table)
     else:
         for number, chunk in enumerate(chunks):
-            no_formulas(_table(chunk)).to_csv(whole, index_label="cell", mode="a", header=number == 0)
+            no_formulas(table_of(chunk)).to_csv(whole, index_label="cell", mode="a", header=number == 0)
 
 
 def _reserve(file: Path, n_bytes: int) -> None:
@@ -183,14 +195,6 @@ def _reserve(file: Path, n_bytes: int) -> None:
     with file.open("ab") as end:
         for _ in range(0, n_bytes + n_bytes // 8 + 4 * MEGABYTE, MEGABYTE):
             end.write(bytes(MEGABYTE))
-
-
-def _table(chunk: ResultsChunk) -> pd.DataFrame:
-    """Return the columns of `obs`, or where there are none the arrays: a column for each of theirs."""
-    if len(chunk.obs.columns):
-        return chunk.obs
-    columns = {f"{name}_{d}": array[:, d] for name, array in chunk.obsm.items() for d in range(array.shape[1])}
-    return pd.DataFrame(columns, index=chunk.obs.index)
 
 
 def _append_to_h5ad(file: h5py.File, chunks: Iterable[ResultsChunk], results: Results) -> None:

@@ -19,7 +19,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
 from polygene.model.shipped import DEFAULT
 from polygene.model.studies import error_features
-from polygene.runtime.ranks import world_size
+from polygene.runtime.ranks import WHOLE, Part, world_size
 from polygene.tl._reader import CellReader, blank, load_model, phenotypes_named, results_of
 from polygene.tl._sets import Sets, Summary
 from polygene.tl._vote import check_votes, principal_components, with_votes
@@ -44,6 +44,7 @@ def annotate(
     vote: Mapping[str, str] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    part: str | None = None,
 ) -> None:
     """Predict phenotypes of cells from their expression, and from labels that are known.
 
@@ -75,10 +76,14 @@ def annotate(
         Phenotypes, each with the column of `obs` whose groups decide together, as `vote` does, such as
         {"cell_type": "leiden"}. "leiden" is computed where there is no such column.
     out
-        Where the results of a file go: a copy of it with them (.h5ad), or their columns alone (.parquet, .csv). Only
+        Where the results of a file go: a copy of it with them (.h5ad), or their columns alone (.parquet, .csv). A name
+        without an ending is a folder of Parquet files of 100,000 cells, into which a run that was stopped goes on. Only
         some rows are in memory at a time. An AnnData is changed in place.
     overwrite
         Let `out` be the file of the cells itself, which then also holds the results (.h5ad).
+    part
+        "3/16" for the third of sixteen parts of the cells, into a folder: machines that share it, or whose folders are
+        put together, share the work.
 
     Notes
     -----
@@ -128,14 +133,14 @@ def annotate(
     annotator = _Annotator(model, given, predict, coverage, back_off)
     own = {name: model.heads[name].genes for name in predict if name in model.heads}
     reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals, own=own)
-    check_votes(reader.cells, vote or {}, predict)
+    check_votes(reader.cells, vote or {}, predict, part)
     if "sex" in predict:
         _warn_of_sex(model.tokenizer.panel.symbols, reader.match.measured_G)
     done = f"annotated ({', '.join(predict)})"
     results = results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns())
     if vote:
         results = with_votes(results, vote, lambda: principal_components(reader, len(model.tokenizer.panel)))
-    write_results(results, adata, out, overwrite=overwrite)
+    write_results(results, adata, out, overwrite=overwrite, part=Part.parse(part) if part else WHOLE)
     if world_size() == 1:
         for line in annotator.summary.lines():
             logger.info("%s", line)

@@ -139,8 +139,11 @@ def with_votes(results: Results, wanted: Mapping[str, str], points_CD: Callable[
     return replace(results, chunks=chunks, uns={**results.uns, VOTES: votes})
 
 
-def check_votes(cells: CellSource, wanted: Mapping[str, str], predict: list[str]) -> None:
-    """Refuse a vote on what is not predicted, or over a column that is neither there nor can be computed."""
+def check_votes(cells: CellSource, wanted: Mapping[str, str], predict: list[str], part: str | None = None) -> None:
+    """Refuse a vote of a part of the cells, on what is not predicted, or over a column that cannot be had."""
+    if wanted and part:
+        msg = "The cells of a group decide together, so a part of the cells cannot vote: leave out vote or part."
+        raise DataError(msg)
     for phenotype, groupby in wanted.items():
         if phenotype not in predict:
             msg = f"A vote on {phenotype!r} needs its predictions; predicted are {', '.join(predict)}."
