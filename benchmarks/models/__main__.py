@@ -1,8 +1,8 @@
-"""What the shipped models are worth: the table of their cards, and with --write the cards themselves.
+"""What the shipped models are worth on donors held out and on studies never seen, beside baselines, with intervals.
 
     python -m benchmarks.models --data DIR                    # makes the corpora again; baselines take hours
     python -m benchmarks.models --corpora DIR                 # made by benchmarks.models.corpus; keeps baselines there
-    python -m benchmarks.models --corpora DIR --write         # also README.md, metrics.json["marks"]
+    python -m benchmarks.models --corpora DIR --write         # also metrics.json["marks"] of the checkpoints
 
 Scored are the test donors of every source that was split, and whole studies that no cell trains, nothing but expression
 being given. A phenotype is scored within each source in which it varies: between sources, naming the source would be
@@ -26,7 +26,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.models import card as cards
 from benchmarks.models import corpus as making
 from benchmarks.models import scores as scoring
 from benchmarks.models import speed
@@ -150,14 +149,13 @@ def said(results: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def write(folder: Path, results: Mapping[str, Any], card: str) -> None:
-    """Write the card and the marks into the checkpoint's folder; neither file is hashed."""
+def write(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write the marks into the metrics of the checkpoint, a file that is not hashed."""
     path = folder / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     judged = said(results)
     metrics |= {"marks": judged.pop("marks"), "judged": judged}
     path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -165,11 +163,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--corpora", type=Path, metavar="DIR", help="made by benchmarks.models.corpus; else they are made again"
     )
     parser.add_argument("--model", action="append", metavar="PATH", help="a checkpoint folder; may be given again")
-    parser.add_argument("--write", action="store_true", help="write cards and marks")
+    parser.add_argument("--write", action="store_true", help="write the marks")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Score the models, print the tables, write cards where asked to, and return the short form of the scores."""
+    """Score the models, print the tables, write marks where asked to, and return the short form of the scores."""
     scored: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         corpora = options.corpora or Path(scratch) / "corpora"
@@ -181,7 +179,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     Console(width=200).print(laid_out)
                 print(f"{name}: {laid.speed_line(results['speed'])}\n", flush=True)
                 if options.write:
-                    write(folder, results, cards.card(name, model, corpus, results))
+                    write(folder, results)
         except (files.MissingDataError, making.MappingError, PolyGeneError) as error:
             sys.exit(str(error))
     return {name: said(results) for name, results in scored.items()}
@@ -203,14 +201,13 @@ def models_of(options: argparse.Namespace, corpora: Path) -> Iterator[tuple[Path
 
 
 def results_of(name: str, folder: Path, model: PolyGene, corpus: Corpus, corpora: Path, seed: int) -> dict[str, Any]:
-    """All that a card says of a model: scores, marks, targets and speed, and when and on what they were measured."""
+    """All that is measured of a model: scores, marks, targets and speed, and when and on what they were measured."""
     results = judge(model, corpus, corpora, seed=seed)
     measured = speed.measure(str(folder), corpora / "external" / f"{USUAL}.h5ad")
     return results | {
         "marks": scoring.marks(results["rows"]),
         "targets": scoring.targets(results["rows"]),
         "speed": measured | {"verdict": speed.verdict(name, measured)},
-        "data": cards.data_table(corpus),
         "seed": seed,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": command.processor(),

@@ -1,24 +1,37 @@
-"""The card of a shipped model, card.md filled in."""
+"""The cards of the shipped models: card.md filled in.
 
-from collections.abc import Iterable, Mapping, Sequence
+    python -m benchmarks.models.card --corpora DIR
+
+DIR was made by benchmarks.models.corpus. What the cards say of studies never seen is kept by
+`python -m benchmarks.models.never_seen`, so run that for both models first; donors held out are scored here.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import numpy as np
 
-from benchmarks.models import tables
 from benchmarks.models.corpus import read_sources
+from benchmarks.models.external import by_ontology
 from benchmarks.models.tables import TextTable, markdown
-from benchmarks.shared import files
+from benchmarks.shared import command, files
 from polygene import __version__
 from polygene.corpus.arrow import SPLITS
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import THINNED
+from polygene.evaluation.test_cells import CellBlocks, model_predictions
 from polygene.model.calibration import Calibration
 from polygene.model.checkpoint import PolyGene
+from polygene.model.shipped import MODELS, NAMES
+from recipes.readme import STUDIES
+from recipes.tables import SHORT, pair
 
 TEMPLATE = Path(__file__).with_name("card.md")
+PBMC, HEART = "pbmc3k_10x", "heart_san_kanemaru"
 MOST_NAMED = 12
 """Labels that a card names; of more it says how to list them."""
 
@@ -109,39 +122,64 @@ def ages_line(model: PolyGene) -> str:
     )
 
 
-def few_line(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Name the sources whose test donors are too few to resample."""
-    few = {row["source"]: row["donors"] for row in rows if row["unit"] == "cell"}
-    named = ", ".join(f"{source} ({donors})" for source, donors in few.items())
-    return (
-        f"Fewer than three donors test {named}: little can be said of the next donor." if few else "None tests alone."
-    )
+def known_table(model: PolyGene, corpus: Corpus) -> TextTable:
+    """Score the cell types of the test donors of each source."""
+    schema, test = corpus.tokenizer.schema, corpus.split("test")
+    p = schema.index("cell_type")
+    predicted_CV = model_predictions(model, CellBlocks(corpus, test))[0][p]
+    label_C = test.labels_CP[:, p]
+    rows = [["source", "cells", "accuracy / macro-F1"]]
+    for number, source in enumerate(corpus.sources):
+        here_C = (test.sources_C == number) & (label_C >= 0)
+        if here_C.any():
+            truth = [schema.labels[p][label] for label in label_C[here_C]]
+            score = by_ontology(predicted_CV[here_C], schema.labels[p], truth)
+            rows.append([source, f"{here_C.sum():,}", f"{score['accuracy']:.3f} / {score['macro_f1']:.3f}"])
+    return rows
+
+
+def never_seen_table(rows: Sequence[Mapping[str, Any]]) -> TextTable:
+    """Lay out PBMC 3k's own scores, and the types of the other studies, whole and thinned to a third."""
+    of = {(row["study"], row["score"]): row for row in rows}
+    table = [["study never seen", "types", "same type when thinned to a third"]]
+    own = {score: title for score, title in SHORT.items() if "thinned" not in score}
+    table += [[f"PBMC 3k, {title}", pair(of[PBMC, score]), ""] for score, title in own.items()]
+    for study, title in STUDIES.items():
+        less = of.get((study, "same type, thinned to a third"), {})
+        table.append([title, pair(of[study, "types, by ontology"]), pair(less)])
+    return table
 
 
 def card(name: str, model: PolyGene, corpus: Corpus, results: Mapping[str, Any]) -> str:
-    """Write the card of a model, a page: what it knows, what it is for, how good it is, what it learned from."""
-    config = model.network.config
+    """Write the card of a model, a page: what it knows, what it is for, how good it is, what it learned from.
+
+    `results` are those of benchmarks.models.never_seen.
+    """
+    train = corpus.split("train")
+    n_copies = sum(one.endswith(THINNED) for one in train.names_C)
+    config, rows = model.network.config, [row for row in results["rows"] if row["model"] == name]
+    share = {(row["study"], row["score"]): f"{row['accuracy']:.0%}".replace("%", " %") for row in rows}
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         name=name,
         n_genes=f"{len(model.tokenizer.panel):,}",
         n_weights=f"{sum(weights.numel() for weights in model.network.parameters()):,}",
         shape=f"{config.num_hidden_layers} layers × {config.hidden_size}",
-        train_cells=f"{len(corpus.split('train')):,}",
+        train_cells=f"{len(train) - n_copies:,}",
+        copies=f", of which {n_copies:,} real ones twice: as they are, and thinned" if n_copies else "",
         n_sources=len(corpus.sources),
         knows=markdown(knows_table(model, name)),
         tissues=markdown(tissue_table(corpus)),
         ages=ages_line(model),
         shift=shift(model.calibration),
-        few=few_line(results["rows"]),
-        met=targets_line(results["targets"]),
-        zero_shot=markdown(tables.zero_shot_table(results["rows"])),
-        calibration=markdown(tables.calibration_table(results["calibration"])),
-        speed=f"It {tables.speed_line(results['speed'])}.",
+        never_seen=markdown(never_seen_table(rows)),
+        known=markdown(known_table(model, corpus)),
+        sex_blood=share[PBMC, "sex"],
+        sex_heart=share[HEART, "sex"],
+        heart=share[HEART, "tissue"],
         data=markdown(study_table(data_table(corpus))),
         date=results["date"],
         version=__version__,
-        seed=results["seed"],
-        machine=results["machine"],
+        machine=results["hardware"]["processor"],
     )
 
 
@@ -160,6 +198,16 @@ def shift(calibration: Calibration) -> str:
     )
 
 
-def targets_line(targets: Sequence[Mapping[str, Any]]) -> str:
-    """Count the targets that are met."""
-    return f"{sum(one['met'] for one in targets)} of {len(targets)} targets are met"
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the cards into the folders of the models."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpora", type=Path, required=True, help="folder that benchmarks.models.corpus made")
+    corpora = parser.parse_args(argv).corpora
+    results = json.loads((command.RESULTS / "never_seen.json").read_text(encoding="utf-8"))
+    for name in NAMES:
+        model, corpus = PolyGene.from_pretrained(name), Corpus(corpora / name.replace("polygene", "corpus"))
+        (MODELS / name / "README.md").write_text(card(name, model, corpus, results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
