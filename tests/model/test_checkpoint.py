@@ -254,6 +254,51 @@ def test_the_hub_is_given_a_complete_folder(tiny_model, toy_cells, tmp_path, mon
     np.testing.assert_array_equal(cell_states(loaded, toy_cells), cell_states(tiny_model, toy_cells))
 
 
+@pytest.fixture
+def cached(saved, tmp_path, monkeypatch):
+    """A repository in the cache of the Hub, as a download leaves it: links to blobs; there is no network."""
+    cache = tmp_path / "cache" / "models--owner--name"
+    snapshot = cache / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0" * 40)
+    for number, path in enumerate(sorted(saved.iterdir())):
+        shutil.copy(path, cache / "blobs" / str(number))
+        (snapshot / path.name).symlink_to(Path("..") / ".." / "blobs" / str(number))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache.parent))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return snapshot
+
+
+def test_a_model_of_the_hub_is_loaded_offline_from_its_cache_and_checked_as_any_other(cached, tiny_model, toy_cells):
+    loaded = PolyGene.from_pretrained("owner/name", device="cpu")
+    np.testing.assert_array_equal(cell_states(loaded, toy_cells), cell_states(tiny_model, toy_cells))
+    with pytest.raises(CheckpointError, match="There is no checkpoint 'owner/other'"):
+        PolyGene.from_pretrained("owner/other")
+    foreign = cached / "pytorch_model.bin"
+    foreign.write_bytes(b"code")
+    with pytest.raises(CheckpointError, match="weights or code could come from it"):
+        PolyGene.from_pretrained("owner/name")
+    foreign.unlink()
+    alter((cached / "model.safetensors").resolve())
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not the file that was saved"):
+        PolyGene.from_pretrained("owner/name")
+
+
+def test_the_card_says_data_filter_and_scores(tiny_model, toy_corpus, tmp_path):
+    corpus = toy_corpus.summary() | {"where": "tissue_general == 'lung'"}
+    metrics = Metrics(corpus=corpus, validation={"loss": 1.5, "cell_type_macro_f1": 0.25, "cell_type_cells": 7.0})
+    replace(tiny_model, metrics=metrics).save_pretrained(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    (name,) = corpus["sources"]
+    n_train, n_donors = (corpus["sources"][name][kind]["train"] for kind in ("cells", "donors"))
+    assert f"| {name} | {n_train} | {n_donors} | 24 |" in card
+    assert "Filter: `tissue_general == 'lung'`." in card
+    assert "| cell_type_macro_f1 | 0.250 |" in card
+    assert "cell_type_cells" not in card
+
+
 def test_a_new_model_depends_on_its_seed_and_on_nothing_before(tiny_model):
     shape = other_shape(tiny_model)
     torch.manual_seed(5)

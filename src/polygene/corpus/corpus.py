@@ -118,7 +118,7 @@ class Corpus:
             raise CorpusError(msg)
 
     def summary(self) -> dict[str, Any]:
-        """Return what a model records of it: cells and donors of each source by split, and genes of the panel."""
+        """Return what a model records of it: cells, donors and genes of each source, and the filter of its cells."""
         sources = {
             source["name"]: {
                 "cells": {split: n for split, n in source["cells"].items() if n},
@@ -127,7 +127,7 @@ class Corpus:
             }
             for source in self.info["sources"]
         }
-        return {"split": self.split_word, "sources": sources}
+        return {"split": self.split_word, "where": self.info["config"].get("where"), "sources": sources}
 
     def _read_info(self) -> dict[str, Any]:
         path = self.folder / "corpus.json"

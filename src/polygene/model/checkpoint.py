@@ -14,6 +14,7 @@ import torch
 
 from polygene.errors import CheckpointError
 from polygene.model.calibration import Calibration
+from polygene.model.card import model_card
 from polygene.model.folder import (
     AGAIN,
     CALIBRATION,
@@ -212,36 +213,3 @@ def _download(name: str) -> Path:
             "Give the folder that `polygene train` wrote, one of these names, or 'owner/name' on the Hub."
         )
         raise CheckpointError(msg) from error
-
-
-def model_card(model: PolyGene) -> str:
-    """Write what a reader of the folder should know, as the Hub's model card."""
-    tokenizer = model.tokenizer
-    knows = "\n".join(
-        f"| {phenotype.name} | {len(labels)} | {', '.join(labels[:8])}{' …' if len(labels) > 8 else ''} |"
-        for phenotype, labels in zip(tokenizer.schema.phenotypes, tokenizer.schema.labels, strict=True)
-    )
-    n_weights = sum(weights.numel() for weights in model.network.parameters())
-    return f"""---
-library_name: polygene
-tags: [single-cell, transcriptomics, anndata]
----
-# PolyGene checkpoint
-
-A masked language model over single cells: {len(tokenizer.panel):,} genes, {tokenizer.binner.n_bins} expression bins
-({tokenizer.binner.kind}), {n_weights:,} weights.
-
-| phenotype | labels | known labels |
-|---|---|---|
-{knows}
-
-It knows the labels above and no others, and predicts well for data like its training data (`recipe.toml`). Its scores
-on held-out donors are in `metrics.json`.
-
-```python
-import polygene as pg
-
-model = pg.PolyGene.from_pretrained("this folder")
-pg.tl.annotate(adata, model)
-```
-"""
