@@ -15,13 +15,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.analyses.biomarkers import biomarkers
+from benchmarks.analyses.manifold import manifold
+from benchmarks.analyses.polyfunctionality import polyfunctionality
 from benchmarks.analyses.scene import Scene
+from benchmarks.analyses.stability import stability
 from benchmarks.shared import command
 
 NAME = "analyses"
 Part = Callable[[Scene], Mapping[str, Any]]
 """Prints its tables and returns its numbers."""
-PARTS: dict[str, Part] = {}
+PARTS: dict[str, Part] = {
+    "manifold": manifold,
+    "biomarkers": biomarkers,
+    "polyfunctionality": polyfunctionality,
+    "stability": stability,
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

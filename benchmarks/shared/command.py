@@ -110,7 +110,7 @@ def record(options: argparse.Namespace, numbers: Mapping[str, Any]) -> dict[str,
 def keep(name: str, results: Mapping[str, Any]) -> None:
     """Write benchmarks/results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(_plain(results), indent=1, ensure_ascii=False) + "\n"
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
 
 

@@ -13,7 +13,10 @@ from polygene.cli.commands import app
 from polygene.corpus.prepare import PrepareConfig
 
 VERBS = ("annotate", "vote", "embed", "denoise", "finetune", "generate", "balance", "perturb", "counterfactual")
-ANALYSES = ("ageing_topology", "biomarkers", "gene_network", "network_statistics", "polyfunctionality")
+ANALYSES = (
+    "ageing_topology", "biomarkers", "gene_network", "manifold_scores", "network_statistics", "phenotype_distances",
+    "polyfunctionality", "similarity",
+)  # fmt: skip
 """Verbs of Python alone: they return tables and take several models."""
 RENAMED = {"cells": "adata"}
 """The argument of a command, and the first parameter of its verb."""

@@ -19,7 +19,6 @@ DISTRIBUTION = {
     "umap": "umap-learn",
     "threadpoolctl": "scikit-learn",
     "scib_metrics": "scib-metrics",
-    "scvi": "scvi-tools",
 }
 BLOCKED = """
 import sys

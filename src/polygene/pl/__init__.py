@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from polygene.pl._counterfactual import counterfactual
     from polygene.pl._dotplot import dotplot
     from polygene.pl._forest import forest
+    from polygene.pl._manifold import manifold
     from polygene.pl._network import degree_distribution, network
     from polygene.pl._perturbation import perturbation
     from polygene.pl._polyfunctionality import polyfunctionality
@@ -26,6 +27,7 @@ __all__ = [
     "degree_distribution",
     "dotplot",
     "forest",
+    "manifold",
     "network",
     "perturbation",
     "polyfunctionality",

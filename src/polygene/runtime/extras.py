@@ -26,9 +26,7 @@ EXTRA_OF = {
     "uvicorn": "app",
     "networkx": "analysis",
     "powerlaw": "analysis",
-    "harmonypy": "bench",
     "scib_metrics": "bench",
-    "scvi": "bench",
 }
 """Extra by the module that it brings; every module that is not in the base dependencies is here."""
 

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from polygene.tl._finetune import finetune
     from polygene.tl._gene_network import gene_network
     from polygene.tl._generate import generate
+    from polygene.tl._manifold_scores import manifold_scores
     from polygene.tl._network_statistics import network_statistics
     from polygene.tl._perturb import perturb
+    from polygene.tl._phenotype_distances import phenotype_distances
     from polygene.tl._polyfunctionality import polyfunctionality
+    from polygene.tl._similarity import similarity
     from polygene.tl._vote import vote
 
 __all__ = [
@@ -34,9 +37,12 @@ __all__ = [
     "finetune",
     "gene_network",
     "generate",
+    "manifold_scores",
     "network_statistics",
     "perturb",
+    "phenotype_distances",
     "polyfunctionality",
+    "similarity",
     "vote",
 ]
 

@@ -81,7 +81,7 @@ def embed(
     reader = CellReader(adata, model.tokenizer, layer=layer, totals=totals)
 
     def block(names_C: pd.Index, cells: EncodedCells) -> ResultsChunk:
-        return ResultsChunk(pd.DataFrame(index=names_C), {key_added: _states(model, cells, states)})
+        return ResultsChunk(pd.DataFrame(index=names_C), {key_added: states_of_cells(model, cells, states)})
 
     blocks = {"phenotypes": len(model.tokenizer.schema.names), "all": len(model.tokenizer.schema.names) + 2}
     done = f"embedded in {blocks.get(states, 1) * model.network.config.hidden_size} dimensions"
@@ -89,7 +89,8 @@ def embed(
     write_results(results, adata, out, overwrite=overwrite)
 
 
-def _states(model: PolyGene, cells: EncodedCells, states: States) -> np.ndarray:
+def states_of_cells(model: PolyGene, cells: EncodedCells, states: States) -> np.ndarray:
+    """Compute what `embed` writes, float32 (C, D)."""
     if states == "cell_type":
         return cell_states(model, cells)
     keys, nothing = list(key_states(model, cells)), [np.zeros((0, model.network.config.hidden_size), np.float32)]

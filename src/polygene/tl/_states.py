@@ -13,7 +13,7 @@ from polygene.errors import DataError, missing_column
 from polygene.io.read import CellSource
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import KeyStates, key_states
-from polygene.tl._reader import CellReader, load_model
+from polygene.tl._reader import CellReader, donors_of, load_model
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
 
@@ -51,6 +51,12 @@ def groups_of(cells: CellSource, column: str, *, holds: str) -> tuple[np.ndarray
     codes_C = codes_C.copy()
     codes_C[codes_C >= 0] = codes_of
     return codes_C, [names[i] for i in there]
+
+
+def donors_or_one(cells: CellSource, donor: str) -> np.ndarray:
+    """Read the donor of each cell, -1 = not given; one donor of all where none is given."""
+    donors_C = donors_of(cells, donor)[0]
+    return np.zeros_like(donors_C) if donors_C.max(initial=-1) < 0 else donors_C
 
 
 def balanced(groups: Iterable[np.ndarray], most: int, *, seed: int) -> np.ndarray:
