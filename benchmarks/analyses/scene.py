@@ -13,12 +13,17 @@ from polygene.tl._states import balanced
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The data folder, the models by name or folder, the seed, and a folder for corpora and models that parts train."""
+    """What the command line names.
+
+    The data folder, the models by name or folder, the seed, a folder for corpora and models that parts train, and where
+    known edges between genes are.
+    """
 
     data: Path | None
     models: tuple[str, ...]
     seed: int
     folder: Path
+    reference: Path | None = None
 
     def load(self) -> dict[str, PolyGene]:
         """Load the models; in a smoke run the first one."""
