@@ -3,7 +3,8 @@
     python -m recipes.pages
 
 `0.88<!-- eight -->` is a number that docs/numbers.toml finds in a kept result; its digits after the point and a %
-behind it stay. What stands between `<!-- table: NAME -->` and `<!-- end -->` is what the function of that name in
+behind it stay; `0.25<!-- setting -->` is none that was measured. What
+stands between `<!-- table: NAME -->` and `<!-- end -->` is what the function of that name in
 recipes/tables.py gives. No data and no model are needed, and a test compares.
 """
 
@@ -20,12 +21,13 @@ from recipes.tables import TABLES
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 NUMBER = re.compile(r"(?P<sign>[+−]?)(?P<value>\d[\d,]*(?:\.\d+)?)(?P<percent> ?%)?<!-- (?P<name>[\w.-]+) -->")
+SETTING = "setting"
 TABLE = re.compile(r"(?P<begin><!-- table: (?P<name>\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def pages() -> list[Path]:
     """Every page that may hold numbers."""
-    return [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+    return [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "generated")]
 
 
 @functools.cache
@@ -59,6 +61,8 @@ def value(path: Sequence[Any]) -> float:
 def written(match: re.Match[str], values: dict[str, Any]) -> str:
     """Write a number as it is written now, with its present value."""
     name, text = match["name"], match["value"]
+    if name == SETTING:
+        return match[0]
     found = values[name] * (100 if match["percent"] else 1)
     digits = len(text.partition(".")[2])
     sign = ("−" if found < 0 else "+") if match["sign"] else ""

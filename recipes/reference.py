@@ -1,5 +1,6 @@
 """Pages that are made when the site is built (docs/conf.py): the command line and the Python of the package."""
 
+import re
 from typing import Any
 
 import typer
@@ -42,6 +43,13 @@ def command_line() -> str:
         said = [" ".join(text.split()) for text in (command.help, command.epilog) if text]
         parts.append("\n\n".join([f"## {name}", said[0], f"```text\n{usage}\n```", "\n".join(table), *said[1:]]) + "\n")
     return "\n".join(parts)
+
+
+def options() -> dict[str, set[str]]:
+    """Give the options of each command that its part of the page has."""
+    _, *parts = re.split(r"^## (\S+)$", command_line(), flags=re.MULTILINE)
+    texts = dict(zip(parts[::2], parts[1::2], strict=True))
+    return {name: set(re.findall(r"^\| `(--[\w-]+)", text, re.MULTILINE)) for name, text in texts.items()}
 
 
 def _metavar(one: Any) -> str:

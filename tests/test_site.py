@@ -10,11 +10,7 @@ from recipes import pages, reference
 
 
 def test_the_page_of_the_command_line_has_the_options_that_help_shows() -> None:
-    _, *parts = re.split(r"^## (\S+)$", reference.command_line(), flags=re.MULTILINE)
-    of_page = {
-        name: set(re.findall(r"^\| `(--[\w-]+)", text, re.MULTILINE))
-        for name, text in zip(*[iter(parts)] * 2, strict=True)
-    }
+    of_page = reference.options()
     assert set(of_page) == {one.name or one.callback.__name__ for one in app.registered_commands if one.callback}
     for name, options in of_page.items():
         shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
@@ -28,6 +24,41 @@ def test_the_page_of_the_python_lists_every_public_name() -> None:
     assert listed == names | {f"{room}.{name}" for room in rooms for name in getattr(pg, room).__all__} | {
         "datasets.pbmc"
     }
+
+
+LAB = {"decisions", "contributing", "release", "layouts", "tables", "scale", "paper"}
+"""Pages that are a record, are made whole by a command, or keep their numbers by one of their own."""
+CODE = re.compile(r"```.*?```|`[^`\n]+`|\$\$.*?\$\$", re.DOTALL)
+
+
+def test_no_score_is_typed_into_a_page() -> None:
+    """A share with two digits, or a percentage of the pages of scores, stands beside the name of what keeps it."""
+    typed = []
+    for page in pages.pages():
+        if page.stem not in LAB:
+            text = pages.NUMBER.sub("", pages.TABLE.sub("", CODE.sub("", page.read_text("utf-8"))))
+            typed += [f"{page.name}: {found}" for found in re.findall(r"(?<![\d.,])[01]\.\d{2,}(?![\d.])", text)]
+            if page.stem in {"README", "index", "scores"}:
+                typed += [f"{page.name}: {found}" for found in re.findall(r"\d+ %", text)]
+    assert typed == [], "name them in docs/numbers.toml, or call them a setting (recipes/pages.py)"
+
+
+def test_the_pages_name_only_what_there_is() -> None:
+    """Functions of the Python, commands and their options."""
+    texts = {page.name: page.read_text("utf-8") for page in pages.pages() if page.stem not in {"decisions", "release"}}
+    for text in texts.values():
+        for path in set(re.findall(r"\bpg((?:\.\w+)+)\(", text)):
+            thing = pg
+            for part in path[1:].split("."):
+                thing = getattr(thing, part)
+    options = reference.options()
+    for name, text in texts.items():
+        for block in re.findall(r"```bash\n(.*?)```|`(polygene [^`]+)`", text, re.DOTALL):
+            for line in "".join(block).replace("\\\n", " ").splitlines():
+                if found := re.search(r"(?:^|[\s/])polygene (\w+)(.*)", line.partition("  #")[0]):
+                    command, rest = found[1], found[2]
+                    assert command in options, (name, line)
+                    assert set(re.findall(r"(?<=\s)--[\w-]+", rest)) <= options[command], (name, line)
 
 
 def test_each_number_of_the_pages_is_the_kept_one() -> None:
