@@ -78,7 +78,7 @@ def _integrate(
     for rows in batches(cells, network.config.first_gene_slot + 2, network.device):
         visible = None if visible_N is None else visible_N[cells.offsets_C1[rows.start] : cells.offsets_C1[rows.stop]]
         with torch.inference_mode(False):
-            target_V = torch.from_numpy(chosen_V).to(network.device)
+            target_V = torch.tensor(chosen_V, device=network.device)
             row = _pack(model, cells.rows(rows), p, visible)
             found_N = torch.zeros(len(row.gene_at_N))
             for step in range(n_steps):
