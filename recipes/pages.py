@@ -1,11 +1,10 @@
-"""Write the numbers and tables of README.md, docs/ and the models' cards anew, from benchmarks/results.
+"""Write the numbers and tables of README.md and docs/ anew, from benchmarks/results.
 
     python -m recipes.pages
 
 `0.88<!-- eight -->` is a number that docs/numbers.toml finds in a kept result; its digits after the point and a %
-behind it stay; `0.25<!-- setting -->` is none that was measured. What
-stands between `<!-- table: NAME -->` and `<!-- end -->` is what the function of that name in
-recipes/tables.py gives. No data and no model are needed, and a test compares.
+behind it stay; `0.25<!-- setting -->` is none that was measured. What stands between `<!-- table: NAME -->` and
+`<!-- end -->` is what recipes/tables.py gives. No data and no model are needed, and a test compares.
 """
 
 import functools
@@ -27,8 +26,7 @@ TABLE = re.compile(r"(?P<begin><!-- table: (?P<name>\w+) -->\n).*?(?=<!-- end --
 
 def pages() -> list[Path]:
     """Every page that may hold numbers."""
-    cards = sorted((ROOT / "src/polygene/models").glob("*/README.md"))
-    return [ROOT / "README.md", *cards, *sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "generated")]
+    return [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "generated")]
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.analyses import page as analyses
 from benchmarks.models.tables import markdown
 from benchmarks.shared.command import RESULTS
 from benchmarks.trust import page as trust
@@ -51,17 +52,6 @@ def never_seen() -> str:
     means = rows.groupby("method")[list(PAIR)].mean()
     body.append(["mean", *(pair(means.loc[method].to_dict()) for method in methods)])
     return f"{markdown([['study', *methods], *body])}\n\n{where('never_seen', 'external')}"
-
-
-def card(model: str) -> str:
-    """Lay out what one model makes of each study never seen, for its card."""
-    rows = [row for row in kept("never_seen")["rows"] if row["model"] == model]
-    of = {(row["study"], row["score"]): row for row in rows}
-    head = ["study never seen", "types", "same type when thinned to a third", "tissue", "sex"]
-    scores = ("types, by ontology", "same type, thinned to a third", "tissue", "sex")
-    body = [[title, *(pair(of.get((study, score), {})) for score in scores)] for study, title in STUDIES.items()]
-    body += [[f"PBMC 3k: {SHORT[score]}", pair(of["pbmc3k_10x", score]), "", "", ""] for score in list(SHORT)[:2]]
-    return f"{markdown([head, *body])}\n\n{where('never_seen')}"
 
 
 def pbmc() -> str:
@@ -151,4 +141,4 @@ def _gain(row: Mapping[str, float] | None) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one for one in (never_seen, pbmc, finetune, sets, given, faults, screen, calibration, studies)
 }
-TABLES |= {f"card_{size}": functools.partial(card, f"polygene-{size}") for size in (512, 2432)}
+TABLES |= {part: functools.partial(analyses.section, part) for part in analyses.SECTIONS}

@@ -4,7 +4,7 @@
     python -m benchmarks.analyses --data DIR --only biomarkers --models polygene-512 runs/another-seed
 
 The last line is one JSON object with a section for each part that was run, or was kept before. benchmarks/results
-keeps it as analyses.json, and `python -m benchmarks.analyses.page` writes the tables of docs/paper.md from that.
+keeps it as analyses.json, and `python -m recipes.pages` writes the tables of docs/paper.md from that.
 """
 
 import argparse

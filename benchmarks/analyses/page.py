@@ -1,19 +1,13 @@
-"""Write the tables of docs/paper.md from the kept results.
-
-python -m benchmarks.analyses.page
-"""
+"""Lay out the tables of docs/paper.md from the kept results; `python -m recipes.pages` writes them."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from benchmarks.analyses import network_page
 from benchmarks.models.tables import markdown
-from benchmarks.shared.command import RESULTS, write_between
+from benchmarks.shared.command import RESULTS
 
-PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
-END = "<!-- end -->"
 Section = Mapping[str, Any]
 
 
@@ -23,6 +17,8 @@ def number(value: Any, digits: int = 2) -> str:
         return "yes" if value else "no"
     if value is None:
         return "–"
+    if isinstance(value, float) and value.is_integer() and abs(value) > 1:  # a count that pandas made a float
+        value = int(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
@@ -172,18 +168,14 @@ SECTIONS: dict[str, Callable[[Section], str]] = {
 }
 
 
-def main() -> None:
-    """Write the sections of the parts that were measured."""
+def section(part: str) -> str:
+    """Lay out a part with the command that measured it; nothing where it was not measured."""
     results = json.loads((RESULTS / "analyses.json").read_text(encoding="utf-8"))
-    for part, lay_out in SECTIONS.items():
-        if part in results:
-            one = results[part]
-            where = (
-                f"`python -m benchmarks.analyses --data DIR --only {part}`, {one['date']}, seed {one['seed']}, "
-                f"{', '.join(one['models'])}, {one['seconds']:,} s on a busy {one['hardware']['processor']}."
-            )
-            write_between(PAGE, f"<!-- {part} -->", END, f"\n{where}\n\n{lay_out(one)}\n")
-
-
-if __name__ == "__main__":
-    main()
+    if part not in results:
+        return "Not measured yet."
+    one = results[part]
+    where = (
+        f"`python -m benchmarks.analyses --data DIR --only {part}`, {one['date']}, seed {one['seed']}, "
+        f"{', '.join(one['models'])}, {one['seconds']:,} s on a busy {one['hardware']['processor']}."
+    )
+    return f"{where}\n\n{SECTIONS[part](one)}".rstrip()
