@@ -1,4 +1,4 @@
-"""Write the numbers and tables of README.md and docs/ anew, from benchmarks/results.
+"""Write the numbers and tables of README.md, docs/ and the models' cards anew, from benchmarks/results.
 
     python -m recipes.pages
 
@@ -26,7 +26,8 @@ TABLE = re.compile(r"(?P<begin><!-- table: (?P<name>\w+) -->\n).*?(?=<!-- end --
 
 def pages() -> list[Path]:
     """Every page that may hold numbers."""
-    return [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "generated")]
+    cards = sorted((ROOT / "src/polygene/models").glob("*/README.md"))
+    return [ROOT / "README.md", *cards, *sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "generated")]
 
 
 @functools.cache

@@ -54,6 +54,17 @@ def never_seen() -> str:
     return f"{markdown([['study', *methods], *body])}\n\n{where('never_seen', 'external')}"
 
 
+def card(model: str) -> str:
+    """Lay out what one model makes of each study never seen, for its card."""
+    rows = [row for row in kept("never_seen")["rows"] if row["model"] == model]
+    of = {(row["study"], row["score"]): row for row in rows}
+    head = ["study never seen", "types", "same type when thinned to a third", "tissue", "sex"]
+    scores = ("types, by ontology", "same type, thinned to a third", "tissue", "sex")
+    body = [[title, *(pair(of.get((study, score), {})) for score in scores)] for study, title in STUDIES.items()]
+    body += [[f"PBMC 3k: {SHORT[score]}", pair(of["pbmc3k_10x", score]), "", "", ""] for score in list(SHORT)[:2]]
+    return f"{markdown([head, *body])}\n\n{where('never_seen')}"
+
+
 def pbmc() -> str:
     """Lay out what the models make of PBMC 3k."""
     rows = [row for row in kept("never_seen")["rows"] if row["study"] == "pbmc3k_10x"]
@@ -142,3 +153,4 @@ TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one for one in (never_seen, pbmc, finetune, sets, given, faults, screen, calibration, studies)
 }
 TABLES |= {part: functools.partial(analyses.section, part) for part in analyses.SECTIONS}
+TABLES |= {f"card_{size}": functools.partial(card, f"polygene-{size}") for size in (512, 2432)}

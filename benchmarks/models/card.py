@@ -27,8 +27,7 @@ from polygene.evaluation.test_cells import CellBlocks, model_predictions
 from polygene.model.calibration import Calibration
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import MODELS, NAMES
-from recipes.readme import STUDIES
-from recipes.tables import SHORT, pair
+from recipes import tables
 
 TEMPLATE = Path(__file__).with_name("card.md")
 PBMC, HEART = "pbmc3k_10x", "heart_san_kanemaru"
@@ -138,18 +137,6 @@ def known_table(model: PolyGene, corpus: Corpus) -> TextTable:
     return rows
 
 
-def never_seen_table(rows: Sequence[Mapping[str, Any]]) -> TextTable:
-    """Lay out PBMC 3k's own scores, and the types of the other studies, whole and thinned to a third."""
-    of = {(row["study"], row["score"]): row for row in rows}
-    table = [["study never seen", "types", "same type when thinned to a third"]]
-    own = {score: title for score, title in SHORT.items() if "thinned" not in score}
-    table += [[f"PBMC 3k, {title}", pair(of[PBMC, score]), ""] for score, title in own.items()]
-    for study, title in STUDIES.items():
-        less = of.get((study, "same type, thinned to a third"), {})
-        table.append([title, pair(of[study, "types, by ontology"]), pair(less)])
-    return table
-
-
 def card(name: str, model: PolyGene, corpus: Corpus, results: Mapping[str, Any]) -> str:
     """Write the card of a model, a page: what it knows, what it is for, how good it is, what it learned from.
 
@@ -171,7 +158,8 @@ def card(name: str, model: PolyGene, corpus: Corpus, results: Mapping[str, Any])
         tissues=markdown(tissue_table(corpus)),
         ages=ages_line(model),
         shift=shift(model.calibration),
-        never_seen=markdown(never_seen_table(rows)),
+        size=name.rpartition("-")[2],
+        never_seen=tables.card(name),
         known=markdown(known_table(model, corpus)),
         sex_blood=share[PBMC, "sex"],
         sex_heart=share[HEART, "sex"],

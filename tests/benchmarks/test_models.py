@@ -237,7 +237,7 @@ def test_a_card_is_a_page_that_says_what_the_model_knows_how_good_it_is_and_its_
         "velmeshev_asd_pfc_glia".partition("_")[0].title(),
         "CC-BY-4.0",
         "never seen",
-        "PBMC 3k, eight types",
+        "PBMC 3k: eight types",
         "| heart nuclei, Kanemaru 2023 | 0.",
         *toy_corpus.sources,
     ):
