@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmarks.analyses import page as analyses
 from benchmarks.models.tables import markdown
+from benchmarks.scale import page as scale
 from benchmarks.shared.command import RESULTS
 from benchmarks.trust import page as trust
 from recipes.readme import STUDIES
@@ -154,3 +155,7 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 TABLES |= {part: functools.partial(analyses.section, part) for part in analyses.SECTIONS}
 TABLES |= {f"card_{size}": functools.partial(card, f"polygene-{size}") for size in (512, 2432)}
+TABLES |= {
+    one.__name__: one
+    for one in (scale.scale_atlas, scale.scale_parts, scale.scale_hosts, scale.scale_sizes, scale.scale_recipes)
+}

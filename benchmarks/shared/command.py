@@ -35,8 +35,9 @@ from benchmarks.shared import effort, files
 RESULTS = Path(__file__).parents[1] / "results"
 PACKAGES = ("polygene", "torch", "transformers", "anndata", "numpy", "scikit-learn", "scanpy", "scvi-tools")
 Measure = Callable[[argparse.Namespace], Mapping[str, Any]]
-Part = Callable[[Path | None, int, Path], Mapping[str, Any]]
-"""Takes the data folder, the seed and the folder of the models; prints its tables and returns its numbers."""
+Part = Callable[..., Mapping[str, Any]]
+"""Takes the data folder, the seed and the folder of the models, and the options where the benchmark has own ones;
+prints its tables and returns its numbers."""
 
 
 def run(
@@ -69,17 +70,25 @@ def run(
 
 
 def run_parts(
-    description: str, parts: Mapping[str, Part], *, threads: int = 1, argv: Sequence[str] | None = None
+    description: str,
+    parts: Mapping[str, Part],
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+    *,
+    threads: int | None = 1,
+    argv: Sequence[str] | None = None,
 ) -> None:
     """Do the same for a benchmark of several parts, which share their models; each part has a file of its own."""
     parser = _parser(description)
     parser.add_argument("--only", choices=parts, action="append", help="this part; may be given again")
     parser.add_argument("--models", type=Path, help="keep corpora and models here; else in a temporary folder")
+    if add_options:
+        add_options(parser)
     options = parser.parse_args(argv)
+    own = [options] if add_options else []
     everything: dict[str, Any] = {}
     with _ready(options, threads), tempfile.TemporaryDirectory() as scratch:
         for name in options.only or parts:
-            numbers = parts[name](options.data, options.seed, options.models or Path(scratch))
+            numbers = parts[name](options.data, options.seed, options.models or Path(scratch), *own)
             results = _plain(record(options, numbers))
             if not options.smoke:
                 keep(name, results)

@@ -25,7 +25,7 @@ MODULES = modules()
 
 def test_each_folder_of_benchmarks_has_one_at_least():
     folders = {name.split(".")[1] for name in MODULES}
-    assert folders == {"analyses", "app", "control", "faults", "layouts", "models", "speed", "trust"}
+    assert folders == {"analyses", "app", "control", "faults", "layouts", "models", "scale", "speed", "trust"}
     assert len(MODULES) >= 15
 
 
