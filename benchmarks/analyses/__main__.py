@@ -49,9 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the parts; those that are not run stay as they were kept."""
-    kept = command.RESULTS / f"{NAME}.json"
-    numbers = {} if options.smoke or not kept.exists() else json.loads(kept.read_text(encoding="utf-8"))
-    numbers = {name: numbers[name] for name in PARTS if name in numbers}
+    numbers: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         scene = Scene(
             data=options.data,
@@ -65,8 +63,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             numbers[name] = command.record(options, {"models": list(scene.models), **PARTS[name](scene)})
             print(f"part {name} done", flush=True)
             if not options.smoke:  # a part that fails costs no other one
-                command.keep(NAME, command.record(options, numbers))
-    return numbers
+                command.keep(NAME, command.record(options, kept() | numbers))
+    return numbers if options.smoke else kept() | numbers
+
+
+def kept() -> dict[str, Any]:
+    """Read what is kept of each part, just before it is written again: several runs may go on at once."""
+    file = command.RESULTS / f"{NAME}.json"
+    numbers = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {name: part for name, part in numbers.items() if isinstance(part, dict) and "models" in part}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

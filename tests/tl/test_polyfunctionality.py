@@ -103,6 +103,7 @@ def test_the_verb_writes_genes_and_contexts(make_adata: Callable[..., ad.AnnData
     reasons = found.genes.set_index("gene")["reason"]
     assert reasons["GENE99"] == "GENE99 is not in the panel of not saved, so the model has no state for it."
     assert reasons["GENE39"] == "GENE39 is not measured in adata."
+    assert found.genes["replicates"][found.genes["spread"].isna()].isna().all()
     assert set(found.contexts["gene"]) == {"GENE3"}
     assert found.contexts["n_cells"].sum() <= (adata.X[:, 3] > 0).sum()
     two = polyfunctionality(adata, [tiny_model, tiny_model], min_cells=3).genes

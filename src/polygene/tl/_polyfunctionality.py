@@ -235,8 +235,9 @@ def _table(sums: ContextSums, symbols: list[str], min_cells: int) -> pd.DataFram
     level_G2 = table[["expression", "detection"]].to_numpy()
     table["expected"], table["percentile"] = among_like(spread.all_G, level_G2)
     halves = [among_like(half_G, level_G2)[1] for half_G in spread.halves_HG]
-    replicates = (np.minimum(*halves) >= TOP) if sums.by_donor else np.full(len(table), None)
-    table["replicates"] = pd.array(replicates, dtype="boolean")
+    lower_G = np.minimum(*halves) if sums.by_donor else np.full(len(table), np.nan)
+    table["replicates"] = pd.array(lower_G >= TOP, dtype="boolean")
+    table.loc[np.isnan(lower_G), "replicates"] = pd.NA
     found = (table["q_value"] <= 0.05) & (table["percentile"] >= TOP) & table["replicates"].fillna(False)
     table["polyfunctional"], table["stability"] = found.astype(bool), np.nan
     return table
