@@ -102,7 +102,10 @@ def record(options: argparse.Namespace, numbers: Mapping[str, Any]) -> dict[str,
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _commit(),
-        "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
+        # an absolute path is of one machine
+        "command": " ".join(
+            ["python -m", _module(), *("DIR" if word.startswith("/") else word for word in sys.argv[1:])]
+        ),
         "seed": options.seed,
         "hardware": {
             "processor": processor(),
