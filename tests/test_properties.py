@@ -51,7 +51,7 @@ values = st.lists(st.integers(0, 50), min_size=1, max_size=30)
 @given(values, st.integers(2, 20))
 @few
 def test_bins_by_rank_see_only_the_order_of_a_cell(counts, n_bins):
-    binner = ExpressionBinner.cell_quantile(n_bins)
+    binner = ExpressionBinner.cell_rank(n_bins)
     x_CM = sparse.csr_matrix(np.array([counts], np.float32))
     bins_M = binner.bins(x_CM).toarray()[0]
     for other in (x_CM.log1p(), x_CM * 7, x_CM.power(2)):

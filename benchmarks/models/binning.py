@@ -29,7 +29,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 
-KINDS = ("linear", "cell_quantile", "binary")
+KINDS = ("cell_rank", "cell_quantile", "linear", "binary")
 NETWORK = NetworkConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
 COARSE = {
     "B cell": "B cell",

@@ -122,7 +122,7 @@ def test_a_file_and_the_same_cells_in_memory_give_the_same_cells(adata, tmp_path
     assert np.array_equal(one.split("test").values().toarray(), two.split("test").values().toarray())
 
 
-@pytest.mark.parametrize("binning", ["linear", "cell_quantile", "binary"])
+@pytest.mark.parametrize("binning", ["linear", "cell_rank", "binary"])
 def test_altering_cells_that_do_not_train_changes_no_byte_of_the_tokenizer(adata, tmp_path, binning):
     config = dataclasses.replace(CONFIG, binning=binning)
     adata.X.data = np.minimum(adata.X.data, 15)
@@ -194,7 +194,7 @@ def test_the_inverse_is_that_of_all_training_cells_at_once(adata, tmp_path, monk
     assert np.array_equal(corpus.tokenizer.inverse.counts_GB, fit.finish().counts_GB)
 
 
-@pytest.mark.parametrize("kind", ["linear", "cell_quantile", "binary"])
+@pytest.mark.parametrize("kind", ["linear", "cell_rank", "binary"])
 def test_the_binning_that_is_asked_is_used(adata, tmp_path, kind):
     corpus = prepare(adata, tmp_path / "corpus", config=dataclasses.replace(CONFIG, binning=kind, n_bins=6))
     assert corpus.tokenizer.binner.kind == kind
@@ -397,7 +397,7 @@ def test_a_folder_that_is_no_corpus_is_never_replaced(adata, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"binning": "log"}, "binning is one of linear, cell_quantile, binary; got 'log'"),
+        ({"binning": "log"}, "binning is one of cell_rank, cell_quantile, linear, binary; got 'log'"),
         ({"split": "cell"}, "split is one of donor, study, random; got 'cell'"),
         ({"fractions": (0.7, 0.2)}, "add up to 1"),
         ({"fractions": (0.7, 0.2, 0.2)}, "add up to 1"),

@@ -528,11 +528,11 @@ def test_a_log2_file_is_warned_of_only_where_bins_have_edges(
 ) -> None:
     logged = ad.AnnData(adata.X.multiply(1000).log1p().tocsr()[:, :30] / np.log(2), obs=adata.obs, var=adata.var[:30])
     warned = {}
-    for binner in (ExpressionBinner.cell_quantile(), ExpressionBinner.linear()):
+    for binner in (ExpressionBinner.cell_rank(), ExpressionBinner.linear()):
         caplog.clear()
         CellReader(logged, make_tokenizer(40, binner))
         warned[binner.kind] = "bins will be wrong" in caplog.text
-    assert warned == {"cell_quantile": False, "linear": True}
+    assert warned == {"cell_rank": False, "linear": True}
 
 
 @pytest.mark.parametrize("verb", [annotate, embed, denoise, perturb])

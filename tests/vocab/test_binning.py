@@ -22,6 +22,7 @@ ALL = np.ones(N_GENES, dtype=bool)
 BINNERS = {
     "linear": ExpressionBinner.linear(),
     "cell_quantile": ExpressionBinner.cell_quantile(5),
+    "cell_rank": ExpressionBinner.cell_rank(5),
     "binary": ExpressionBinner.binary(),
 }
 EDGED = ["linear", "binary"]
@@ -76,21 +77,32 @@ def test_binning_changes_nothing_in_its_input(binner):
     assert (x.toarray() == VALUES).all()
 
 
-def naive_cell_quantile(values, n_bins):
+def naive_ranks(values, n_bins, kind):
+    """Count the lower edges of bins that the share of genes below a value reaches."""
+    step = np.arange(1, n_bins - 1) / (n_bins - 1)
+    edges = step if kind == "cell_quantile" else 1 - (1 - step) ** 2
     bins = np.zeros(values.shape, dtype=int)
     for cell, row in zip(bins, values, strict=True):
         expressed = np.flatnonzero(row > 0)
         ranks = rankdata(row[expressed])  # ties share the mean of their ranks
-        cell[expressed] = 1 + np.floor((ranks - 0.5) / len(expressed) * (n_bins - 1))
+        shares = (ranks - 0.5) / len(expressed)
+        cell[expressed] = 1 + (shares[:, None] >= edges - 1e-12).sum(axis=1)
     return bins
 
 
 @pytest.mark.parametrize("n_bins", [2, 3, 5, 10, 256])
 @pytest.mark.parametrize("ties", [False, True], ids=["all differ", "ties"])
-def test_cell_quantiles_are_mid_ranks_within_each_cell(n_bins, ties):
+@pytest.mark.parametrize("kind", ["cell_quantile", "cell_rank"])
+def test_bins_by_rank_are_mid_ranks_within_each_cell(kind, n_bins, ties):
     values = np.ceil(VALUES) if ties else VALUES
-    bins = ExpressionBinner.cell_quantile(n_bins).bins(sparse.csr_matrix(values))
-    assert (bins.toarray() == naive_cell_quantile(values, n_bins)).all()
+    bins = getattr(ExpressionBinner, kind)(n_bins).bins(sparse.csr_matrix(values))
+    assert (bins.toarray() == naive_ranks(values, n_bins, kind)).all()
+
+
+def test_the_highest_bins_by_rank_hold_the_fewest_genes_of_a_cell():
+    values = np.arange(1, 1001, dtype=np.float32)[None]
+    shares = np.bincount(ExpressionBinner.cell_rank().bins(sparse.csr_matrix(values)).data)[1:] / 1000
+    assert np.cumsum(shares)[:-1].round(2).tolist() == [0.21, 0.4, 0.56, 0.69, 0.8, 0.89, 0.95, 0.99]
 
 
 def test_cell_quantiles_are_the_same_for_counts_and_log1p():
@@ -108,7 +120,10 @@ def test_cell_quantiles_skip_stored_zeros():
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"kind": "log", "n_bins": 3, "edges": (1.0, 2.0)}, "Unknown binning 'log'; there are linear, cell_quantile"),
+        (
+            {"kind": "log", "n_bins": 3, "edges": (1.0, 2.0)},
+            "Unknown binning 'log'; there are cell_rank, cell_quantile",
+        ),
         ({"kind": "linear", "n_bins": 1, "edges": ()}, "2 to 256 bins, bin 0 included, got 1"),
         ({"kind": "cell_quantile", "n_bins": 257, "edges": ()}, "got 257"),
         ({"kind": "linear", "n_bins": 3, "edges": (1.0,)}, "need 2 increasing edges above 0"),

@@ -44,9 +44,9 @@ def adata():
 BINNERS = {
     "linear": ExpressionBinner.linear(),
     "binary": ExpressionBinner.binary(),
-    "cell_quantile": ExpressionBinner.cell_quantile(5),
+    "cell_rank": ExpressionBinner.cell_rank(5),
 }
-ROUND_TRIP = [kind for kind in BINNERS if kind != "cell_quantile"]
+ROUND_TRIP = [kind for kind in BINNERS if kind != "cell_rank"]
 
 
 def make_tokenizer(adata, kind="linear"):

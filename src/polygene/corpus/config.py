@@ -19,7 +19,7 @@ class PrepareConfig:
     n_genes
         Genes of the panel; the published panels have 512 and 2432.
     binning
-        "linear", "cell_quantile" or "binary", see `ExpressionBinner`.
+        "cell_rank", "cell_quantile", "linear" or "binary", see `ExpressionBinner`.
     n_bins
         Bins, bin 0 ("not expressed") included; "binary" has two whatever this says.
     split
@@ -54,7 +54,7 @@ class PrepareConfig:
     """
 
     n_genes: int = 512
-    binning: Binning = "cell_quantile"
+    binning: Binning = "cell_rank"
     n_bins: int = 10
     split: SplitBy = "donor"
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)

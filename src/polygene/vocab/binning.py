@@ -13,7 +13,7 @@ from scipy import sparse
 
 from polygene.errors import RecipeError
 
-Binning = Literal["linear", "cell_quantile", "binary"]
+Binning = Literal["cell_rank", "cell_quantile", "linear", "binary"]
 
 # Below it a gene is "not expressed": the first edge of the published setting. One count in a cell of fewer than 95,000
 # lies above it.
@@ -31,7 +31,8 @@ class ExpressionBinner:
     """A rule that turns log1p counts per 10,000 into bins; bin 0 is "not expressed".
 
     `edges` are the n_bins - 1 thresholds: a value of edges[i] or more is at least in bin i + 1 (compared in float32).
-    Make one with `linear`, `cell_quantile`, which has no edges because it ranks the values of each cell, or `binary`.
+    Make one with `cell_rank` or `cell_quantile`, which have no edges because they rank the values of each cell, with
+    `linear` or with `binary`.
     """
 
     kind: Binning
@@ -45,7 +46,7 @@ class ExpressionBinner:
         if not 2 <= self.n_bins <= MAX_BINS:
             msg = f"A binning has 2 to {MAX_BINS} bins, bin 0 included, got {self.n_bins}."
             raise RecipeError(msg)
-        n_edges = 0 if self.kind == "cell_quantile" else self.n_bins - 1
+        n_edges = 0 if self.ranks else self.n_bins - 1
         edges = np.array((0.0, *self.edges), dtype=np.float32)
         if len(self.edges) != n_edges or not (np.diff(edges) > 0).all():
             msg = f"{self.n_bins} {self.kind} bins need {n_edges} increasing edges above 0, got {self.edges}."
@@ -63,7 +64,7 @@ class ExpressionBinner:
     @property
     def ranks(self) -> bool:
         """Whether only the order of the values within a cell is read."""
-        return self.kind == "cell_quantile"
+        return self.kind in ("cell_rank", "cell_quantile")
 
     @classmethod
     def linear(cls, n_bins: int = 10, first: float = THRESHOLD, last: float = 9.0) -> Self:
@@ -75,6 +76,15 @@ class ExpressionBinner:
         (1.0, 2.0, 3.0)
         """
         return cls(kind="linear", n_bins=n_bins, edges=tuple(np.linspace(first, last, n_bins)[:-1].tolist()))
+
+    @classmethod
+    def cell_rank(cls, n_bins: int = 10) -> Self:
+        """Rank the values above 0 within each cell; the higher the bin, the fewer of the cell's genes it holds.
+
+        With 10 bins the share of genes below the bins 2 to 9 is 0.21, 0.40, 0.56, 0.69, 0.80, 0.89, 0.95 and 0.99: most
+        values of a cell are one or two counts, and what tells its type is among the highest (docs/decisions.md).
+        """
+        return cls(kind="cell_rank", n_bins=n_bins, edges=())
 
     @classmethod
     def cell_quantile(cls, n_bins: int = 10) -> Self:
@@ -95,7 +105,7 @@ class ExpressionBinner:
 
     def bins_of_entries(self, x_CM: sparse.csr_matrix) -> np.ndarray:
         """bins_N uint8 of the stored entries of `x_CM`, bin 0 included, in their order."""
-        if self.kind == "cell_quantile":
+        if self.ranks:
             return self._bins_by_rank(x_CM)
         edges = np.array(self.edges, dtype=np.float32)
         return np.searchsorted(edges, x_CM.data.astype(np.float32, copy=False), side="right").astype(np.uint8)
@@ -103,6 +113,7 @@ class ExpressionBinner:
     def _bins_by_rank(self, x_CM: sparse.csr_matrix) -> np.ndarray:
         """Bin by mid-rank: of n values above 0, one with `a` smaller and `b` equal ones (itself too) sits at a + b/2.
 
+        Of equal bins each holds the same share of the ranks; of others the shares 1 - x² fall by equal steps of x.
         Only order enters, so any increasing map of a cell's values (counts, log1p) gives the same bins.
         """
         bins_N = np.zeros(x_CM.nnz, dtype=np.uint8)
@@ -123,12 +134,14 @@ class ExpressionBinner:
         cell_sizes = np.diff(np.r_[cell_starts, n])
         middle_N = np.repeat(middles, np.diff(np.r_[tie_starts, n])) - np.repeat(cell_starts, cell_sizes)
         share_N = middle_N / np.repeat(cell_sizes, cell_sizes)  # in (0, 1)
+        if self.kind == "cell_rank":
+            share_N = 1 - np.sqrt(1 - share_N)
         bins_N[where[order]] = 1 + (share_N * (self.n_bins - 1)).astype(np.uint8)
         return bins_N
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """(lowest_B, highest_B) float32: a value belongs to bin b just if it is from lowest_B[b] to highest_B[b]."""
-        if self.kind == "cell_quantile":
+        if self.ranks:
             ranked_B = np.arange(self.n_bins) > 0
             lowest_B = np.where(ranked_B, np.finfo(np.float32).tiny, np.float32(0))
             return lowest_B, np.where(ranked_B, np.float32(np.inf), np.float32(0))
@@ -251,7 +264,7 @@ class InverseFit:
 
     def _middles(self) -> np.ndarray:
         """Middles of the bins, the open ones closed at GRID_TOP; ranks have no intervals and share it equally."""
-        if self.binner.kind == "cell_quantile":
+        if self.binner.ranks:
             return np.r_[0.0, (np.arange(self.binner.n_bins - 1) + 0.5) * GRID_TOP / (self.binner.n_bins - 1)]
         edges = np.array(self.binner.edges)
         return np.r_[0.0, (edges + np.r_[edges[1:], max(GRID_TOP, edges[-1] + 1)]) / 2]
