@@ -71,7 +71,7 @@ QUERIES = ("cell type?", "CD14?")
 
 def attention() -> str:
     """Draw who sees whom: keys see keys, a query sees the keys and itself, nothing sees a query."""
-    names, side, left, top = (*KEYS, *QUERIES), 38, 106, 64
+    names, side, left, top = (*KEYS, *QUERIES), 38, 106, 78
     parts = [words(left + side * len(names) / 2, 20, "sees …", size=14, weight=600)]
     for j, name in enumerate(names):
         x, query = left + side * (j + 0.5), name in QUERIES

@@ -61,6 +61,16 @@ def test_the_pages_name_only_what_there_is() -> None:
                     assert set(re.findall(r"(?<=\s)--[\w-]+", rest)) <= options[command], (name, line)
 
 
+def test_the_cheat_sheet_names_every_verb_and_every_command() -> None:
+    sheet = (pages.DOCS / "cheatsheet.md").read_text("utf-8")
+    assert [
+        name
+        for name in pg.tl.__all__
+        if f"{name}(" not in sheet and f"`{name}`" not in sheet and f".{name}`" not in sheet
+    ] == []
+    assert [name for name in reference.options() if f"polygene {name}" not in sheet] == []
+
+
 def test_each_number_of_the_pages_is_the_kept_one() -> None:
     stale = [page.name for page in pages.pages() if pages.renewed(page.read_text("utf-8")) != page.read_text("utf-8")]
     assert stale == [], "run `python -m recipes.pages`"
