@@ -1,8 +1,9 @@
 """How the loss falls with weights and with cells: three networks, three numbers of cells, exponents with their error.
 
-All runs learn the same number of cells (fewer different ones come more often), as a network on the Census would see
-each cell about once. The loss is that of the validation donors, at the end. An exponent is the slope of a line through
-the logarithms, with the standard error of that slope: between seeds and sizes, not what a hundred times more cells do.
+A run learns SEEN cells, fewer different ones more often, and each cell once at the least, as a network on the Census
+would. So runs on most cells are the longest, and the exponent with cells is one of cells and steps together. The loss
+is that of the validation donors, at the end. An exponent is the slope of a line through the logarithms, with the
+standard error of that slope: between seeds and sizes, not what a hundred times more cells do.
 """
 
 from __future__ import annotations
