@@ -15,7 +15,7 @@ from polygene.errors import ColumnError, DataError, PhenotypeError
 from polygene.model.checkpoint import PolyGene
 from polygene.tl import _graph, ageing_topology
 from polygene.tl._ageing_design import Design, ages_of, design, read_thinned
-from polygene.tl._ageing_groups import GroupNetworks, slopes
+from polygene.tl._ageing_groups import GroupNetworks, gene_p, slopes
 from polygene.tl._gene_weights import random_weights, state_sums
 from polygene.tl._reader import CellReader
 from polygene.vocab.phenotypes import PhenotypeSchema
@@ -157,6 +157,31 @@ def test_a_planted_change_is_found_and_none_is_found_where_none_is(tiny_model: P
     assert none.value < none.shuffled_high
     assert changed.genes["turnover"].mean() == pytest.approx(turnover.value)
     assert "drift" not in changed.genes
+    assert changed.genes["turnover_p"].min() < 1 / 40  # which shuffles counted gene by gene could not give
+    assert none.p > 0.05
+    assert still.genes["turnover_q"].min() > 0.05
+
+
+def test_p_of_genes_without_any_change_is_uniform() -> None:
+    rng = np.random.default_rng(0)
+    scale_M = rng.uniform(1, 9, 3_000)
+    p_M = gene_p(rng.normal(size=3_000) * scale_M, rng.normal(size=(40, 3_000)) * scale_M)
+    assert stats.kstest(p_M, "uniform").pvalue > 0.01
+    assert np.isnan(gene_p(np.array([np.nan, 1.0]), rng.normal(size=(9, 2)))).tolist() == [True, False]
+
+
+def test_a_context_of_too_few_genes_is_left_out_and_the_others_stay(
+    tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    adata = aged()
+    blank = aged(seed=1)
+    blank.X = blank.X @ sparse.diags((np.arange(N_GENES) < 5).astype(np.float32))
+    blank.obs["cell_type"] = "B cell"
+    both = ad.concat([adata, blank], index_unique="-")
+    settings = {**QUICK, "contexts": None, "min_cells": 2}
+    found = ageing_topology(both, tiny_model, by="correlation", **settings)
+    assert set(found.slopes["context"]) == {"T cell"}
+    assert "B cell: 2 cells a group express" in caplog.text
 
 
 def test_tables_fit_together_and_go_into_uns(tiny_model: PolyGene, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from scipy import sparse
 from polygene.errors import ColumnError, DataError, GeneError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import key_states
-from polygene.tl import gene_network, network_statistics
+from polygene.tl import ageing_topology, gene_network, network_statistics
 from polygene.tl._gene_weights import attention, correlations, gene_weights, random_weights, shuffled
 from polygene.vocab.binning import ExpressionBinner
 from polygene.vocab.cells import EncodedCells
@@ -176,6 +176,14 @@ def test_a_null_changes_the_network_and_is_not_written(adata: ad.AnnData, tiny_m
     assert not plain.edges.equals(destroyed.edges)
 
 
+def test_nulls_agree_on_nothing_across_models_and_contexts(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    several = gene_network(adata, [tiny_model] * 3, groupby=None, null="weights", **SETTINGS)
+    assert several.edges["n_models"].min() < 3
+    both = ad.concat({"one": adata, "two": adata}, label="copy", index_unique="-")
+    network = gene_network(both, tiny_model, groupby="copy", by="correlation", null="genes", **SETTINGS)
+    assert network_statistics(network, densities=[0.2], n_rewired=1, n_bootstrap=1).overlap["jaccard"].item() < 0.5
+
+
 def test_permuted_donors_move_together(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     adata.obs["side"] = np.where(adata.obs["donor_id"].astype(str) < "donor4", "left", "right")
     cells = [
@@ -292,3 +300,5 @@ def test_what_cannot_be_is_refused_before_any_cell_is_read(
     other = replace(tiny_model, tokenizer=make_tokenizer(41))
     with pytest.raises(DataError, match="different gene panels"):
         gene_network(adata, [tiny_model, other])
+    with pytest.raises(DataError, match="different gene panels"):
+        ageing_topology(adata, [tiny_model, other])

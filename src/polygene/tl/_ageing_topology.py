@@ -4,7 +4,8 @@ R bootstrap samples or shuffles.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -15,17 +16,16 @@ import pandas as pd
 
 from polygene.errors import DataError
 from polygene.io.read import Source
-from polygene.io.results import check_writable, record_in_uns
+from polygene.io.results import record_in_uns
 from polygene.model.shipped import DEFAULT
 from polygene.runtime import extras
 from polygene.runtime.progress import progress
-from polygene.runtime.ranks import one_process
-from polygene.runtime.seeds import check_count, check_seed
+from polygene.runtime.seeds import check_count
 from polygene.tl._ageing_design import Design, ages_of, design, read_thinned
 from polygene.tl._ageing_groups import GroupNetworks, change_tables, measure_tables
 from polygene.tl._gene_network import context_rows
 from polygene.tl._reader import CellReader, made_by
-from polygene.tl._states import Models, named_models
+from polygene.tl._states import Models, check_call, named_models, one_panel
 
 logger = logging.getLogger("polygene")
 EVERY = 2**31 - 1
@@ -50,7 +50,8 @@ class AgeingTopology:
         mean, 95 % range and `p` on shuffled ages.
     genes
         A row for each gene: `turnover`, the share of its neighbours in either group that only one has; `drift`, the
-        distance between its mean states; for both the mean on shuffled ages, `p`, and `q` (Benjamini–Hochberg).
+        distance between its mean states; for both the mean on shuffled ages, `p`, the share of shuffled values of any
+        gene that lie as many standard deviations above their gene's mean, and `q` (Benjamini–Hochberg).
     design
         A row for each context: donors, cells a donor, counts a cell, genes, edges, and what was left out.
     """
@@ -111,7 +112,7 @@ def ageing_topology(
     model
         A PolyGene, or the name or folder of one; or several, of which `survives` says on what all agree.
     groupby, contexts
-        Column of `obs` with the cell types; those that are compared, None for all that have donors enough.
+        Column of `obs` with the cell types; those that are compared, None for all with donors and genes enough.
     age, donor
         Columns of `obs`. By default the age is read where the model's phenotype "age" is; a number is years.
     by
@@ -151,11 +152,11 @@ def ageing_topology(
         Values are no counts; a context has too few donors of known age; the model has no phenotype "age" and no column
         is named.
     """
-    one_process("ageing_topology")
-    _check(by, n_groups, density, n_cells, min_cells, n_bootstrap, n_shuffled, seed)
-    check_writable(adata)
+    check_call("ageing_topology", adata, seed, n_bootstrap=n_bootstrap, n_shuffled=n_shuffled)
+    _check(by, n_groups, density, n_cells, min_cells)
     extras.require("igraph")
     models = named_models(model)
+    one_panel(models)
     first = next(iter(models.values()))
     reader = CellReader(adata, first.tokenizer, layer=layer, totals=totals)
     if reader.scale != "counts":
@@ -166,20 +167,36 @@ def ageing_topology(
     rows_of = context_rows(reader.cells, groupby, contexts, EVERY, None, seed)
     choose: dict[str, Any] = {"cells_per_donor": cells_per_donor, "most": n_cells, "depth": depth, "totals": totals}
     choose |= {"donor": donor, "n_groups": n_groups, "seed": seed}
-    plans = _plans(reader, rows_of, age_C, must=contexts is not None or len(rows_of) == 1, **choose)
+    must = contexts is not None or len(rows_of) == 1
+    plans = _plans(reader, rows_of, age_C, must=must, **choose)
     parts: list[dict[str, pd.DataFrame]] = []
     summed: dict[str, Any] = {"by": by, "n_groups": n_groups, "density": density, "min_cells": min_cells}
     with progress(len(plans) * len(models), done="ageing topology", device=first.network.device) as advance:
         for plan, (name, one) in product(plans, models.items()):
             cells = read_thinned(reader, one.tokenizer, plan, totals=totals, seed=seed)
-            tables = _tables(GroupNetworks.of(one, cells, plan, **summed), plan, n_bootstrap, n_shuffled, seed)
-            parts.append({key: _named(table, name, plan.context) for key, table in tables.items()})
+            with _or_left_out(must=must):
+                tables = _tables(GroupNetworks.of(one, cells, plan, **summed), plan, n_bootstrap, n_shuffled, seed)
+                parts.append({key: _named(table, name, plan.context) for key, table in tables.items()})
             advance(1)
+    if not parts:
+        msg = f"No context of {reader.cells.label} has genes enough: lower min_cells, or thin less (depth=…)."
+        raise DataError(msg)
     found = AgeingTopology(**{key: pd.concat([part[key] for part in parts], ignore_index=True) for key in parts[0]})
     if isinstance(adata, ad.AnnData):
         facts = {**made_by(first), "models": list(models), "groupby": groupby, "age": column, "by": by, "seed": seed}
         record_in_uns(adata, "ageing_topology", {**facts, **vars(found)})
     return found
+
+
+@contextmanager
+def _or_left_out(*, must: bool) -> Iterator[None]:
+    """Warn of a context that cannot be compared, unless it must be."""
+    try:
+        yield
+    except DataError as error:
+        if must:
+            raise
+        logger.warning("%s It is left out.", error)
 
 
 def _plans(
@@ -188,12 +205,8 @@ def _plans(
     """Choose the cells of each context; one with too few donors is left out, unless it must not be."""
     plans = []
     for context, rows in rows_of.items():
-        try:
+        with _or_left_out(must=must):
             plans.append(design(reader, context, rows, age_C, **choose))
-        except DataError as error:
-            if must:
-                raise
-            logger.warning("%s It is left out.", error)
     if not plans:
         msg = f"No context of {reader.cells.label} has donors enough for {choose['n_groups']} age groups."
         raise DataError(msg)
@@ -235,17 +248,9 @@ def _tables(
     }
 
 
-def _check(
-    by: str, n_groups: int, density: float, n_cells: int, min_cells: int, n_bootstrap: int, n_shuffled: int, seed: int
-) -> None:
-    check_seed(seed)
-    for name, value, most in (
-        ("n_groups", n_groups, 100),
-        ("n_cells", n_cells, 1_000_000),
-        ("min_cells", min_cells, 100_000),
-        ("n_bootstrap", n_bootstrap, 100_000),
-        ("n_shuffled", n_shuffled, 100_000),
-    ):
+def _check(by: str, n_groups: int, density: float, n_cells: int, min_cells: int) -> None:
+    counts = (("n_groups", n_groups, 100), ("n_cells", n_cells, 1_000_000), ("min_cells", min_cells, 100_000))
+    for name, value, most in counts:
         check_count(name, value, most)
     if n_groups < 2:
         msg = "n_groups = 1: at least two age groups are compared."

@@ -13,17 +13,15 @@ import pandas as pd
 
 from polygene.errors import DataError
 from polygene.io.read import CellSource, Source
-from polygene.io.results import check_writable
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.progress import progress
-from polygene.runtime.ranks import one_process
-from polygene.runtime.seeds import check_count, check_seed
+from polygene.runtime.seeds import check_count
 from polygene.tl._gene_weights import gene_weights, joined, random_weights, shuffled
 from polygene.tl._graph import top_edges
 from polygene.tl._network_result import GeneNetwork
 from polygene.tl._reader import CellReader, donors_of, made_by, panel_var
-from polygene.tl._states import Models, groups_of, named_models
+from polygene.tl._states import Models, check_call, groups_of, named_models, one_panel
 from polygene.vocab.cells import EncodedCells
 
 logger = logging.getLogger("polygene")
@@ -116,23 +114,22 @@ def gene_network(
     >>> adata.varp["polygene_contextual_B cell"].shape == (adata.n_vars, adata.n_vars)
     True
     """
-    one_process("gene_network")
-    _check(by, null, density, n_cells, min_cells, seed)
-    check_writable(adata)
+    check_call("gene_network", adata, seed)
+    _check(by, null, density, n_cells, min_cells)
     models = named_models(model)
+    one_panel(models)
     first = next(iter(models.values()))
     reader = CellReader(adata, first.tokenizer, layer=layer, totals=totals)
-    if any(one.tokenizer.panel != first.tokenizer.panel for one in models.values()):
-        msg = "The models have different gene panels; networks can be compared only on one panel."
-        raise DataError(msg)
     if null == "weights":
-        models = {name: random_weights(one, seed=seed) for name, one in models.items()}
+        # weights of their own for each model: else all would agree on every edge
+        models = {name: random_weights(one, seed=seed + i) for i, (name, one) in enumerate(models.items())}
     rows_of = context_rows(reader.cells, groupby, contexts, n_cells, donor if null == "donors" else None, seed)
     network = _empty(reader, first, by=by, null=null, density=density, models=tuple(models))
     with progress(sum(map(len, rows_of.values())), done=f"gene network ({by})", device=first.network.device) as advance:
-        for context, rows in rows_of.items():
+        for number, (context, rows) in enumerate(rows_of.items()):
             cells = joined([cells for _, cells in reader.chunks(rows)])
-            cells = shuffled(cells, seed=seed) if null == "genes" else cells
+            # a shuffle of its own for each context: else what goes together by chance does so in all
+            cells = shuffled(cells, seed=seed + number) if null == "genes" else cells
             _add(network, context, models, cells, min_cells, named=contexts is not None)
             advance(len(rows))
     if not network.contexts:
@@ -233,8 +230,7 @@ def _permuted(code_C: np.ndarray, donor_C: np.ndarray, rng: np.random.Generator,
     return permuted_C
 
 
-def _check(by: str, null: str | None, density: float, n_cells: int, min_cells: int, seed: int) -> None:
-    check_seed(seed)
+def _check(by: str, null: str | None, density: float, n_cells: int, min_cells: int) -> None:
     check_count("n_cells", n_cells, 100_000)
     check_count("min_cells", min_cells, 100_000)
     for name, value, allowed in (("by", by, get_args(By)), ("null", null, (None, *get_args(Null)))):

@@ -11,14 +11,26 @@ import pandas as pd
 
 from polygene.errors import DataError, missing_column
 from polygene.io.read import CellSource
+from polygene.io.results import check_writable
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import KeyStates, key_states
+from polygene.runtime.ranks import one_process
+from polygene.runtime.seeds import check_count, check_seed
 from polygene.tl._reader import CellReader, donors_of, load_model
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
 
 Models = PolyGene | str | Path | Sequence[PolyGene | str | Path]
 """One model, or several whose findings are compared."""
+
+
+def check_call(verb: str, adata: object, seed: int, **counts: int) -> None:
+    """Refuse, before any cell is read, what cannot be done, drawn or written."""
+    one_process(verb)
+    check_writable(adata)
+    check_seed(seed)
+    for name, value in counts.items():
+        check_count(name, value, 1_000_000)
 
 
 def states_of(
@@ -69,6 +81,16 @@ def balanced(groups: Iterable[np.ndarray], most: int, *, seed: int) -> np.ndarra
     drawn = np.random.default_rng(seed).permutation(rows)
     rank = pd.DataFrame(codes_CK[drawn]).groupby(list(range(codes_CK.shape[1]))).cumcount().to_numpy()
     return np.sort(drawn[np.argsort(rank, kind="stable")[:most]])
+
+
+def one_panel(models: dict[str, PolyGene]) -> None:
+    """Refuse models that cannot read the same tokens."""
+    if len({(one.tokenizer.panel.symbols, one.tokenizer.panel.ensembl_ids) for one in models.values()}) > 1:
+        msg = "The models have different gene panels; networks can be compared only on one panel."
+        raise DataError(msg)
+    if len({one.tokenizer.binner for one in models.values()}) > 1:
+        msg = "The models have different bins, so that they read different tokens; give each of them by itself."
+        raise DataError(msg)
 
 
 def named_models(models: Models) -> dict[str, PolyGene]:
