@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -27,7 +28,7 @@ def test_indices_of_weighted_tables_are_those_of_repeated_cells() -> None:
     donors_C, codes_C = rng.integers(0, 4, 200), rng.integers(0, 3, 200)
     clusters_C = np.where(rng.random(200) < 0.6, codes_C, rng.integers(0, 5, 200))
     weights_D = np.array([2, 0, 1, 3])
-    table_KV = np.tensordot(weights_D.astype(float), counts_of(clusters_C, codes_C, donors_C), 1)
+    table_KV = np.tensordot(weights_D.astype(float), counts_of(clusters_C, codes_C, donors_C, 4), 1)
     again = np.repeat(np.arange(200), weights_D[donors_C])
     assert ari(table_KV) == pytest.approx(adjusted_rand_score(codes_C[again], clusters_C[again]))
     assert nmi(table_KV) == pytest.approx(normalized_mutual_info_score(codes_C[again], clusters_C[again]))
@@ -101,11 +102,30 @@ def test_one_donor_gives_scores_without_intervals(adata: ad.AnnData, tiny_model:
     assert scores["value"].notna().all()
     assert scores[["low", "high", "gain_low"]].isna().all(axis=None)
     assert not scores["survives"].any()
+    found = phenotype_distances(adata, tiny_model)
+    assert np.isnan(found.halves_agree)
+    assert np.isfinite(found.distances).all(axis=None)
+
+
+def test_donors_without_labels_and_tables_of_coordinates_are_scored_too(
+    adata: ad.AnnData, tiny_model: PolyGene
+) -> None:
+    adata.obs["label"] = adata.obs["cell_type"].astype(object)
+    last = sorted(set(adata.obs["donor_id"]))[-1]
+    adata.obs.loc[adata.obs["donor_id"] == last, "label"] = None
+    adata.obsm["table"] = pd.DataFrame(np.eye(adata.n_obs)[:, :5], index=adata.obs_names)
+    scores = manifold_scores(adata, tiny_model, states="genes", phenotypes="label", beside=("pca", "table"))
+    assert set(scores["n_cells"]) == {int(adata.obs["label"].notna().sum())}
+    assert ((scores["low"] <= scores["value"]) & (scores["value"] <= scores["high"])).all()
 
 
 def test_what_cannot_be_scored_is_named(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     with pytest.raises(DataError, match=r"obs\['tissue'\] of adata has one label"):
         manifold_scores(adata, tiny_model, phenotypes="tissue")
+    with pytest.raises(DataError, match="has one label among the 1 cells that are read"):
+        manifold_scores(adata, tiny_model, max_cells=1)
+    with pytest.raises(DataError, match="n_neighbors = 0: give a whole number"):
+        manifold_scores(adata, tiny_model, n_neighbors=0)
     with pytest.raises(DataError, match="got 'X_scVI'"):
         manifold_scores(adata, tiny_model, beside="X_scVI")
     with pytest.raises(ColumnError, match="'organ'"):
@@ -145,7 +165,7 @@ def test_the_dendrogram_is_drawn_by_scanpy(adata: ad.AnnData, tiny_model: PolyGe
 
 
 def test_distances_need_three_labels_and_a_phenotype_of_the_model(adata: ad.AnnData, tiny_model: PolyGene) -> None:
-    with pytest.raises(DataError, match=r"obs\['sex'\] of adata has 2 labels: distances need three"):
+    with pytest.raises(DataError, match=r"obs\['sex'\] of adata has 2 labels among the .* distances need three"):
         phenotype_distances(adata, tiny_model, phenotype="sex")
     with pytest.raises(PhenotypeError, match="smoking"):
         phenotype_distances(adata, tiny_model, phenotype="smoking")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from polygene.errors import DataError
-from polygene.evaluation.bootstrap import TAILS, donor_draws
+from polygene.evaluation.bootstrap import donor_draws
 from polygene.io.read import Source
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
@@ -20,7 +20,7 @@ from polygene.tl._embed import States, states_of_cells
 from polygene.tl._gene_weights import random_weights
 from polygene.tl._reader import CellReader
 from polygene.tl._separation import ari, counts_of, leiden, mixing_of, nmi, purity
-from polygene.tl._states import Models, balanced, donors_or_one, encoded, groups_of, named_models
+from polygene.tl._states import Models, balanced, check_call, donors_or_one, encoded, groups_of, named_models
 from polygene.vocab.cells import EncodedCells
 
 BASELINES = ("pca", "random weights")
@@ -83,8 +83,8 @@ def manifold_scores(
         `purity` is the share of a cell's nearest neighbours of other donors that have its label; `ari` and `nmi` are of
         Leiden clusters at the one of four resolutions that is best for `nmi`, for every space alike; `bras`, `ilisi`.
     `value`, `low`, `high`, `gain`, `gain_low`, `gain_high`
-        With 95 % intervals over donors; the gain is over PCA. Without two donors, and for `bras` and `ilisi`, there are
-        no intervals.
+        With 95 % intervals over donors, 1.96 standard deviations of resamples; the gain is over PCA. Without two
+        donors, and for `bras` and `ilisi`, there are no intervals.
     `n_cells`, `n_labels`, `n_donors`
         On what it rests.
     `survives`
@@ -102,6 +102,8 @@ def manifold_scores(
     >>> scores.loc[scores["score"] == "purity", "space"].tolist()
     ['pca', 'random weights', 'cell_type']
     """
+    counts = {"max_cells": max_cells, "n_neighbors": n_neighbors, "n_resamples": n_resamples}
+    check_call("manifold_scores", adata, seed, **counts)
     chosen = [beside] if isinstance(beside, str) else list(beside)
     own = set(adata.obsm) if isinstance(adata, ad.AnnData) else set()
     if unknown := [name for name in chosen if name not in {*BASELINES, *own}]:
@@ -115,15 +117,19 @@ def manifold_scores(
     tables = []
     for name, one in named_models(model).items():
         reader = CellReader(adata, one.tokenizer, layer=layer, totals=totals)
-        labels = _labels(reader, columns)
         donors_C = donors_or_one(reader.cells, donor)
         rows = balanced([donors_C], max_cells, seed=seed)
+        labels = _labels(reader, columns, rows)
         donors_C = np.unique(donors_C[rows], return_inverse=True)[1]
         found = []
-        given = {key: adata.obsm[key][rows] for key in chosen if key in own} if isinstance(adata, ad.AnnData) else {}
+        given = (
+            {key: np.asarray(adata.obsm[key])[rows] for key in chosen if key in own}
+            if isinstance(adata, ad.AnnData)
+            else {}
+        )
         for space, x_CD in _spaces(reader, one, rows, given, chosen, several, seed):
             for column, codes_C in labels.items():
-                args = (x_CD, codes_C[rows], donors_C)
+                args = (x_CD, codes_C, donors_C)
                 found += [
                     {"space": space, "phenotype": column, **row} for row in _scores(*args, n_neighbors, mixing, seed)
                 ]
@@ -135,12 +141,15 @@ def manifold_scores(
     return table[["model", *(column for column in table if column != "model")]]
 
 
-def _labels(reader: CellReader, columns: Sequence[str]) -> dict[str, np.ndarray]:
-    """Read the labels of each column, codes_C, -1 = not given."""
-    labels = {column: groups_of(reader.cells, column, holds="labels")[0] for column in columns}
-    if few := [column for column, codes_C in labels.items() if codes_C.max(initial=-1) < 1]:
-        msg = f"obs[{few[0]!r}] of {reader.cells.label} has one label: there is nothing to separate."
-        raise DataError(msg)
+def _labels(reader: CellReader, columns: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Read the labels of these cells in each column, codes_C, -1 = not given."""
+    labels = {column: groups_of(reader.cells, column, holds="labels")[0][rows] for column in columns}
+    for column, codes_C in labels.items():
+        if (n := len(set(codes_C[codes_C >= 0]))) < 2:
+            number = "no" if n == 0 else "one"
+            read = f"among the {len(rows):,} cells that are read"
+            msg = f"obs[{column!r}] of {reader.cells.label} has {number} label {read}: there is nothing to separate."
+            raise DataError(msg)
     return labels
 
 
@@ -157,7 +166,7 @@ def _spaces(
         elif name == "random weights":
             yield name, _embedded(random_weights(model, seed=seed), cells, "cell_type")
         else:
-            yield name, np.asarray(given[name], dtype=float)
+            yield name, given[name].astype(float)
     for one in states:
         yield one, _embedded(model, cells, one)
 
@@ -177,13 +186,13 @@ def _scores(
 ) -> Iterator[dict[str, Any]]:
     """Score one space for one phenotype; cells without a label are left out."""
     known = codes_C >= 0
+    n_donors = int(donors_C.max()) + 1  # those without a labelled cell too: all scores share their draws
     x_CD, codes_C, donors_C = x_CD[known], codes_C[known], donors_C[known]
     facts = {"n_cells": len(codes_C), "n_labels": len(set(codes_C)), "n_donors": len(set(donors_C))}
     purity_C = purity(x_CD, codes_C, donors_C, n_neighbors)
-    n_donors = int(donors_C.max()) + 1
     sums_D, n_D = np.bincount(donors_C, purity_C, n_donors), np.bincount(donors_C, minlength=n_donors)
     yield {"score": "purity", "of": lambda w_RD: (w_RD @ sums_D) / np.maximum(w_RD @ n_D, 1e-12), **facts}
-    counts = [counts_of(clusters_C, codes_C, donors_C) for clusters_C in leiden(x_CD, n_neighbors, seed)]
+    counts = [counts_of(clusters_C, codes_C, donors_C, n_donors) for clusters_C in leiden(x_CD, n_neighbors, seed)]
     best_DKV = max(counts, key=lambda count_DKV: nmi(count_DKV.sum(axis=0)))
     for name, score in (("ari", ari), ("nmi", nmi)):
         yield {"score": name, "of": _of_counts(best_DKV, score), **facts}
@@ -201,16 +210,21 @@ def _with_intervals(table: pd.DataFrame, donors_C: np.ndarray, n_resamples: int,
     n_donors = int(donors_C.max()) + 1
     draws = np.concatenate(list(donor_draws(np.arange(n_donors), n_resamples, seed))) if n_donors > 1 else None
     values, drawn = [], []
+
+    # centred on the value: a resample holds fewer different donors, which raises indices of clusters
+    def interval(value: float, drawn_R: np.ndarray) -> list[float]:
+        return [value - 1.96 * float(np.std(drawn_R)), value + 1.96 * float(np.std(drawn_R))]
+
     for score in table.pop("of"):
         values.append(float(score(np.ones((1, n_donors)))[0]) if callable(score) else score)
         drawn.append(score(draws) if callable(score) and draws is not None else np.full(1, np.nan))
     table["value"] = values
-    table[["low", "high"]] = [np.quantile(one_R, TAILS) for one_R in drawn]
+    table[["low", "high"]] = [interval(*one) for one in zip(values, drawn, strict=True)]
     reference = {(row.phenotype, row.score): i for i, row in enumerate(table.itertuples()) if row.space == "pca"}
     for i, row in enumerate(table.itertuples()):
         base = reference.get((row.phenotype, row.score))
         gain = np.nan if base is None else values[i] - values[base]
-        tails = (np.nan, np.nan) if base is None else np.quantile(drawn[i] - drawn[base], TAILS)
+        tails = (np.nan, np.nan) if base is None else interval(gain, drawn[i] - drawn[base])
         table.loc[row.Index, ["gain", "gain_low", "gain_high"]] = gain, *tails
     first = ["space", "phenotype", "score", "value", "low", "high", "gain", "gain_low", "gain_high"]
     return table[[*first, "n_cells", "n_labels", "n_donors"]]

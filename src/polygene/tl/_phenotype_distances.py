@@ -22,7 +22,7 @@ from polygene.model.shipped import DEFAULT
 from polygene.tl._contexts import add_rows
 from polygene.tl._donor_tests import halves_of_donors
 from polygene.tl._reader import CellReader, load_model, made_by
-from polygene.tl._states import balanced, donors_or_one, encoded, groups_of
+from polygene.tl._states import balanced, check_call, donors_or_one, encoded, groups_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,34 +92,35 @@ def phenotype_distances(
     >>> bool(found.distances.loc["B cell", "B cell"] < 1e-6)
     True
     """
+    check_call("phenotype_distances", adata, seed, max_cells=max_cells)
     model = load_model(model)
     schema = model.tokenizer.schema
     groupby = groupby or schema.phenotypes[schema.index(phenotype)].column
     reader = CellReader(adata, model.tokenizer, layer=layer, totals=totals)
     labels_C, labels = groups_of(reader.cells, groupby, holds=f"the {phenotype} of each cell")
-    if len(labels) < 3:
-        msg = f"obs[{groupby!r}] of {reader.cells.label} has {len(labels)} labels: distances need three."
-        raise DataError(msg)
     donors_C = donors_or_one(reader.cells, donor)
     rows = balanced([labels_C, donors_C], max_cells, seed=seed)
     labels_C, donors_C = labels_C[rows], np.unique(donors_C[rows], return_inverse=True)[1]
+    there = np.unique(labels_C)
+    if len(there) < 3:
+        read = f"among the {len(rows):,} cells that are read"
+        msg = f"obs[{groupby!r}] of {reader.cells.label} has {len(there)} labels {read}: distances need three."
+        raise DataError(msg)
     parts = [part for _, part in encoded(reader, rows)]
     states_CD = np.concatenate([predict_labels(model, part, predict=[phenotype], branch=True)[1][0] for part in parts])
     n_genes = len(model.tokenizer.panel)
     values_CG = np.concatenate([part.as_csr(part.values_N, n_genes).toarray() for part in parts])
-    there = np.unique(labels_C)
     names = [labels[label] for label in there]
     distances, expression = (_distances(x, labels_C, donors_C, there) for x in (states_CD, values_CG))
-    held_out_D = halves_of_donors(*np.ones((2, donors_C.max() + 1), dtype=bool), seed=seed)
+    held_out_C = halves_of_donors(*np.ones((2, donors_C.max() + 1), dtype=bool), seed=seed)[donors_C]
     halves = [
-        _distances(states_CD[of], labels_C[of], donors_C[of], there)
-        for of in (held_out_D[donors_C], ~held_out_D[donors_C])
+        _distances(states_CD[of], labels_C[of], donors_C[of], there) for of in (held_out_C, ~held_out_C) if of.any()
     ]
     found = PhenotypeDistances(
         distances=pd.DataFrame(squareform(distances), names, names),
         expression=pd.DataFrame(squareform(expression), names, names),
         linkage=hierarchy.linkage(distances, "average"),
-        halves_agree=_agreement(*halves),
+        halves_agree=_agreement(*halves) if len(halves) == 2 else float("nan"),
         expression_agrees=_agreement(distances, expression),
     )
     if isinstance(adata, ad.AnnData):

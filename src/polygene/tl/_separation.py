@@ -56,10 +56,9 @@ def leiden(x_CD: np.ndarray, n_neighbors: int, seed: int) -> list[np.ndarray]:
         igraph.set_random_number_generator(random)
 
 
-def counts_of(clusters_C: np.ndarray, codes_C: np.ndarray, donors_C: np.ndarray) -> np.ndarray:
+def counts_of(clusters_C: np.ndarray, codes_C: np.ndarray, donors_C: np.ndarray, n_donors: int) -> np.ndarray:
     """Count the cells of each donor, cluster and label, (D, K, V)."""
-    shape = tuple(int(one.max()) + 1 for one in (donors_C, clusters_C, codes_C))
-    count_DKV = np.zeros(shape)
+    count_DKV = np.zeros((n_donors, int(clusters_C.max()) + 1, int(codes_C.max()) + 1))
     np.add.at(count_DKV, (donors_C, clusters_C, codes_C), 1)
     return count_DKV
 

@@ -17,7 +17,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import cell_states, static_genes
 from polygene.tl._contexts import add_rows
 from polygene.tl._reader import CellReader, panel_var
-from polygene.tl._states import balanced, donors_or_one, encoded, named_models, states_of
+from polygene.tl._states import balanced, check_call, donors_or_one, encoded, named_models, states_of
 
 FEWEST_CELLS = 5
 """Cells that must express a gene for its mean state in context to be compared."""
@@ -82,6 +82,8 @@ def similarity(
     >>> table["what"].tolist()
     ['cells', 'genes in context', 'genes, static']
     """
+    counts = {"max_cells": max_cells, "n_neighbors": n_neighbors, "n_resamples": n_resamples}
+    check_call("similarity", adata, seed, **counts)
     loaded = named_models(models)
     if len(loaded) < 2:
         msg = f"similarity compares models pair by pair: pass two or more, got {len(loaded)}."
@@ -99,7 +101,7 @@ def similarity(
             one, other = spaces[first][what], spaces[second][what]
             shared = [key for key in one.index if key in other.index]
             if len(shared) < 3:
-                msg = f"{first} and {second} share {len(shared)} genes, which are too few to compare."
+                msg = f"{first} and {second} share {len(shared)} {what}, which are too few to compare."
                 raise DataError(msg)
             x_ND, y_ND = one.loc[shared].to_numpy(), other.loc[shared].to_numpy()
             of = donors_C if what == "cells" else None
