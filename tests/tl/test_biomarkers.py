@@ -99,6 +99,9 @@ def test_one_donor_gives_attributions_and_claims_nothing(
     assert table["attribution_p"].isna().all()
     assert table["attribution_replicates"].isna().all()
     assert not table["survives"].any()
+    assert draw(table, n_genes=3).get_ylim()[0] > 2  # missing claims can be drawn
+    with pytest.raises(DataError, match="There is no model 'other'"):
+        draw(table, model="other")
     del adata.obs["donor_id"]
     table = biomarkers(adata, model, label="B cell", max_cells=60, n_steps=2, n_removed=0)
     assert table["wilcoxon_p"].isna().all()

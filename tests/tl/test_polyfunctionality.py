@@ -110,6 +110,9 @@ def test_the_verb_writes_genes_and_contexts(make_adata: Callable[..., ad.AnnData
     assert two["model"].unique().tolist() == ["not saved", "not saved (2)"]
     np.testing.assert_array_equal(two["survives"], two["polyfunctional"])
     assert draw(adata, genes="GENE3").get_xlabel().startswith("spread expected")
+    assert draw(found).get_ylim() == draw(found.genes).get_ylim()
+    with pytest.raises(DataError, match="No gene has an expected spread"):
+        draw(found.genes.assign(expected=np.nan))
 
 
 def test_bad_input_is_refused_or_said(

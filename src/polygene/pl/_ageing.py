@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from polygene.errors import DataError
-from polygene.pl._axes import axes_for, finish
+from polygene.pl._axes import axes_for, finish, of_model
 from polygene.pl._network import COLOURS, MARKERS
 
 
@@ -45,13 +45,13 @@ def ageing(
     DataError
         There is no such measure or model.
     """
-    slopes = _of_model(found.slopes, model)
+    slopes = of_model(found.slopes, model)
     if measure is None:
         return _slopes(slopes, ax, show=show, save=save)
     if measure not in set(slopes["measure"]):
         msg = f"There is no measure {measure!r}; there are {', '.join(slopes['measure'].unique())}."
         raise DataError(msg)
-    groups = _of_model(found.measures, model)
+    groups = of_model(found.measures, model)
     groups = groups[groups["measure"] == measure]
     ax = axes_for(ax, show=show, size=(5.2, 3.8))
     for number, (context, part) in enumerate(groups.groupby("context", sort=False)):
@@ -98,12 +98,3 @@ def _slopes(slopes: pd.DataFrame, ax: Axes | None, *, show: bool, save: str | Pa
     ax.set_xlabel("slope over age; in the grey band lie 95 % of the slopes of shuffled ages")
     ax.tick_params(axis="y", length=0)
     return finish(ax, show=show, save=save)
-
-
-def _of_model(table: pd.DataFrame, model: str | None) -> pd.DataFrame:
-    names = list(table["model"].unique())
-    model = names[0] if model is None else model
-    if model not in names:
-        msg = f"There is no model {model!r}; there are {', '.join(names)}."
-        raise DataError(msg)
-    return table[table["model"] == model].reset_index(drop=True)

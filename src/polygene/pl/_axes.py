@@ -34,6 +34,15 @@ def finish(ax: Axes, *, show: bool, save: str | Path | None) -> Axes:
     return ax
 
 
+def of_model(table: pd.DataFrame, model: str | None) -> pd.DataFrame:
+    """Return the rows of one of the models, the first by default."""
+    names = list(table["model"].unique())
+    if model is not None and model not in names:
+        msg = f"There is no model {model!r}; there are {', '.join(names)}."
+        raise DataError(msg)
+    return table[table["model"] == (names[0] if model is None else model)].reset_index(drop=True)
+
+
 def from_uns(found: pd.DataFrame | ad.AnnData, verb: str, name: str, call: str) -> pd.DataFrame:
     """Return a table, or the one that a verb wrote into an AnnData; `call` is what makes it."""
     if not isinstance(found, ad.AnnData):

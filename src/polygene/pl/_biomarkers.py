@@ -8,8 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from polygene.errors import DataError
-from polygene.pl._axes import axes_for, finish, from_uns
+from polygene.pl._axes import axes_for, finish, from_uns, of_model
 
 LARGEST = 150  # square points
 
@@ -47,10 +46,7 @@ def biomarkers(
         There is no such result, or no such model in it.
     """
     table = from_uns(found, "biomarkers", "table", "pg.tl.biomarkers(adata, label='B cell')")
-    table = table[table["model"] == (model or table["model"].iloc[0])]
-    if not len(table):
-        msg = f"The table has no model {model!r}."
-        raise DataError(msg)
+    table = of_model(table, model)
     sizes = table["attribution"].abs().groupby(table["gene"]).max().nlargest(n_genes)
     shown = table[table["gene"].isin(sizes.index)]
     genes = shown.groupby("gene")["attribution"].mean().sort_values(ascending=False).index.tolist()
@@ -59,7 +55,7 @@ def biomarkers(
     x, y = shown["context"].map(contexts.index), shown["gene"].map(genes.index)
     largest = max(float(sizes.max()), 1e-12)
     area, limit = LARGEST * shown["attribution"].abs() / largest, max(shown["pseudobulk"].abs().max(), 1e-12)
-    again = shown["attribution_replicates"].eq(True).to_numpy(dtype=bool)
+    again = shown["attribution_replicates"].eq(True).fillna(False).to_numpy(dtype=bool)
     for marker, side in (("^", shown["attribution"] >= 0), ("v", shown["attribution"] < 0)):
         dots = ax.scatter(
             x[side], y[side], s=area[side], c=shown["pseudobulk"][side], marker=marker, cmap="PuOr_r", vmin=-limit,

@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from polygene.pl._axes import axes_for, finish, from_uns
+from polygene.errors import DataError
+from polygene.pl._axes import axes_for, finish, from_uns, of_model
 
 LABELLED = 5
 
 
 def polyfunctionality(
-    found: pd.DataFrame | ad.AnnData,
+    found: Any,
     *,
     genes: str | Sequence[str] = (),
     model: str | None = None,
@@ -27,7 +28,7 @@ def polyfunctionality(
     Parameters
     ----------
     found
-        The `genes` that `tl.polyfunctionality` returned, or the AnnData that it was written into.
+        What `tl.polyfunctionality` returned, or its `genes`, or the AnnData that it was written into.
     genes
         Genes to name; with the five polyfunctional ones that are farthest above what is expected.
     model
@@ -42,10 +43,14 @@ def polyfunctionality(
     Raises
     ------
     DataError
-        The AnnData holds no such result.
+        There is no such result, no such model in it, or too few genes were measured.
     """
-    table = from_uns(found, "polyfunctionality", "table", "pg.tl.polyfunctionality(adata)")
-    table = table[(table["model"] == (model or table["model"].iloc[0])) & table["expected"].notna()]
+    table = from_uns(getattr(found, "genes", found), "polyfunctionality", "table", "pg.tl.polyfunctionality(adata)")
+    table = of_model(table, model)
+    table = table[table["expected"].notna()]
+    if not len(table):
+        msg = "No gene has an expected spread, as fewer than ten are measured: read more cells, or lower min_cells."
+        raise DataError(msg)
     asked = [genes] if isinstance(genes, str) else list(genes)
     x, y, strong = table["expected"], table["spread"], table["polyfunctional"].astype(bool)
     ax = axes_for(ax, show=show, size=(4.8, 4.2))
@@ -56,7 +61,8 @@ def polyfunctionality(
     named = table.loc[table["gene"].isin(asked) | table.index.isin(farthest)].sort_values("spread")
     is_asked = named["gene"].isin(asked)
     ax.scatter(named["expected"][is_asked], named["spread"][is_asked], s=60, facecolors="none", edgecolors="tab:red")
-    low, high = min(y.min(), 0), y.max() * 1.06
+    margin = 0.05 * (y.max() - min(y.min(), 0))
+    low, high = min(y.min(), 0) - margin, y.max() + margin
     ax.set(xlim=(x.min() - 0.02, x.max() + 0.02), ylim=(low, high))
     _name(ax, named, asked, (high - low) / 22)
     ax.set_xlabel("spread expected of genes of like expression")

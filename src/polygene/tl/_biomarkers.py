@@ -20,7 +20,7 @@ from polygene.runtime.progress import progress
 from polygene.tl import _donor_tests as tests
 from polygene.tl._contexts import add_rows
 from polygene.tl._reader import CellReader, donors_of, made_by, panel_var
-from polygene.tl._states import Models, balanced, encoded, groups_of, named_models
+from polygene.tl._states import Models, balanced, check_call, encoded, groups_of, named_models
 from polygene.vocab.columns import given_texts
 
 logger = logging.getLogger("polygene")
@@ -132,6 +132,7 @@ def biomarkers(
     >>> table.nlargest(20, "attribution")["gene"].isin(["CD79A", "MS4A1", "CD74", "HLA-DRA"]).any()
     True
     """
+    check_call("biomarkers", adata, seed, max_cells=max_cells, n_steps=n_steps)
     models, tables = named_models(model), []
     for name, one in models.items():
         labels_of(one, phenotype, label)  # says what is wrong before a cell is read

@@ -20,7 +20,7 @@ from polygene.model.shipped import DEFAULT
 from polygene.runtime.progress import progress
 from polygene.tl._contexts import ContextSums, add_rows, clusters_of
 from polygene.tl._reader import CellReader, donors_of, made_by, panel_var
-from polygene.tl._states import Models, balanced, groups_of, named_models, states_of
+from polygene.tl._states import Models, balanced, check_call, groups_of, named_models, states_of
 
 logger = logging.getLogger("polygene")
 
@@ -120,6 +120,7 @@ def polyfunctionality(
     >>> found.genes.loc[found.genes["gene"] == "LYZ", "reason"].item()
     ''
     """
+    check_call("polyfunctionality", adata, seed, max_cells=max_cells, min_cells=min_cells)
     asked = [genes] if isinstance(genes, str) else list(genes)
     models = named_models(model)
     tables, contexts = [], []
@@ -148,8 +149,8 @@ def context_sums(
     if len(names) < 2:
         msg = f"obs[{context!r}] of {reader.cells.label} has {len(names)} label: contexts are compared, so give two."
         raise DataError(msg)
-    donors_C, donors = donors_of(reader.cells, donor)
-    by_donor = len(donors) > 1
+    donors_C = donors_of(reader.cells, donor)[0]
+    by_donor = len(set(donors_C[(donors_C >= 0) & (contexts_C >= 0)])) > 1
     if not by_donor:
         logger.warning("fewer than two donors: halves are of cells, which are no replicates, so nothing is claimed")
         donors_C = np.arange(reader.cells.n_obs, dtype=np.int64)
