@@ -1,6 +1,7 @@
 """Pictures of networks, degrees and ageing: what is drawn is what the tables hold."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -90,6 +91,15 @@ def test_one_measure_is_drawn_by_age_group_with_its_intervals(aged: AgeingTopolo
     whiskers = np.array([segment[:, 1] for segment in ax.collections[0].get_segments()])
     np.testing.assert_allclose(whiskers, [[0.45, 0.55], [0.5, 0.7], [0.68, 0.72]])
     assert ax.get_legend().get_texts()[0].get_text() == "B cell (p = 0.01)"
+    names = [f"type {i}" for i in range(9)]
+    many = {
+        key: pd.concat([getattr(aged, key).assign(context=name) for name in names]) for key in ("slopes", "measures")
+    }
+    lines = ageing(replace(aged, **many), "modularity").lines
+    looks = {
+        (to_hex(line.get_color()), line.get_marker()) for line in lines if line.get_marker() not in ("_", "|", "None")
+    }
+    assert len(looks) == 9
 
 
 def test_what_was_not_measured_cannot_be_drawn(aged: AgeingTopology) -> None:

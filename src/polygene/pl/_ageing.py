@@ -55,7 +55,8 @@ def ageing(
     groups = groups[groups["measure"] == measure]
     ax = axes_for(ax, show=show, size=(5.2, 3.8))
     for number, (context, part) in enumerate(groups.groupby("context", sort=False)):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        again, first = divmod(number, len(COLOURS))  # beyond six, colours come with other markers
+        colour, marker = COLOURS[first], MARKERS[(first + again) % len(MARKERS)]
         p = slopes.loc[(slopes["context"] == context) & (slopes["measure"] == measure), "p"].iloc[0]
         whiskers = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
         x = part["mean_age"] + 0.7 * (number - (groups["context"].nunique() - 1) / 2)  # so that whiskers stand apart
