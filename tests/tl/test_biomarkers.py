@@ -114,6 +114,15 @@ def test_a_label_of_donors_compares_donors(adata: ad.AnnData, model: PolyGene) -
     assert (table["n_donors"] >= 6).all()
 
 
+def test_donors_that_lack_a_side_are_not_counted_among_pairs(adata: ad.AnnData, model: PolyGene) -> None:
+    adata.obs["tissue"] = "blood"
+    first = adata.obs["donor_id"] == adata.obs["donor_id"].iloc[0]
+    adata.obs.loc[first, "cell_type"] = "B cell"
+    table = biomarkers(adata, model, label="B cell", max_cells=60, n_steps=1, n_removed=0)
+    assert table["paired"].all()
+    assert set(table["n_donors"]) == {adata.obs["donor_id"].nunique() - 1}
+
+
 def test_a_context_without_one_side_is_left_out_and_none_at_all_is_an_error(
     adata: ad.AnnData, model: PolyGene, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -104,6 +104,7 @@ def biomarkers(
         Of each: the p-value in discovery donors, with Benjamini–Hochberg over the genes of a context, and whether q is
         at most 0.05 and the held-out donors have the same sign with a one-sided p of at most 0.05; missing where
         donors are too few. By permutation of donors; by paired or Welch's t; over cells, which are no replicates.
+        The permutations are shared by all genes: of few donors, q alone is small too often where genes go together.
     `removal`
         Mean loss of log-odds when the gene is taken out of the cells of the label that express it.
     `found_by`
@@ -220,7 +221,8 @@ def _table(cells: _Cells, measured: _Measured, model: PolyGene, measured_G: np.n
         there_SD = [np.bincount(donors_C[label_C == side], minlength=n_donors) > 0 for side in (True, False)]
         paired = tests.are_paired(*there_SD)
         part = pd.DataFrame({"context": cells.contexts[k], "gene": names_G[measured_G]})
-        part["n_donors"], part["paired"] = n_donors if cells.by_donor else 0, paired
+        compared_D = there_SD[0] & there_SD[1] if paired else there_SD[0] ^ there_SD[1]
+        part["n_donors"], part["paired"] = int(compared_D.sum()) if cells.by_donor else 0, paired
         held_out_D = tests.halves_of_donors(*there_SD, seed=seed)
         for method in METHODS:
             subsets = [np.ones(n_donors, dtype=bool), ~held_out_D, held_out_D]
