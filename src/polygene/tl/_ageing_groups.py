@@ -15,11 +15,10 @@ from polygene.errors import DataError
 from polygene.model.checkpoint import PolyGene
 from polygene.tl import _graph
 from polygene.tl._ageing_design import Design
+from polygene.tl._gene_network import FEWEST
 from polygene.tl._gene_weights import correlations, cosines, state_sums
 from polygene.tl._reader import panel_var
 from polygene.vocab.cells import EncodedCells
-
-FEWEST = 20
 
 
 class Computed(NamedTuple):

@@ -112,7 +112,7 @@ def biomarkers(
     `n_contexts`, `consistent`
         Contexts in which the attribution replicates; whether those are two at least, and it has one sign in all.
     `survives`
-        Whether the attribution replicates in all models.
+        Whether the attribution replicates in all models that have the gene.
 
     An AnnData gets the table in `uns["polygene"]["biomarkers"]["table"]`.
 
@@ -130,7 +130,7 @@ def biomarkers(
     >>> import polygene as pg
     >>> adata = pg.datasets.pbmc()
     >>> table = pg.tl.biomarkers(adata, label="B cell", max_cells=60, n_steps=2, n_removed=2)
-    >>> table.nlargest(20, "attribution")["gene"].isin(["CD79A", "MS4A1", "CD74", "HLA-DRA"]).any()
+    >>> bool(table.nlargest(20, "attribution")["gene"].isin(["CD79A", "MS4A1", "CD74", "HLA-DRA"]).any())
     True
     """
     check_call("biomarkers", adata, seed, max_cells=max_cells, n_steps=n_steps)
