@@ -28,6 +28,7 @@ def other(tmp_path: Path):
     here, there = spawn.Pipe()
     process = spawn.Process(target=write_slowly, args=(tmp_path / "out", there))
     process.start()
+    there.close()  # so that a child that dies ends the wait
     process.partial, process.pipe = Path(here.recv()), here
     yield process
     process.kill()
