@@ -17,6 +17,7 @@ import pandas as pd
 from polygene.errors import DataError
 from polygene.io.read import Source
 from polygene.io.results import record_in_uns
+from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime import extras
 from polygene.runtime.progress import progress
@@ -169,23 +170,34 @@ def ageing_topology(
     choose |= {"donor": donor, "n_groups": n_groups, "seed": seed}
     must = contexts is not None or len(rows_of) == 1
     plans = _plans(reader, rows_of, age_C, must=must, **choose)
-    parts: list[dict[str, pd.DataFrame]] = []
     summed: dict[str, Any] = {"by": by, "n_groups": n_groups, "density": density, "min_cells": min_cells}
-    with progress(len(plans) * len(models), done="ageing topology", device=first.network.device) as advance:
-        for plan, (name, one) in product(plans, models.items()):
-            cells = read_thinned(reader, one.tokenizer, plan, totals=totals, seed=seed)
-            with _or_left_out(must=must):
-                tables = _tables(GroupNetworks.of(one, cells, plan, **summed), plan, n_bootstrap, n_shuffled, seed)
-                parts.append({key: _named(table, name, plan.context) for key, table in tables.items()})
-            advance(1)
-    if not parts:
-        msg = f"No context of {reader.cells.label} has genes enough: lower min_cells, or thin less (depth=…)."
-        raise DataError(msg)
+    draws = (n_bootstrap, n_shuffled, seed)
+    parts = _parts(reader, models, plans, summed, draws, totals, must=must)
     found = AgeingTopology(**{key: pd.concat([part[key] for part in parts], ignore_index=True) for key in parts[0]})
     if isinstance(adata, ad.AnnData):
         facts = {**made_by(first), "models": list(models), "groupby": groupby, "age": column, "by": by, "seed": seed}
         record_in_uns(adata, "ageing_topology", {**facts, **vars(found)})
     return found
+
+
+def _parts(
+    reader: CellReader, models: dict[str, PolyGene], plans: list[Design], summed: dict[str, Any],
+    draws: tuple[int, int, int], totals: str | None, *, must: bool,
+) -> list[dict[str, pd.DataFrame]]:  # fmt: skip
+    """Compute the tables of each context and model."""
+    parts: list[dict[str, pd.DataFrame]] = []
+    device = next(iter(models.values())).network.device
+    with progress(len(plans) * len(models), done="ageing topology", device=device) as advance:
+        for plan, (name, one) in product(plans, models.items()):
+            cells = read_thinned(reader, one.tokenizer, plan, totals=totals, seed=draws[-1])
+            with _or_left_out(must=must):
+                tables = _tables(GroupNetworks.of(one, cells, plan, **summed), plan, *draws)
+                parts.append({key: _named(table, name, plan.context) for key, table in tables.items()})
+            advance(1)
+    if not parts:
+        msg = f"No context of {reader.cells.label} has genes enough: lower min_cells, or thin less (depth=…)."
+        raise DataError(msg)
+    return parts
 
 
 @contextmanager

@@ -105,13 +105,7 @@ def manifold_scores(
     counts = {"max_cells": max_cells, "n_neighbors": n_neighbors, "n_resamples": n_resamples}
     check_call("manifold_scores", adata, seed, **counts)
     chosen = [beside] if isinstance(beside, str) else list(beside)
-    own = set(adata.obsm) if isinstance(adata, ad.AnnData) else set()
-    if unknown := [name for name in chosen if name not in {*BASELINES, *own}]:
-        names = ", ".join([*BASELINES, *sorted(own)])
-        msg = (
-            f"beside names spaces, 'pca', 'random weights' or a key of obsm; got {unknown[0]!r}, and there are {names}."
-        )
-        raise DataError(msg)
+    own = _own_spaces(adata, chosen)
     extras.require(*(["scib_metrics"] if mixing else []))
     several, columns = ([one] if isinstance(one, str) else list(one) for one in (states, phenotypes))
     tables = []
@@ -139,6 +133,18 @@ def manifold_scores(
         (table["gain_low"] > 0).groupby([table[key] for key in ("space", "phenotype", "score")]).transform("all")
     )
     return table[["model", *(column for column in table if column != "model")]]
+
+
+def _own_spaces(adata: Source, chosen: list[str]) -> set[str]:
+    """Which spaces the AnnData holds; refuse a name that is none."""
+    own = set(adata.obsm) if isinstance(adata, ad.AnnData) else set()
+    if unknown := [name for name in chosen if name not in {*BASELINES, *own}]:
+        names = ", ".join([*BASELINES, *sorted(own)])
+        msg = (
+            f"beside names spaces, 'pca', 'random weights' or a key of obsm; got {unknown[0]!r}, and there are {names}."
+        )
+        raise DataError(msg)
+    return own
 
 
 def _labels(reader: CellReader, columns: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
