@@ -46,13 +46,13 @@ def planted(*, seed: int) -> tuple[ad.AnnData, np.ndarray]:
 
 def learned(adata: ad.AnnData, folder: Path, *, seeds: tuple[int, ...]) -> list[PolyGene]:
     """Train small models on the cells, of one corpus from several seeds."""
-    corpus = folder / f"planted-{seeds[0]}-corpus"
+    corpus = folder / f"modules-{seeds[0]}-corpus"
     if not corpus.exists():
         config = PrepareConfig(n_genes=adata.n_vars, phenotypes={"cell_type": "cell_type"}, seed=seeds[0])
         effort.prepare({"planted": adata}, corpus, config=config)
     models = []
     for seed in seeds:
         training = TrainingConfig(epochs=EPOCHS, evaluations=1, learning_rate=2e-3, seed=seed)
-        out = str(folder / f"planted-{seed}")
+        out = str(folder / f"modules-{seed}")
         models.append(effort.train(Recipe(corpus=str(corpus), out=out, network=SHAPE, training=training, loss=LOSS)))
     return models

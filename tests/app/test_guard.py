@@ -70,7 +70,7 @@ def test_no_model_is_fetched_from_elsewhere(client: TestClient, app) -> None:
     app.state.sessions.get(client.cookies["polygene-8787"]).change(file={"maps": []})
     answer = client.post("/api/run", json={"model": "owner/name"})
     assert answer.status_code == 422
-    assert "No model 'owner/name' ships" in answer.json()["detail"]
+    assert "There is no model 'owner/name' here" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("body", ['{"path": 5}', "[]", '{"path": "' + "x" * 5_000 + '"}', "no json"])

@@ -92,7 +92,7 @@ def test_every_command_has_a_help_text() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     assert names == [
         *("annotate", "vote", "embed", "denoise", "finetune", "generate", "balance", "perturb", "counterfactual"),
-        *("prepare", "train", "evaluate", "demo", "app", "info", "models"),
+        *("prepare", "join", "train", "evaluate", "demo", "app", "info", "models"),
     ]
     for name in names:
         assert polygene(name, "--help").exit_code == 0

@@ -130,7 +130,7 @@ def test_more_labels_than_can_be_stored_are_refused_before_the_genes_are_ranked(
     adata = make_adata(40, 20)
     many = ad.AnnData(np.tile(adata.X.toarray(), (n // 20, 1)), obs=None, var=adata.var)
     many.obs["cell_type"] = [f"type {c % n}" for c in range(many.n_obs)]
-    monkeypatch.setattr("polygene.corpus.prepare._Preparation._rank", lambda _: pytest.fail("ranked"))
+    monkeypatch.setattr("polygene.corpus.prepare.Preparation._rank", lambda _: pytest.fail("ranked"))
     with pytest.raises(PhenotypeError, match=r"cell_type has .* labels .*can have 32,767"):
         prepare(many, tmp_path / "corpus", config=PrepareConfig(split="random"))
 
