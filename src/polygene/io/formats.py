@@ -189,7 +189,7 @@ class AnnDataFile:
         """Return the modality with the genes where there are several."""
         if "mod" not in group or "X" in group:
             return group
-        names = list(group["mod"])
+        names = sorted(group["mod"])  # a .zarr lists them in any order
         genes = [name for name in names if is_gene_type(name)]
         if len(genes) != 1:
             msg = (

@@ -86,7 +86,7 @@ class TrainingConfig:
     warmup: float = 0.05
     weight_decay: float = 0.01
     evaluations: int = 10
-    save_minutes: float = 0
+    save_minutes: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     class_weights: bool = False
     balance: str = ""
