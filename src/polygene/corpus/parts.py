@@ -78,15 +78,11 @@ def prepare_part(
             "part": mine.number,
             "parts": mine.n,
             "config": asdict(config),
-        }
-        info |= {
             "sources": written.sources,
             "tokenizer": written.tokenizer.fingerprint(),
             "given": tokenizer is not None,
-        }
-        info |= {"blank": written.blank}
-        info |= {
-            "files": {one.relative_to(folder).as_posix(): one.stat().st_size for one in sorted(folder.rglob("*.*"))}
+            "blank": written.blank,
+            "files": {one.relative_to(folder).as_posix(): one.stat().st_size for one in sorted(folder.rglob("*.*"))},
         }
         info = json.loads(json.dumps(info))
         info["digest"] = digest_of(info)

@@ -24,11 +24,6 @@ def one_process(what: str) -> None:
         raise RunEndedError(msg)
 
 
-def own_rows(n: int) -> range:
-    """Rows of n that fall to this process: contiguous, all of them to one of the processes."""
-    return range(n * rank() // world_size(), n * (rank() + 1) // world_size())
-
-
 class Part(NamedTuple):
     """One of several parts of the same work, which machines do by themselves: the third of sixteen is "3/16"."""
 
@@ -54,3 +49,8 @@ class Part(NamedTuple):
 
 
 WHOLE = Part(1, 1)
+
+
+def own_rows(n: int) -> range:
+    """Rows of n that fall to this process: contiguous, all of them to one of the processes."""
+    return range(n)[Part(rank() + 1, world_size()).of(n)]
