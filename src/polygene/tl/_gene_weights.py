@@ -15,6 +15,7 @@ from polygene.model.gene_attention import attention_sums
 from polygene.model.inference import key_states, static_genes
 from polygene.nn.network import PolyGeneModel
 from polygene.runtime.seeds import LARGEST
+from polygene.tl._contexts import add_rows
 from polygene.vocab.cells import EncodedCells
 
 DEFINITIONS = ("contextual", "static", "attention", "correlation")
@@ -62,9 +63,7 @@ def state_sums(model: PolyGene, cells: EncodedCells, unit_C: np.ndarray, n_units
     counts_K = np.zeros(len(sums_KD), dtype=np.int64)
     for part in key_states(model, cells):
         key_N = unit_C[part.rows][part.cells_N] * n_genes + part.genes_N
-        keys, place_N = np.unique(key_N, return_inverse=True)
-        onto = sparse.csr_matrix((np.ones(len(key_N), np.float32), (place_N, np.arange(len(key_N)))))
-        sums_KD[keys] += onto @ part.genes_ND
+        add_rows(sums_KD, key_N, part.genes_ND)
         counts_K += np.bincount(key_N, minlength=len(counts_K))
     return sums_KD.reshape(n_units, n_genes, width), counts_K.reshape(n_units, n_genes)
 

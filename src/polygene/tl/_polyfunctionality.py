@@ -161,13 +161,13 @@ def context_sums(
     halves_C = (rng.permutation(donors_C.max() + 1) % 2)[donors_C]
     shuffled_C = _shuffled(contexts_C, donors_C if by_donor else np.zeros_like(donors_C), rng, by_donor=by_donor)
     config = model.network.config
-    means_GD, n_G1 = np.zeros((config.n_genes, config.hidden_size + 1)), np.zeros((config.n_genes, 1))
+    means_GD, n_G = np.zeros((config.n_genes, config.hidden_size + 1)), np.zeros(config.n_genes)
     with progress(2 * len(chosen), done="cells read in context", device=model.network.device) as advance:
         for where, states in states_of(reader, model, chosen):
             add_rows(means_GD, states.genes_N, np.column_stack([states.genes_ND, states.bins_N]))
-            add_rows(n_G1, states.genes_N, np.ones((len(states.genes_N), 1)))
+            n_G += np.bincount(states.genes_N, minlength=len(n_G))
             advance(where.stop - where.start)
-        means_GD /= np.maximum(n_G1, 1)
+        means_GD /= np.maximum(n_G, 1)[:, None]
         sums = ContextSums(names, np.bincount(contexts_C, minlength=len(names)), means_GD.astype(np.float32))
         for where, states in states_of(reader, model, chosen):
             sums.add(states, halves_C[where], contexts_C[where], shuffled_C[where])

@@ -113,15 +113,15 @@ def similarity(
 def _spaces(reader: CellReader, model: PolyGene, rows: np.ndarray) -> dict[str, pd.DataFrame]:
     """Give the states of cells, and of genes in them and outside."""
     names, config = panel_var(model.tokenizer.panel).index, model.network.config
-    sums_GD, n_G1 = np.zeros((config.n_genes, config.hidden_size)), np.zeros((config.n_genes, 1))
+    sums_GD, n_G = np.zeros((config.n_genes, config.hidden_size)), np.zeros(config.n_genes)
     for _, states in states_of(reader, model, rows):
         add_rows(sums_GD, states.genes_N, states.genes_ND)
-        add_rows(n_G1, states.genes_N, np.ones((len(states.genes_N), 1)))
-    enough_G = n_G1[:, 0] >= FEWEST_CELLS
+        n_G += np.bincount(states.genes_N, minlength=len(n_G))
+    enough_G = n_G >= FEWEST_CELLS
     cells_CD = np.concatenate([cell_states(model, part) for _, part in encoded(reader, rows)])
     return {
         "cells": pd.DataFrame(cells_CD),
-        "genes in context": pd.DataFrame((sums_GD / np.maximum(n_G1, 1))[enough_G], index=names[enough_G]),
+        "genes in context": pd.DataFrame((sums_GD / np.maximum(n_G, 1)[:, None])[enough_G], index=names[enough_G]),
         "genes, static": pd.DataFrame(static_genes(model), index=names),
     }
 
