@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.analyses import page as analyses
+from benchmarks.control import page as control
 from benchmarks.models.tables import markdown
 from benchmarks.scale import page as scale
 from benchmarks.shared.command import RESULTS
@@ -142,6 +143,44 @@ def studies() -> str:
     return "\n".join(trust.of_studies(kept("studies"))).rstrip()
 
 
+def part(name: str, section: Callable[[Mapping[str, Any]], str]) -> str:
+    """Lay out one part of a benchmark of several, and say where it was measured."""
+    return f"{section(kept(name))}\n\n{where(name)}"
+
+
+def coverage() -> str:
+    """Lay out what is left of macro-F1 where a file measures a part of the panel."""
+    results = kept("coverage")
+    studies = {one.partition("_")[0]: title for one, title in STUDIES.items()}
+    names = list(results["measured"])
+    head = ["share that is measured", "left of macro-F1, at random", "worst, the most variable ones missing"]
+    head += [f"macro-F1, {studies[name]} ({results['measured'][name]} genes): at random" for name in names]
+    rows = [
+        [f"{float(share):.0%}", *(f"{value:.2f}" for value in (kept_share, results["kept_at_worst"][share]))]
+        + [f"{results['curves'][f'{name}, random, {share}']:.2f}" for name in names]
+        for share, kept_share in sorted(results["kept"].items(), key=lambda one: -float(one[0]))
+    ]
+    return f"{markdown([head, *rows])}\n\n{where('coverage')}"
+
+
+def annotation() -> str:
+    """Lay out networks of one study each beside their baselines."""
+    results, rows = kept("annotation"), []
+    who: list[str] = []
+    for study in (name for name in ("onek1k", "velmeshev", "perez") if name in results):
+        for phenotype, row in results[study].items():
+            if isinstance(row, dict):
+                scores = {name: one for name, one in row.items() if name not in ("score", "at_or_above_reference")}
+                who += [name for name in scores if name not in who]
+                rows.append((study, phenotype, row["score"], scores))
+    body = [
+        [study, phenotype, score.replace("macro_f1", "macro-F1").replace("mae_years_by_donor", "years off")]
+        + ["" if scores.get(name) is None else f"{scores[name]:.3f}" for name in who]
+        for study, phenotype, score, scores in rows
+    ]
+    return f"{markdown([['study', 'phenotype', 'score', *who], *body])}\n\n{where('annotation')}"
+
+
 def _texts(row: Mapping[str, float], columns: Iterable[str]) -> list[str]:
     return [f"{row[name]:.2f}" for name in columns]
 
@@ -153,6 +192,9 @@ def _gain(row: Mapping[str, float] | None) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one for one in (never_seen, pbmc, finetune, sets, given, faults, screen, calibration, studies)
 }
+TABLES |= {one.__name__: one for one in (coverage, annotation)}
+TABLES |= {name: functools.partial(part, name, one) for name, one in control.SECTIONS.items()}
+TABLES |= {f"small_{name}": functools.partial(part, name, one) for name, one in trust.SECTIONS.items()}
 TABLES |= {part: functools.partial(analyses.section, part) for part in analyses.SECTIONS}
 TABLES |= {f"card_{size}": functools.partial(card, f"polygene-{size}") for size in (512, 2432)}
 TABLES |= {

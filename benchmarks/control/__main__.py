@@ -3,9 +3,10 @@
     python -m benchmarks.control --data DIR
     python -m benchmarks.control --data DIR --only generation --models runs/benchmarks
 
-Every part holds donors out where there are some and puts a simple alternative into the same table; scVI and scANVI
-need `pip install polygene[bench]`. The models are small (2 layers x 128, 512 genes) and learn one file each. The last
-line is one JSON object.
+Every part holds donors out and puts a simple alternative into the same table; scVI and scANVI need `pip install
+polygene[bench]`. Measured is polygene-512, on donors of two studies that its corpus holds out (FOLDER/corpora, made by
+benchmarks.models.corpus if it is not there). `balance` and `unseen` train small networks of their own, from whose
+training cells were taken out. The last line is one JSON object.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from benchmarks.shared import command
 PARTS = {
     "denoise": denoise.run,
     "generation": generation.run,
+    "unseen": generation.run_unseen,
     "balance": balance.run,
     "perturb": perturb.run,
     "counterfactual": counterfactual.run,

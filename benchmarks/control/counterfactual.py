@@ -2,14 +2,15 @@
 
     python -m benchmarks.control --data DIR --only counterfactual
 
-Cells of held-out donors (test and validation) are changed; what their cells of the other label look like is the truth:
-the difference of pseudobulks, means of log1p values by donor, over the cell types of the donor, over the donors of a
-label. Beside the model stand two simple predictions from its training cells: the same difference there, and the
-coefficients of a logistic regression between the two labels. Sex is a check and no discovery: it was read off XIST and
-the Y genes. They are little expressed, so genes are ranked by the change of log1p values, and again by that of the odds
-of "expressed".
+Cells of held-out donors (test and validation) are changed by the model that ships; what their cells of the other label
+look like is the truth: the difference of pseudobulks, means of log1p values by donor, over the cell types of the donor,
+over the donors of a label. Beside the model stand two simple predictions from the training donors of the same study:
+the same difference there, and the coefficients of a logistic regression between the two labels. Sex is a check and no
+discovery: it was read off XIST and the Y genes. They are little expressed, so genes are ranked by the change of log1p
+values, and again by that of the odds of "expressed".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,12 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.shared import effort, files
-from benchmarks.shared.studies import SEX_GENES, STUDIES, learned_long
-from polygene.corpus.corpus import Corpus, CorpusSplit
+from benchmarks.shared import effort, shipped
+from benchmarks.shared.studies import SEX_GENES, STUDIES
 from polygene.tl import counterfactual
 
-LONG = ("velmeshev",)
-"""What is trained longer and faster than elsewhere, and less on labels: that XIST and the Y genes go with a label is
-learned long after the label itself, and after the diagnosis, which cannot be learned, grew overconfident."""
-CELLS_OF_A_DONOR = 100
+CELLS_OF_A_DONOR = 30
+HELD_OUT = ("test", "validation")
 CONTEXTS = {"PolyGene, tokens alone": "tokens", "PolyGene, tokens and half of the genes": "half"}
 
 
@@ -59,8 +57,8 @@ CASES = (
         falling=("CSF1R", "P2RY12", "CX3CR1", "CD74", "C3", "DOCK8", "APBB1IP", "PTPRC", "C1QB", "FYB1"),
     ),
     Case(
-        study="onek1k", phenotype="cell_type", before="naive/central memory CD4-positive T cell",
-        after="classical monocyte",
+        study="onek1k", phenotype="cell_type", before="CD4-positive, alpha-beta T cell",
+        after="CD14-positive, CD16-negative classical monocyte",
         rising=("LYZ", "S100A8", "S100A9", "S100A12", "CD14", "FCN1", "VCAN", "CST3", "TYROBP", "CTSS"),
         falling=("CD3D", "CD3E", "CD3G", "IL7R", "LTB", "LEF1", "TCF7", "CCR7", "LDHB", "CD2"),
     ),
@@ -68,29 +66,27 @@ CASES = (
 )  # fmt: skip
 
 
-def pseudobulk_change(splits: list[CorpusSplit], corpus: Corpus, case: Case) -> np.ndarray:
-    """Mean over donors of the new label minus that of the old one, each donor a mean over its cell types, (G,)."""
-    schema = corpus.tokenizer.schema
-    p, other = schema.index(case.phenotype), schema.index("cell_type")
+def pseudobulk_change(study: shipped.Study, splits: Sequence[str], case: Case) -> np.ndarray:
+    """Mean over donors of the new label minus that of the old one, each donor a mean over its cell types, (M,)."""
     means = []
     for label in (case.before, case.after):
         frames = []
         for split in splits:
-            rows = np.flatnonzero(split.labels_CP[:, p] == schema.labels[p].index(label))
-            of_cell = pd.DataFrame(split.values(rows).toarray())
-            frames.append(of_cell.groupby([split.donors_C[rows], split.labels_CP[rows, other]]).mean())
+            obs = study.cells[split].obs
+            rows = (obs[case.phenotype] == label).to_numpy()
+            of_cell = pd.DataFrame(study.values(split)[rows])
+            donor_C, type_C = (obs[column].astype(str).to_numpy()[rows] for column in ("donor_id", "cell_type"))
+            frames.append(of_cell.groupby([donor_C, type_C]).mean())
         means.append(pd.concat(frames).groupby(level=0).mean().mean().to_numpy())
     return means[1] - means[0]
 
 
-def logistic_coefficients(split: CorpusSplit, corpus: Corpus, case: Case) -> np.ndarray:
-    """Log odds of the new label against the old one, per standard deviation of each gene, (G,)."""
-    schema = corpus.tokenizer.schema
-    p = schema.index(case.phenotype)
-    places = [schema.labels[p].index(label) for label in (case.before, case.after)]
-    rows = np.flatnonzero(np.isin(split.labels_CP[:, p], places))
-    x_CG = StandardScaler(with_mean=False).fit_transform(split.values(rows))
-    return LogisticRegression(C=0.01, max_iter=1_000).fit(x_CG, split.labels_CP[rows, p] == places[1]).coef_[0]
+def logistic_coefficients(study: shipped.Study, case: Case) -> np.ndarray:
+    """Log odds of the new label against the old one, per standard deviation of each gene, (M,)."""
+    label_C = study.cells["train"].obs[case.phenotype].astype(str).to_numpy()
+    rows = np.isin(label_C, [case.before, case.after])
+    x_CM = StandardScaler().fit_transform(study.values("train")[rows])
+    return LogisticRegression(C=0.01, max_iter=1_000).fit(x_CM, label_C[rows] == case.after).coef_[0]
 
 
 def log_odds_change(means: pd.DataFrame, context: str) -> np.ndarray:
@@ -99,14 +95,12 @@ def log_odds_change(means: pd.DataFrame, context: str) -> np.ndarray:
     return logit(before_G + means[f"{context}_expressed_change"].to_numpy()) - logit(before_G)
 
 
-def held_out_cells(path: Path, corpus: Corpus, seed: int) -> ad.AnnData:
-    """Cells of the test and validation donors, at most 100 of a donor and cell type."""
-    adata = ad.read_h5ad(path)
-    donors = {*corpus.split("test").donors_C, *corpus.split("validation").donors_C}
+def held_out_cells(study: shipped.Study, seed: int) -> ad.AnnData:
+    """Cells of the test and validation donors, at most `CELLS_OF_A_DONOR` of a donor and cell type."""
+    adata = ad.concat([study.cells[split] for split in HELD_OUT], merge="same")
     order = np.random.default_rng(seed).permutation(adata.n_obs)
-    obs = adata.obs.iloc[order]
-    nth = obs.groupby(["donor_id", "cell_type"], observed=True).cumcount()
-    return adata[np.sort(order[(obs["donor_id"].isin(donors) & (nth < CELLS_OF_A_DONOR)).to_numpy()])].copy()
+    nth = adata.obs.iloc[order].groupby(["donor_id", "cell_type"], observed=True).cumcount()
+    return adata[np.sort(order[(nth < CELLS_OF_A_DONOR).to_numpy()])].copy()
 
 
 def score(change_G: np.ndarray, truth_G: np.ndarray, case: Case, symbols: list[str]) -> dict[str, float]:
@@ -132,35 +126,31 @@ def score(change_G: np.ndarray, truth_G: np.ndarray, case: Case, symbols: list[s
 def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
     """Score all cases, print the table, and return the scores."""
     rows, results = [], {}
+    opened: dict[str, shipped.Study] = {}
     for case in effort.few(CASES, 2):
-        try:
-            path = files.locate(STUDIES[case.study].file, data)
-        except files.MissingDataError as reason:
-            print(f"skipped: {reason}")
-            continue
-        model, corpus = learned_long(case.study, folder, data=data, seed=seed)
-        symbols = list(corpus.tokenizer.panel.symbols)
-        cells = held_out_cells(path, corpus, seed)
+        study = opened.get(case.study) or shipped.study(STUDIES[case.study].file, folder, data=data)
+        opened[case.study] = study
         changes = {case.phenotype: (case.before, case.after)}
-        table = counterfactual(cells, model, changes, groupby="cell_type", seed=seed, n_repeats=1)
-        means = table.groupby("gene").mean(numeric_only=True).loc[symbols]  # over cell types, as the truth is
-        train = corpus.split("train")
+        table = counterfactual(
+            held_out_cells(study, seed), study.model, changes, groupby="cell_type", seed=seed, n_repeats=1
+        )
+        means = table.groupby("gene").mean(numeric_only=True).loc[study.symbols]  # over cell types, as the truth is
         answers = {name: means[f"{context}_expression_change"].to_numpy() for name, context in CONTEXTS.items()}
         answers |= {f"{name}, log odds": log_odds_change(means, context) for name, context in CONTEXTS.items()}
         answers |= {
-            "training pseudobulk": pseudobulk_change([train], corpus, case),
-            "logistic regression": logistic_coefficients(train, corpus, case),
+            "training pseudobulk": pseudobulk_change(study, ["train"], case),
+            "logistic regression": logistic_coefficients(study, case),
         }
-        truth_G = pseudobulk_change([corpus.split("test"), corpus.split("validation")], corpus, case)
+        truth_G = pseudobulk_change(study, HELD_OUT, case)
         for name, change_G in answers.items():
             change = f"{case.study}: {case.phenotype}, {case.before} → {case.after}"
-            rows.append({"change": change, "by": name, **score(change_G, truth_G, case, symbols)})
+            rows.append({"change": change, "by": name, **score(change_G, truth_G, case, study.symbols)})
         if case.phenotype == "sex":
             suffixes = ("", "_half", "_log_odds", "_half_log_odds", "_training_pseudobulk", "_logistic")
             for row, suffix in zip(rows[-len(answers) :], suffixes, strict=True):
                 results |= {f"counterfactual_{key}{suffix}": row[key] for key in ("xist_rank", "y_precision")}
     _print(rows)
-    return {**results, "counterfactual": rows}
+    return {"model": shipped.NAME, **results, "counterfactual": rows}
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -2,11 +2,12 @@
 
     python -m benchmarks.control --data DIR --only denoise
 
-From the cells of test donors a tenth of the molecules is taken out (binomial thinning of every gene of the file, as in
+From 500 cells of test donors a tenth of the molecules is taken out (binomial thinning of every gene of the file, as in
 Batson et al. 2019 bioRxiv 786269), or a tenth of the panel's genes. What is left is a file of its own: its totals and
 bins know nothing of what was taken. Every way says how many molecules to expect among those taken out, from how many
-are left. PolyGene answers each gene from the rest of the cell; scVI sees a gene's own remaining molecules as well, and
-the rows "with own" and "knn" may add them. Scored are
+are left. PolyGene, as it ships, predicts each gene from the rest of the cell, having learned many studies; the other
+ways learn the training donors of this one. scVI sees a gene's own remaining molecules as well, and the rows "with own"
+and "knn" may add them. Scored are
 
 * spearman: within a gene over the cells, mean over the genes that are found in at least 10 of the cells;
 * expressed: average precision of "found at all", over all genes and cells together;
@@ -14,7 +15,7 @@ the rows "with own" and "knn" may add them. Scored are
 
 Settings of the neighbours are those with the best spearman on validation donors. The last line is one JSON object.
 
-Legend: C cells, G panel genes, A genes asked, D components.
+Legend: C cells, M panel genes that the study measures, A of them asked, D components.
 """
 
 import functools
@@ -36,7 +37,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import NearestNeighbors
 
-from benchmarks.shared import effort, files, studies
+from benchmarks.shared import effort, shipped, studies
 from benchmarks.shared import scvi_baseline as scvi
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import expected_expression
@@ -46,12 +47,11 @@ from polygene.vocab.cells import EncodedCells
 log = logging.getLogger("polygene")
 
 STUDIES = ("onek1k", "velmeshev")
-MOST_CELLS = 1_000  # test cells, and as many validation cells, evenly spread
+MOST_CELLS = 500  # test cells, and as many validation cells, evenly spread
 SHARE = 0.1  # of the molecules, or of the genes
 FEWEST_CELLS = 10
 OWNS = ((0, 1), (0,))  # whether neighbours may add the cell's own counts: tuned, or not
 COMPONENTS, NEIGHBOURS, WEIGHTS = (10, 20, 50), (5, 15, 50, 150), (3, 10, 30, 100, 300)
-SPLITS = ("train", "validation", "test")
 SCORES = ("spearman", "expressed", "error")
 
 
@@ -59,7 +59,7 @@ SCORES = ("spearman", "expressed", "error")
 class Cells:
     """Cells of one split of a file, as counts of the panel's genes, and their totals over all genes of the file."""
 
-    counts_CG: np.ndarray
+    counts_CM: np.ndarray
     totals_C: np.ndarray
     types_C: np.ndarray
 
@@ -72,6 +72,7 @@ class Task:
     left: Cells
     tokens: EncodedCells
     genes_A: np.ndarray
+    panel_A: np.ndarray
     taken_CA: np.ndarray
 
     def expected(self, shares_CA: np.ndarray, totals_C: np.ndarray | None = None) -> np.ndarray:
@@ -82,69 +83,71 @@ class Task:
         return shares_CA * (totals_C / (1 - shares_CA.sum(1)).clip(0.1))[:, None]
 
 
-def cells_of(adata: ad.AnnData, columns_G: np.ndarray) -> Cells:
+def cells_of(study: shipped.Study, split: str) -> Cells:
+    adata = study.cells[split]
     return Cells(
-        counts_CG=adata.X[:, columns_G].toarray(),
+        counts_CM=study.counts(split),
         totals_C=np.asarray(adata.X.sum(1)).ravel(),
         types_C=adata.obs["cell_type"].astype(str).to_numpy(),
     )
 
 
-def hide(name: str, adata: ad.AnnData, model: PolyGene, columns_G: np.ndarray, seed: int) -> Task:
+def hide(name: str, adata: ad.AnnData, study: shipped.Study, seed: int) -> Task:
     """Take out molecules of all genes ("counts"), or some genes whole ("genes")."""
-    rng = np.random.default_rng(seed)
-    rest, n_genes = adata.copy(), len(columns_G)
+    rng, columns_M = np.random.default_rng(seed), study.columns_M
+    rest, n_genes = adata.copy(), len(columns_M)
     genes_A = np.arange(n_genes)
     if name == "counts":
         taken = rest.X.copy()
         taken.data = rng.binomial(taken.data.astype(np.int64), SHARE).astype(np.float32)
         rest.X = rest.X - taken
         rest.X.eliminate_zeros()
-        taken_CA = taken[:, columns_G].toarray()
+        taken_CA = taken[:, columns_M].toarray()
     else:
         genes_A = np.sort(rng.choice(n_genes, round(SHARE * n_genes), replace=False))
-        taken_CA = rest.X[:, columns_G[genes_A]].toarray()
-        rest = rest[:, np.setdiff1d(np.arange(rest.n_vars), columns_G[genes_A])].copy()
-    counts_CG = adata.X[:, columns_G].toarray()
-    counts_CG[:, genes_A] -= taken_CA
-    left = Cells(counts_CG=counts_CG, totals_C=np.asarray(rest.X.sum(1)).ravel(), types_C=np.zeros(0, str))
-    tokens = model.tokenizer.encode(rest, use_labels=False, scale="counts")
-    return Task(name=name, left=left, tokens=tokens, genes_A=genes_A, taken_CA=taken_CA)
+        taken_CA = rest.X[:, columns_M[genes_A]].toarray()
+        rest = rest[:, np.setdiff1d(np.arange(rest.n_vars), columns_M[genes_A])].copy()
+    counts_CM = adata.X[:, columns_M].toarray()
+    counts_CM[:, genes_A] -= taken_CA
+    left = Cells(counts_CM=counts_CM, totals_C=np.asarray(rest.X.sum(1)).ravel(), types_C=np.zeros(0, str))
+    tokens = study.model.tokenizer.encode(rest, use_labels=False, scale="counts")
+    return Task(name=name, left=left, tokens=tokens, genes_A=genes_A, panel_A=study.genes_M[genes_A], taken_CA=taken_CA)
 
 
 @functools.cache
 def by_polygene(model: PolyGene, task: Task) -> np.ndarray:
     """What `tl.denoise` writes, as shares."""
-    return task.expected(np.expm1(expected_expression(model, task.tokens, task.genes_A)) / 10_000)
+    return task.expected(np.expm1(expected_expression(model, task.tokens, task.panel_A)) / 10_000)
 
 
 def by_probability(model: PolyGene, task: Task) -> np.ndarray:
     """The same with output="expressed", as it is: the more surely a gene is expressed, the more there is to find."""
-    return expected_expression(model, task.tokens, task.genes_A, output="expressed")
+    return expected_expression(model, task.tokens, task.panel_A, output="expressed")
 
 
 def with_own(answered_CA: np.ndarray, task: Task, weight: float) -> np.ndarray:
     """Add the cell's own molecules to an answer that stands for `weight` times as many."""
-    own_CA = task.expected(task.left.counts_CG[:, task.genes_A] / task.left.totals_C[:, None])
+    own_CA = task.expected(task.left.counts_CM[:, task.genes_A] / task.left.totals_C[:, None])
     return (weight * answered_CA + own_CA) / (weight + 1)
 
 
 def by_type(model: PolyGene, train: Cells, task: Task) -> np.ndarray:
-    """Mean of the training cells of the type that PolyGene annotates."""
+    """Mean of the training cells of the study's type that PolyGene finds most probable."""
     schema = model.tokenizer.schema
     answers_CV = label_probabilities(model, task.tokens, predict=["cell_type"])[0]
-    labels = schema.labels[schema.index("cell_type")]
-    means = [_shares(train.counts_CG[train.types_C == v], train.totals_C[train.types_C == v]) for v in labels]
-    return task.expected(np.stack(means)[answers_CV.argmax(1)][:, task.genes_A])
+    labels = np.array(schema.labels[schema.index("cell_type")])
+    there = np.flatnonzero(np.isin(labels, train.types_C))
+    means = [_shares(train.counts_CM[train.types_C == v], train.totals_C[train.types_C == v]) for v in labels[there]]
+    return task.expected(np.stack(means)[answers_CV[:, there].argmax(1)][:, task.genes_A])
 
 
 def nearest(train: Cells, task: Task, n_components: int) -> np.ndarray:
     """Training cells nearest to each cell in the leading components of log1p counts per 10,000, nearest first."""
-    seen_G = np.ones(train.counts_CG.shape[1], dtype=bool)
+    seen_G = np.ones(train.counts_CM.shape[1], dtype=bool)
     if task.name == "genes":
         seen_G[task.genes_A] = False
     learned, asked = (
-        np.log1p(1e4 * cells.counts_CG[:, seen_G] / cells.totals_C[:, None].clip(1)) for cells in (train, task.left)
+        np.log1p(1e4 * cells.counts_CM[:, seen_G] / cells.totals_C[:, None].clip(1)) for cells in (train, task.left)
     )
     mean_G = learned.mean(0)
     svd = TruncatedSVD(n_components, random_state=0).fit(learned - mean_G)
@@ -157,9 +160,9 @@ def by_neighbours(train: Cells, task: Task, nearest_CK: np.ndarray, k: int, own:
     n_cells = len(nearest_CK)
     entries = (np.ones(n_cells * k), nearest_CK[:, :k].ravel(), np.arange(n_cells + 1) * k)
     which_CC = sparse.csr_matrix(entries, (n_cells, len(train.totals_C)))
-    counts_CG = which_CC @ train.counts_CG + own * task.left.counts_CG
+    counts_CM = which_CC @ train.counts_CM + own * task.left.counts_CM
     totals_C = which_CC @ train.totals_C + own * task.left.totals_C
-    return task.expected((counts_CG / totals_C[:, None])[:, task.genes_A])
+    return task.expected((counts_CM / totals_C[:, None])[:, task.genes_A])
 
 
 def tuned_neighbours(train: Cells, task: Task, owns: tuple[int, ...]) -> tuple[int, int, int]:
@@ -176,17 +179,17 @@ def tuned_neighbours(train: Cells, task: Task, owns: tuple[int, ...]) -> tuple[i
 
 def by_scvi(fitted: "scvi.Fitted", task: Task) -> np.ndarray:
     """Ask scVI, which knows no unmeasured genes: after a first look it sees these as it expects them."""
-    counts_CG = task.left.counts_CG.copy()
-    shares_CA = fitted.rates(counts_CG)[:, task.genes_A]
-    totals_C = counts_CG.sum(1)
+    counts_CM = task.left.counts_CM.copy()
+    shares_CA = fitted.rates(counts_CM)[:, task.genes_A]
+    totals_C = counts_CM.sum(1)
     if task.name == "genes":
-        counts_CG[:, task.genes_A] = task.expected(shares_CA, totals_C)
-        shares_CA = fitted.rates(counts_CG)[:, task.genes_A]
+        counts_CM[:, task.genes_A] = task.expected(shares_CA, totals_C)
+        shares_CA = fitted.rates(counts_CM)[:, task.genes_A]
     return task.expected(shares_CA, totals_C)
 
 
-def _shares(counts_CG: np.ndarray, totals_C: np.ndarray) -> np.ndarray:
-    return counts_CG.sum(0) / max(totals_C.sum(), 1)
+def _shares(counts_CM: np.ndarray, totals_C: np.ndarray) -> np.ndarray:
+    return counts_CM.sum(0) / max(totals_C.sum(), 1)
 
 
 def spearman(expected_CA: np.ndarray, taken_CA: np.ndarray) -> float:
@@ -231,7 +234,7 @@ def ways(model: PolyGene, train: Cells, validation: Mapping[str, Task], seed: in
     }
     if scvi.AVAILABLE:
         started = time.process_time()
-        fitted = scvi.fit(train.counts_CG, seed=seed)
+        fitted = scvi.fit(train.counts_CM, seed=seed)
         log.info("scVI trained in %.0f s of processor time", time.process_time() - started)
         found["scvi"] = lambda task: by_scvi(fitted, task)
     return found
@@ -240,41 +243,26 @@ def ways(model: PolyGene, train: Cells, validation: Mapping[str, Task], seed: in
 def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
     """Score every way on every study: study → task → way → score; prints the tables."""
     console, results = Console(width=140), {}
-    for study in effort.few(STUDIES):
-        try:
-            path = files.locate(studies.STUDIES[study].file, data)
-        except files.MissingDataError as reason:
-            console.print(f"skipped {study}: {reason}")
-            continue
-        model, corpus = studies.learned_long(study, folder, data=data, seed=seed)
-        results[study] = compare(model, ad.read_h5ad(path), {n: corpus.split(n).names_C for n in SPLITS}, seed)
-        console.print(table(study, results[study]))
+    for name in effort.few(STUDIES):
+        results[name] = compare(shipped.study(studies.STUDIES[name].file, folder, data=data), seed)
+        console.print(table(name, results[name]))
     if not scvi.AVAILABLE:
         console.print(f"scVI {scvi.MISSING}")
-    spearmans = {way: scores["spearman"] for way, scores in results.get(STUDIES[0], {}).get("counts", {}).items()}
+    spearmans = {way: scores["spearman"] for way, scores in results[STUDIES[0]]["counts"].items()}
     headline = {"denoise_spearman": spearmans.get("polygene")}
     headline |= {f"denoise_spearman_{way}": spearmans.get(way) for way in ("knn", "scvi")}
-    return {**headline, "denoise": results}
+    return {"model": shipped.NAME, **headline, "denoise": results}
 
 
-def compare(
-    model: PolyGene, adata: ad.AnnData, names: Mapping[str, np.ndarray], seed: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Score every way on one file: task → way → score."""
-    columns_G = model.tokenizer.panel.match(adata.var).columns_N
-    read = {
-        split: adata[
-            some if split == "train" else some[np.unique(np.linspace(0, len(some) - 1, MOST_CELLS, dtype=int))]
-        ]
-        for split, some in names.items()
-    }
-    tasks = {
-        split: {name: hide(name, read[split], model, columns_G, seed) for name in ("counts", "genes")}
-        for split in ("validation", "test")
-    }
-    train = cells_of(read["train"], columns_G)
+def compare(study: shipped.Study, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Score every way on one study: task → way → score."""
+    tasks = {}
+    for split in ("validation", "test"):
+        cells = study.cells[split]
+        some = cells[np.unique(np.linspace(0, cells.n_obs - 1, MOST_CELLS, dtype=int))]
+        tasks[split] = {name: hide(name, some, study, seed) for name in ("counts", "genes")}
     results: dict[str, dict[str, dict[str, float]]] = {"counts": {}, "genes": {}}
-    for way, answer in ways(model, train, tasks["validation"], seed).items():
+    for way, answer in ways(study.model, cells_of(study, "train"), tasks["validation"], seed).items():
         for name, task in tasks["test"].items():
             learned = tasks["validation"][name]
             factors_A = (learned.taken_CA.sum(0) + 1) / (answer(learned).sum(0) + 1)

@@ -306,14 +306,14 @@ def show(scores: Mapping[str, Mapping[str, Any]]) -> None:
         Console(width=240).print(table)
 
 
-def _fold(text: str) -> tuple[str, str]:
+def fold_of(text: str) -> tuple[str, str]:
     name, _, run = text.partition("=")
     return name, run
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", type=Path, help="folder that gets the calibration")
-    parser.add_argument("--folds", nargs="+", type=_fold, default=[], metavar="FOLD=RUN", help="networks by fold")
+    parser.add_argument("--folds", nargs="+", type=fold_of, default=[], metavar="FOLD=RUN", help="networks by fold")
     parser.add_argument("--corpora", type=Path, metavar="DIR", help="folder with a folder for each fold")
 
 

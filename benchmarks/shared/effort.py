@@ -13,6 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from polygene.corpus.corpus import Corpus
     from polygene.corpus.prepare import PrepareConfig
     from polygene.model.checkpoint import PolyGene
@@ -67,3 +69,13 @@ def train(recipe: Recipe) -> PolyGene:
         schedule = replace(recipe.training, epochs=1, evaluations=1)
         recipe = replace(recipe, network=network(recipe.network), training=schedule)
     return train_recipe(recipe)
+
+
+def model(name: str, corpus: Corpus, folder: Path) -> PolyGene:
+    """The model that ships; in a smoke run a tiny one, trained on the corpus."""
+    from polygene.model.checkpoint import PolyGene
+    from polygene.model.recipe import Recipe
+
+    if not _smoke:
+        return PolyGene.from_pretrained(name, device="cpu")
+    return train(Recipe(corpus=str(corpus.folder), out=str(folder / "model")))

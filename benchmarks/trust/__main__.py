@@ -3,8 +3,8 @@
     python -m benchmarks.trust --data DIR
     python -m benchmarks.trust --data DIR --only novelty --models runs/benchmarks
 
-Donors are held out. The models are small (2 layers x 128, 512 genes) and learn one file each. The last line is one JSON
-object.
+`studies` measures the models that ship. The other parts need to choose what trains, so they train small networks (2
+layers x 128, 512 genes) of one file each, which they share; donors are held out. The last line is one JSON object.
 """
 
 from collections.abc import Sequence

@@ -2,9 +2,9 @@
 
     python -m benchmarks.trust --data DIR --only calibration
 
-A network a file and donor split, with as many validation donors as sets at 0.9 need: temperatures and sets are learned
-from them at the end of training, and scored on test donors. Intervals are donor bootstraps within a split. One split
-says little of a coverage (five to ten test donors), so splits are averaged.
+A network a file, with as many validation donors as sets at 0.9 need: temperatures and sets are learned from them at
+the end of training, and scored on test donors. Intervals are donor bootstraps. One split says little of a coverage
+(five to ten test donors); `--seed` gives others.
 """
 
 from pathlib import Path
@@ -15,27 +15,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.shared import effort
-from benchmarks.shared.studies import trained
+from benchmarks.shared.studies import WIDE, held_out_widely
 from polygene.evaluation.reliability import ALL_LABELS, Reliability, score_reliability
 from polygene.evaluation.tables import interval, number
 from polygene.evaluation.test_cells import CellBlocks, model_predictions
 
-FRACTIONS = {"onek1k": (0.5, 0.25, 0.25), "velmeshev": (0.39, 0.39, 0.22)}
-"""Of 40 donors ten calibrate, of 23 nine: so many need sets at 0.9 (a tenth, the default, gives four and two)."""
-N_SPLITS = 2
-
 
 def run(data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
-    """Train and score every split of every file, and print the tables."""
+    """Train and score a network of every file, and print the tables."""
     results: dict[str, list[Reliability]] = {}
-    for name in effort.few(FRACTIONS):
-        for split in range(seed, seed + effort.at_most(N_SPLITS, 1)):
-            prepared = {"fractions": FRACTIONS[name]}
-            model, corpus = trained(name, folder, data=data, seed=split, tag="calibration", prepared=prepared)
-            test = corpus.split("test")
-            predictions, _ = model_predictions(model, CellBlocks(corpus, test))
-            scored = score_reliability(model, corpus.split("train"), test, predictions, seed=seed)
-            results.setdefault(name, []).append(scored)
+    for name in effort.few(WIDE):
+        model, corpus = held_out_widely(name, folder, data=data, seed=seed)
+        test = corpus.split("test")
+        predictions, _ = model_predictions(model, CellBlocks(corpus, test))
+        results[name] = [score_reliability(model, corpus.split("train"), test, predictions, seed=seed)]
         Console(width=220).print(table(name, results[name]))
     return summary(results)
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.models import corpus as mapping
 from benchmarks.shared import effort
-from benchmarks.shared.studies import STUDIES, trained
+from benchmarks.shared.studies import STUDIES, held_out_widely
 from polygene.corpus.corpus import CorpusSplit
 from polygene.evaluation.baselines import baseline_probabilities
 from polygene.evaluation.estimators import CellTable
@@ -42,7 +42,7 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
     """Predict the test cells of each study and score the predictions."""
     studies: dict[str, dict[str, Any]] = {}
     for name in effort.few(NAMES):
-        model, corpus = trained(name, folder, data=data, seed=seed)
+        model, corpus = held_out_widely(name, folder, data=data, seed=seed)
         learned, test = corpus.split("train"), corpus.split("test")
         schema = model.tokenizer.schema
         p = schema.index("cell_type")

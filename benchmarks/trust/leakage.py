@@ -21,7 +21,7 @@ from rich.console import Console
 
 from benchmarks.shared import effort
 from benchmarks.shared.splits import stack_splits
-from benchmarks.shared.studies import trained
+from benchmarks.shared.studies import held_out_widely
 from polygene.corpus.corpus import Corpus
 from polygene.evaluation.bootstrap import donor_draws
 from polygene.evaluation.metrics import LOWER_IS_BETTER, Tally, label_tally
@@ -36,7 +36,7 @@ from polygene.evaluation.test_cells import (
 )
 from polygene.model.checkpoint import PolyGene
 
-STUDIES, N_SPLITS, SET_ASIDE = ("onek1k", "velmeshev"), 1, 0.05
+STUDIES, N_SPLITS = ("onek1k", "velmeshev"), 1
 SCORES = ("accuracy", "macro_f1", "mae_years_by_donor")
 Pairs = Mapping[str, Mapping[str, tuple[Tally, Tally]]]
 """Phenotype → predictor → tallies of (cells of training donors, cells of test donors)."""
@@ -46,10 +46,7 @@ def run(data: Path | None, seed: int, folder: Path) -> dict[str, object]:
     """Train and score on donor splits; the gaps of each file."""
     gaps = {}
     for study in effort.few(STUDIES):
-        splits = [
-            trained(study, folder, data=data, seed=split, tag="seen", prepared={"seen": SET_ASIDE})
-            for split in range(seed, seed + N_SPLITS)
-        ]
+        splits = [held_out_widely(study, folder, data=data, seed=split) for split in range(seed, seed + N_SPLITS)]
         gaps[study] = leakage_gaps([pairs(model, corpus, seed=seed) for model, corpus in splits], seed=seed)
         Console(width=160).print(f"{study}, {N_SPLITS} donor split", gaps[study].round(3).to_string(index=False))
     return {"leakage_gap": summary(gaps)}

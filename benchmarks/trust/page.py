@@ -18,8 +18,11 @@ COLUMNS = {
     "ece_external": "ECE: error",
     "ece_probability": "probability",
     "flagged": "unknown",
-    "vote_gain": "vote adds",
-    "majority_gain": "majority adds",
+    "vote_gain": "vote: more right",
+    "vote_broader": "true but broader",
+    "vote_wrong_less": "fewer wrong",
+    "within_gain": "cells within the vote: more right",
+    "majority_gain": "majority: more right",
 }
 
 
@@ -68,6 +71,93 @@ def of_studies(results: Mapping[str, Any]) -> list[str]:
             rows = [[p, row["donors"], row["score"], *(row.get(one) for one in who)] for p, row in donors.items()]
             lines += [*table(["test donors", "donors", "score", *who], rows), ""]
     return lines
+
+
+def calibration(results: Mapping[str, Any]) -> str:
+    """Lay out calibration error and sets of small networks, by study and phenotype."""
+    ece = {**results["ece"], **results["ece_void"]}
+    rows = [
+        [
+            key,
+            ece[key],
+            "no" if key in results["ece_void"] else "yes",
+            results["coverage"].get(key),
+            results["set_size"].get(key),
+        ]
+        for key in ece
+    ]
+    head = ["study: phenotype", "calibration error", "beats the frequencies", "sets at 0.9 hold", "labels in a set"]
+    return "\n".join(table(head, rows))
+
+
+def leakage(results: Mapping[str, Any]) -> str:
+    """Lay out what cells of training donors would flatter."""
+    rows = []
+    for study, gaps in results["leakage_gap"].items():
+        for key, (seen, held_out, gap, low, high) in gaps.items():
+            who, _, score = key.partition(": ")[2].rpartition(", ")
+            if who in WHO and score in ("macro_f1", "mae_years_by_donor"):
+                what = key.partition(":")[0] + (" in years" if "years" in score else "")
+                rows.append([study, what, who, seen, held_out, f"{gap:+.2f} [{low:+.2f}, {high:+.2f}]"])
+    return "\n".join(table(["study", "predicted", "by", "cells of training donors", "of test donors", "gap"], rows))
+
+
+WHO = ("PolyGene", "logistic regression", "ridge regression")
+
+
+def conditions(results: Mapping[str, Any]) -> str:
+    """Lay out what each given phenotype adds."""
+    rows = [
+        [
+            row["phenotype"],
+            row["given"],
+            row["value"],
+            f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]",
+        ]
+        for row in results["conditions"]
+        if row["score"] == "accuracy" and row["given"] != "nothing"
+    ]
+    return "\n".join(table(["predicted", "given", "accuracy", "gain"], rows))
+
+
+def ages(results: Mapping[str, Any]) -> str:
+    """Lay out the error of ages in years."""
+    rows = [
+        [
+            who,
+            one["value"],
+            f"{one['low']:.2f} to {one['high']:.2f}",
+            f"{one['gain']:+.2f} [{one['gain_low']:+.2f}, {one['gain_high']:+.2f}]",
+        ]
+        for who, one in results["age_mae_years"].items()
+    ]
+    return "\n".join(table(["by", "years off", "95 %", "gain over ridge regression"], rows))
+
+
+def hierarchy(results: Mapping[str, Any]) -> str:
+    """Lay out what backing off gains, and what it costs."""
+    columns = {"correct": "correct", "at_label": "at the label", "wrong": "wrong", "information": "information"}
+    rows = [
+        [study, who, kind, *(values[column] for column in columns)]
+        for study, of in results["hierarchy"].items()
+        for who, kinds in of["scores"].items()
+        for kind, values in kinds.items()
+    ]
+    return "\n".join(table(["study", "predictor", "answer", *columns.values()], rows))
+
+
+def novelty(results: Mapping[str, Any]) -> str:
+    """Lay out the AUROC of every score, a column a kind of cells that training lacked, the best scores first."""
+    found = results["ood_auroc"]
+    scores = list(next(iter(found.values())))
+    mean = {score: sum(of[score] for of in found.values()) / len(found) for score in scores}
+    shares = [score for score in scores if "flagged" in score]
+    order = sorted((score for score in scores if score not in shares), key=lambda score: -mean[score])
+    rows = [[score, *(of[score] for of in found.values()), mean[score]] for score in (*order, *shares)]
+    return "\n".join(table(["score", *found, "mean"], rows))
+
+
+SECTIONS = {one.__name__: one for one in (calibration, leakage, conditions, ages, hierarchy, novelty)}
 
 
 def _where(results: Mapping[str, Any]) -> str:

@@ -4,8 +4,10 @@
 
 The models that ship and are calibrated on studies (all, if none is) annotate every external file with nothing given,
 sets at 0.9 and a vote by Leiden cluster; what `annotate` writes is scored. A label is right if it is the true one or
-finer; where the model knows no such label, if it is the nearest broader one. Known tissues are the external files,
-unknown ones are cell lines, which no model learned.
+finer; where the model knows no such label, if it is the nearest broader one. A vote may give a broader label than the
+true one, which is neither right nor wrong: `vote_gain` counts what is right, `vote_broader` what is broader, and
+`vote_wrong_less` by how much fewer cells have a wrong label than without the vote. Known tissues are the external
+files, unknown ones are cell lines, which no model learned.
 
 Donors: the test donors of FOLDER/corpora/corpus-512 (benchmarks.models.corpus), which is made if it is not there.
 Sex, tissue, disease and age of each donor by the vote of its cells, beside the same pooling of logistic regression on
@@ -38,6 +40,7 @@ from polygene.model.inference import label_probabilities
 from polygene.model.pooling import pooled
 from polygene.model.shipped import NAMES
 from polygene.model.studies import leaf_labels
+from polygene.vocab.ontology import ontology_of
 
 LINES = ("lung_ca_lines_mixology", "sciplex3_cell_lines")
 """Files of cells that are no tissue of a person."""
@@ -108,7 +111,9 @@ def of_study(cells: ad.AnnData) -> dict[str, float]:
     types, type_C = np.unique(obs["cell_type"].astype(str), return_inverse=True)
     holds_NV = np.array([holding(labels, table_VV, one) for one in types])
     place = {label: v for v, label in enumerate(labels)}
-    right_C = holds_NV[type_C, obs[COLUMN].astype(str).map(place).to_numpy()]
+    label_C = obs[COLUMN].astype(str).map(place).to_numpy()
+    right_C = holds_NV[type_C, label_C]
+    above_NV = np.array([broader(labels, one) for one in types]) & ~holds_NV
     known_C = (holds_NV & leaf_labels(table_VV)).any(axis=1)[type_C]  # sets are of leaves
     sets = [[place[label] for label in text.split(" | ")] for text in obs[f"{COLUMN}_set"]]
     held_C = np.array([holds_NV[n, some].any() for n, some in zip(type_C, sets, strict=True)])
@@ -120,25 +125,48 @@ def of_study(cells: ad.AnnData) -> dict[str, float]:
         "ece_probability": ece(obs[f"{COLUMN}_probability"].to_numpy(float), right_C),
         "flagged": obs["polygene_unknown"].mean() if "polygene_unknown" in obs else np.nan,
     }  # fmt: skip
+    votes = _vote(cells, right_C, right_C | above_NV[type_C, label_C], (holds_NV, above_NV), type_C, place)
     for name, column in doubts(obs).items():
         both = 0 < right_C.mean() < 1
         key = "auroc_wrong" if name == "error" else f"auroc_wrong_{name.replace('1 -', '1 minus').replace(' ', '_')}"
         scores[key] = roc_auc_score(~right_C, column) if both else np.nan
-    return {name: float(value) for name, value in (scores | _vote(cells, right_C, holds_NV, type_C, place)).items()}
+    return {name: float(value) for name, value in (scores | votes).items()}
+
+
+def broader(labels: list[str], truth: str) -> np.ndarray:
+    """Which labels are above a type in the ontology, bool (V,)."""
+    compare = ontology_of("cell_type").compare
+    return np.array([compare(label, truth) == "broader" for label in labels])
 
 
 def _vote(
-    cells: ad.AnnData, right_C: np.ndarray, holds_NV: np.ndarray, type_C: np.ndarray, place: dict[str, int]
-) -> Any:
-    """Accuracy that votes add: of `annotate`, and of the most frequent label of the cluster's cells."""
+    cells: ad.AnnData,
+    right_C: np.ndarray,
+    true_C: np.ndarray,
+    tables: tuple[np.ndarray, np.ndarray],
+    type_C: np.ndarray,
+    place: dict[str, int],
+) -> dict[str, float]:
+    """Score votes beside the cells' own labels: of `annotate`, and the most frequent label of the cluster's cells.
+
+    `within_gain` is that of the label that each cell keeps within the branch of its cluster.
+
+    `true_C` says which own labels are right or broader; `tables` are the labels that are right and those above.
+    """
+    holds_NV, above_NV = tables
     table = cells.uns["polygene"]["annotate"]["votes"]["cell_type_leiden"]["table"].set_index("group")
     clusters = cells.obs["leiden"].astype(str)
     label_C = clusters.map(table["label"]).map(place).to_numpy()
     most_C = cells.obs[COLUMN].astype(str).groupby(clusters).transform(lambda one: one.value_counts().index[0])
     voted_C, majority_C = holds_NV[type_C, label_C], holds_NV[type_C, most_C.map(place).to_numpy()]
+    within_C = cells.obs[f"{COLUMN}_leiden_within"].astype(str).map(place).to_numpy()
     mixed_C = clusters.map(table["heterogeneous"]).to_numpy(dtype=bool)
+    broader_C = above_NV[type_C, label_C]
     return {
         "vote_gain": voted_C.mean() - right_C.mean(),
+        "vote_broader": broader_C.mean(),
+        "vote_wrong_less": (voted_C | broader_C).mean() - true_C.mean(),
+        "within_gain": holds_NV[type_C, within_C].mean() - right_C.mean(),
         "majority_gain": majority_C.mean() - right_C.mean(),
         "heterogeneous": mixed_C.mean(),
         "vote_accuracy_of_others": voted_C[~mixed_C].mean() if (~mixed_C).any() else np.nan,

@@ -23,6 +23,7 @@ def cells() -> ad.AnnData:
             "polygene_cell_type_error": [0.1, 0.7, 0.1, 0.5],
             "polygene_cell_type_set": [CD4, f"{CD8} | {CD4}", "B cell", "B cell"],
             "polygene_cell_type_set_size": [1, 2, 1, 1],
+            "polygene_cell_type_leiden_within": [CD4, CD4, "B cell", "B cell"],
             "polygene_novelty": [0.5, 0.7, 0.9, 1.2],
             "polygene_unknown": [False, False, False, True],
         },
@@ -45,8 +46,17 @@ def test_what_annotate_wrote_is_scored_by_the_ontology(cells: ad.AnnData) -> Non
         0.5,
     )
     assert (scores["vote_gain"], scores["heterogeneous"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert (scores["vote_broader"], scores["vote_wrong_less"]) == (0, pytest.approx(1 / 3))
+    assert scores["within_gain"] == pytest.approx(1 / 3)
     assert scores["ece_external"] == pytest.approx((0.1 + 0.3 + 0.1) / 3)
     assert studies.of_study(cells[3:].copy()) == {}
+
+
+def test_a_vote_for_a_broader_label_is_neither_right_nor_wrong(cells: ad.AnnData) -> None:
+    cells.uns["polygene"]["annotate"]["votes"]["cell_type_leiden"]["table"]["label"] = ["T cell", "B cell"]
+    scores = studies.of_study(cells)  # the second cell is CD4: CD8 of its own is wrong, "T cell" is true but broader
+    assert (scores["vote_gain"], scores["vote_broader"]) == (0, pytest.approx(1 / 3))
+    assert scores["vote_wrong_less"] == pytest.approx(1 / 3)
 
 
 def test_the_tables_hold_a_row_a_study_and_a_row_a_phenotype_of_donors(cells: ad.AnnData) -> None:

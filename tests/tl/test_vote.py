@@ -123,6 +123,18 @@ def test_cells_that_agree_on_a_broader_label_only_get_that_unless_it_says_nothin
     assert set(adata.obs["polygene_cell_type_cluster"]) == {"heterogeneous"}
 
 
+def test_a_cell_keeps_its_own_near_type_and_not_its_own_lineage() -> None:
+    fine = ["naive thymus-derived CD4-positive, alpha-beta T cell", "effector memory CD4-positive, alpha-beta T cell"]
+    labels = (*fine, "CD4-positive, alpha-beta T cell", "memory B cell", *(f"cluster {v}" for v in range(20)))
+    p_CV = np.full((40, len(labels)), 1e-3)
+    p_CV[np.arange(40), np.arange(40) % 2] = 0.9  # the two near types in turn
+    p_CV[0, :4] = 0.05, 0.2, 0, 0.7  # a stray cell
+    adata = voters(p_CV / p_CV.sum(axis=1, keepdims=True), ["a"] * 40, labels=labels, granularity=True)
+    vote(adata, "cluster")
+    assert table_of(adata).loc[0, "branch"] == "CD4-positive, alpha-beta T cell"
+    assert adata.obs["polygene_cell_type_cluster_within"].tolist() == [fine[1], fine[1], *fine * 19]
+
+
 def test_ages_of_a_donor_give_years_and_are_never_heterogeneous() -> None:
     labels = ("20-year-old stage", "30-year-old stage", "60-year-old stage")
     adata = voters(np.random.default_rng(0).dirichlet([3, 3, 3], 40), ["x", "y"] * 20, name="age", labels=labels)

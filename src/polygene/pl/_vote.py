@@ -77,4 +77,4 @@ def _draw(ax: Axes, table: pd.DataFrame) -> None:
             ax.text(1.02, y + 0.02, f"then {second}", va="top", fontsize="x-small", color="0.45")
     ax.set_yticks(at, [f"{row.group}  ({row.cells:,})" for row in table.itertuples()], fontsize="small")
     ax.tick_params(axis="y", length=0)
-    ax.invert_yaxis()
+    ax.set_ylim(len(table) - 0.4, -0.6)  # the first group on top, and no empty rows

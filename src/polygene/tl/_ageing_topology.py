@@ -251,13 +251,7 @@ def _tables(
         "cells_per_donor": plan.cells_per_donor,
     }
     facts |= {"depth": plan.depth, "genes": len(networks.genes_M), "edges": networks.n_edges, **plan.left_out}
-    return {
-        "measures": measures,
-        "slopes": slopes,
-        "changes": changes,
-        "genes": genes,
-        "design": pd.DataFrame([facts]),
-    }
+    return {"measures": measures, "slopes": slopes, "changes": changes, "genes": genes, "design": pd.DataFrame([facts])}
 
 
 def _check(by: str, n_groups: int, density: float, n_cells: int, min_cells: int) -> None:

@@ -151,13 +151,7 @@ def _empty(reader: CellReader, model: PolyGene, **made: Any) -> GeneNetwork:
 
 
 def _add(
-    network: GeneNetwork,
-    context: str,
-    models: dict[str, PolyGene],
-    cells: EncodedCells,
-    min_cells: int,
-    *,
-    named: bool,
+    network: GeneNetwork, context: str, models: dict[str, PolyGene], cells: EncodedCells, min_cells: int, *, named: bool
 ) -> None:
     """Compute one context: the edges by the mean weight, and how many models alone have each."""
     here_M = np.flatnonzero(cells.measured_G)

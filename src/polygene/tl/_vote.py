@@ -30,9 +30,11 @@ logger = logging.getLogger("polygene")
 HETEROGENEOUS = "heterogeneous"
 LEIDEN = "leiden"
 SHARE = 0.5
-NEIGHBOURS, COMPONENTS, RESOLUTION = 15, 50, 6.0
-"""Of Leiden clusters: many small ones, as CellTypist's majority vote has them. Those of resolution 1 mix near types: on
-studies left out their votes add nothing, and those of clusters of the network's embedding take away."""
+NEIGHBOURS, COMPONENTS, RESOLUTION = 15, 50, 2.0
+"""Of Leiden clusters, chosen on studies left out: at 6 votes are right less often, at 1 near types are mixed. Those of
+clusters of the network's embedding take away. Numbers: docs/decisions.md."""
+BRANCH = 0.9
+"""Of a group's cells so many must agree on the branch within which each keeps its own label; chosen as `RESOLUTION`."""
 TOO_BROAD = 0.15
 """A label that stands for more than this share of the model's labels, such as "leukocyte", names no group."""
 VOTES = "votes"
@@ -76,11 +78,14 @@ def vote(
     `obs["polygene_cell_type_leiden"]`, `..._probability`, `..._agree`
         The label of the cell's group, or "heterogeneous"; its probability; the share of the group's cells whose own
         label is this or a finer one. A cell without a group has none. A group of one cell keeps that cell's prediction.
+    `obs["polygene_cell_type_leiden_within"]`
+        Of phenotypes with an ontology: the cell's most probable label within the branch on which nine tenths of its
+        group agree, or without one within the group's label. So groups tell lineages apart, and cells near types.
     `obs["polygene_age_donor_id_years"]`
         Of ages: the expected years. Ages are near each other and no group of them is heterogeneous.
     `uns["polygene"]["annotate"]["votes"]["cell_type_leiden"]`
         `share`, `weight` (1 for the mean of log probabilities as it is), and `table`, a row a group: its cells, label,
-        probability, agreement, and the most frequent other label of its cells.
+        probability, agreement, the most frequent other label of its cells, and the branch.
 
     Raises
     ------
@@ -195,6 +200,9 @@ def of_groups(
     key, at_C = f"polygene_{phenotype}_{groups.name}", np.where(known_C, group_C, 0)
     label_G = np.where(mixed_G, HETEROGENEOUS, table["label"])
     columns: dict[str, Any] = {key: pd.Categorical(pd.Series(label_G[at_C]).where(known_C), sorted({*label_G}))}
+    if below_VV is not None:
+        own_C = within(p_CV, np.array([labels.index(one) for one in table["branch"]])[at_C], below_VV)
+        columns[f"{key}_within"] = pd.Categorical.from_codes(np.where(known_C, own_C, -1), labels)
     for name in [name for name in ("probability", "agree", "years") if name in table]:
         columns[f"{key}_{name}"] = np.where(known_C, table[name].to_numpy()[at_C], np.nan).astype(np.float32)
     table.insert(0, "group", names)
@@ -214,7 +222,8 @@ def _table(
     np.add.at(count_GV, (group_C, reported_labels(p_CV, below_VV)), 1)
     cells_G = count_GV.sum(axis=1)
     under_VV = np.eye(len(labels), dtype=bool) if below_VV is None else below_VV
-    label_G = _agreed(label_G, count_GV @ under_VV.T / cells_G[:, None], under_VV, share)
+    agree_GV = count_GV @ under_VV.T / cells_G[:, None]
+    branch_G, label_G = (agreed(label_G, agree_GV, under_VV, enough) for enough in (BRANCH, share))
     agrees_GV = under_VV[label_G]
     other_GV = np.where(agrees_GV, 0, count_GV)
     columns = {
@@ -224,6 +233,7 @@ def _table(
         "agree": np.where(agrees_GV, count_GV, 0).sum(axis=1) / cells_G,
         "runner_up": [labels[v] if n else "" for v, n in zip(other_GV.argmax(1), other_GV.max(1), strict=True)],
         "runner_up_share": other_GV.max(axis=1) / cells_G,
+        "branch": [labels[v] for v in branch_G],
     }
     years_V = np.array([age_in_years(label) for label in labels], dtype=float)
     if np.isfinite(years_V).any():
@@ -231,7 +241,7 @@ def _table(
     return pd.DataFrame(columns)
 
 
-def _agreed(label_G: np.ndarray, agree_GV: np.ndarray, under_VV: np.ndarray, share: float) -> np.ndarray:
+def agreed(label_G: np.ndarray, agree_GV: np.ndarray, under_VV: np.ndarray, share: float) -> np.ndarray:
     """Give a group whose cells do not agree on its label the finest label above it on which they do, if there is one.
 
     So naive and memory CD4 T cells in one cluster are CD4 T cells; B cells and monocytes stay what they are.
@@ -241,6 +251,14 @@ def _agreed(label_G: np.ndarray, agree_GV: np.ndarray, under_VV: np.ndarray, sha
     finest_G = np.where(able_GV, size_V, len(size_V) + 1).argmin(axis=1)
     agree_G = agree_GV[np.arange(len(label_G)), label_G]
     return np.where((agree_G < share) & able_GV.any(axis=1), finest_G, label_G)
+
+
+def within(p_CV: np.ndarray, branch_C: np.ndarray, under_VV: np.ndarray) -> np.ndarray:
+    """Give each cell its most probable label at or below its branch; the branch where none is probable at all, (C,)."""
+    inside_CV = np.where(under_VV[branch_C], p_CV, 0)
+    sum_C = inside_CV.sum(axis=1)
+    inside_CV /= np.maximum(sum_C, np.finfo(np.float32).tiny)[:, None]
+    return np.where(sum_C > 0, reported_labels(inside_CV, under_VV), branch_C)
 
 
 def _warn(groupby: object, names: list[str], cells_G: np.ndarray, n_without: int) -> None:
@@ -262,13 +280,13 @@ def principal_components(reader: CellReader, n_genes: int) -> np.ndarray:
     return components_CD
 
 
-def leiden(points_CD: np.ndarray) -> np.ndarray:
+def leiden(points_CD: np.ndarray, resolution: float = RESOLUTION) -> np.ndarray:
     """Cluster cells by Leiden on their nearest neighbours."""
     extras.require("scanpy", "igraph")
     import scanpy as sc
 
     cells = ad.AnnData(obs=pd.DataFrame(index=[*map(str, range(len(points_CD)))]), obsm={"X": points_CD})
     sc.pp.neighbors(cells, min(NEIGHBOURS, len(points_CD) - 1), use_rep="X")
-    sc.tl.leiden(cells, resolution=RESOLUTION, flavor="igraph", n_iterations=2, directed=False)
+    sc.tl.leiden(cells, resolution=resolution, flavor="igraph", n_iterations=2, directed=False)
     clusters_C: np.ndarray = cells.obs["leiden"].to_numpy(dtype=str)
     return clusters_C
