@@ -98,9 +98,8 @@ def cell_table(corpus: Corpus, split: CorpusSplit, rows: np.ndarray) -> CellTabl
 
 
 def class_weight(model: PolyGene, phenotype: str) -> Literal["balanced"] | None:
-    """Give the baselines of a phenotype the class weights, or the balance, that the recipe gave the model."""
-    training = model.recipe.training if model.recipe else TrainingConfig()
-    return "balanced" if training.class_weights or training.balance == phenotype else None
+    """Give the baselines the class weights that the recipe gave the model."""
+    return "balanced" if model.recipe and model.recipe.training.class_weights else None
 
 
 def donor_names(split: CorpusSplit, rows: np.ndarray | slice = slice(None)) -> np.ndarray | None:

@@ -68,7 +68,7 @@ class TrainingConfig:
     class_weights
         Weigh labels against their frequency in the phenotype loss (and in the baselines).
     balance
-        Name of a phenotype whose labels are drawn equally often; empty: every cell once an epoch.
+        Name of a phenotype whose labels are drawn by the root of their count; empty: every cell once an epoch.
     gradient_checkpointing
         Trade time for memory.
     num_workers

@@ -103,7 +103,11 @@ def class_weights(labels_CP: np.ndarray, sizes: Sequence[int]) -> list[np.ndarra
 
 
 def balancing_odds(labels_C: np.ndarray) -> np.ndarray:
-    """Odds of drawing each cell such that all labels are drawn equally often, cells without a label as one more."""
+    """Odds of drawing each cell such that labels are drawn by the root of their count, cells without one as one more.
+
+    Drawn by their count, rare types are hardly learned; drawn equally often, common ones are confused with rare ones
+    (docs/decisions.md).
+    """
     _, inverse_C, counts = np.unique(labels_C, return_inverse=True, return_counts=True)
-    odds_C = 1.0 / counts[inverse_C]
+    odds_C = counts[inverse_C] ** -0.5
     return odds_C / odds_C.sum()
