@@ -62,7 +62,7 @@ def judge(model: PolyGene, corpus: Corpus, folder: Path, *, seed: int) -> dict[s
     corpus.check(model.tokenizer.fingerprint())
     schema, train, test = corpus.tokenizer.schema, corpus.split("train"), corpus.split("test")
     asked = asked_cells(corpus, folder)
-    weights = {name: class_weight(model, name) for name in schema.names}
+    weights = dict.fromkeys(schema.names, class_weight(model))
     baselines = Baselines(corpus, asked, folder, weights, seed=seed)
     answers, flagged_C = answers_of(model, asked)
     of_test = [answers[name][: len(test)] for name in schema.names]  # they stand before those of studies never seen

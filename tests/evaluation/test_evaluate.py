@@ -321,9 +321,8 @@ def test_a_negative_seed_is_refused(model, corpus):
     [
         (TrainingConfig(), set()),
         (TrainingConfig(class_weights=True), {"sex", "cell_type", "tissue", "age"}),
-        (TrainingConfig(balance="cell_type"), {"cell_type"}),
     ],
-    ids=["none", "class weights", "balance"],
+    ids=["none", "class weights"],
 )
 def test_baselines_get_the_weights_that_the_model_had(training, balanced, model, corpus, monkeypatch):
     given = {}

@@ -17,7 +17,6 @@ from polygene.evaluation.estimators import CellTable
 from polygene.evaluation.scorable import scorable
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
-from polygene.model.recipe import TrainingConfig
 
 log = logging.getLogger("polygene")
 
@@ -78,7 +77,7 @@ def baseline_predictions(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Predict cells with each baseline of the table, one when the next is wanted: name, probabilities_CV."""
     n_labels = len(model.tokenizer.schema.labels[model.tokenizer.schema.index(phenotype)])
-    weight = class_weight(model, phenotype)
+    weight = class_weight(model)
     for baseline, rows in ROWS.items():
         log.info("%s: %s", phenotype, baseline)
         predictions = tuned_probabilities(
@@ -97,7 +96,7 @@ def cell_table(corpus: Corpus, split: CorpusSplit, rows: np.ndarray) -> CellTabl
     )
 
 
-def class_weight(model: PolyGene, phenotype: str) -> Literal["balanced"] | None:
+def class_weight(model: PolyGene) -> Literal["balanced"] | None:
     """Give the baselines the class weights that the recipe gave the model."""
     return "balanced" if model.recipe and model.recipe.training.class_weights else None
 
