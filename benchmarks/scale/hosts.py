@@ -1,7 +1,8 @@
-"""Training on two hosts, one of which is killed: what the other says, and whether the same commands end it alike.
+"""Training on two hosts, one of which is killed or vanishes: what the other says, and whether both go on alike.
 
 The hosts are two network namespaces joined by a cable of the kernel (veth), which root may make; elsewhere both are
-this machine, on its loopback. The launchers, rendezvous and gloo are those of a cluster.
+this machine, on its loopback, and none can vanish. The launchers, rendezvous and gloo are those of a cluster. torchrun
+starts the run that is killed, and accelerate launch the one whose cable is cut, which closes no connection.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from benchmarks.shared import effort
 NETWORK = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 ADDRESSES = ("10.79.0.1", "10.79.0.2")
 PATIENCE = 600  # seconds
+LAUNCHERS = {"torchrun": "killed", "accelerate": "vanished"}
 
 
 @contextmanager
@@ -66,45 +68,61 @@ class Hosts:
         self.before, self.address = before, address
         self.environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
 
-    def start(self, recipe: Path) -> list[subprocess.Popen[str]]:
+    def start(self, recipe: Path, launcher: str) -> list[subprocess.Popen[str]]:
         """Start a launcher on each host; each leads a process group, whose end is the end of the host."""
         with socket.socket() as free:
             free.bind(("", 0))
-            port = free.getsockname()[1]
+            port = str(free.getsockname()[1])
         launch = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-        launch += ["--master-addr", self.address, "--master-port", str(port)]
+        launch += ["--master-addr", self.address, "--master-port", port, "--node-rank"]
+        if launcher == "accelerate":  # it knows no other word for several processes, and takes the CPU without a GPU
+            launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2", "--num_processes", "2"]
+            launch += ["--main_process_ip", self.address, "--main_process_port", port, "--machine_rank"]
+        what = ["-m", "polygene"] if launcher == "torchrun" else ["--module", "polygene"]
         return [
             subprocess.Popen(
-                [*words, sys.executable, *launch, "--node-rank", str(rank), "-m", "polygene", "train", str(recipe)],
+                [*words, sys.executable, *launch, str(rank), *what, "train", str(recipe)],
                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=self.environment,
                 start_new_session=True,
             )
             for rank, words in enumerate(self.before)
         ]  # fmt: skip
 
-    def train(self, recipe: Path) -> None:
+    def train(self, recipe: Path, launcher: str) -> None:
         """Train to the end."""
-        processes = self.start(recipe)
+        processes = self.start(recipe, launcher)
         for process in processes:
             said = process.communicate(timeout=PATIENCE)[1]
             if process.returncode:
                 sys.exit(f"training on two hosts failed:\n{said}")
 
-    def train_until_killed(self, recipe: Path, state: Path) -> dict[str, Any]:
-        """Kill the second host once a state is saved; say what the first does of it, and after how long."""
-        first, second = self.start(recipe)
+    def train_until(self, recipe: Path, launcher: str, state: Path) -> dict[str, Any]:
+        """Kill the second host once a state is saved, or cut its cable; say what the first does, and after how long."""
+        first, second = self.start(recipe, launcher)
         started = time.monotonic()
         while not (state / "complete").exists() and time.monotonic() - started < PATIENCE:
             time.sleep(0.2)
-        for number in descendants(second.pid):
-            with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
-        killed = time.monotonic()
+        lost = time.monotonic()
+        if launcher == "accelerate":
+            ip("netns", "exec", self.before[1][3], "ip", "link", "set", "eth0", "down")
+            words = "another process of this run was silent"
+        else:
+            kill(second)
+            words = "another process of this run ended"
         said = first.communicate(timeout=PATIENCE)[1]
-        seconds = time.monotonic() - killed
+        seconds = time.monotonic() - lost
+        kill(second)
         second.communicate()
-        words = "another process of this run ended"
+        if launcher == "accelerate":
+            ip("netns", "exec", self.before[1][3], "ip", "link", "set", "eth0", "up")
         return {"exit_code": first.returncode, "said_so": words in " ".join(said.split()), "seconds": round(seconds, 1)}
+
+
+def kill(launcher: subprocess.Popen[str]) -> None:
+    """End a launcher and its workers at once."""
+    for number in descendants(launcher.pid):
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
 
 
 def descendants(number: int) -> list[int]:
@@ -131,7 +149,7 @@ def run(_data: Path | None, seed: int, models: Path, _options: argparse.Namespac
     folder.mkdir(parents=True)
     corpus = effort.prepare(corpus_cells(seed), folder / "corpus", config=PrepareConfig(n_genes=64, seed=seed))
     recipes = {}
-    for name in ("undisturbed", "disturbed"):
+    for name in ("undisturbed", *LAUNCHERS):
         training = TrainingConfig(
             epochs=effort.at_most(6, 2), batch_size=16, evaluations=4, save_minutes=0.01, seed=seed
         )
@@ -140,21 +158,25 @@ def run(_data: Path | None, seed: int, models: Path, _options: argparse.Namespac
         recipes[name] = folder / f"{name}.toml"
         recipes[name].write_text(recipe.to_toml())
     steps = -(-len(corpus.split("train")) * training.epochs // (2 * training.batch_size))
+    found: dict[str, Any] = {"steps": steps}
     with two_hosts() as made:
-        hosts = Hosts(*made)
+        hosts, apart = Hosts(*made), bool(made[0][0])
         if effort.at_most(2, 1) == 1:  # a smoke run makes the hosts only
             return {"two_hosts": {"made_of": made[1]}}
-        hosts.train(recipes["undisturbed"])
-        state = folder / "disturbed" / "training" / f"checkpoint-{-(-steps // 4)}"
-        end = hosts.train_until_killed(recipes["disturbed"], state)
-        hosts.train(recipes["disturbed"])
-        kind = "network namespaces" if made[0][0] else "loopback"
-    one, two = (load_file(folder / name / "model.safetensors") for name in recipes)
-    equal = one.keys() == two.keys() and all((one[name] == two[name]).all() for name in one)
+        found["made_of"] = "network namespaces" if apart else "loopback"
+        hosts.train(recipes["undisturbed"], "torchrun")
+        expected = load_file(folder / "undisturbed" / "model.safetensors")
+        for launcher, what in LAUNCHERS.items() if apart else [("torchrun", "killed")]:
+            state = folder / launcher / "training" / f"checkpoint-{-(-steps // 4)}"
+            found[what] = hosts.train_until(recipes[launcher], launcher, state)
+            hosts.train(recipes[launcher], launcher)
+            ours = load_file(folder / launcher / "model.safetensors")
+            found[what]["equal"] = bool(
+                ours.keys() == expected.keys() and all((ours[name] == expected[name]).all() for name in expected)
+            )
+            print(found, flush=True)
     shutil.rmtree(folder)
-    found = {"two_hosts": {"made_of": kind, "steps": steps, "equal": bool(equal), **end}}
-    print(found)
-    return found
+    return {"two_hosts": found}
 
 
 def corpus_cells(seed: int) -> Any:

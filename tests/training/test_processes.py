@@ -5,6 +5,7 @@ The processes are real: torchrun starts them, and they speak by gloo.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.model.checkpoint import PolyGene
 from polygene.model.masking import MaskingCollator, MaskingConfig
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
+from polygene.training import engine
 from polygene.training.data import TrainingCells
 from polygene.training.train import train
 
@@ -270,6 +272,32 @@ def test_a_host_that_dies_ends_the_run_and_the_same_commands_end_it_with_the_sam
     assert "resuming from" in said[0]
     ours = load_file(Path(recipe.out) / "model.safetensors")
     assert all(torch.equal(ours[name], undisturbed[name]) for name in undisturbed)
+
+
+def test_the_guide_says_how_long_a_silent_host_is_waited_for():
+    assert f"the others wait for it for {engine.PATIENCE} seconds" in Path("docs/scale.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_host_that_falls_silent_ends_the_run_with_a_message(recipe_for, tmp_path):
+    """A stopped process closes no connection, as a host that lost its power or its network."""
+    recipe = recipe_for("silent", batch_size=16)
+    folder = tmp_path / "helped"
+    folder.mkdir()
+    both = "[os.kill(number, signal.SIGSTOP) for number in (os.getppid(), os.getpid())]"
+    both = f"(folder / 'stopped').write_text(str(os.getpid())); {both}"
+    helped = HELPED.replace("os.kill(os.getpid(), signal.SIGKILL)", both)
+    (folder / "helped.py").write_text(f"import polygene.training.engine as engine\nengine.PATIENCE = 5\n{helped}")
+    first, second = start_hosts([recipe] * 2, [str(folder / "helped.py"), str(folder), "3"], free_port())
+    try:
+        said = " ".join(first.communicate(timeout=PATIENCE)[1].split())
+    finally:
+        for number in (second.pid, int((folder / "stopped").read_text())):
+            os.kill(number, signal.SIGKILL)
+        second.communicate()
+    assert first.returncode == 1
+    assert "mistake in PolyGene" not in said
+    assert "another process of this run was silent for 5 seconds; the same command goes on" in said
 
 
 @pytest.mark.slow

@@ -303,7 +303,7 @@ def test_a_disk_that_is_full_while_a_state_is_saved_is_told_as_that(recipe_for, 
     recipe = recipe_for()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        with pytest.raises(OutputError, match=r"could not be written, .*make room, and the same command goes on"):
+        with pytest.raises(OutputError, match=r"could not be written, .*make room, the same command goes on"):
             train(recipe)
     train(recipe)
     assert_ended_like(recipe.out, uninterrupted)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from polygene.nn.losses import PolyGeneLoss
 from polygene.nn.network import PolyGeneModel
 from polygene.runtime.atomic import writing
 from polygene.runtime.progress import progress
+from polygene.runtime.ranks import world_size
 from polygene.training.data import TrainingCells
 from polygene.training.states import mark_whole
 
 log = logging.getLogger("polygene")
+PATIENCE = 300  # seconds after which a silent process counts as lost: a host without power closes no connection
 FORWARD = (
     *("input_ids", "position_ids", "token_type_ids", "n_keys", "n_queries"),
     *("gene_at", "label_at", "label_phenotype", "unmeasured"),
@@ -63,15 +66,15 @@ class Engine(Trainer):
     def learn(self, state: str | None) -> None:
         """Train to the end, from a saved state if there is one."""
         try:
-            left = "what was saved before is whole: make room, and the same command goes on"
-            with writing(Path(self.args.output_dir), left):
+            with writing(Path(self.args.output_dir), "what was saved is whole: make room, the same command goes on"):
                 self.train(resume_from_checkpoint=state)
         except RuntimeError as error:
-            lost = isinstance(error, torch.distributed.DistError) or "by peer" in str(error)  # as NCCL and gloo say it
+            silent = "Timed out" in str(error)  # as gloo says it, or a connection that it closed
+            lost = silent or isinstance(error, torch.distributed.DistError) or "by peer" in str(error)
             if self.args.world_size == 1 or not lost:
                 raise
-            again = "the same command goes on from the last saved state"
-            msg = f"another process of this run ended, see its message; {again}"
+            what = f"was silent for {PATIENCE} seconds" if silent else "ended, see its message"
+            msg = f"another process of this run {what}; the same command goes on from the last saved state"
             raise RunEndedError(msg) from error
         finally:
             self.bar.shown.close()
@@ -216,7 +219,9 @@ def _loggers(name: str) -> list[TrainerCallback]:
 
 def trainer_arguments(recipe: Recipe, states: Path, n_places: int, *, validates: bool) -> TrainingArguments:
     """Translate the recipe into the engine's words."""
-    training = recipe.training
+    training, cpu = recipe.training, not torch.accelerator.is_available()
+    if cpu and world_size() > 1 and not torch.distributed.is_initialized():  # the engine would give gloo half an hour
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE))
     arguments = TrainingArguments(
         output_dir=str(states),
         num_train_epochs=1,
@@ -227,7 +232,7 @@ def trainer_arguments(recipe: Recipe, states: Path, n_places: int, *, validates:
         lr_scheduler_type="cosine",
         warmup_steps=training.warmup,
         bf16=training.precision == "bfloat16",
-        use_cpu=not torch.accelerator.is_available(),  # without this the engine refuses bfloat16 on CPUs
+        use_cpu=cpu,  # without this the engine refuses bfloat16 on CPUs
         seed=training.seed,
         dataloader_num_workers=training.num_workers,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -242,6 +247,7 @@ def trainer_arguments(recipe: Recipe, states: Path, n_places: int, *, validates:
         disable_tqdm=True,
         report_to="none",  # `_loggers` makes them
         label_names=[],
+        ddp_timeout=PATIENCE,
         ddp_find_unused_parameters=False,  # every head enters every loss
     )
     if arguments.n_gpu > 1:
