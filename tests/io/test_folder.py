@@ -1,11 +1,17 @@
 """Results as a folder of Parquet files: what they hold, who opens them, and what a second run does."""
 
+import errno
+import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from polygene.errors import DataError, OutputError
@@ -79,6 +85,21 @@ def test_duckdb_polars_and_pyarrow_open_the_folder(source: Path, tmp_path: Path)
     assert ds.dataset(tmp_path / "out", format="parquet").count_rows() == N
 
 
+def test_the_code_of_the_guide_puts_a_folder_into_one_h5ad(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n([^`]*h5py\.File[^`]*)```", Path("docs/scale.md").read_text(encoding="utf-8"))
+    before = ad.read_h5ad(source)
+    monkeypatch.chdir(tmp_path)
+    write_results(results(source), source, "results")
+    source.rename("atlas.h5ad")
+    exec(code, {})
+    after = ad.read_h5ad("atlas.h5ad")
+    pd.testing.assert_frame_equal(after.obs[["label", "p"]], expected(Path("atlas.h5ad")).rename_axis(None))
+    pd.testing.assert_frame_equal(after.obs[before.obs.columns], before.obs)
+    assert (after.X != before.X).sum() == 0
+
+
 def test_a_stopped_run_goes_on_with_the_files_that_are_not_there(source: Path, tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         write_results(results(source, stop_at=15), source, tmp_path / "out")
@@ -87,6 +108,29 @@ def test_a_stopped_run_goes_on_with_the_files_that_are_not_there(source: Path, t
     asked: list[int] = []
     write_results(results(source, asked=asked), source, tmp_path / "out")
     assert asked == [*range(6), *range(12, 20)]
+    pd.testing.assert_frame_equal(table_in(tmp_path / "out"), expected(source))
+
+
+def test_a_full_disk_keeps_the_files_that_are_whole_and_the_same_command_goes_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = pq.ParquetWriter.write_table, []
+
+    def full(self: pq.ParquetWriter, table: pa.Table) -> None:
+        written.append(len(table))
+        if len(written) > 3:  # two chunks make a file
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, table)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(pq.ParquetWriter, "write_table", full)
+        with pytest.raises(OutputError, match=r"the same command goes on.*No space left"):
+            write_results(results(source), source, tmp_path / "out")
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == ["_polygene.json", "part-00000-of-00004.parquet"]
+    asked: list[int] = []
+    write_results(results(source, asked=asked), source, tmp_path / "out")
+    assert asked == [*range(6, 20)]
     pd.testing.assert_frame_equal(table_in(tmp_path / "out"), expected(source))
 
 

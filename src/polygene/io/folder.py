@@ -24,6 +24,7 @@ from polygene.runtime.ranks import Part, own_rows
 CELLS = 100_000  # of a file, a multiple of the cells of a chunk
 MADE_BY = "_polygene.json"
 """How the results were made; what begins with _ is no data to readers of Parquet folders."""
+LEFT = "what is there is whole: the same command goes on"
 
 
 def is_folder(out: str | Path, suffixes: tuple[str, ...]) -> bool:
@@ -44,7 +45,7 @@ def write_folder(results: Results, out: str | Path, part: Part) -> None:
     files = [folder / f"part-{number:05d}-of-{n_files:05d}.parquet" for number in range(n_files)]
     own = range(n_files)[part.of(n_files)]
     ours = own_rows(len(own))
-    with process_group() as gather, writing(folder, "what is there is whole: the same command goes on"):
+    with process_group() as gather, writing(folder, LEFT):
         _claim(folder, results)
         gather(None)
         for numbers in _stretches([number for number in own[ours.start : ours.stop] if not files[number].exists()]):
@@ -78,7 +79,7 @@ def _claim(folder: Path, results: Results) -> None:
 
 def _write_file(file: Path, chunks: Iterator[ResultsChunk], n_cells: int) -> None:
     """Write the next cells as one file, a chunk a time."""
-    with atomic_file(file) as partial:
+    with atomic_file(file, left=LEFT) as partial:
         writer, written = None, 0
         try:
             while written < n_cells:

@@ -21,16 +21,18 @@ from polygene.errors import OutputError, PolyGeneError
 
 _LOCKED = threading.local()
 """Targets that this thread has locked."""
+NOTHING = "nothing was left behind"
 
 
 @contextmanager
-def atomic_file(target: str | Path, suffixes: tuple[str, ...] = ()) -> Iterator[Path]:
+def atomic_file(target: str | Path, suffixes: tuple[str, ...] = (), left: str = NOTHING) -> Iterator[Path]:
     """Yield a path to write to, which becomes `target` when the block ends without an error.
 
-    Whether `target` can be written is found out on entering, before the work begins.
+    Whether `target` can be written is found out on entering, before the work begins. `left` ends the message of a
+    failure.
     """
     target = check_target(target, suffixes)
-    with _partial(target) as partial:
+    with _partial(target, left) as partial:
         partial.touch()
         yield partial
         sync(partial)
@@ -132,7 +134,7 @@ FULL = ("No space left", "quota exceeded", "PytorchStreamWriter", "unexpected po
 
 
 @contextmanager
-def writing(target: Path, left: str = "nothing was left behind") -> Iterator[None]:
+def writing(target: Path, left: str = NOTHING) -> Iterator[None]:
     """Raise a failure to write as an error that names the target."""
     try:
         yield
@@ -151,10 +153,10 @@ def _prefix(target: Path) -> str:
 
 
 @contextmanager
-def _partial(target: Path) -> Iterator[Path]:
+def _partial(target: Path, left: str = NOTHING) -> Iterator[Path]:
     """Yield a unique name beside the target, under its lock; what has that name at the end is removed."""
     partial = target.with_name(f"{_prefix(target)}{os.getpid()}-{uuid.uuid4().hex[:8]}.part{target.suffix}")
-    with writing(target), locked(target):
+    with writing(target, left), locked(target):
         try:
             # Left by runs of this machine that were killed: we hold the lock, so none of them lives. Other machines
             # may not see the lock (NFS), so what they write is not touched.
