@@ -199,5 +199,8 @@ TABLES |= {part: functools.partial(analyses.section, part) for part in analyses.
 TABLES |= {f"card_{size}": functools.partial(card, f"polygene-{size}") for size in (512, 2432)}
 TABLES |= {
     one.__name__: one
-    for one in (scale.scale_atlas, scale.scale_parts, scale.scale_hosts, scale.scale_sizes, scale.scale_recipes)
+    for one in (
+        *(scale.scale_atlas, scale.scale_sizes, scale.scale_parts),
+        *(scale.scale_hosts, scale.scale_losses, scale.scale_recipes),
+    )
 }

@@ -26,7 +26,7 @@ def test_the_page_of_the_python_lists_every_public_name() -> None:
     }
 
 
-LAB = {"decisions", "contributing", "release", "layouts", "tables", "scale", "paper"}
+LAB = {"decisions", "contributing", "release", "layouts", "tables", "paper"}
 """Pages that are a record, are made whole by a command, or keep their numbers by one of their own."""
 CODE = re.compile(r"```.*?```|`[^`\n]+`|\$\$.*?\$\$", re.DOTALL)
 

@@ -1,12 +1,20 @@
 """What `prepare` and `annotate` take as the cells grow: rates, peaks, bytes, and the exponent of their time.
 
 Cells of OneK1K (114 genes a cell of 998) are drawn with replacement. Commands run in processes of their own, whose
-start is measured on a file of few cells and subtracted from their time.
+start is measured on a file of few cells and subtracted from their time. What was measured of other sizes stays in
+atlas.json, each size with its day and the load of the machine, since ten million cells take longer than one sitting:
+
+    ... --only atlas --sizes 10000000 --folder SCRATCH --verbs                         # makes the file, which stays
+    ... --only atlas --sizes 10000000 --folder SCRATCH --verbs prepare
+    ... --only atlas --sizes 10000000 --folder SCRATCH --verbs annotate --parts 1/10   # and others, at any time
 """
 
 import argparse
+import json
+import os
 import shutil
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +22,19 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.shared import files
+from benchmarks.shared.command import RESULTS
 from benchmarks.speed.memory import SOURCE, STARTUP_CELLS, apart, make_cells, make_model, measured, slope
 
-SIZES = [10_000, 100_000, 1_000_000]
+SIZES = [100_000, 1_000_000]
 VERBS = ("prepare", "annotate")
+NAMES = ("file", *VERBS)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="CELLS", help="of the files of atlas")
-    parser.add_argument("--folder", type=Path, help="where atlas makes its files (default: a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="where atlas makes files of cells, which then stay")
+    parser.add_argument("--verbs", nargs="*", default=VERBS, choices=VERBS, metavar="VERB", help="that atlas measures")
+    parser.add_argument("--parts", nargs="*", default=(), metavar="K/N", help="annotate these parts alone")
 
 
 def size_of(path: Path) -> int:
@@ -30,74 +42,100 @@ def size_of(path: Path) -> int:
     return sum(one.stat().st_size for one in ([path] if path.is_file() else path.rglob("*")) if one.is_file())
 
 
-def command_of(verb: str, cells: Path, out: Path, model: Path) -> list[str]:
-    words = [verb, str(cells), "--out", str(out)]
-    return words if verb == "prepare" else [*words, "--model", str(model)]
+def made(folder: Path, source: Path, n_cells: int, seed: int) -> Path:
+    """Give the file of so many cells; one that is there whole is used again."""
+    cells = folder / f"cells-{n_cells}-{seed}.h5ad"
+    if not cells.exists():
+        partial = cells.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        apart(make_cells, source, partial, n_cells, seed)
+        partial.rename(cells)
+    return cells
 
 
-def one_size(folder: Path, source: Path, n_cells: int, seed: int) -> dict[str, dict[str, float]]:
-    """Make a file of cells, prepare and annotate it, and remove what was made."""
-    cells, found = folder / f"cells-{n_cells}.h5ad", {}
-    apart(make_cells, source, cells, n_cells, seed)
-    for verb in VERBS:
-        out = folder / f"{verb}-{n_cells}"
-        found[verb] = measured(*command_of(verb, cells, out, folder / "model"))
-        found[verb]["bytes_a_cell"] = round(size_of(out) / n_cells)
-        shutil.rmtree(out)
-    found["file"] = {"bytes_a_cell": round(size_of(cells) / n_cells)}
-    cells.unlink()
-    return found
+def once(verb: str, cells: Path, folder: Path, *more: str) -> dict[str, Any]:
+    """Run a command into a folder, which is removed; give what it took, when, and what it wrote."""
+    out, load = folder / "out", round(os.getloadavg()[0], 1)
+    took = measured(verb, str(cells), "--out", str(out), *more)
+    n_bytes = size_of(out)
+    shutil.rmtree(out)
+    return {**took, "bytes": n_bytes, "load_before": load, "date": datetime.now(UTC).date().isoformat()}
 
 
 def run(data: Path | None, seed: int, models: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure every size, print a table, and return its numbers."""
+    """Measure every size, print a table, and return its numbers, and those of sizes measured before."""
     sizes = [300] if options.smoke else options.sizes
     try:
         source = files.locate(SOURCE, data)
     except files.MissingDataError as reason:
         sys.exit(f"skipped: {reason}")
-    folder = (options.folder or models) / "atlas"
+    folder = options.folder or models / "atlas"
     folder.mkdir(parents=True, exist_ok=True)
-    try:
+    model, file = folder / "model", RESULTS / "atlas.json"
+    if not model.exists():
         apart(make_model, source, folder)
-        of_size = {n_cells: one_size(folder, source, n_cells, seed) for n_cells in sizes}
-        startup = of_size[300] if options.smoke else one_size(folder, source, STARTUP_CELLS, seed)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return summary(of_size, startup)
-
-
-def summary(of_size: dict[int, dict[str, Any]], startup: dict[str, Any]) -> dict[str, Any]:
-    """Print what each command took, and return it."""
-    table = Table(
-        "command", "cells", "cells/s", "peak MB", "bytes a cell", title="seconds of the processor, less the start"
-    )
-    results: dict[str, Any] = {"peak_mb": 0.0, "growth_exponent": {}, "atlas_bytes_a_cell": {}, "startup_s": {}}
-    for verb in VERBS:
-        start = startup[verb]["cpu_s"]
-        seconds = {n: max(found[verb]["cpu_s"] - start, 1e-3) for n, found in of_size.items()}
-        results[verb] = {
-            n: {
-                "cells_per_s": round(n / seconds[n]),
-                "peak_mb": found[verb]["peak_mb"],
-                "seconds": round(seconds[n], 1),
-                "clock_s": round(found[verb]["wall_s"], 1),
+    words: dict[str, list[str]] = {"prepare": [], "annotate": ["--model", str(model)]}
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not options.smoke else {}
+    rows: dict[str, dict[int, Any]] = {name: {int(n): one for n, one in known.get(name, {}).items()} for name in NAMES}
+    few = made(folder, source, STARTUP_CELLS, seed)
+    for n_cells in sizes:
+        cells = made(folder, source, n_cells, seed)
+        rows["file"][n_cells] = {"bytes_a_cell": round(size_of(cells) / n_cells)}
+        for verb in options.verbs:
+            of_parts = {part: ["--part", part] for part in options.parts if verb == "annotate"}
+            start = once(verb, few, folder, *words[verb])["cpu_s"]
+            took = {
+                part: once(verb, cells, folder, *words[verb], *more) | {"start_s": start}
+                for part, more in (of_parts or {"1/1": []}).items()
             }
-            for n, found in of_size.items()
-        }
-        results["startup_s"][verb] = round(start, 1)
-        results["peak_mb"] = max(results["peak_mb"], *(one["peak_mb"] for one in results[verb].values()))
-        results["growth_exponent"][verb] = slope(list(seconds), list(seconds.values()))
-        largest = of_size[max(of_size)]
-        results["atlas_bytes_a_cell"][verb] = largest[verb]["bytes_a_cell"]
-        for n, one in results[verb].items():
-            table.add_row(
-                verb,
-                f"{n:,}",
-                f"{one['cells_per_s']:,}",
-                f"{one['peak_mb']:,.0f}",
-                str(of_size[n][verb]["bytes_a_cell"]),
-            )
-    results["atlas_bytes_a_cell"]["file"] = of_size[max(of_size)]["file"]["bytes_a_cell"]
+            before = rows[verb].get(n_cells, {}).get("parts", {}) if of_parts else {}
+            rows[verb][n_cells] = row(n_cells, before | took)
+        if not options.folder:
+            cells.unlink()
+    return summary({name: dict(sorted(of_size.items())) for name, of_size in rows.items()})
+
+
+def row(n_cells: int, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Add up the parts that were measured; the rate and the time of all cells are those of these parts."""
+    share = sum(1 / int(name.partition("/")[2]) for name in parts)
+    took = {name: sum(one[name] for one in parts.values()) for name in ("cpu_s", "start_s", "wall_s", "bytes")}
+    seconds = max(took["cpu_s"] - took["start_s"], 1e-3)
+    return {
+        "measured_share": round(share, 3),
+        "cells_per_s": round(n_cells * share / seconds),
+        "seconds": round(seconds / share, 1),
+        "clock_s": round(took["wall_s"] / share, 1),
+        "peak_mb": max(one["peak_mb"] for one in parts.values()),
+        "bytes_a_cell": round(took["bytes"] / (n_cells * share)),
+        "parts": parts,
+    }
+
+
+def summary(rows: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
+    """Print what each command took, and return it with the exponents of its time and of its memory."""
+    table = Table(
+        *("command", "cells", "measured", "cells/s", "peak MB", "bytes a cell", "clock s"),
+        title="seconds of the processor, less the start",
+    )
+    for verb in VERBS:
+        for n, one in rows[verb].items():
+            cells = (f"{n:,}", f"{one['measured_share']:.0%}", f"{one['cells_per_s']:,}", f"{one['peak_mb']:,.0f}")
+            table.add_row(verb, *cells, str(one["bytes_a_cell"]), f"{one['clock_s']:,.0f}")
     Console(width=100).print(table)
-    return results
+    some = {verb: rows[verb] for verb in VERBS if rows[verb]}
+    return {
+        "peak_mb": max((one["peak_mb"] for of_size in some.values() for one in of_size.values()), default=None),
+        "growth_exponent": {
+            verb: slope(list(of_size), [one["seconds"] for one in of_size.values()]) for verb, of_size in some.items()
+        },
+        "memory_bytes_a_cell": {verb: bytes_a_cell(of_size) for verb, of_size in some.items()},
+        **rows,
+    }
+
+
+def bytes_a_cell(of_size: dict[int, dict[str, Any]]) -> int | None:
+    """Memory that a cell more takes, between the smallest size and the largest."""
+    least, most = min(of_size), max(of_size)
+    if least == most:
+        return None
+    return round(1e6 * (of_size[most]["peak_mb"] - of_size[least]["peak_mb"]) / (most - least))

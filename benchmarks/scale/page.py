@@ -4,22 +4,16 @@ What is not measured is marked with ≈. Times of GPUs rest on a share of their 
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from benchmarks.models.tables import markdown
+from benchmarks.scale import budget
 from benchmarks.shared.command import RESULTS
+from polygene.corpus.config import PrepareConfig
 from polygene.model.recipe import Recipe
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 SIZES = {"100 thousand": 100_000, "10 million": 10_000_000, "50 million": 50_000_000}
-N_MACHINES = 16
-TOKENS = {512: 128, 2432: 413}
-"""Tokens of a cell in training. 512 genes, a fifth expressed: 95 keys and 33 queries (docs/decisions.md). 2432
-genes, 12 % expressed: as many of the expressed genes visible (0.85), and as many queries a gene."""
-PEAK, SHARE, PRICE = 312e12, 0.2, 2.0
-"""bfloat16 operations a second of an A100 (NVIDIA's data sheet), the share of them that training is assumed to reach,
-and an assumed price of a GPU in dollars an hour."""
+N_MACHINES, CONFIG = 16, PrepareConfig()
 
 
 def kept(name: str) -> dict[str, Any]:
@@ -53,31 +47,71 @@ def two_digits(value: float) -> str:
 
 
 def scale_atlas() -> str:
-    """What was measured as cells grow, and what larger atlases take by it."""
+    """What was measured as cells grow."""
     found = kept("atlas")
-    rows = [["cells", "prepare: cells/s", "peak", "annotate: cells/s", "peak"]]
-    sizes = sorted(map(int, found["prepare"]))
-    for n in sizes:
-        cells = [f"{n:,}"]
-        for verb in ("prepare", "annotate"):
-            one = found[verb][str(n)]
-            cells += [f"{one['cells_per_s']:,}", f"{one['peak_mb']:,.0f} MB"]
-        rows.append(cells)
-    exponents = found["growth_exponent"]
-    rows.append(["exponent of time", f"{exponents['prepare']:.2f}", "", f"{exponents['annotate']:.2f}", ""])
-    measured = f"{said(found, 'atlas')}; rates by seconds of the processor, less the start:\n\n{markdown(rows)}"
-    largest, a_cell = str(sizes[-1]), found["atlas_bytes_a_cell"]
-    speed = {verb: found[verb][largest]["cells_per_s"] for verb in ("prepare", "annotate")}
+    head = ["cells", "command", "measured", "processor", "clock", "load", "cells/s", "peak", "bytes a cell"]
+    rows = [head]
+    for verb in ("prepare", "annotate"):
+        for n, one in found[verb].items():
+            loads = [part["load_before"] for part in one["parts"].values()]
+            load = f"{min(loads):.0f}" + (f" to {max(loads):.0f}" if round(min(loads)) < round(max(loads)) else "")
+            share = "all" if one["measured_share"] == 1 else f"{one['measured_share']:.0%}"
+            times = [clock(one["seconds"] * one["measured_share"]), clock(one["clock_s"] * one["measured_share"]), load]
+            costs = [f"{one['cells_per_s']:,}", f"{one['peak_mb']:,.0f} MB", str(one["bytes_a_cell"])]
+            rows.append([f"{int(n):,}", verb, share, *times, *costs])
+        grown = f"time {found['growth_exponent'][verb]:.2f}"
+        memory = f"{found['memory_bytes_a_cell'][verb]} bytes a cell"
+        rows.append(["growth", verb, "", grown, "", "", "", memory, ""])
+    return f"{said(found, 'atlas')}; the start of a command is subtracted from its time:\n\n{markdown(rows)}"
+
+
+def scale_sizes() -> str:
+    """What three sizes take, by the largest size that was measured."""
+    found = kept("atlas")
+    largest = {verb: found[verb][max(found[verb], key=int)] for verb in ("prepare", "annotate")}
+    measured = {verb: {int(n) for n, one in found[verb].items() if one["measured_share"] == 1} for verb in largest}
     rows = [["", *SIZES]]
-    rows.append(["file of cells (this source)", *(f"≈ {size_text(n * a_cell['file'])}" for n in SIZES.values())])
-    rows.append(["corpus", *(f"≈ {size_text(n * a_cell['prepare'])}" for n in SIZES.values())])
-    rows.append(["results as Parquet", *(f"≈ {size_text(n * a_cell['annotate'])}" for n in SIZES.values())])
-    for verb, rate in speed.items():
-        times = [("" if str(n) == largest else "≈ ") + clock(n / rate) for n in SIZES.values()]
-        rows.append([f"{verb}, one core", *times])
-        rows.append([f"{verb}, {N_MACHINES} parts", *(f"≈ {clock(n / rate / N_MACHINES)}" for n in SIZES.values())])
-    by_arithmetic = f"By arithmetic from the largest size that was measured (≈), parts at best:\n\n{markdown(rows)}"
-    return f"{measured}\n\n{by_arithmetic}"
+    names = {"file": "file of cells (this source)", "prepare": "corpus", "annotate": "results as Parquet"}
+    for name, what in names.items():
+        a_cell = found[name][max(found[name], key=int)]["bytes_a_cell"]
+        known = measured.get(name, {int(n) for n in found[name]})
+        texts = [("" if n in known else "≈ ") + size_text(n * a_cell) for n in SIZES.values()]
+        rows.append([what, *texts])
+    for verb, one in largest.items():
+        rows.append([f"{verb}, one core", *(_time(found, verb, n, n in measured[verb]) for n in SIZES.values())])
+        if verb == "annotate":
+            per_part = [f"≈ {clock(n / one['cells_per_s'] / N_MACHINES)}" for n in SIZES.values()]
+            rows.append([f"{verb}, each of {N_MACHINES} parts", *per_part])
+            continue
+        rows.append([f"{verb}, each of {N_MACHINES} parts", *(_part(found, n) for n in SIZES.values())])
+    for verb, one in largest.items():
+        n_largest, grows = int(max(found[verb], key=int)), found["memory_bytes_a_cell"][verb]
+        peaks = {n: one["peak_mb"] * 1e6 + grows * (n - n_largest) for n in SIZES.values()}
+        known = {int(n): other["peak_mb"] * 1e6 for n, other in found[verb].items()}
+        of_size = [size_text(known[n]) if n in known else f"≈ {size_text(peaks[n])}" for n in SIZES.values()]
+        rows.append([f"{verb}, peak memory", *of_size])
+    return markdown(rows)
+
+
+def _time(found: dict[str, Any], verb: str, n: int, measured: bool) -> str:
+    if measured:
+        return clock(found[verb][str(n)]["seconds"])
+    nearest = found[verb].get(str(n)) or found[verb][max(found[verb], key=int)]
+    return f"≈ {clock(n / nearest['cells_per_s'])}"
+
+
+def _part(found: dict[str, Any], n: int) -> str:
+    """Give the time of one of the parts of `prepare`, by the cells that it reads.
+
+    Each ranks the genes, for which it reads `rank_cells` training cells twice, and reads its own share once.
+    """
+    n_largest = int(max(found["prepare"], key=int))
+
+    def ranking(n_cells: int) -> float:
+        return 2 * min(CONFIG.rank_cells, CONFIG.fractions[0] * n_cells)
+
+    a_read = found["prepare"][str(n_largest)]["seconds"] / (n_largest + ranking(n_largest))
+    return f"≈ {clock(a_read * (ranking(n) + n / N_MACHINES))}"
 
 
 def scale_parts() -> str:
@@ -107,59 +141,72 @@ def scale_hosts() -> str:
     """What two hosts did."""
     found = kept("hosts")
     one = found["two_hosts"]
-    alike = "with the same weights as" if one["equal"] else "with other weights than"
+    ways = {
+        "killed": ("torchrun", "is killed (SIGKILL)"),
+        "vanished": ("accelerate launch", "loses its network and closes no connection"),
+    }
+    rows = [["launcher", "one of two hosts", "the other ends after", "exit code", "its message", "started again"]]
+    for name, (launcher, what) in ways.items():
+        if name in one:
+            ended = one[name]
+            says = "says why" if ended["said_so"] else "does not say why"
+            alike = "equal weights" if ended["equal"] else "other weights"
+            rows.append([launcher, what, f"{ended['seconds']} s", str(ended["exit_code"]), says, alike])
     return (
-        f"{said(found, 'hosts')}: two hosts made of {one['made_of']} train {one['steps']} steps. One is killed "
-        f"(SIGKILL); the other ends after {one['seconds']} s with exit code {one['exit_code']} and "
-        f"{'says' if one['said_so'] else 'does not say'} that another process ended. Started again, both end {alike} "
-        "a run that nobody disturbed."
+        f"{said(found, 'hosts')}: {one['steps']} steps on two hosts made of {one['made_of']}, whose weights are "
+        f"compared with those of a run that nobody disturbed:\n\n{markdown(rows)}"
     )
 
 
-def scale_sizes() -> str:
+def scale_losses() -> str:
     """The losses, and the exponents."""
     found = kept("scaling")
     scaling = found["scaling"]
     rows = [["weights", "training cells", "seed", "loss", "cells/s"]]
     for one in scaling["runs"]:
-        cells = (
-            f"{one['weights']:,}",
-            f"{one['cells']:,}",
-            str(one["seed"]),
-            f"{one['loss']:.3f}",
-            f"{one['cells_per_s']:,}",
-        )
-        rows.append(list(cells))
+        cells = (f"{one['weights']:,}", f"{one['cells']:,}", str(one["seed"]), f"{one['loss']:.3f}")
+        rows.append([*cells, f"{one['cells_per_s']:,}"])
     exponents = "; ".join(
         f"with {name} {scaling[name]['exponent']:.3f} ± {scaling[name]['standard_error']:.3f} "
         f"({scaling[name]['points']} runs)"
         for name in ("weights", "cells")
         if name in scaling
     )
-    return f"{said(found, 'scaling')}:\n\n{markdown(rows)}\n\nExponent of the loss and its standard error: {exponents}."
+    (halved, of_halved), (tenfold, of_tenfold) = budget.trade(scaling).values()
+    return (
+        f"{said(found, 'scaling')}:\n\n{markdown(rows)}\n\nExponent of the loss and its standard error: {exponents}. "
+        f"By these, half the weights for twice the passes, at equal cost, multiply the loss by {halved:.2f} ± "
+        f"{of_halved:.2f}, and ten times the cost by {tenfold:.2f} ± {of_tenfold:.2f}."
+    )
 
 
 def scale_recipes() -> str:
     """Time and price of the recipes for the Census on GPUs that nobody had."""
-    n_cells, rows = (
-        SIZES["50 million"],
-        [["recipe", "weights of the layers", "operations a cell", "1 GPU", "8 GPUs", "64 GPUs", "price"]],
-    )
-    for n_genes, tokens in TOKENS.items():
-        recipe = Recipe.load(RECIPES / f"census-{n_genes}.toml")
-        shape = recipe.network
-        layer = 4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.intermediate_size
-        n_weights = shape.num_hidden_layers * layer
-        operations = 6 * n_weights * tokens
-        seconds = n_cells * recipe.training.epochs * operations / (PEAK * SHARE)
+    found = kept("budget")
+    head = ["recipe", "weights of the layers", "tokens a cell", "operations a cell", "1 GPU", "8 GPUs", "64 GPUs"]
+    rows, here = [[*head, "price"]], []
+    for n_genes, one in found["budget"].items():
+        epochs = Recipe.load(budget.RECIPES / f"census-{n_genes}.toml").training.epochs
+        seconds = budget.gpu_seconds(one["operations_a_cell"], epochs)
         times = [f"≈ {clock(seconds / n)}" for n in (1, 8, 64)]
-        price = f"≈ ${seconds / 3600 * PRICE:,.0f}"
-        rows.append(
-            [f"census-{n_genes}", f"{n_weights / 1e6:.0f} million", f"{operations / 1e9:.0f} billion", *times, price]
+        size = [f"{one['weights_of_layers'] / 1e6:.0f} million", f"{one['tokens']:.0f}"]
+        price = f"≈ ${seconds / 3600 * budget.PRICE:,.0f}"
+        rows.append([f"census-{n_genes}", *size, f"{one['operations_a_cell'] / 1e9:.0f} billion", *times, price])
+        of_core = clock(budget.CELLS * epochs / one["cells_per_s"])
+        here.append(
+            f"census-{n_genes} {one['cells_per_s']:.1f} cells/s ({one['share_of_products']:.0%} of the "
+            f"{one['products_per_s'] / 1e9:.0f} GFLOP/s of matrix products, ≈ {of_core} for the Census)"
         )
+    sent = 2 * 4 * max(one["weights"] for one in found["budget"].values())  # float32, around all processes once
+    assumed = (
+        f"{budget.SHARE:.0%} of the {budget.PEAK / 1e12:.0f} TFLOP/s of an A100, which is assumed, at "
+        f"${budget.PRICE:.0f} a GPU and hour, which is too"
+    )
     return (
-        f"For 50 million cells, {recipe.training.epochs} epochs, 6 operations a weight and token ({TOKENS[512]} and "
-        f"{TOKENS[2432]} tokens a cell), at {100 * SHARE:.0f} % of the {PEAK / 1e12:.0f} TFLOP/s of an A100, which is "
-        f"assumed, at ${PRICE:.0f} a GPU and hour, which is too:\n\n"
-        f"{markdown(rows)}"
+        f"{said(found, 'budget')}: tokens and operations of training cells of {len(budget.SOURCES)} real sources on "
+        f"whole genomes. One core here trains {'; '.join(here)}. For {budget.CELLS // 10**6} million cells and "
+        f"{epochs} epochs, at {assumed}:\n\n{markdown(rows)}\n\n"
+        f"In {budget.HOURS} hours one GPU trains up to {budget.chosen(found['budget'])} layers, of 64 times that "
+        "width, on 512 genes. The columns of 8 and 64 GPUs are the first one divided: a step sends "
+        f"≈ {size_text(sent)} of gradients besides, ≈ {two_digits(sent * 8 / 100e9 * 1e3)} ms at 100 Gbit/s."
     )
