@@ -287,7 +287,7 @@ def test_a_host_that_falls_silent_ends_the_run_with_a_message(recipe_for, tmp_pa
     both = "[os.kill(number, signal.SIGSTOP) for number in (os.getppid(), os.getpid())]"
     both = f"(folder / 'stopped').write_text(str(os.getpid())); {both}"
     helped = HELPED.replace("os.kill(os.getpid(), signal.SIGKILL)", both)
-    (folder / "helped.py").write_text(f"import polygene.training.engine as engine\nengine.PATIENCE = 5\n{helped}")
+    (folder / "helped.py").write_text(f"import polygene.training.engine as engine\nengine.PATIENCE = 10\n{helped}")
     first, second = start_hosts([recipe] * 2, [str(folder / "helped.py"), str(folder), "3"], free_port())
     try:
         said = " ".join(first.communicate(timeout=PATIENCE)[1].split())
@@ -297,7 +297,7 @@ def test_a_host_that_falls_silent_ends_the_run_with_a_message(recipe_for, tmp_pa
         second.communicate()
     assert first.returncode == 1
     assert "mistake in PolyGene" not in said
-    assert "another process of this run was silent for 5 seconds; the same command goes on" in said
+    assert "another process of this run was silent for 10 seconds; the same command goes on" in said
 
 
 @pytest.mark.slow
