@@ -1,5 +1,6 @@
 """Cells through the network: answers belong to the cell and the question, not to the batch."""
 
+import threading
 from copy import deepcopy
 from dataclasses import replace
 
@@ -8,10 +9,9 @@ import pytest
 import torch
 
 from polygene.errors import PhenotypeError
-from polygene.model import inference
-from polygene.model.batches import pack_cells
+from polygene.model.batches import batches, by_rows, pack_cells
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import batches, bin_probabilities, bins_from_logits, cell_states, label_probabilities
+from polygene.model.inference import bin_probabilities, bins_from_logits, cell_states, label_probabilities
 from polygene.model.masking import MaskingCollator, MaskingConfig
 from polygene.nn.losses import LossConfig, gene_targets
 from polygene.vocab.binning import ExpressionBinner
@@ -134,7 +134,7 @@ def test_answers_do_not_depend_on_batch_size_order_or_neighbours(tiny_model, toy
 
     together = answers(toy_cells)
     order = np.random.default_rng(0).permutation(len(toy_cells))[:9]
-    monkeypatch.setattr(inference, "TOKENS_PER_ROW", tokens_per_row)
+    monkeypatch.setattr("polygene.model.batches.TOKENS_PER_ROW", tokens_per_row)
     assert len(list(batches(toy_cells, 13, torch.device("cpu")))) > 1
     for one, other in zip(together, answers(toy_cells), strict=True):
         assert np.abs(one - other).max() <= 2e-6
@@ -197,9 +197,34 @@ def test_a_phenotype_that_the_model_does_not_know_is_named(tiny_model, toy_cells
         cell_states(tiny_model, toy_cells, given=["sexe"])
 
 
+def test_threads_share_the_rows_and_change_no_prediction(tiny_model, toy_cells, monkeypatch):
+    monkeypatch.setattr("polygene.model.batches.TOKENS_PER_ROW", 60)
+    cpu, before, both = torch.device("cpu"), torch.get_num_threads(), threading.Barrier(2, timeout=60)
+    n_rows = len(list(batches(toy_cells, 12, cpu)))
+
+    def meet(rows):
+        if rows.start == 0 or rows.stop == len(toy_cells):
+            both.wait()  # the first and the last row are in two threads at a time
+        return rows, torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    try:
+        torch.set_num_threads(1)
+        alone = label_probabilities(tiny_model, toy_cells, predict=NAMES)
+        torch.set_num_threads(n_rows)
+        found = by_rows(meet, toy_cells, 12, cpu)
+        assert [rows for rows, _, _ in found] == list(batches(toy_cells, 12, cpu))
+        assert {(threads, inference) for _, threads, inference in found} == {(1, True)}
+        assert torch.get_num_threads() == n_rows
+        shared = label_probabilities(tiny_model, toy_cells, predict=NAMES)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(alone, shared, strict=True):
+        assert np.abs(one - other).max() <= 1e-6
+
+
 @pytest.mark.parametrize("tokens_per_row", [1, 25, 60, 10**6])
 def test_batches_hold_every_cell_once_in_order_and_are_full_but_not_overfull(toy_cells, monkeypatch, tokens_per_row):
-    monkeypatch.setattr(inference, "TOKENS_PER_ROW", tokens_per_row)
+    monkeypatch.setattr("polygene.model.batches.TOKENS_PER_ROW", tokens_per_row)
     tokens_C = np.diff(toy_cells.offsets_C1) + 9
     cut = list(batches(toy_cells, 9, torch.device("cpu")))
     assert np.concatenate([np.arange(rows.start, rows.stop) for rows in cut]).tolist() == list(range(len(toy_cells)))

@@ -45,7 +45,7 @@ def test_states_do_not_depend_on_chunk_or_batch(
 
     whole_ND, cells = states()
     assert cells == list(range(24))
-    monkeypatch.setattr(inference, "TOKENS_PER_ROW", 60)
+    monkeypatch.setattr("polygene.model.batches.TOKENS_PER_ROW", 60)
     monkeypatch.setattr(CellReader, "raw", lambda self, rows: self.cells.chunks(rows, size=7))
     cut_ND, cells = states()
     assert cells == list(range(24))

@@ -4,6 +4,7 @@ Nothing heavy is imported before a command has its arguments, so `polygene --hel
 can cause is one message, with exit code 2.
 """
 
+import gc
 import logging
 import os
 import shlex
@@ -63,6 +64,8 @@ def main() -> None:
             f"{type(error).__name__}: {error}. This is a mistake in PolyGene: POLYGENE_TRACEBACK=1 shows where."
         )
         sys.exit(1)
+    finally:
+        gc.freeze()  # as it ends Python looks for garbage, in what torch imports for half a second
 
 
 @app.callback()

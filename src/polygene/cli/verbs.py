@@ -8,6 +8,7 @@ from typer import Argument, Option
 from polygene.cli import options as o
 from polygene.cli.console import print_all
 from polygene.model.shipped import DEFAULT
+from polygene.runtime import extras
 from polygene.runtime.distributed import process_group
 
 PART = "Only the K-th of N parts of the cells, such as 3/16, into a folder: for several machines."
@@ -190,9 +191,7 @@ def _call(verb: str, options: dict[str, Any]) -> None:
     options.setdefault("out", o.default_out(*cells) if cells and "out" not in options else None)
     with process_group():  # a process that fails ends the others with its message
         if cells:  # before torch is imported, which takes seconds
-            from polygene.io.read import open_cells
-
-            open_cells(*cells, layer=options.get("layer"))
+            extras.load("polygene.io.read").open_cells(*cells, layer=options.get("layer"))
         from polygene import tl
 
         getattr(tl, verb)(*cells, **options)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from polygene.errors import DataError
-from polygene.model.batches import pack_cells
+from polygene.model.batches import batches, pack_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.eval_mode import predicts
-from polygene.model.inference import batches, cells_and_ranks
+from polygene.model.inference import cells_and_ranks
 from polygene.nn.attention import CellOffsets
 from polygene.nn.packing import PackedCells
 from polygene.vocab.cells import EncodedCells

@@ -1,15 +1,55 @@
-"""Encoded cells as packed rows of keys and queries.
+"""Encoded cells as packed rows of keys and queries, batch by batch.
 
 Legend: C cells, G panel genes, N expressed entries (cell, gene), P phenotypes, Q queries, S leading slots.
+
+Cells of a batch do not see each other, so batches are cut where the row is full: at a number of tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
+import torch
 
 from polygene.nn.packing import VISIBLE_LEVELS, PackedCells, pack
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.tokenizer import CellTokenizer
+
+TOKENS_PER_ROW = 4_096
+"""Longer rows outgrow the caches of a CPU: at four times as many a prediction takes a sixth longer
+(docs/decisions.md). On other devices rows are four times as long, which is not measured."""
+
+
+def batches(cells: EncodedCells, extra_tokens: int, device: torch.device) -> Iterator[slice]:
+    """Cut cells into runs of as many tokens as a row holds on the device (and at least one cell)."""
+    longest = TOKENS_PER_ROW if device.type == "cpu" else 4 * TOKENS_PER_ROW
+    tokens_C = np.diff(cells.offsets_C1) + extra_tokens
+    ends_C = np.cumsum(tokens_C)
+    first = 0
+    while first < len(cells):
+        before = ends_C[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends_C, before + longest, side="right")))
+        yield slice(first, last)
+        first = last
+
+
+def by_rows(compute: Callable[[slice], Any], cells: EncodedCells, extra_tokens: int, device: torch.device) -> list[Any]:
+    """Compute something of each batch, without gradients; on a CPU each thread takes batches of its own.
+
+    Threads that share a product wait for each other at each of them, on a busy computer most of the time.
+    """
+    rows, threads = list(batches(cells, extra_tokens, device)), torch.get_num_threads()
+    workers, compute = min(threads, len(rows)) if device.type == "cpu" else 1, torch.inference_mode()(compute)
+    if workers < 2:
+        return list(map(compute, rows))
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            return list(pool.map(compute, rows))
+    finally:
+        torch.set_num_threads(threads)  # with so many start the threads to come, too
 
 
 def visible_level(visible_share: np.ndarray | float) -> np.ndarray:

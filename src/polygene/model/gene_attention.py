@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polygene.model.batches import pack_cells
+from polygene.model.batches import batches, pack_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.eval_mode import predicts
-from polygene.model.inference import batches, key_labels
+from polygene.model.inference import key_labels
 from polygene.nn.attention import CellOffsets
 from polygene.nn.linear import linear
 from polygene.vocab.cells import EncodedCells

@@ -2,8 +2,6 @@
 
 Legend: C cells, P phenotypes, V labels of one phenotype, Q queries, B bins, T packed tokens, D width, G genes, N genes
 that cells express, S leading slots.
-
-Cells of a batch do not see each other, so batches are cut where the row is full: at a number of tokens.
 """
 
 from __future__ import annotations
@@ -15,30 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polygene.model.batches import pack_cells
+from polygene.model.batches import batches, by_rows, pack_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.eval_mode import predicts
 from polygene.nn.attention import CellOffsets
 from polygene.nn.network import PolyGeneModel
 from polygene.nn.packing import PackedCells, rank_within
 from polygene.vocab.cells import EncodedCells
-
-TOKENS_PER_ROW = 4_096
-"""Longer rows outgrow the caches of a CPU: at four times as many a prediction takes a sixth longer
-(docs/decisions.md). On other devices rows are four times as long, which is not measured."""
-
-
-def batches(cells: EncodedCells, extra_tokens: int, device: torch.device) -> Iterator[slice]:
-    """Cut cells into runs of as many tokens as a row holds on the device (and at least one cell)."""
-    longest = TOKENS_PER_ROW if device.type == "cpu" else 4 * TOKENS_PER_ROW
-    tokens_C = np.diff(cells.offsets_C1) + extra_tokens
-    ends_C = np.cumsum(tokens_C)
-    first = 0
-    while first < len(cells):
-        before = ends_C[first - 1] if first else 0
-        last = max(first + 1, int(np.searchsorted(ends_C, before + longest, side="right")))
-        yield slice(first, last)
-        first = last
 
 
 def key_labels(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np.ndarray:
@@ -66,8 +47,6 @@ def label_probabilities(
 ) -> list[np.ndarray]:
     """Predict phenotypes from expression and the given labels; `visible_share` is that of `pack_cells`.
 
-    Returns
-    -------
     For each name in `predict` the probabilities of its labels, float32 (C, V), whatever else is predicted. They are
     calibrated if the model is; its temperatures were learned with nothing given, and are used with labels given too.
     """
@@ -95,10 +74,10 @@ def predict_labels(
     temperatures = [model.calibration.temperature(name) for name in predict]
     labels_CP, n = key_labels(model, cells, given), len(phenotypes)
     sizes = [network.config.hidden_size, *network.config.phenotype_sizes]
-    states_of = [[np.zeros((0, sizes[0]), np.float32)] for _ in phenotypes]
-    probabilities = [[np.zeros((0, sizes[p + 1]), np.float32)] for p in phenotypes]
-    for rows in batches(cells, network.config.first_gene_slot + 1 + n, network.device):
-        part = cells.rows(rows)
+    none = [(np.zeros((0, sizes[p + 1]), np.float32), np.zeros((0, sizes[0]), np.float32)) for p in phenotypes]
+
+    def compute(rows: slice) -> list[tuple[np.ndarray, np.ndarray]]:
+        part, found = cells.rows(rows), []
         hidden_QD, state_QD = _label_states(model, part, labels_CP[rows], phenotypes, visible_share)
         for i, (name, p) in enumerate(zip(predict, phenotypes, strict=True)):
             head = model.heads.get(name)
@@ -108,9 +87,13 @@ def predict_labels(
                 values_CH = head.values(part, model.tokenizer.panel) if values_CH is None else values_CH
                 state_CD = state_QD[i::n].float().cpu().numpy()
                 logits_CV = torch.from_numpy(head.logits(state_CD, p_CN, values_CH, sizes[p + 1]))
-            probabilities[i].append(torch.softmax(logits_CV / temperatures[i], dim=-1).float().cpu().numpy())
-            states_of[i].append((state_QD if branch else hidden_QD)[i::n].float().cpu().numpy())
-    return [np.concatenate(parts) for parts in probabilities], [np.concatenate(parts) for parts in states_of]
+            states_CD = (state_QD if branch else hidden_QD)[i::n].float().cpu().numpy()
+            found.append((torch.softmax(logits_CV / temperatures[i], dim=-1).float().cpu().numpy(), states_CD))
+        return found
+
+    parts = [none, *by_rows(compute, cells, network.config.first_gene_slot + 1 + n, network.device)]
+    p_PCV, states_PCD = ([np.concatenate([part[i][k] for part in parts]) for i in range(n)] for k in (0, 1))
+    return p_PCV, states_PCD
 
 
 def _label_states(
@@ -125,11 +108,10 @@ def _label_states(
     )
     query_at = torch.from_numpy(query_at_Q)
     hidden_QD = states(network, packed, query_at)
-    row = (packed.input_ids, packed.position_ids, packed.n_keys, packed.n_queries, query_at)
-    input_ids, position_ids, n_keys, n_queries, label_at = (x.to(network.device) for x in row)
-    unmeasured = None if packed.unmeasured is None else packed.unmeasured.to(network.device)
-    cells_of_row = CellOffsets(n_keys, n_queries)
-    return hidden_QD, network.label_states(hidden_QD, input_ids, position_ids, cells_of_row, label_at, unmeasured)
+    row = {name: x.to(network.device) for name, x in packed.as_dict().items()}
+    offsets, label_at = CellOffsets(row["n_keys"], row["n_queries"]), query_at.to(network.device)
+    ids = (row["input_ids"], row["position_ids"])
+    return hidden_QD, network.label_states(hidden_QD, *ids, offsets, label_at, row.get("unmeasured"))
 
 
 def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = ()) -> np.ndarray:
@@ -224,27 +206,16 @@ def bin_probabilities(
     given: Sequence[str] = (),
     visible_share: float = 1.0,
 ) -> np.ndarray:
-    """Predict genes from the visible genes and the given labels.
+    """Predict genes from the visible genes and the given labels: the bins of each query, float32 (Q, B).
 
-    Parameters
-    ----------
-    query_cells_Q, query_genes_Q
-        The queries, sorted by cell.
-    visible_N
-        Which expressed entries of `cells` are keys; a queried gene must not be among them.
-    visible_share
-        Share of the genes, zeros included, that is visible, as for `pack_cells`.
-
-    Returns
-    -------
-    Probabilities of the bins of each query, float32 (Q, B).
+    Queries are sorted by cell. `visible_N` says which expressed entries of `cells` are keys; a queried gene must not be
+    among them. `visible_share` is the share of the genes, zeros included, that is visible, as for `pack_cells`.
     """
-    labels_CP = key_labels(model, cells, given)
-    network = model.network
+    labels_CP, network = key_labels(model, cells, given), model.network
     n_queries_C = np.bincount(query_cells_Q, minlength=len(cells))
-    predicted = [np.zeros((0, model.tokenizer.binner.n_bins), np.float32)]
     first_slot = network.config.first_gene_slot
-    for rows in batches(cells, first_slot + 1 + int(n_queries_C.max(initial=0)), network.device):
+
+    def compute(rows: slice) -> np.ndarray:
         first, last = np.searchsorted(query_cells_Q, [rows.start, rows.stop])
         genes_Q = query_genes_Q[first:last].astype(np.int64)
         packed, at_Q = pack_cells(
@@ -258,8 +229,11 @@ def bin_probabilities(
         )
         hidden_QD = states(network, packed, torch.from_numpy(at_Q))
         logits_QB = network.decode_genes(hidden_QD, torch.from_numpy(genes_Q).to(hidden_QD.device))
-        predicted.append(bins_from_logits(logits_QB.cpu(), network.config.bin_targets).numpy())
-    return np.concatenate(predicted)
+        return bins_from_logits(logits_QB.cpu(), network.config.bin_targets).numpy()
+
+    none = np.zeros((0, model.tokenizer.binner.n_bins), np.float32)
+    extra_tokens = first_slot + 1 + int(n_queries_C.max(initial=0))
+    return np.concatenate([none, *by_rows(compute, cells, extra_tokens, network.device)])
 
 
 def bins_from_logits(logits_QB: Tensor, targets_BB: Sequence[Sequence[float]] | None = None) -> Tensor:

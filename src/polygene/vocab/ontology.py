@@ -115,7 +115,7 @@ def reported_labels(probabilities_CV: np.ndarray, at_or_below_VV: np.ndarray | N
     if at_or_below_VV is None:
         return probabilities_CV.argmax(axis=1)
     finer_VV = at_or_below_VV & ~at_or_below_VV.T  # of two names of one term neither is finer
-    skips_VV = finer_VV.astype(np.int32) @ finer_VV.astype(np.int32) > 0
+    skips_VV = finer_VV.astype(np.float32) @ finer_VV.astype(np.float32) > 0  # whole numbers would be multiplied slowly
     next_VV = finer_VV & ~skips_VV
     summed_CV, rows_C = probabilities_CV @ at_or_below_VV.T.astype(np.float32), np.arange(len(probabilities_CV))
     label_C = np.where(finer_VV.any(axis=0), -1.0, summed_CV).argmax(axis=1)
