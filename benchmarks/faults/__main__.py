@@ -80,7 +80,7 @@ def _trials(scene: Scene, counts: dict[str, int], seed: int, until: float) -> li
 
 def _side_by_side(trials: Sequence[Callable[[], Tally]], folder: Path, workers: int) -> Tally:
     """Run each in a fork, so many at a time, and add up what they found."""
-    tally, waiting, running = Tally(), list(enumerate(trials)), dict[int, Path]()
+    tally, waiting, running, failed = Tally(), list(enumerate(trials)), dict[int, Path](), False
     while waiting or running:
         while waiting and len(running) < workers:
             number, trial = waiting.pop(0)
@@ -89,9 +89,11 @@ def _side_by_side(trials: Sequence[Callable[[], Tally]], folder: Path, workers: 
                 _write_and_end(trial, found)
             running[pid] = found
         pid, status = os.wait()
-        if status:
-            sys.exit("a part of the benchmark failed, see above")
-        tally.join(pickle.loads(running.pop(pid).read_bytes()))  # noqa: S301  written above
+        found, failed = running.pop(pid), failed or status > 0
+        if not status:
+            tally.join(pickle.loads(found.read_bytes()))  # noqa: S301  written above
+    if failed:  # not before: the others use the folder
+        sys.exit("a part of the benchmark failed, see above")
     return tally
 
 

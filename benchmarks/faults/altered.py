@@ -72,7 +72,7 @@ def checkpoints(scene: Scene, tally: Tally, n: int, rng: random.Random) -> None:
     for number in tally.trials(n):
         folder = scene.place("checkpoint", "annotate")
         model, relisted = folder / "model", number % 2 == 0
-        name = rng.choice([*DECISIVE, *OPTIONAL, SUMS, "metrics.json"])
+        name = rng.choice([one for one in (*DECISIVE, *OPTIONAL, SUMS, "metrics.json") if (model / one).is_file()])
         done = alter(model / name, rng)
         if relisted and name != SUMS:
             _list_again(model)

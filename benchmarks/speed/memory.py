@@ -13,7 +13,8 @@ cells, where it is most of the time, the median of five such differences counts.
 logarithm of the time over that of the cells, by least squares; a size whose time is under a fifth of the start-up is
 too short to tell. Of the other verbs the peak alone is measured: denoise writes the whole panel, finetune fits a head,
 perturb removes one gene, counterfactual changes the sex, generate draws as many cells as the size says, train learns
-for one epoch, evaluate scores the test cells of the corpus with what was trained. Memory growth is the peak at the
+for one epoch, evaluate scores the test cells of the corpus with what was trained, vote lets the labels of the file
+group what annotate (.h5ad) wrote. Memory growth is the peak at the
 largest size over that at the smallest; bytes a cell are what the peak grows by. The last line is one JSON object.
 """
 
@@ -117,11 +118,22 @@ def words_of(verb: str, folder: Path, n_cells: int) -> list[str]:
         "balance": ["balance", cells, *model, "--n-cells", "100", "--out", f"{out}.h5ad"],
         "generate": ["generate", *model, "--n-cells", str(n_cells), "--steps", "4", "--out", f"{out}.h5ad"],
         "train": ["train", str(folder / f"recipe-{n_cells}.toml")],
+        "vote": [
+            "vote",
+            str(folder / f"annotated-{n_cells}.h5ad"),
+            "--groupby",
+            "cell_type",
+            "--out",
+            f"{out}.parquet",
+        ],
         "evaluate": ["evaluate", corpus, "--model", str(folder / f"run-{n_cells}"), "--out", f"{out}.json"],
     }[verb]
 
 
-PEAKS = ("embed", "denoise", "finetune", "perturb", "counterfactual", "balance", "generate", "train", "evaluate")
+PEAKS = (
+    *("embed", "denoise", "finetune", "perturb", "counterfactual", "balance", "generate", "train", "evaluate"),
+    "vote",
+)
 
 
 def peaks(folder: Path, source: Path, sizes: Sequence[int], options: argparse.Namespace) -> dict[str, dict[int, float]]:
@@ -133,6 +145,9 @@ def peaks(folder: Path, source: Path, sizes: Sequence[int], options: argparse.Na
         (folder / f"recipe-{n_cells}.toml").write_text(RECIPE.format(folder=folder.as_posix(), n=n_cells))
         if "train" in verbs:
             measured("prepare", str(cells), "--out", str(folder / f"corpus-{n_cells}"))
+        if "vote" in verbs:
+            annotated = str(folder / f"annotated-{n_cells}.h5ad")
+            measured("annotate", str(cells), "--model", str(folder / "model"), "--out", annotated)
     of_verb: dict[str, dict[int, float]] = {verb: {} for verb in verbs}
 
     def measure_one(verb: str, n_cells: int) -> None:
