@@ -1,5 +1,6 @@
 """Optional packages: each task that lacks one names the extra that installs it."""
 
+import gc
 import subprocess
 import sys
 import tomllib
@@ -72,3 +73,23 @@ def test_a_missing_module_of_our_own_stays_a_mistake():
 def test_a_lazy_package_lists_its_names_when_asked_for_another():
     with pytest.raises(AttributeError, match="its public names are one"):
         extras.lazy({"one": "polygene.errors"}, "package")("two")
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_no_garbage_is_collected_during_an_import_and_as_before_behind_it(
+    collects: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"imported_{collects}".lower()
+    (tmp_path / f"{name}.py").write_text("import gc\ncollects = gc.isenabled()\n", encoding="utf-8")
+    (tmp_path / f"{name}_broken.py").write_text("import a_module_that_is_not_there\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        assert extras.load(name).collects is False
+        assert gc.isenabled() is collects
+        with pytest.raises(ModuleNotFoundError):
+            extras.load(f"{name}_broken")
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if before else gc.disable)()
