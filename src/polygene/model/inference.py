@@ -101,15 +101,12 @@ def _label_states(
 ) -> tuple[Tensor, Tensor]:
     """States of the queries for phenotypes, cell after cell, without and with the linear branch, (Q, D) each."""
     network, n = model.network, len(phenotypes)
-    query_cells_Q = np.repeat(np.arange(len(cells)), n)
-    query_slots_Q = np.tile(model.tokenizer.phenotype_slots[list(phenotypes)], len(cells))
-    packed, query_at_Q = pack_cells(
-        model.tokenizer, cells, labels_CP, query_cells_Q, query_slots_Q, visible_share=visible_share
-    )
-    query_at = torch.from_numpy(query_at_Q)
-    hidden_QD = states(network, packed, query_at)
+    cells_Q = np.repeat(np.arange(len(cells)), n)
+    slots_Q = np.tile(model.tokenizer.phenotype_slots[list(phenotypes)], len(cells))
+    packed, at_Q = pack_cells(model.tokenizer, cells, labels_CP, cells_Q, slots_Q, visible_share=visible_share)
+    hidden_QD = states(network, packed, torch.from_numpy(at_Q))
     row = {name: x.to(network.device) for name, x in packed.as_dict().items()}
-    offsets, label_at = CellOffsets(row["n_keys"], row["n_queries"]), query_at.to(network.device)
+    offsets, label_at = CellOffsets(row["n_keys"], row["n_queries"]), torch.from_numpy(at_Q).to(network.device)
     ids = (row["input_ids"], row["position_ids"])
     return hidden_QD, network.label_states(hidden_QD, *ids, offsets, label_at, row.get("unmeasured"))
 
