@@ -43,8 +43,7 @@ def load(module: str) -> ModuleType:
             raise found from error
         raise
     finally:
-        if collects:
-            gc.enable()
+        (gc.enable if collects else gc.disable)()
 
 
 def require(*packages: str) -> None:
@@ -73,7 +72,5 @@ def lazy(module_of: Mapping[str, str], package: str) -> Callable[[str], object]:
 
 
 def _error(package: str) -> MissingExtraError:
-    extra = EXTRA_OF[package]
-    return MissingExtraError(
-        f"This needs the package {package}, which is not installed. Install it with: pip install 'polygene[{extra}]'"
-    )
+    install = f"pip install 'polygene[{EXTRA_OF[package]}]'"
+    return MissingExtraError(f"This needs the package {package}, which is not installed. Install it with: {install}")
