@@ -47,8 +47,8 @@ STARTUP_CELLS = 200
 NETWORK = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 
 
-def make_cells(source: Path, path: Path, n_cells: int, seed: int) -> None:
-    """Draw cells with replacement and write them, a block at a time."""
+def make_cells(source: Path, path: Path, n_cells: int, seed: int, fewest: float = 1.0) -> None:
+    """Draw cells with replacement, each with `fewest` to all of its molecules, and write them, a block at a time."""
     import warnings
 
     import anndata as ad
@@ -63,6 +63,10 @@ def make_cells(source: Path, path: Path, n_cells: int, seed: int) -> None:
         drawn = cells[rng.integers(0, cells.n_obs, min(BLOCK, n_cells - first))].copy()
         drawn.obs_names = [f"{name}-{first + i}" for i, name in enumerate(drawn.obs_names)]
         drawn.strings_to_categoricals()
+        if fewest < 1:  # else many cells are the same
+            share_N = np.repeat(rng.uniform(fewest, 1, drawn.n_obs), np.diff(drawn.X.indptr))
+            drawn.X.data = rng.binomial(drawn.X.data.astype(np.int64), share_N).astype(drawn.X.dtype)
+            drawn.X.eliminate_zeros()
         with h5py.File(path, "a") as file:
             if not first:
                 write_elem(file, "X", drawn.X)

@@ -1,6 +1,7 @@
 """What the worker computes for the page, against the verbs themselves; and files that are wrong."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,11 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     said = Said()
     worker._SPEAKER[:] = [said]
     file = jobs.read(path=str(folder / "pbmc.h5ad"), name="pbmc.h5ad", folder=str(folder))
-    jobs.annotate(file=file, folder=str(folder), options=OPTIONS, plane="X_umap")
+    jobs.annotate(file=file, folder=str(folder), options=OPTIONS)
+    jobs.draw(file=file, folder=str(folder), model=OPTIONS["model"], plane="X_umap")
     worker._SPEAKER.clear()
-    return {"folder": folder, "file": file, "cells": cells, "run": said.state("run"), "said": said}
+    state = {key: said.state(key) for key in ("file", "run", "map", "plane")}
+    return {"folder": folder, "file": file, "cells": cells, "run": state["run"], "state": state}
 
 
 def select(annotated: dict[str, Any], rows: list[int]) -> dict[str, Any]:
@@ -192,7 +195,7 @@ def test_a_question_about_no_cell_is_refused_in_words(annotated) -> None:
 
 def test_tables_hold_the_predictions_with_the_names_of_the_cells(annotated) -> None:
     for what, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
-        jobs.take(what=what, file=annotated["file"], run=annotated["run"], folder=str(annotated["folder"]))
+        jobs.take(what=what, state=annotated["state"], folder=str(annotated["folder"]))
         table = read(annotated["folder"] / f"take.{what}")
         obs = ad.read_h5ad(annotated["folder"] / "annotated.h5ad").obs
         assert table["cell"].tolist() == obs.index.tolist()
@@ -200,8 +203,8 @@ def test_tables_hold_the_predictions_with_the_names_of_the_cells(annotated) -> N
 
 
 def test_the_report_escapes_what_comes_from_the_file(annotated) -> None:
-    file = annotated["file"] | {"name": "<script>alert(1)</script>.h5ad"}
-    jobs.take(what="html", file=file, run=annotated["run"], folder=str(annotated["folder"]))
+    state = annotated["state"] | {"file": annotated["file"] | {"name": "<script>alert(1)</script>.h5ad"}}
+    jobs.take(what="html", state=state, folder=str(annotated["folder"]))
     text = (annotated["folder"] / "take.html").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;" in text
@@ -212,7 +215,7 @@ def test_the_report_escapes_what_comes_from_the_file(annotated) -> None:
 def test_the_lines_of_python_run_and_give_the_same(annotated, monkeypatch) -> None:
     monkeypatch.chdir(annotated["folder"])
     names: dict[str, Any] = {}
-    exec(python_of(annotated["file"], annotated["run"], []), names)
+    exec(python_of(annotated["state"]), names)
     written = ad.read_h5ad(annotated["folder"] / "annotated.h5ad").obs
     assert (
         names["adata"].obs["polygene_cell_type"].astype(str).tolist()
@@ -291,8 +294,6 @@ def test_mouse_cells_are_a_problem_in_words(tmp_path: Path) -> None:
 
 
 def test_a_zipped_10x_folder_is_read(tmp_path: Path, write_as) -> None:
-    import shutil
-
     cells = pg.datasets.pbmc()[:40].copy()
     folder = write_as(cells, tmp_path, "mtx")
     shutil.make_archive(str(tmp_path / "sample"), "zip", folder.parent, folder.name)
@@ -301,7 +302,7 @@ def test_a_zipped_10x_folder_is_read(tmp_path: Path, write_as) -> None:
 
 
 @pytest.mark.slow  # umap-learn compiles itself when it is first used
-def test_cells_of_one_type_lie_together_on_the_map() -> None:
+def test_cells_of_one_type_lie_together_on_the_map(annotated, tmp_path: Path) -> None:
     cells = pg.datasets.pbmc()
     xy_C2 = layout.lay_out(cells)
     assert xy_C2.shape == (700, 2)
@@ -309,6 +310,10 @@ def test_cells_of_one_type_lie_together_on_the_map() -> None:
     placed_C2 = layout.lay_out(cells, most_fitted=350)
     assert np.isfinite(placed_C2).all()
     assert neighbours_agree(placed_C2, cells.obs["author_label"]) > 0.7
+    folder = shutil.copytree(annotated["folder"], tmp_path / "session")
+    jobs.draw(file=annotated["file"], folder=str(folder), model=OPTIONS["model"])
+    written = ad.read_h5ad(folder / "annotated.h5ad")
+    np.testing.assert_array_equal(written.obsm["X_polygene_umap"], layout.lay_out(annotated["cells"]))
 
 
 def neighbours_agree(xy_C2: np.ndarray, labels_C: pd.Series) -> float:

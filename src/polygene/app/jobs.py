@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import h5py
 import numpy as np
 
@@ -32,7 +33,7 @@ from polygene.vocab.gene_names import gene_table
 from polygene.vocab.phenotypes import count_labels
 from polygene.vocab.tokenizer import CellTokenizer
 
-__all__ = ["annotate", "change_genes", "change_labels", "gene", "markers", "read", "selected", "take"]
+__all__ = ["annotate", "change_genes", "change_labels", "draw", "gene", "markers", "read", "selected", "take"]
 
 SCALES = {
     "counts": "counts",
@@ -41,6 +42,7 @@ SCALES = {
     "log2": "binary logarithm, undone on reading",
     "log10": "decimal logarithm, undone on reading",
 }
+NEW_PLANE = "X_polygene_umap"
 SHOWN = 6  # labels of a phenotype that the overview names
 
 
@@ -100,10 +102,11 @@ def _describe(file: Path, layer: str | None, models: Sequence[str]) -> tuple[dic
     return facts, tokenizer, cells
 
 
-def annotate(*, file: dict[str, Any], folder: str, options: dict[str, Any], plane: str | None = None) -> dict[str, Any]:
-    """Annotate, write the columns for the page, and lay the cells out (or read the plane that the file has)."""
+def annotate(*, file: dict[str, Any], folder: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Annotate, and write the columns for the page."""
     place, out = Path(folder), Path(folder) / "annotated.h5ad"
-    out.unlink(missing_ok=True)
+    for old in (out, place / "map.bin"):
+        old.unlink(missing_ok=True)
     say("progress", text="predicting", live=[])
     with _warnings() as notes:
         annotate_cells(file["path"], out=out, layer=file["layer"], **options)
@@ -113,30 +116,28 @@ def annotate(*, file: dict[str, Any], folder: str, options: dict[str, Any], plan
     (place / "names.json").write_text(json.dumps([str(one) for part in annotated.names() for one in part]))
     with h5py.File(out) as opened:
         predicted = opened["uns/polygene/annotate/predict"].asstr()[:].tolist()
-    run: dict[str, Any] = {
-        "options": options, "columns": described, "map": None, "plane": plane, "predict": predicted, "notes": notes
-    }  # fmt: skip
-    say("state", state={"run": run})
+    say("state", state={"run": {"options": options, "columns": described, "predict": predicted, "notes": notes}})
+    return {"cells": annotated.n_obs}
+
+
+def draw(*, file: dict[str, Any], folder: str, model: str, plane: str | None = None) -> dict[str, Any]:
+    """Write where the cells are on the map: on a plane that the file has, or on a new one, which it then has too."""
+    out = Path(folder) / "annotated.h5ad"
     if plane:
-        with h5py.File(out) as opened:
-            xy_C2 = np.asarray(opened[f"obsm/{plane}"][:, :2], dtype=np.float32)
         about = f"the map is {plane} of the file"
     else:
-        say("progress", text="drawing the map", live=[], n=0, total=None)
-        xy_C2 = lay_out(annotated, options["model"])
-        fitted = min(MOST_FITTED, annotated.n_obs)
-        about = "UMAP of the principal components of the panel's genes" + (
-            "" if fitted == annotated.n_obs else
-            f", fitted on {fitted:,} of {annotated.n_obs:,} cells; the others are placed by their neighbours"
-        )  # fmt: skip
+        cells = open_cells(out, layer=file["layer"])
+        xy_C2, about = lay_out(cells, model), "UMAP of the principal components of the genes that the model reads"
+        if cells.n_obs > MOST_FITTED:
+            about += f", fitted on {MOST_FITTED:,} of {cells.n_obs:,} cells; the others are placed by their neighbours"
         with h5py.File(out, "r+") as opened:
-            opened.require_group("obsm").pop("X_polygene_umap", None)
-            opened["obsm"].create_dataset("X_polygene_umap", data=xy_C2).attrs.update(
-                {"encoding-type": "array", "encoding-version": "0.2.0"}
-            )
-    (place / "map.bin").write_bytes(_in_unit_square(xy_C2).tobytes())
-    say("state", state={"run": run | {"map": about}})
-    return {"cells": annotated.n_obs}
+            opened.require_group("obsm").pop(NEW_PLANE, None)
+            ad.io.write_elem(opened["obsm"], NEW_PLANE, xy_C2)
+    with h5py.File(out) as opened:
+        xy_C2 = opened[f"obsm/{plane or NEW_PLANE}"][:, :2].astype(np.float32)
+    (Path(folder) / "map.bin").write_bytes(_in_unit_square(xy_C2).tobytes())
+    say("state", state={"map": about, "plane": plane})
+    return {}
 
 
 def gene(*, file: dict[str, Any], folder: str, name: str) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from typing import Any
 
 
-def python_of(file: dict[str, Any], run: dict[str, Any], asked: list[str]) -> str:
-    """Write the lines that give the same in Python."""
+def python_of(state: dict[str, Any]) -> str:
+    """Write the lines that give in Python what a session has."""
+    file, run, asked = state["file"], state["run"], state.get("asked")
     options = {key: value for key, value in run["options"].items() if key != "model" and value not in (None, [])}
     layer = {"layer": file["layer"]} if file["layer"] else {}
     words = "".join(f", {key}={value!r}" for key, value in (options | layer).items())
@@ -20,7 +21,7 @@ def python_of(file: dict[str, Any], run: dict[str, Any], asked: list[str]) -> st
         "",
     ]
     lines += [f"adata = {source}", f"pg.tl.annotate(adata, {run['options']['model']!r}{words})"]
-    if run.get("plane") is None:
+    if state.get("plane") is None:
         more = f", layer={file['layer']!r}" if file["layer"] else ""
         lines.append(f"adata.obsm['X_polygene_umap'] = lay_out(adata, {run['options']['model']!r}{more})")
     if asked:

@@ -194,10 +194,18 @@ def run(options: Run, session: Own) -> Job:
     if options.model not in session.models:  # a repository of the Hub would be fetched
         msg = f"There is no model {options.model!r} here; there are {', '.join(session.models)}."
         raise DataError(msg)
-    session.change(run=None, asked=[])
+    session.change(run=None, map=None, plane=options.plane, asked=[])
     words = options.model_dump(exclude={"plane"})
-    number = session.submit("annotate", file=file, folder=str(session.folder), options=words, plane=options.plane)
-    return {"id": number}
+    return {"id": session.submit("annotate", file=file, folder=str(session.folder), options=words)}
+
+
+@api.post("/draw")
+def draw(session: Own) -> Job:
+    """Draw the map of the annotated cells: a job of its own, since it can be cancelled and needs memory of its own."""
+    model, plane = _need(session, "run")["options"]["model"], session.state["plane"]
+    return {
+        "id": session.submit("draw", file=session.state["file"], folder=str(session.folder), model=model, plane=plane)
+    }
 
 
 @api.post("/cancel")
@@ -252,8 +260,8 @@ def column(session: Own, name: str, kind: Literal["obs", "gene"] = "obs") -> Fil
 @api.post("/take/{what}")
 def take(session: Own, what: Literal["csv", "parquet", "html"]) -> Job:
     """Write a table or the report."""
-    words = {"file": _need(session, "file"), "run": _need(session, "run"), "folder": str(session.folder)}
-    return {"id": session.submit("take", what=what, **words)}
+    _need(session, "run")
+    return {"id": session.submit("take", what=what, state=session.state, folder=str(session.folder))}
 
 
 @api.get("/take/{what}")
@@ -261,8 +269,8 @@ def taken(session: Own, what: Literal["h5ad", "csv", "parquet", "html", "what-if
     """Send a file to keep."""
     file, written = _need(session, "file"), {"h5ad": "annotated.h5ad", "what-if": "what-if.csv"}
     if what == "py":
-        lines = python_of(file, _need(session, "run"), session.state.get("asked", []))
-        return Response(lines, media_type="text/plain; charset=utf-8")
+        _need(session, "run")
+        return Response(python_of(session.state), media_type="text/plain; charset=utf-8")
     ending = "what-if.csv" if what == "what-if" else f"polygene.{what}"
     stem = "pbmc" if file["example"] else Path(file["name"]).stem
     return _sent(session.folder / written.get(what, f"take.{what}"), f"{stem}.{ending}")

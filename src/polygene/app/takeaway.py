@@ -20,14 +20,14 @@ MOST_DRAWN = 20_000  # cells on the map of the report
 SHOWN = 25  # labels that the report lists
 
 
-def take(*, what: str, file: dict[str, Any], run: dict[str, Any], folder: str) -> dict[str, Any]:
+def take(*, what: str, state: dict[str, Any], folder: str) -> dict[str, Any]:
     """Write one of the files that the user may download, beside the annotated cells."""
     out = Path(folder) / f"take.{what}"
     cells = open_cells(Path(folder) / "annotated.h5ad")
     if what in ("csv", "parquet"):
         write_table(out, _predictions(cells, named=True))
     elif what == "html":
-        out.write_text(_report(cells, file, run, Path(folder)), encoding="utf-8")
+        out.write_text(_report(cells, state, Path(folder)), encoding="utf-8")
     return {"file": out.name}
 
 
@@ -39,23 +39,22 @@ def _predictions(cells: CellSource, *, named: bool = False) -> pd.DataFrame:
     return table
 
 
-def _report(cells: CellSource, file: dict[str, Any], run: dict[str, Any], folder: Path) -> str:
+def _report(cells: CellSource, state: dict[str, Any], folder: Path) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     page = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    table, tables = _predictions(cells), {}
+    run, table, tables = state["run"], _predictions(cells), {}
     for name in run["predict"]:
         column, sure = table[f"polygene_{name}"], table[f"polygene_{name}_probability"]
         by_label = sure.groupby(column, observed=True).agg(["size", "mean"]).sort_values("size", ascending=False)
         tables[name] = [(str(label), int(n), float(p)) for label, n, p in by_label.head(SHOWN).itertuples()]
     unknown = table["polygene_unknown"].mean() if "polygene_unknown" in table else None
-    code = python_of(file, run, [])
     return page.get_template("report.html.jinja").render(
-        file=file, run=run, tables=tables, unknown=unknown, picture=_picture(table, run["predict"][0], folder),
-        code=code, version=__version__,
+        state, tables=tables, unknown=unknown, picture=_picture(table, run["predict"][0], folder),
+        code=python_of(state | {"asked": []}), version=__version__,
     )  # fmt: skip
 
 

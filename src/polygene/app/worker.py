@@ -116,7 +116,7 @@ class _Progress:
         if time.monotonic() - self._last > EVERY:
             self._last = time.monotonic()
             most = sorted(self._counts.items(), key=lambda one: -one[1])[:12]
-            say("progress", n=advance.n, total=advance.total, left=advance.left(), live=most)
+            say("progress", text=advance.done, n=advance.n, total=advance.total, left=advance.left(), live=most)
 
 
 class _Notes(logging.Handler):

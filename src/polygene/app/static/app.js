@@ -1,11 +1,11 @@
 // The page: which view is shown, opening a file, choosing what is predicted, and progress.
 
-import { get, listen, post, result, settle, upload } from "./api.js";
+import { get, job, listen, post, result, settle, upload } from "./api.js";
 import { startAsking, showPython } from "./ask.js";
 import { leave, look, restyle } from "./look.js";
 import { $, attempt, bars, count, duration, element, fill, option, percent, warn, words } from "./page.js";
 
-let state = {}, view = "", shownMap = null, uploading = false;
+let state = {}, view = "", shown = null, uploading = false, drawing = false;
 const MOST_CLUSTERED = 50_000;
 const VIEWS = ["token", "open", "busy", "choose", "look"];
 const TITLES = { read: "Reading the file", annotate: "Predicting", upload: "Taking the file in" };
@@ -13,7 +13,7 @@ const TITLES = { read: "Reading the file", annotate: "Predicting", upload: "Taki
 function show(name) {
   view = name;
   for (const one of VIEWS) $(`${one}-view`).hidden = one !== name;
-  $("another").hidden = name !== "choose" && name !== "look";
+  $("another").hidden = name !== "choose" && name !== "look"; $("again").hidden = name !== "look";
   $("file-name").hidden = !state.file || name === "open"; $("file-name").textContent = state.file ? `${state.file.name} · ${count(state.file.cells)} cells` : "";
 }
 
@@ -22,8 +22,15 @@ function settled() { // the view that the state asks for
 }
 
 function enterLook() {
-  const key = JSON.stringify([state.run.options, state.run.plane, state.run.map]);
-  if (shownMap !== key) { shownMap = key; attempt(() => look(state)); startAsking(state); }
+  const key = JSON.stringify([state.run.options, state.map]);
+  if (shown !== key) { shown = key; attempt(() => look(state)); startAsking(state); }
+  if (!state.map && !drawing) draw(job("draw"));
+}
+
+async function draw(drawn) { // the map comes after the predictions, which can be read before
+  const wait = (text, action, name) => fill($("map-wait"), element("p", { id: "map-text", textContent: text }), element("button", { textContent: name, onclick: action }));
+  drawing = true; $("map-wait").hidden = false; wait("Drawing the map…", () => post("cancel"), "Cancel");
+  try { await drawn; } catch (error) { if (!error.cancelled) warn(error.message); wait("There is no map.", () => draw(job("draw")), "Draw the map"); } finally { drawing = false; }
 }
 
 function onMessage(message) {
@@ -38,8 +45,8 @@ function onMessage(message) {
 
 function showProgress(progress) {
   if (uploading) return;
-  if (!progress) { if (view === "busy") settled(); $("map-wait").hidden = true; return; }
-  if (progress.name === "annotate" && state.run) { $("map-wait").hidden = Boolean(state.run.map); $("map-wait").textContent = `Drawing the map${at(progress)}…`; return; }
+  if (!progress) { if (view === "busy") settled(); return; }
+  if (progress.name === "draw" && progress.total && $("map-text")) $("map-text").textContent = `Drawing the map: ${count(Math.round(progress.n))} of ${count(progress.total)} cells are ${progress.text}…`;
   if (!(progress.name in TITLES)) return;
   if (view !== "busy") show("busy");
   $("busy-title").textContent = progress.name === "annotate" && progress.text === "writing the columns" ? "Writing" : TITLES[progress.name];
@@ -50,15 +57,13 @@ function showProgress(progress) {
   if (progress.live?.length) fill($("live-list"), ...bars(progress.live, progress.live[0][1], count));
 }
 
-const at = (progress) => (progress.total ? `: ${percent(progress.n / progress.total)}` : "");
-
 function bar(share) {
   $("bar").classList.toggle("unknown", share === null); $("bar").firstElementChild.style.width = share === null ? "" : `${100 * share}%`;
   if (share === null) $("bar").removeAttribute("aria-valuenow"); else $("bar").setAttribute("aria-valuenow", Math.round(100 * share));
 }
 
 async function working(name, begin) {
-  $("alert").hidden = true; shownMap = null; leave();
+  $("alert").hidden = true; shown = null; leave();
   $("busy-title").textContent = TITLES[name]; $("busy-text").textContent = ""; $("live").hidden = true; bar(null); show("busy");
   try { await result((await begin()).id); state = (await get("state")).state; } catch (error) {
     state = await get("state").then((all) => all.state, () => state);
@@ -91,14 +96,13 @@ function showChoose() {
   $("layer").value = file.layer || ""; $("layer-label").hidden = !file.layers.length; if (file.problem) document.querySelector("details").open = true;
   fill($("predict"), ...[...file.phenotypes].sort((a, b) => (b.name === "cell_type") - (a.name === "cell_type")).map(phenotype));
   $("run").disabled = !able.length;
-  $("expect").textContent = able.length ? `${count(file.cells)} cells` : "";
   show("choose");
 }
 
 function votes(file) { // columns that may hold clusters; where one is called so, it is chosen
   const some = file.columns.filter((one) => one.n_labels > 1 && one.n_labels <= 300 && one.name !== "leiden"), made = file.cells <= MOST_CLUSTERED || file.columns.some((one) => one.name === "leiden");
   const likely = file.columns.find((one) => one.n_labels > 1 && /^(leiden|louvain|seurat_clusters|clusters?)$/i.test(one.name))?.name;
-  return [option("", "none: each cell by itself"), made && option("leiden", file.columns.some((one) => one.name === "leiden") ? "leiden" : "clusters that PolyGene makes (Leiden)", likely === "leiden"), ...some.map((one) => option(one.name, `${one.name} (${count(one.n_labels)} groups)`, one.name === likely))];
+  return [option("", "none: each cell decides by itself"), made && option("leiden", file.columns.some((one) => one.name === "leiden") ? "leiden" : "clusters that PolyGene makes (Leiden)", likely === "leiden"), ...some.map((one) => option(one.name, `${one.name} (${count(one.n_labels)} groups)`, one.name === likely))];
 }
 
 function fact(facts, model) {
@@ -140,7 +144,8 @@ function wire() {
   $("layer").onchange = () => working("read", () => post("open", { again: true, layer: $("layer").value || null }));
   $("run-form").onsubmit = run;
   $("cancel").onclick = () => { upload.request?.abort(); post("cancel"); };
-  $("another").onclick = async () => { await post("close"); state = {}; shownMap = null; settled(); };
+  $("another").onclick = async () => { await post("close"); state = {}; shown = null; settled(); };
+  $("again").onclick = showChoose;
   $("theme").onclick = () => { const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark"; localStorage.setItem("theme", next); theme(next); };
   $("token-form").onsubmit = (event) => { event.preventDefault(); attempt(() => enter($("token").value.trim())); };
 }
@@ -151,7 +156,8 @@ async function start() {
   let all;
   try { all = await get("state"); } catch { show("token"); return; }
   state = all.state; listen(all.last, onMessage);
-  if (all.progress && !state.run) { show("busy"); result(all.progress.id).then(async () => { state = (await get("state")).state; settled(); }, (error) => { if (!error.cancelled) warn(error.message); settled(); }); }
+  if (all.progress?.name === "draw") draw(result(all.progress.id));
+  if (all.progress?.name in TITLES) { show("busy"); result(all.progress.id).then(async () => { state = (await get("state")).state; settled(); }, (error) => { if (!error.cancelled) warn(error.message); settled(); }); }
   else { settled(); }
 }
 

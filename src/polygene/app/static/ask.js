@@ -1,8 +1,8 @@
 // "What if", and what is taken away.
 
 import { get, job } from "./api.js";
-import { picture, selectedNames, selectedRows } from "./look.js";
-import { $, attempt, count, download, element, fill, option, percent, warn, words } from "./page.js";
+import { picture, selectedNames, selectedRows, showGene } from "./look.js";
+import { $, attempt, capital, count, download, element, fill, option, percent, warn, words } from "./page.js";
 
 const NS = "http://www.w3.org/2000/svg";
 let state, asked = 0;
@@ -43,7 +43,7 @@ function changed(found) {
     element("h2", { textContent: `If ${name} were ${to}` }),
     element("p", { className: "soft small", textContent: `${count(found.cells)} cells with another ${name}; ${unit}; ${donors}.${taken}` }),
     effects("Expected higher", found.up, "gene", most, (one) => signed(one.change), (one) => signed(one.half)), effects("Expected lower", found.down, "gene", most, (one) => signed(one.change), (one) => signed(one.half)),
-    element("p", { className: "soft small", textContent: "The change from the labels alone; beside it in grey, the change where half of the cell's other genes are seen too, which often contradict the new label." }), keep(),
+    element("p", { className: "soft small", textContent: "By labels: the change where the model sees labels only. By half: the change where it also sees half of the cell's other genes, which often contradict the new label." }), keep(),
   ];
 }
 
@@ -52,7 +52,7 @@ function moved(found) {
   const tables = first.map(({ name, rows }) => {
     const shown = rows.filter((one) => Math.abs(one.change) >= (name === "age" ? .5 : least)), most = Math.max(...shown.map((one) => Math.max(Math.abs(one.change), Math.abs(one.low ?? 0), Math.abs(one.high ?? 0))), .05);
     const text = (one) => (one.target === "years" ? `${signed(one.change)} years` : `${percent(one.before)} → ${percent(Math.max(0, one.before + one.change))}`);
-    return shown.length ? effects(`${words(name)[0].toUpperCase()}${words(name).slice(1)}`, shown, "target", name === "age" ? Math.max(most, 5) : most, text) : null;
+    return shown.length ? effects(capital(words(name)), shown, "target", name === "age" ? Math.max(most, 5) : most, text) : null;
   }).filter(Boolean);
   const none = tables.length ? null : element("p", { textContent: "No probability moves by half a percent, and no age by half a year." });
   return [element("h2", { textContent: found.perturbation.replace(" KO", " removed").replace(" OE", " raised") }), element("p", { className: "soft small", textContent: `${count(found.cells)} of ${count(found.read)} cells change${found.donors > 1 ? `; a mean over ${found.donors} donors, with 95 % intervals` : ""}.` }), none, ...tables, keep()];
@@ -62,8 +62,10 @@ const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2
 const keep = () => element("button", { textContent: "Download the whole table", onclick: () => save("what-if") });
 
 function effects(title, rows, key, most, text, beside) {
-  const line = (one) => element("tr", {}, element("th", { scope: "row", textContent: one[key] }), element("td", {}, interval(one, most)), element("td", { className: "n", textContent: text(one) }), beside ? element("td", { className: "n soft", textContent: beside(one) }) : null);
-  return element("table", { className: "effects" }, element("caption", { textContent: title }), element("tbody", {}, ...(rows.length ? rows.map(line) : [element("tr", {}, element("td", { textContent: "none" }))])));
+  const name = (one) => (beside ? element("button", { className: "name", textContent: one[key], title: "Colour the map by this gene", onclick: () => showGene(one[key]) }) : one[key]);
+  const line = (one) => element("tr", {}, element("th", { scope: "row" }, name(one)), element("td", {}, interval(one, most)), element("td", { className: "n", textContent: text(one) }), beside ? element("td", { className: "n soft", textContent: beside(one) }) : null);
+  const head = beside ? element("thead", {}, element("tr", {}, ...["gene", "", "by labels", "by half"].map((each, i) => element("th", { scope: "col", className: i > 1 ? "n" : "", textContent: each })))) : null;
+  return element("table", { className: "effects" }, element("caption", { textContent: title }), rows.length ? head : null, element("tbody", {}, ...(rows.length ? rows.map(line) : [element("tr", {}, element("td", { textContent: "none" }))])));
 }
 
 function interval({ change, low, high }, most) {
@@ -96,7 +98,7 @@ async function savePicture(what) {
   if (!scatter?.n || !colours) { warn("There is no map yet."); return; }
   scatter.paint();
   const { width, height } = scatter.points, ratio = window.devicePixelRatio || 1, style = getComputedStyle(document.documentElement), ink = style.getPropertyValue("--ink"), back = style.getPropertyValue("--card");
-  const rows = colours.kind === "labels" ? colours.labels.map((label, i) => [label, palette[i], colours.counts[i]]).filter((_, i) => !hidden.has(i)).slice(0, 40) : [[`${words(colours.name)}: ${colours.low.toFixed(2)} (dark) to ${colours.high.toFixed(2)} (bright)`, "#35b779", null]];
+  const rows = colours.kind === "labels" ? colours.labels.map((label, i) => [label, palette[i], colours.counts[i]]).filter((_, i) => !hidden.has(i)).slice(0, 40) : palette.map((colour, i) => [i ? (i === palette.length - 1 ? `${colours.high.toFixed(2)}, ${words(colours.name)}` : "") : colours.low.toFixed(2), colour, null]);
   const wide = width + 420 * ratio, high = Math.max(height, (rows.length + 2) * 22 * ratio);
   if (what === "svg") {
     const escape = (text) => text.replace(/[&<>"]/g, (one) => `&#${one.charCodeAt(0)};`), at = (i) => (i + 1.4) * 22 * ratio;

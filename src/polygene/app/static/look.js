@@ -1,7 +1,7 @@
 // Looking: the map and its colours, the legend, the selected cells, and the table.
 
 import { binary, column, job, json, post, result } from "./api.js";
-import { $, attempt, bars, count, element, fill, option, percent, words } from "./page.js";
+import { $, attempt, bars, capital, count, element, fill, option, percent, words } from "./page.js";
 import { Scatter } from "./scatter.js";
 
 // Okabe and Ito's colours, then Krzywinski's: told apart with any kind of colour vision; further labels are grey
@@ -13,17 +13,17 @@ let scatter, state, colours = null, hidden = new Set(), selection = new Uint32Ar
 
 export const selectedRows = () => selection;
 export const selectedNames = async () => { names ??= await json("names"); return [...selection].map((row) => names[row]); };
-export const picture = () => ({ scatter, colours, palette: colours ? hexes() : [], hidden });
+export const picture = () => ({ scatter, colours, palette: colours?.labels ? hexes() : stops(), hidden });
 
 export function leave() { selection = new Uint32Array(0); names = null; colours = null; hidden = new Set(); if (scatter?.n) scatter.setPoints(new Float32Array(0)); }
-export function restyle() { if (scatter) scatter.draw(); }
+export function restyle() { if (!scatter) return; scatter.draw(); if (colours) { paint(); showLegend(); } }
 
 export async function look(given) {
   state = given; scatter ??= new Scatter($("points"), $("over"), select);
   const run = state.run;
-  $("map-wait").hidden = Boolean(run.map); $("map-about").textContent = run.map ? `${run.map[0].toUpperCase()}${run.map.slice(1)}.` : "";
+  $("map-wait").hidden = Boolean(state.map); $("map-about").textContent = state.map ? `${capital(state.map)}.` : "";
   choices(run);
-  if (run.map) { scatter.setPoints(new Float32Array(await binary("map"))); scatter.setSelected(selection); }
+  if (state.map) { scatter.setPoints(new Float32Array(await binary("map"))); scatter.setSelected(selection); }
   await colourBy($("colour").value, "obs"); await showTable();
   const genes = await json("genes");
   fill($("gene-list"), ...genes.all.slice(0, 70_000).map((name) => option(name))); fill($("panel-list"), ...genes.panel.map((name) => option(name)));
@@ -39,7 +39,7 @@ function choices(run) {
     else if (is(name, "_probability") || is(name, "_abstains") || is(name, "_set_size") || is(name, "_agree") || is(name, "_error") || is(name, "novelty") || is(name, "unknown")) groups[1][1].push([name, sure(name)]);
     else if (!/_(set|years_low|years_high|term_id)$|no_panel/.test(name)) groups[0][1].push([name, words(name)]);
   }
-  fill($("colour"), ...groups.filter(([, some]) => some.length).map(([label, some]) => element("optgroup", { label }, ...some.map(([name, text]) => option(name, text)))));
+  fill($("colour"), element("option", { id: "colour-gene", value: "", hidden: true }), ...groups.filter(([, some]) => some.length).map(([label, some]) => element("optgroup", { label }, ...some.map(([name, text]) => option(name, text)))));
   const first = described.some((one) => one.name === kept) ? kept : run.predict.includes("cell_type") ? "polygene_cell_type" : `polygene_${run.predict[0]}`;
   $("colour").value = first;
 }
@@ -58,12 +58,21 @@ async function colourBy(name, kind) {
   paint(); showLegend();
 }
 
+const isDark = () => document.documentElement.dataset.theme === "dark";
+const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)), hex = (parts) => `#${parts.map((part) => Math.round(part).toString(16).padStart(2, "0")).join("")}`;
+const stops = () => (isDark() ? VIRIDIS.slice(3) : ["#d8dfe3", ...VIRIDIS.slice(0, 7).reverse()]); // what is high stands out from the page
+
 function hexes() {
   const few = colours.labels.length <= EIGHT.length ? EIGHT : MANY;
-  return colours.labels.map((label, i) => (label.startsWith("all other labels") ? GREY : few[i] ?? GREY));
+  return colours.labels.map((label, i) => visible(label.startsWith("all other labels") ? GREY : few[i] ?? GREY));
 }
 
-const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+function visible(colour) { // a colour that the page would swallow, brought nearer to that of text
+  const bright = (parts) => .2126 * (parts[0] / 255) ** 2.2 + .7152 * (parts[1] / 255) ** 2.2 + .0722 * (parts[2] / 255) ** 2.2;
+  let parts = rgb(colour);
+  while (isDark() ? bright(parts) < .12 : bright(parts) > .5) parts = parts.map((part) => part + ((isDark() ? 255 : 0) - part) * .12);
+  return hex(parts);
+}
 
 function paint() {
   if (!scatter.n || !colours) return;
@@ -81,7 +90,7 @@ function paint() {
 }
 
 function ramp(share) {
-  const at = share * (VIRIDIS.length - 1), i = Math.min(Math.floor(at), VIRIDIS.length - 2), [a, b] = [rgb(VIRIDIS[i]), rgb(VIRIDIS[i + 1])];
+  const some = stops(), at = share * (some.length - 1), i = Math.min(Math.floor(at), some.length - 2), [a, b] = [rgb(some[i]), rgb(some[i + 1])];
   return a.map((value, k) => Math.round(value + (b[k] - value) * (at - i)));
 }
 
@@ -93,16 +102,16 @@ function centres() { // where the names of labels stand: at the middle of their 
   return places.map(([xs, ys], i) => ({ text: short(colours.labels[i]), x: middle(xs), y: middle(ys), n: xs.length })).filter((one) => one.n > 2).slice(0, 24);
 }
 
-const short = (label) => { const text = label.replace("-positive", "+").replace("-negative", "−").replace("-positive", "+").replace("-negative", "−").replace(", alpha-beta", "").replace(" thymus-derived", ""); return text.length > 34 ? `${text.slice(0, 33)}…` : text; };
+const short = (label) => { const text = label.replace("-positive", "+").replace("-negative", "−").replace("-positive", "+").replace("-negative", "−").replace(", alpha-beta", "").replace(" thymus-derived", "").replace(", human", ""); return text.length > 34 ? `${text.slice(0, 33)}…` : text; };
 
 function showLegend() {
   const isLabels = colours.kind === "labels";
-  $("ramp").hidden = isLabels; for (const id of ["legend-all", "legend-none"]) $(id).hidden = !isLabels;
+  $("ramp").hidden = isLabels; $("legend-tools").hidden = !isLabels;
   $("legend-about").textContent = isLabels ? `${count(colours.labels.length)} labels. Untick one to hide its cells, click its name to select them.` : colours.isGene ? `${colours.name}: log1p counts per 10,000` : "";
   if (isLabels) { fill($("legend"), ...colours.labels.map(legendRow)); return; }
   fill($("legend"));
   const [strip, low, high] = $("ramp").children, digits = Math.abs(colours.high) < 10 ? 2 : 0;
-  strip.style.background = `linear-gradient(to right, ${VIRIDIS.join(", ")})`; low.textContent = colours.low.toFixed(digits); high.textContent = colours.high.toFixed(digits);
+  strip.style.background = `linear-gradient(to right, ${stops().join(", ")})`; low.textContent = colours.low.toFixed(digits); high.textContent = colours.high.toFixed(digits);
 }
 
 function legendRow(label, i) {
@@ -149,7 +158,7 @@ function numbers(found) {
 
 function probabilities({ name, labels, years }) {
   if (years) return [element("h2", { textContent: "Age" }), element("p", { textContent: `${Math.round(years[0])} years at the median, 90 % of the cells between ${Math.round(years[1])} and ${Math.round(years[2])}; off by 8 to 15 years on a new study.` })];
-  return [element("h2", { textContent: `${words(name)[0].toUpperCase()}${words(name).slice(1)}` }), element("ul", { className: "bars" }, ...bars(labels.filter(([, p], i) => i === 0 || p >= .01), 1, percent))];
+  return [element("h2", { textContent: capital(words(name)) }), element("ul", { className: "bars" }, ...bars(labels.filter(([, p], i) => i === 0 || p >= .01), 1, percent))];
 }
 
 function markers(rows, read) {
@@ -159,11 +168,11 @@ function markers(rows, read) {
   return element("div", {}, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows.map(line))), element("p", { className: "soft small", textContent: `Share of cells that express it; t-test of ${count(read[0])} selected and ${count(read[1])} other cells.` }));
 }
 
-async function showGene(name) {
+export async function showGene(name) {
   if (!name.trim()) return;
   const found = await attempt(() => job("gene", { name: name.trim() }));
   if (!found) return;
-  $("gene").value = found.gene; $("colour").selectedIndex = -1; await colourBy(found.gene, "gene"); if (matchMedia("(max-width: 52rem)").matches) $("map").scrollIntoView();
+  $("gene").value = found.gene; $("colour-gene").hidden = false; $("colour-gene").textContent = `expression of ${found.gene}`; $("colour").value = ""; await colourBy(found.gene, "gene"); if (matchMedia("(max-width: 52rem)").matches) $("map").scrollIntoView();
 }
 
 async function showTable() {
@@ -192,7 +201,7 @@ function drawTable() {
     element("button", { textContent: `${heading(one.name)}${table.by === one ? (table.down ? " ↓" : " ↑") : ""}`, onclick: () => { table.down = table.by === one ? !table.down : one.kind === "numbers"; table.by = one; sortTable(); } }));
   fill($("table-head"), element("th", { scope: "col", textContent: "cell" }), ...table.columns.map(head));
   const shown = table.order.slice(table.first, table.first + PAGE);
-  fill($("table-body"), ...shown.map((row) => element("tr", {}, element("th", { scope: "row" }, element("button", { className: "name", textContent: names[row], title: "Select this cell", onclick: () => select(Uint32Array.of(row), false) })), ...table.columns.map((one) => element("td", { className: one.kind === "numbers" ? "n" : "", textContent: cellText(one, row) })))));
+  fill($("table-body"), ...shown.map((row) => element("tr", {}, element("th", { scope: "row" }, element("button", { className: "name", textContent: names[row], title: names[row], onclick: () => select(Uint32Array.of(row), false) })), ...table.columns.map((one) => element("td", { className: one.kind === "numbers" ? "n" : "", textContent: cellText(one, row) })))));
   $("table-at").textContent = table.order.length ? `${count(table.first + 1)} to ${count(table.first + shown.length)} of ${count(table.order.length)}` : "no cell";
   $("table-back").disabled = !table.first; $("table-on").disabled = table.first + PAGE >= table.order.length;
 }

@@ -3,6 +3,7 @@
 export const $ = (id) => document.getElementById(id);
 export const count = (n) => n.toLocaleString("en-US");
 export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < .1 ? 1 : 0)} %`;
+export const capital = (text) => text[0].toUpperCase() + text.slice(1);
 export const words = (name) => name.replace(/^polygene_/, "").replaceAll("_", " ");
 
 export function element(tag, facts = {}, ...children) {

@@ -95,7 +95,7 @@ export class Scatter {
   reset() { Object.assign(this, { x: 0, y: 0, zoom: 1 }); this.draw(); }
   get half() { return Math.min(this.points.width, this.points.height) / 2 * .92 * this.zoom; } // pixels of one unit
   get size() {
-    const ratio = window.devicePixelRatio || 1, base = Math.max(1.6, Math.min(9, 190 / Math.sqrt(Math.max(this.n, 1))));
+    const ratio = window.devicePixelRatio || 1, base = Math.max(1.6, Math.min(9, 260 / Math.sqrt(Math.max(this.n, 1))));
     return base * ratio * Math.min(3, this.zoom ** .35);
   }
   toPixels(x, y) { return [this.points.width / 2 + (x - this.x) * this.half, this.points.height / 2 - (y - this.y) * this.half]; }
