@@ -73,6 +73,16 @@ def test_no_model_is_fetched_from_elsewhere(client: TestClient, app) -> None:
     assert "There is no model 'owner/name' here" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    "path", ["", "  ", "/dev/zero", "/nowhere/cells.h5ad", "http://evil.example/cells.h5ad", "~nobody/x"]
+)
+def test_a_path_that_is_no_file_of_this_computer_is_not_opened(client: TestClient, path: str, idle) -> None:
+    answer = client.post("/api/open", json={"path": path})
+    assert answer.status_code == 422
+    assert "There is no file" in answer.json()["detail"]
+    assert idle == []
+
+
 @pytest.mark.parametrize("body", ['{"path": 5}', "[]", '{"path": "' + "x" * 5_000 + '"}', "no json"])
 def test_a_request_that_makes_no_sense_is_refused(client: TestClient, body: str) -> None:
     assert client.post("/api/open", content=body, headers={"content-type": "application/json"}).status_code == 422

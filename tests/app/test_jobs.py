@@ -86,7 +86,9 @@ def test_predictions_are_those_of_annotate(annotated) -> None:
 
 def test_columns_of_the_page_hold_the_values_of_obs(annotated) -> None:
     obs = ad.read_h5ad(annotated["folder"] / "annotated.h5ad").obs
-    assert [one["name"] for one in annotated["run"]["columns"]] == list(obs.columns)
+    shown = [one["name"] for one in annotated["run"]["columns"]]
+    assert shown == [name for name in obs.columns if not columns.NOT_SHOWN.fullmatch(name)]
+    assert {"polygene_cell_type", "polygene_cell_type_set_size", "polygene_novelty", "author_label"} <= set(shown)
     for name in ("polygene_cell_type", "author_label", "polygene_cell_type_abstains"):
         facts, codes_C = unpacked(column_file(annotated["folder"] / "columns", name))
         texts = obs[name].map({True: "yes", False: "no"}) if obs[name].dtype == bool else obs[name].astype(str)
@@ -126,8 +128,9 @@ def test_a_gene_is_shown_in_log1p_counts_per_10000(annotated) -> None:
 
 
 def test_a_gene_that_is_not_there_is_refused_in_words(annotated) -> None:
-    with pytest.raises(GeneError, match="'NOPE' is not among the 13,656 genes"):
-        jobs.gene(file=annotated["file"], folder=str(annotated["folder"]), name="NOPE")
+    for name in ("NOPE", ""):
+        with pytest.raises(GeneError, match=f"'{name}' is not among the 13,656 genes"):
+            jobs.gene(file=annotated["file"], folder=str(annotated["folder"]), name=name)
 
 
 def test_selected_cells_are_described_by_their_mean_probabilities(annotated) -> None:
@@ -189,8 +192,9 @@ def test_changed_genes_give_the_effects_of_perturb(annotated) -> None:
 
 
 def test_a_question_about_no_cell_is_refused_in_words(annotated) -> None:
-    with pytest.raises(DataError, match="No cell is selected"):
-        ask.selected(folder=select(annotated, [])["folder"])
+    for rows in ([], [1_000_000]):  # none, and one that the file does not have
+        with pytest.raises(DataError, match="No cell is selected"):
+            ask.selected(folder=select(annotated, rows)["folder"])
 
 
 def test_tables_hold_the_predictions_with_the_names_of_the_cells(annotated) -> None:
@@ -243,6 +247,11 @@ def test_html_in_names_stays_text(tmp_path: Path, make_adata) -> None:
     file = jobs.read(path=str(tmp_path / "cells.h5ad"), name=evil, folder=str(tmp_path))
     assert evil in [one["name"] for one in file["columns"]]
     assert json.loads((tmp_path / "genes.json").read_text())["all"][0] == evil
+
+
+def test_a_label_as_long_as_a_book_is_cut() -> None:
+    facts, _ = columns.packed(pd.Series(["x" * 1_000_000, "b"]))
+    assert {len(label) for label in facts["labels"]} == {1, 200}
 
 
 def test_missing_values_have_no_label_and_no_number() -> None:

@@ -75,7 +75,7 @@ def test_a_worker_that_dies_ends_its_job_with_a_message_and_another_goes_on(sess
 def test_messages_name_no_folder_of_the_server(session: Session, idle) -> None:
     session.submit("read", path="x")
     idle[0].say("failed", text=f"{session.folder}/file/cells.h5ad is cut off")
-    assert said(session)[0]["text"] == "file/cells.h5ad is cut off"
+    assert said(session)[0]["text"] == "cells.h5ad is cut off"
 
 
 def test_memory_of_a_large_file_is_free_after_predicting(session: Session, idle) -> None:

@@ -3,6 +3,7 @@
 Legend: C selected cells that are read, V labels of one phenotype.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ MOST_ASKED = 1_000
 """Selected cells that a question reads, spread evenly over the selection."""
 BLOCK = 20_000  # rows of probabilities read at once
 SHOWN, SHOWN_GENES = 6, 15
+ANSWER = "what-if.csv"
 UNSURE = 0.5  # a cell whose label is less probable counts as uncertain where there are no sets
 
 
-def rows_of(folder: str) -> np.ndarray:
+def rows_of(folder: str, n_cells: int) -> np.ndarray:
     """Read which cells are selected, ascending."""
     file = Path(folder) / "selection.bin"
     rows = np.unique(np.fromfile(file, np.uint32)).astype(np.int64) if file.exists() else np.zeros(0, np.int64)
+    rows = rows[rows < n_cells]
     if not len(rows):
         msg = "No cell is selected: draw around cells on the map, or click a label of the legend."
         raise DataError(msg)
@@ -40,8 +43,9 @@ def rows_of(folder: str) -> np.ndarray:
 
 def selected(*, folder: str) -> dict[str, Any]:
     """Return the mean probabilities of the labels of each phenotype over the selected cells."""
-    rows, out = rows_of(folder), Path(folder) / "annotated.h5ad"
+    out = Path(folder) / "annotated.h5ad"
     cells = open_cells(out)
+    rows = rows_of(folder, cells.n_obs)
     with h5py.File(out) as opened:
         labels = opened["uns/polygene/annotate/labels"]
         phenotypes = []
@@ -75,7 +79,7 @@ def markers(*, file: dict[str, Any], folder: str) -> dict[str, Any]:
     """Rank genes that are higher in the selected cells than in the others (scanpy, t-test)."""
     import scanpy as sc
 
-    cells, rows = open_cells(file["path"], layer=file["layer"]), rows_of(folder)
+    cells, rows = open_cells(file["path"], layer=file["layer"]), rows_of(folder, file["cells"])
     others = np.setdiff1d(np.arange(cells.n_obs), rows, assume_unique=True)
     chosen = [some[spread(len(some), MOST_ASKED)] for some in (rows, others)]
     if min(map(len, chosen)) < 2:
@@ -87,40 +91,32 @@ def markers(*, file: dict[str, Any], folder: str) -> dict[str, Any]:
     adata.obs["group"] = pd.Categorical(np.where(np.isin(both, rows), "selected", "others"))
     sc.tl.rank_genes_groups(adata, "group", groups=["selected"], method="t-test", pts=True)
     table = sc.get.rank_genes_groups_df(adata, "selected").head(SHOWN_GENES)
-    genes = [
-        {"gene": row.names, "change": float(row.logfoldchanges), "here": float(row.pct_nz_group),
-         "elsewhere": float(row.pct_nz_reference)}
-        for row in table.itertuples()
-    ]  # fmt: skip
-    return {"genes": genes, "read": [len(some) for some in chosen]}
+    shown = {"names": "gene", "logfoldchanges": "change", "pct_nz_group": "here", "pct_nz_reference": "elsewhere"}
+    return {"genes": _rows(table.rename(columns=shown)[[*shown.values()]]), "read": [len(some) for some in chosen]}
 
 
 def change_labels(
     *, file: dict[str, Any], folder: str, model: str, changes: dict[str, str], donor: str
 ) -> dict[str, Any]:
     """Predict how the genes of the selected cells change if these labels were others (`tl.counterfactual`)."""
-    cells, rows = _asked(file, folder)
-    adata, schema = subset(cells, rows), CellTokenizer.load(folder_of(model)).schema
-    taken = []
+    (adata, rows), schema, taken = _asked(file, folder), CellTokenizer.load(folder_of(model)).schema, []
     predicted = open_cells(Path(folder) / "annotated.h5ad").frame([f"polygene_{name}" for name in changes])
     for name in changes:
         column = schema.phenotypes[schema.index(name)].column
         if column not in adata.obs and f"polygene_{name}" in predicted:
             adata.obs[column] = predicted[f"polygene_{name}"].to_numpy()[rows]
             taken.append(name)
-    out = Path(folder) / "what-if.csv"
-    table = counterfactual(adata, model, changes, out=out, donor=donor)
+    table = counterfactual(adata, model, changes, out=Path(folder) / ANSWER, donor=donor)
     kind = "expression" if "tokens_expression" in table else "expressed"
     ends = {"before": "", "change": "_change", "low": "_low", "high": "_high"}
     names = {f"tokens_{kind}{end}": key for key, end in ends.items()} | {f"half_{kind}_change": "half"}
-    effects = table.rename(columns=names)[["gene", *names.values()]]
-    effects = effects.sort_values("change", ascending=False, kind="stable")
-    first = table.iloc[0]
+    effects = table.rename(columns=names)[["gene", *names.values()]].sort_values(
+        "change", ascending=False, kind="stable"
+    )
     return {
         "kind": kind,
-        "cells": int(first["cells"]),
-        "donors": int(first["donors"]) if donor in adata.obs else 0,
-        "selected": len(rows_of(folder)),
+        "cells": int(table["cells"].iloc[0]),
+        "donors": int(table["donors"].iloc[0]) if donor in adata.obs else 0,
         "taken": taken,
         "up": _rows(effects[effects["change"] > 0].head(SHOWN_GENES)),
         "down": _rows(effects[effects["change"] < 0].iloc[::-1].head(SHOWN_GENES)),
@@ -128,24 +124,23 @@ def change_labels(
 
 
 def change_genes(
-    *, file: dict[str, Any], folder: str, model: str, knock_out: list[str], over_express: list[str],
-    donor: str,
-) -> dict[str, Any]:  # fmt: skip
+    *, file: dict[str, Any], folder: str, model: str, knock_out: list[str], over_express: list[str], donor: str
+) -> dict[str, Any]:
     """Predict how the phenotypes of the selected cells move if these genes were removed or raised (`tl.perturb`)."""
-    cells, rows = _asked(file, folder)
-    adata, out = subset(cells, rows), Path(folder) / "what-if.csv"
+    (adata, rows), out = _asked(file, folder), Path(folder) / ANSWER
     table = perturb(adata, model, knock_out=knock_out, over_express=over_express, donor=donor, out=out)
     effects = table[~table["effect_on"].isin(["embedding", "expression"])].rename(columns={"effect": "change"})
-    effects = effects.reindex(effects["change"].abs().sort_values(ascending=False, kind="stable").index)
-    shown, first = ["target", "before", "change", "low", "high"], table.iloc[0]
-    of_phenotype = {name: effects[effects["effect_on"] == name].head(SHOWN) for name in table["effect_on"].unique()}
+    effects = effects.sort_values("change", key=abs, ascending=False, kind="stable")
+    shown = ["target", "before", "change", "low", "high"]
     return {
-        "perturbation": first["perturbation"],
-        "cells": int(first["n_cells"]),
+        "perturbation": table["perturbation"].iloc[0],
+        "cells": int(table["n_cells"].iloc[0]),
         "read": len(rows),
-        "donors": int(first["n_donors"]),
-        "selected": len(rows_of(folder)),
-        "phenotypes": [{"name": name, "rows": _rows(some[shown])} for name, some in of_phenotype.items() if len(some)],
+        "donors": int(table["n_donors"].iloc[0]),
+        "phenotypes": [
+            {"name": name, "rows": _rows(some[shown].head(SHOWN))}
+            for name, some in effects.groupby("effect_on", sort=False)
+        ],
     }
 
 
@@ -156,14 +151,13 @@ def subset(cells: CellSource, rows: np.ndarray) -> ad.AnnData:
     return ad.AnnData(sparse.vstack([chunk.X for chunk in chunks], format="csr"), obs=obs, var=cells.var)
 
 
-def _asked(file: dict[str, Any], folder: str) -> tuple[CellSource, np.ndarray]:
-    rows = rows_of(folder)
-    return open_cells(file["path"], layer=file["layer"]), rows[spread(len(rows), MOST_ASKED)]
+def _asked(file: dict[str, Any], folder: str) -> tuple[ad.AnnData, np.ndarray]:
+    rows = rows_of(folder, file["cells"])
+    rows = rows[spread(len(rows), MOST_ASKED)]
+    return subset(open_cells(file["path"], layer=file["layer"]), rows), rows
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Give rows as the page reads them; NaN, which is no JSON, is None."""
-    return [
-        {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()}
-        for row in table.to_dict("records")
-    ]
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
+    return rows

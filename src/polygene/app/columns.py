@@ -4,6 +4,7 @@ Legend: C cells.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from polygene.vocab.columns import factorize
 
 MOST_LABELS = 300
 """Labels that the page names and colours; of more the most frequent, and the others as one."""
+MOST_LETTERS = 200  # of a label
+NOT_SHOWN = re.compile(r"polygene_(.*_(set|years_low|years_high|term_id)|no_panel_genes)")
+"""Columns that say more than a colour can; sets are long texts, of which half a million take memory."""
 OTHERS = "all other labels"
 
 
@@ -30,7 +34,7 @@ def packed(column: pd.Series) -> tuple[dict[str, Any], np.ndarray]:
     named, others = order[:MOST_LABELS], order[MOST_LABELS:]
     place = np.full(len(labels) + 1, -1, dtype=np.int16)  # the last entry serves the code -1
     place[named] = np.arange(len(named))
-    texts, n_cells = [labels[i] for i in named], [int(counts[i]) for i in named]
+    texts, n_cells = [labels[i][:MOST_LETTERS] for i in named], [int(counts[i]) for i in named]
     if len(others):
         place[others] = len(named)
         texts.append(f"{OTHERS} ({len(others):,})")
@@ -58,10 +62,10 @@ def write(path: Path, facts: dict[str, Any], numbers_C: np.ndarray) -> None:
 
 
 def write_all(cells: CellSource, folder: Path) -> list[dict[str, Any]]:
-    """Write all columns of `obs`, one after the other; return what each is."""
+    """Write the columns of `obs` that can be shown, one after the other; return what each is."""
     folder.mkdir(exist_ok=True)
     described = []
-    for name in cells.columns:
+    for name in (one for one in cells.columns if not NOT_SHOWN.fullmatch(one)):
         facts, numbers_C = packed(cells.frame([name])[name])
         write(column_file(folder, name), facts, numbers_C)
         n_labels = len(facts.get("labels", ()))

@@ -1,12 +1,14 @@
 """Files that come in: a name without a path, and a size within limits; and how files of a session are named."""
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import AsyncIterable
 from pathlib import Path
 
 from polygene.errors import DataError
+from polygene.io.paths import parse_path
 
 MOST_BYTES = 50 * 10**9
 """Of one file, and of what an archive unpacks to."""
@@ -17,6 +19,16 @@ def safe_name(name: str) -> str:
     """Give the last part of a file's name without anything that a file system or a page could take for more."""
     last = re.split(r"[/\\]", name)[-1]
     return re.sub(r"[^\w .()+-]", "_", last).strip(" .")[-100:] or "cells"
+
+
+def local_path(given: str) -> str:
+    """Give the whole path of a file or folder: of no address, and of no device or pipe, which may have no end."""
+    given = given.strip().strip("'\"")
+    path = parse_path(os.path.expanduser(given))  # noqa: PTH111 it leaves the home of an unknown user as it is
+    if not given or isinstance(path, str) or not (path.is_file() or path.is_dir()):
+        msg = f"There is no file {given!r} on this computer."
+        raise DataError(msg)
+    return str(path.resolve())
 
 
 def room(folder: Path) -> int:

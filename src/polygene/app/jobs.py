@@ -58,7 +58,7 @@ def read(
     """Open a file (None: the example that ships), and say what is in it and what to expect of it."""
     file = Path(str(PBMC)) if path is None else Path(path)
     if zipfile.is_zipfile(file) and file.suffix == ".zip":
-        file = unpack(file, Path(folder) / "unpacked")
+        file = unpack(file, Path(folder) / "file" / file.stem)
     with _warnings() as notes:
         facts, tokenizer, cells = _describe(file, layer, models)
     facts |= {"name": name, "path": str(file), "example": example, "notes": list(dict.fromkeys(notes))}
@@ -147,7 +147,7 @@ def gene(*, file: dict[str, Any], folder: str, name: str) -> dict[str, Any]:
         cells = open_cells(file["path"], layer=file["layer"])
         table = gene_table(cells.var)
         places = np.flatnonzero(((table["symbol"] == name) | (table["ensembl_id"] == name)).to_numpy())
-        if not len(places):
+        if not name or not len(places):
             msg = f"{name!r} is not among the {len(table):,} genes of this file; choose one from the list."
             raise GeneError(msg)
         match = GeneMatch.of({0: places.tolist()}, 1, found={})

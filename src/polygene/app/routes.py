@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -19,7 +19,6 @@ from polygene.app.python import lines_of, python_of
 from polygene.app.requests import Named, Opened, Run, WhatIf
 from polygene.app.sessions import Session, Sessions
 from polygene.errors import DataError, PolyGeneError
-from polygene.io.paths import parse_path
 from polygene.model.shipped import NAMES
 
 STATIC = Path(__file__).parent / "static"
@@ -140,12 +139,9 @@ def open_path(request: Request, opened: Opened, session: Own) -> Job:
     if opened.path is not None and not request.app.state.opens_paths:
         msg = "This server is open to other computers, so it opens no paths: drop the file."
         raise DataError(msg)
-    path = None if opened.path is None else parse_path(opened.path.strip().strip("'\""))
-    if isinstance(path, str) or (path is not None and not path.exists()):
-        msg = f"There is no file {opened.path!r} on this computer."
-        raise DataError(msg)
+    path = None if opened.path is None else incoming.local_path(opened.path)
     session.forget()
-    return _read(session, None if path is None else str(path.resolve()))
+    return _read(session, path)
 
 
 @api.post("/close")
@@ -178,10 +174,11 @@ def state(session: Own) -> dict[str, Any]:
 
 
 @api.get("/events")
-async def events(request: Request, session: Own, last: int = 0) -> StreamingResponse:
-    """Send what happens from the message `last` on."""
-    last = int(request.headers.get("last-event-id") or last)
-    return StreamingResponse(_news(session, last), media_type="text/event-stream")
+async def events(
+    session: Own, last: int = 0, last_event_id: Annotated[int | None, Header()] = None
+) -> StreamingResponse:
+    """Send what happens from the message `last` on, or from the last one that a page that connects again has."""
+    return StreamingResponse(_news(session, last_event_id or last), media_type="text/event-stream")
 
 
 @api.post("/run")

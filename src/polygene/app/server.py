@@ -33,7 +33,7 @@ def serve(
     host
         The address to listen on. Any but this computer's own (127.0.0.1) needs a token, which is printed.
     port
-        Where; if it is taken, the next that is free.
+        Where; if it is taken, any that is free.
     browser
         Whether to open a browser.
     """
@@ -48,9 +48,7 @@ def serve(
     start, named = (None if one is None else str(Path(one).resolve()) for one in (cells, model))
     app = make_app(host=host, port=port, token=token, start=start, model=named)
     shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{port}/" + (
-        f"#{token}" if token else ""
-    )  # what follows # is never sent, so never logged
+    address = f"http://{shown}:{port}/" + (f"#{token}" if token else "")  # what follows # is not sent, so not logged
     print(f"PolyGene is at {address}\nStop it with Ctrl-C; what was uploaded is then removed.", flush=True)  # noqa: T201
     if browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()
@@ -61,21 +59,15 @@ def serve(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Listen on the port, or on the next of a hundred that is free."""
+    """Listen on the port, or on any that is free; who comes before the server has started waits."""
     if not 0 <= port <= 65_535:
         msg = f"port is a number from 0 to 65535, got {port}."
         raise DataError(msg)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for one in range(port, min(port + 100, 65_536)):
-        listener = socket.socket(family)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for one in (port, 0):
         try:
-            listener.bind((host, one))
-            listener.listen()  # who comes before the server has started waits
+            return socket.create_server((host, one), family=family)
         except OSError as error:
-            listener.close()
             last = error
-        else:
-            return listener
     msg = f"{host}:{port} cannot be listened on: {last}. Choose another --host or --port."
     raise DataError(msg) from last

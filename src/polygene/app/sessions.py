@@ -121,7 +121,8 @@ class Session:
                 return
             number, name, _ = self._job
             if isinstance(message.get("text"), str):  # a path of the server is no help to the reader
-                message["text"] = message["text"].replace(f"{self.folder}{os.sep}", "")
+                for folder in (self.folder / "file", self.folder):
+                    message["text"] = message["text"].replace(f"{folder}{os.sep}", "")
             if message["kind"] == "progress":
                 self.progress = self.progress | message
             elif message["kind"] == "note":

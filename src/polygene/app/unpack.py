@@ -15,7 +15,8 @@ BLOCK = 1 << 20
 
 def unpack(path: Path, folder: Path) -> Path:
     """Unpack a zipped folder of 10x into a flat folder, gzip too; no name of the archive is used as a path."""
-    most = room(folder.parent)
+    folder.mkdir(parents=True)
+    most = room(folder)
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -28,7 +29,6 @@ def unpack(path: Path, folder: Path) -> Path:
                     f"{path.name} holds no matrix.mtx.gz: a zip is read if it is a folder as 10x Cell Ranger writes it."
                 )
                 raise DataError(msg)
-            folder.mkdir()
             for one in wanted:
                 target = folder / safe_name(one.filename).removesuffix(".gz")
                 with archive.open(one) as packed, target.open("xb") as file:

@@ -228,7 +228,7 @@ def page(
         Path | None, Option(metavar="FOLDER", help="A checkpoint of your own, beside the models that ship.")
     ] = None,
     host: Annotated[str, Option(help="Address to listen on; any but this computer's own needs a token.")] = "127.0.0.1",
-    port: Annotated[int, Option(help="Where; if it is taken, the next that is free.")] = 8787,
+    port: Annotated[int, Option(help="Where; if it is taken, any that is free.")] = 8787,
     browser: Annotated[bool, Option("--browser/--no-browser", help="Open a browser.")] = True,
 ) -> None:
     """Open the local page: drop a file, see what the cells are, ask "what if". The data stay on this computer."""

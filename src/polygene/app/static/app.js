@@ -46,13 +46,15 @@ function onMessage(message) {
 function showProgress(progress) {
   if (uploading) return;
   if (!progress) { if (view === "busy") settled(); return; }
-  if (progress.name === "draw" && progress.total && $("map-text")) $("map-text").textContent = `Drawing the map: ${count(Math.round(progress.n))} of ${count(progress.total)} cells are ${progress.text}…`;
+  const done = progress.total ? `${count(Math.round(progress.n))} of ${count(progress.total)} cells` : "";
+  if (done && progress.name === "draw" && $("map-text")) $("map-text").textContent = `Drawing the map: ${done} are ${progress.text}…`;
+  if (done && progress.name.startsWith("change") && $("asking")) $("asking").textContent = `The model is asked: ${done}…`;
   if (!(progress.name in TITLES)) return;
   if (view !== "busy") show("busy");
   $("busy-title").textContent = progress.name === "annotate" && progress.text === "writing the columns" ? "Writing" : TITLES[progress.name];
   bar(progress.total ? progress.n / progress.total : null);
   const left = progress.left > 1 ? `, ${duration(progress.left)} left` : "";
-  $("busy-text").textContent = progress.total ? `${count(Math.round(progress.n))} of ${count(progress.total)} cells${left}` : "";
+  $("busy-text").textContent = done && `${done}${left}`;
   $("live").hidden = !progress.live?.length;
   if (progress.live?.length) fill($("live-list"), ...bars(progress.live, progress.live[0][1], count));
 }

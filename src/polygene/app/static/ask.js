@@ -29,7 +29,7 @@ function about() {
 
 async function ask(body, draw) {
   const number = ++asked;
-  fill($("what-if-found"), element("p", { className: "soft", textContent: "The model is asked…" }));
+  fill($("what-if-found"), element("p", { id: "asking", className: "soft", textContent: "The model is asked…" }));
   const found = await attempt(() => job("what-if", { ...body, donor: $("donor").value }));
   if (number === asked) fill($("what-if-found"), ...(found ? draw(found) : []));
 }

@@ -32,12 +32,10 @@ export async function look(given) {
 
 function choices(run) {
   const described = run.columns, kept = $("colour").value, groups = [["Predicted", []], ["How sure", []], ["In the file", []]];
-  const is = (name, end) => name.endsWith(end);
   for (const { name } of described) {
     if (!name.startsWith("polygene_")) groups[2][1].push([name, name]);
-    else if (run.predict.some((one) => name === `polygene_${one}`) || is(name, "_term") || is(name, "_years")) groups[0][1].push([name, is(name, "_set_term") ? "cell type, what its set has in common" : is(name, "_term") ? "cell type, broader" : words(name)]);
-    else if (is(name, "_probability") || is(name, "_abstains") || is(name, "_set_size") || is(name, "_agree") || is(name, "_error") || is(name, "novelty") || is(name, "unknown")) groups[1][1].push([name, sure(name)]);
-    else if (!/_(set|years_low|years_high|term_id)$|no_panel/.test(name)) groups[0][1].push([name, words(name)]);
+    else if (/_(probability|abstains|set_size|agree|error|novelty|unknown)$/.test(name)) groups[1][1].push([name, sure(name)]);
+    else groups[0][1].push([name, name.endsWith("_set_term") ? "cell type, what its set has in common" : name.endsWith("_term") ? "cell type, broader" : words(name)]);
   }
   fill($("colour"), element("option", { id: "colour-gene", value: "", hidden: true }), ...groups.filter(([, some]) => some.length).map(([label, some]) => element("optgroup", { label }, ...some.map(([name, text]) => option(name, text)))));
   const first = described.some((one) => one.name === kept) ? kept : run.predict.includes("cell_type") ? "polygene_cell_type" : `polygene_${run.predict[0]}`;

@@ -24,7 +24,7 @@ void main() {
 export class Scatter {
   constructor(points, over, onSelect) {
     Object.assign(this, { points, over, onSelect, n: 0, x: 0, y: 0, zoom: 1, mode: "pan", path: null, labels: [], frames: [] });
-    this.gl = points.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
+    this.gl = points.getContext("webgl2", { antialias: false });
     if (this.gl) this.prepare(this.gl); else this.plain = points.getContext("2d");
     new ResizeObserver(() => this.resize()).observe(points);
     this.listen();
@@ -95,7 +95,7 @@ export class Scatter {
   reset() { Object.assign(this, { x: 0, y: 0, zoom: 1 }); this.draw(); }
   get half() { return Math.min(this.points.width, this.points.height) / 2 * .92 * this.zoom; } // pixels of one unit
   get size() {
-    const ratio = window.devicePixelRatio || 1, base = Math.max(1.6, Math.min(9, 260 / Math.sqrt(Math.max(this.n, 1))));
+    const ratio = window.devicePixelRatio || 1, side = Math.min(this.points.clientWidth, this.points.clientHeight), base = Math.max(1.6, Math.min(9, .42 * side / Math.sqrt(Math.max(this.n, 1))));
     return base * ratio * Math.min(3, this.zoom ** .35);
   }
   toPixels(x, y) { return [this.points.width / 2 + (x - this.x) * this.half, this.points.height / 2 - (y - this.y) * this.half]; }
@@ -125,7 +125,6 @@ export class Scatter {
     gl.uniform2f(at.centre, this.x, this.y); gl.uniform2f(at.scale, 2 * this.half / points.width, 2 * this.half / points.height);
     gl.uniform1f(at.size, this.size); gl.uniform1f(at.dim, this.hasSelected ? .22 : .9);
     for (let pass = 0; pass <= (this.hasSelected ? 1 : 0); pass++) { gl.uniform1i(at.pass, pass); gl.drawArrays(gl.POINTS, 0, some); }
-    if (some === this.n) gl.finish();
   }
 
   paintPixels(some) {
