@@ -51,7 +51,7 @@ function showProgress(progress) {
   if (done && progress.name.startsWith("change") && $("asking")) $("asking").textContent = `The model is asked: ${done}…`;
   if (!(progress.name in TITLES)) return;
   if (view !== "busy") show("busy");
-  $("busy-title").textContent = progress.name === "annotate" && progress.text === "writing the columns" ? "Writing" : TITLES[progress.name];
+  $("busy-title").textContent = TITLES[progress.name];
   bar(progress.total ? progress.n / progress.total : null);
   const left = progress.left > 1 ? `, ${duration(progress.left)} left` : "";
   $("busy-text").textContent = done && `${done}${left}`;

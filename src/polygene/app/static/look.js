@@ -100,7 +100,7 @@ function centres() { // where the names of labels stand: at the middle of their 
   return places.map(([xs, ys], i) => ({ text: short(colours.labels[i]), x: middle(xs), y: middle(ys), n: xs.length })).filter((one) => one.n > 2).slice(0, 24);
 }
 
-const short = (label) => { const text = label.replace("-positive", "+").replace("-negative", "−").replace("-positive", "+").replace("-negative", "−").replace(", alpha-beta", "").replace(" thymus-derived", "").replace(", human", ""); return text.length > 34 ? `${text.slice(0, 33)}…` : text; };
+const short = (label) => { const text = label.replace("-positive", "+").replace("-negative", "−").replace("-positive", "+").replace("-negative", "−").replace(", alpha-beta", "").replace(" thymus-derived", "").replace(", human", ""); return text.length > 40 ? `${text.slice(0, 39)}…` : text; };
 
 function showLegend() {
   const isLabels = colours.kind === "labels";
