@@ -189,8 +189,38 @@ def _gain(row: Mapping[str, float] | None) -> str:
     return "" if row is None else f"{row['gain']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]".replace("-", "−")
 
 
+def local_page() -> str:
+    """Lay out what the local page takes for files of several sizes, beside the command line."""
+    head = [
+        "cells",
+        "`polygene annotate`",
+        "predictions on the page",
+        "map",
+        "“what if”",
+        "peak",
+        "after a cancel",
+        "frames",
+    ]
+    body = []
+    for n, of in kept("app")["sizes"].items():
+        line, page = of.get("line"), of["page"]
+        frames = page["frames_per_s"]
+        body.append(
+            [
+                f"{int(n):,}",
+                f"{line['processor_s']:,.0f} s" if line else "",
+                *(f"{page[f'{step}_processor_s']:,.0f} s" for step in ("predict", "map", "what_if")),
+                f"{page['peak_mb']:,.0f} MB",
+                f"{page['cancelled_mb']:,.0f} MB",
+                "" if frames is None else f"{frames:.0f} at load {page['load']:.0f}",
+            ]
+        )
+    return f"{markdown([head, *body])}\n\n{where('app')}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (never_seen, pbmc, finetune, sets, given, faults, screen, calibration, studies)
+    one.__name__: one
+    for one in (never_seen, local_page, pbmc, finetune, sets, given, faults, screen, calibration, studies)
 }
 TABLES |= {one.__name__: one for one in (coverage, annotation)}
 TABLES |= {name: functools.partial(part, name, one) for name, one in control.SECTIONS.items()}

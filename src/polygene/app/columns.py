@@ -25,7 +25,7 @@ OTHERS = "all other labels"
 
 def packed(column: pd.Series) -> tuple[dict[str, Any], np.ndarray]:
     """Return what a column is, and its numbers: codes of labels (-1: no label), or float32."""
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+    if is_number(column):
         return packed_numbers(column.to_numpy(np.float32, na_value=np.nan))
     if pd.api.types.is_bool_dtype(column):
         column = column.map({True: "yes", False: "no"}).astype("category")
@@ -40,6 +40,11 @@ def packed(column: pd.Series) -> tuple[dict[str, Any], np.ndarray]:
         texts.append(f"{OTHERS} ({len(others):,})")
         n_cells.append(int(sum(counts[i] for i in others)))
     return {"kind": "labels", "labels": texts, "counts": n_cells, "n": len(codes_C)}, place[codes_C]
+
+
+def is_number(column: pd.Series) -> bool:
+    """Tell numbers from labels; yes and no are labels."""
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 def packed_numbers(values_C: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:

@@ -191,8 +191,7 @@ def _columns(cells: CellSource) -> list[dict[str, Any]]:
     described = []
     for name in cells.columns:
         column = cells.frame([name])[name]
-        is_number = column.dtype.kind in "fiu" if hasattr(column.dtype, "kind") else False
-        described.append({"name": name, "n_labels": 0 if is_number else int(column.nunique())})
+        described.append({"name": name, "n_labels": 0 if columns.is_number(column) else int(column.nunique())})
     return described
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from polygene import pl
 from polygene._version import __version__
 from polygene.app.python import python_of
-from polygene.io.read import CellSource, open_cells
+from polygene.io.read import open_cells
 from polygene.io.write import write_table
 from polygene.runtime.subsample import spread
 
@@ -24,29 +24,23 @@ def take(*, what: str, state: dict[str, Any], folder: str) -> dict[str, Any]:
     """Write one of the files that the user may download, beside the annotated cells."""
     out = Path(folder) / f"take.{what}"
     cells = open_cells(Path(folder) / "annotated.h5ad")
-    if what in ("csv", "parquet"):
-        write_table(out, _predictions(cells, named=True))
-    elif what == "html":
-        out.write_text(_report(cells, state, Path(folder)), encoding="utf-8")
+    table = cells.frame([name for name in cells.columns if name.startswith("polygene_")])
+    if what == "html":
+        out.write_text(_report(table, state, Path(folder)), encoding="utf-8")
+    else:
+        table.insert(0, "cell", np.concatenate(list(cells.names())))
+        write_table(out, table)
     return {"file": out.name}
 
 
-def _predictions(cells: CellSource, *, named: bool = False) -> pd.DataFrame:
-    """Read the columns that PolyGene wrote, with the names of the cells first if they are wanted."""
-    table = cells.frame([name for name in cells.columns if name.startswith("polygene_")])
-    if named:
-        table.insert(0, "cell", np.concatenate(list(cells.names())))
-    return table
-
-
-def _report(cells: CellSource, state: dict[str, Any], folder: Path) -> str:
+def _report(table: pd.DataFrame, state: dict[str, Any], folder: Path) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     page = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    run, table, tables = state["run"], _predictions(cells), {}
+    run, tables = state["run"], {}
     for name in run["predict"]:
         column, sure = table[f"polygene_{name}"], table[f"polygene_{name}_probability"]
         by_label = sure.groupby(column, observed=True).agg(["size", "mean"]).sort_values("size", ascending=False)
