@@ -37,7 +37,7 @@ from polygene.training import defaults, engine, states
 from polygene.training import train as training
 from polygene.training.data import balancing_odds, class_weights
 from polygene.training.engine import Engine
-from polygene.training.setup import new_model, spread_counts
+from polygene.training.setup import frequency_shifts, new_model, spread_counts
 from polygene.training.train import train
 
 NETWORK = NetworkConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
@@ -561,6 +561,27 @@ def test_labels_of_a_balanced_phenotype_are_drawn_by_the_root_of_their_count(toy
 def test_cells_without_the_balanced_label_are_drawn_like_one_label_more():
     odds_C = balancing_odds(np.array([0, 0, 0, 0, 1, -1, -1, -1, -1]))
     np.testing.assert_allclose(odds_C, np.array([1, 1, 1, 1, 2, 1, 1, 1, 1]) / 10)
+
+
+def test_predictions_after_drawing_are_those_for_the_frequencies_of_the_corpus(toy_corpus, recipe_for):
+    """By Bayes' rule, with a likelihood for each label: the posterior of drawn cells, shifted, is that of all cells."""
+    labels_C = toy_corpus.split("train").labels_CP[:, 2]
+    odds_C = balancing_odds(labels_C)
+    shift_V = frequency_shifts(recipe_for(loss=LossConfig(granularity=False)), toy_corpus, odds_C)[2].numpy()
+    likelihood_V = np.array([0.2, 0.7, 0.4])
+    drawn_V = likelihood_V * np.bincount(labels_C, odds_C)
+    shifted_V = drawn_V * np.exp(shift_V)
+    expected_V = likelihood_V * np.bincount(labels_C)
+    np.testing.assert_allclose(shifted_V / shifted_V.sum(), expected_V / expected_V.sum(), rtol=1e-5)
+
+
+def test_a_run_that_draws_ends_with_the_frequencies_of_the_corpus(toy_corpus, recipe_for):
+    recipe = recipe_for(epochs=1, balance="cell_type", learning_rate=1e-9)
+    before, after = (model.network.decoder.bias for model in (new_model(recipe, toy_corpus), train(recipe)))
+    odds_C = balancing_odds(toy_corpus.split("train").labels_CP[:, 2])
+    moved = torch.cat(frequency_shifts(recipe, toy_corpus, odds_C))
+    assert moved.abs().max() > 0.1
+    torch.testing.assert_close((after - before)[-len(moved) :].detach(), moved, atol=1e-5, rtol=0)
 
 
 # --- what is refused ---

@@ -81,6 +81,11 @@ class PolyGeneModel(nn.Module):
         logs = [((n_V.float() + 0.5) / (n_V.float() + 0.5).sum()).log() for n_V in labels]
         self.decoder.bias.copy_(torch.cat([torch.zeros(self.config.gene_logits), *logs]))
 
+    @torch.no_grad()
+    def shift_labels(self, logs: Sequence[Tensor]) -> None:
+        """Add P tensors (V_p,) to the biases of the labels, as where another share of cells has a label."""
+        self.decoder.bias[self.config.gene_logits :] += torch.cat(list(logs)).to(self.device)
+
     def encode(
         self,
         input_ids: Tensor,

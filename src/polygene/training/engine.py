@@ -119,9 +119,10 @@ class Engine(Trainer):
             network.load_state_dict(weights)
         return replace(self.model_of, network=network.eval())
 
-    def scores(self) -> dict[str, float]:
-        """Score the weights as they are on the validation cells."""
-        return validation_scores(self.trained(), self.train_dataset.split, self.validation, self.loss.config)
+    def scores(self, model: PolyGene | None = None) -> dict[str, float]:
+        """Score a model on the validation cells, or the weights as they are."""
+        model = model or self.trained()
+        return validation_scores(model, self.train_dataset.split, self.validation, self.loss.config)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the validation cells in our own loop, which the engine then compares."""

@@ -27,7 +27,7 @@ from polygene.runtime.subsample import spread
 from polygene.training.data import training_cells
 from polygene.training.defaults import find_recipe
 from polygene.training.engine import Engine, of_interest, trainer_arguments
-from polygene.training.setup import copy_model, loss_of, new_model
+from polygene.training.setup import copy_model, frequency_shifts, loss_of, new_model
 from polygene.training.states import drop_states, last_whole_state
 
 log = logging.getLogger("polygene")
@@ -165,11 +165,14 @@ class _Run:
 
     def finish(self, engine: Engine) -> PolyGene:
         """Score, calibrate and save the state that is kept."""
-        scores = engine.scores()
+        trained, odds_C = engine.trained(), engine.train_dataset.odds_C
+        if odds_C is not None:  # it learned from drawn cells, and is to predict as if from all
+            trained.network.shift_labels(frequency_shifts(self.recipe, self.corpus, odds_C))
+        scores = engine.scores(trained)
         if scores:
             engine.log_once("kept the state of step %s: %s", engine.state.best_global_step, of_interest(scores))
         metrics = Metrics(corpus=self.corpus.summary(), validation=scores)
-        trained = replace(engine.trained(), recipe=self.recipe, metrics=metrics)
+        trained = replace(trained, recipe=self.recipe, metrics=metrics)
         trained = replace(trained, calibration=calibration(trained, self.validation))
         for name, one in trained.calibration.labels.items():
             engine.log_once(
