@@ -112,8 +112,7 @@ def test_a_cell_that_hides_more_asks_every_expressed_gene_of_it_and_no_more_zero
 
 def test_start_tells_how_much_is_shown(toy_tokenizer, make_cells, collate):
     cells = make_cells(toy_tokenizer, 800, 0.5)
-    config = MaskingConfig(varied_rate=0.5, unmeasured_rate=0, all_phenotypes_rate=0)
-    batch = collate(config, cells=cells)
+    batch = collate(MaskingConfig(varied_rate=0.5, unmeasured_rate=0), cells=cells)
     at_start = (batch["position_ids"][0] == N_PHENOTYPES + 1).numpy()
     types_T = batch["token_type_ids"][0].numpy()
     assert not types_T[~at_start].any(), "the other tokens have the first type"
@@ -124,17 +123,6 @@ def test_start_tells_how_much_is_shown(toy_tokenizer, make_cells, collate):
     for level in range(8):
         assert share_C[levels_C == level].mean() == pytest.approx(level / 10 + 0.05, abs=0.04)
     assert share_C[levels_C == 8].mean() == pytest.approx(0.85, abs=0.02)
-
-
-def test_more_genes_are_masked_only_where_a_label_is_visible(toy_tokenizer, make_cells, collate):
-    """A cell whose labels are all masked is to be annotated, and whoever annotates has all genes."""
-    cells = make_cells(toy_tokenizer, 800, 0.5)
-    seen = Seen(collate(MaskingConfig(unmeasured_rate=0, phenotype_rate=0.5, all_phenotypes_rate=0.5), cells=cells))
-    share_C = np.array([sum(slot >= FIRST_GENE for slot in keys) - 1 for keys in seen.keys]) / np.diff(cells.offsets_C1)
-    annotated_C = np.array([len(labels) > 0 for labels in seen.labels])
-    assert share_C[annotated_C].mean() == pytest.approx(0.85, abs=0.02)
-    assert share_C[annotated_C].min() > 0.4
-    assert share_C[~annotated_C].mean() == pytest.approx(0.85 / 2, abs=0.04)
 
 
 def test_a_cell_whose_asked_genes_are_hidden_counts_as_a_whole_one():

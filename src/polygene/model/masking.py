@@ -34,7 +34,7 @@ class MaskingConfig:
         Share of a cell's measured panel genes, zeros included, that is masked, at the least.
     varied_rate
         Share of the cells of which more is masked: a share uniform between `gene_rate` and all. It is what a cell looks
-        like while it is generated. Not of the cells whose labels are all masked: these are to be annotated.
+        like while it is generated.
     phenotype_rate
         Share of the given labels that is masked.
     all_phenotypes_rate
@@ -145,7 +145,7 @@ class MaskingCollator:
         random_CS = uniform(self.seed, epochs_C, cell_ids_C, np.arange(self.tokenizer.n_slots))
         slots_P, first_gene = self.tokenizer.phenotype_slots, self.tokenizer.schema.n_leading + 2
         masked_CP = self._masked_phenotypes(random_CS[:, [0, *slots_P]]) & (cells.labels_CP >= 0)
-        more_C = np.where(self._all_masked(random_CS[:, 0]), 0.0, self._more_masked(random_CS[:, first_gene - 1]))
+        more_C = self._more_masked(random_CS[:, first_gene - 1])
         measured_CG = self.measured_SG[sources_C]
         gene_cells_Q, genes_Q, bins_Q, gene_weights_Q, visible_N = mask_genes(
             cells, measured_CG, random_CS[:, first_gene : self.tokenizer.end_slot], self.config, more_C
@@ -183,11 +183,8 @@ class MaskingCollator:
 
     def _masked_phenotypes(self, random_CS: np.ndarray) -> np.ndarray:
         """Which labels are masked, (C, P); the first column of the random numbers decides about all at once."""
-        return self._all_masked(random_CS[:, 0])[:, None] | (random_CS[:, 1:] < self.config.single_phenotype_rate)
-
-    def _all_masked(self, random_C: np.ndarray) -> np.ndarray:
-        masked_C: np.ndarray = random_C < self.config.all_phenotypes_rate
-        return masked_C
+        all_C = random_CS[:, 0] < self.config.all_phenotypes_rate
+        return all_C[:, None] | (random_CS[:, 1:] < self.config.single_phenotype_rate)
 
     def _read_as_measured(self, epochs_C: np.ndarray, cell_ids_C: np.ndarray) -> np.ndarray:
         """Which genes each cell is read with, (C, G): all, those of a random source, or a random share."""
