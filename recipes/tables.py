@@ -148,6 +148,25 @@ def part(name: str, section: Callable[[Mapping[str, Any]], str]) -> str:
     return f"{section(kept(name))}\n\n{where(name)}"
 
 
+def known() -> str:
+    """Lay out the test donors of studies that trained the models."""
+    rows = kept("known")["rows"]
+    methods, of = (
+        list(dict.fromkeys(row["method"] for row in rows)),
+        {(row["source"], row["method"]): row for row in rows},
+    )
+    body = []
+    for source in dict.fromkeys(row["source"] for row in rows):
+        first = of[source, methods[0]]
+        half = "" if first["half"] is None else f" ± {first['half']:.3f}"
+        gain = f"{first['gain']:+.3f}{half}".replace("-", "−")
+        body.append(
+            [source, str(first["donors"]), str(first["cells"]), *(pair(of[source, one]) for one in methods), gain]
+        )
+    head = ["source", "test donors", "cells", *methods, f"{methods[0]} over {methods[1]}"]
+    return f"{markdown([head, *body])}\n\n{where('known')}"
+
+
 def coverage() -> str:
     """Lay out what is left of macro-F1 where a file measures a part of the panel."""
     results = kept("coverage")
@@ -222,7 +241,7 @@ TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (never_seen, local_page, pbmc, finetune, sets, given, faults, screen, calibration, studies)
 }
-TABLES |= {one.__name__: one for one in (coverage, annotation)}
+TABLES |= {one.__name__: one for one in (coverage, annotation, known)}
 TABLES |= {name: functools.partial(part, name, one) for name, one in control.SECTIONS.items()}
 TABLES |= {f"small_{name}": functools.partial(part, name, one) for name, one in trust.SECTIONS.items()}
 TABLES |= {part: functools.partial(analyses.section, part) for part in analyses.SECTIONS}

@@ -3,7 +3,7 @@
     python -m benchmarks.control --data DIR --only generation
 
 The model that ships generates cells from tissue and cell type alone, for every type of OneK1K and Velmeshev with at
-least 150 cells in training and in test donors of its corpus (at most 300 are drawn). They stand against as many real
+least 150 cells in training and in test donors of its corpus (at most 200 are drawn). They stand against as many real
 cells of test donors, on the panel genes that the study measures. *Ceiling*: real cells of training donors.
 *Independent genes*: each gene drawn by itself from the training cells of the type. Bins are ranks, as in the tokenizer.
 
@@ -48,7 +48,7 @@ from polygene.tl import generate
 from polygene.vocab.binning import ExpressionBinner
 
 STUDIES = ("onek1k", "velmeshev")
-FEWEST, MOST = 150, 300
+FEWEST, MOST = 150, 200
 FRACTIONS = (0.6, 0.1, 0.3)
 EPOCHS_UNSEEN = 8
 UNSEEN = ("onek1k", "female", "memory B cell")
