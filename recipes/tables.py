@@ -167,6 +167,19 @@ def known() -> str:
     return f"{markdown([head, *body])}\n\n{where('known')}"
 
 
+def votes() -> str:
+    """Lay out every way to vote that was compared on left-out studies."""
+    results = kept("votes")
+    body = [
+        [f"{row['resolution']:g}" if row["resolution"] else "", row["vote"]]
+        + [f"{row['clusters']:.0f}" if row["resolution"] else ""]
+        + [f"{row[share]:.3f}" for share in ("right", "broader", "wrong", "mixed")]
+        for row in results["means"]
+    ]
+    head = ["resolution", "label", "clusters", "right", "true but broader", "wrong", "in mixed clusters"]
+    return f"{markdown([head, *body])}\n\n{where('votes')}"
+
+
 def coverage() -> str:
     """Lay out what is left of macro-F1 where a file measures a part of the panel."""
     results = kept("coverage")
@@ -241,7 +254,7 @@ TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (never_seen, local_page, pbmc, finetune, sets, given, faults, screen, calibration, studies)
 }
-TABLES |= {one.__name__: one for one in (coverage, annotation, known)}
+TABLES |= {one.__name__: one for one in (coverage, annotation, known, votes)}
 TABLES |= {name: functools.partial(part, name, one) for name, one in control.SECTIONS.items()}
 TABLES |= {f"small_{name}": functools.partial(part, name, one) for name, one in trust.SECTIONS.items()}
 TABLES |= {part: functools.partial(analyses.section, part) for part in analyses.SECTIONS}

@@ -19,6 +19,7 @@ import logging
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -104,7 +105,7 @@ def record(options: argparse.Namespace, numbers: Mapping[str, Any]) -> dict[str,
         "commit": _commit(),
         # an absolute path is of one machine
         "command": " ".join(
-            ["python -m", _module(), *("DIR" if word.startswith("/") else word for word in sys.argv[1:])]
+            ["python -m", _module(), *(re.sub(r"(^|(?<==))/.*", "DIR", word) for word in sys.argv[1:])]
         ),
         "seed": options.seed,
         "hardware": {
