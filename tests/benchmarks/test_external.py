@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from benchmarks.models import external
+from benchmarks.models import external, known
 
 LABELS = ("T cell", "CD4-positive, alpha-beta T cell", "B cell", "naive B cell", "monocyte")
 
@@ -23,6 +23,11 @@ def test_a_prediction_below_the_true_label_is_right_and_one_above_it_is_not() ->
     scores = external.by_ontology(p_CV, LABELS, ["B cell", "CD4-positive, alpha-beta T cell", "monocyte"])
     assert scores["accuracy"] == pytest.approx(2 / 3)
     assert scores["macro_f1"] == pytest.approx((1 + 0 + 1) / 3)
+
+
+def test_a_cell_of_a_known_study_is_right_at_or_below_its_true_label() -> None:
+    truth = ["B cell", "CD4-positive, alpha-beta T cell", "monocyte"]
+    assert known.right(one_hot("naive B cell", "T cell", "monocyte"), LABELS, truth).tolist() == [True, False, True]
 
 
 def test_among_the_labels_of_the_study_probabilities_below_each_are_summed() -> None:

@@ -39,6 +39,14 @@ def test_smoke(name, capsys, tmp_path, monkeypatch):
     assert not (tmp_path / "results").exists(), "a smoke run keeps no number"
 
 
+def test_a_kept_command_names_no_path_of_a_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr("sys.argv", ["x", "--data", "/home/me/data", "--folds", "a=/home/me/run", "--model", "a/b"])
+    command.run("nothing", "Measure nothing.", lambda _: {}, argv=[])
+    kept = json.loads((tmp_path / "results" / "nothing.json").read_text())
+    assert kept["command"].endswith("--data DIR --folds a=DIR --model a/b")
+
+
 def test_numbers_are_kept_with_when_and_where_they_were_measured(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
     command.run("nothing", "Measure nothing.", lambda _: {"seconds_a_cell": float("nan")}, argv=["--seed", "3"])
