@@ -75,17 +75,21 @@ def balance(results: Mapping[str, Any]) -> str:
 def perturb(results: Mapping[str, Any]) -> str:
     """Lay out where known markers stand among all knock-outs."""
     columns = {"label": "label", "gene": "gene", "rank": "rank", "of": "of", "rank by expression": "rank by expression"}
-    rows = [[*(row[column] for column in columns), row["before"], row["effect"]] for row in results["perturb_markers"]]
+    rows = [
+        [*(row[column] for column in columns), row["before"], _text(row["effect"], 4)]
+        for row in results["perturb_markers"]
+    ]
     return _table([*columns.values(), "probability", "its change"], rows)
 
 
 def counterfactual(results: Mapping[str, Any]) -> str:
-    """Lay out how changes of expression agree with pseudobulk."""
+    """Lay out how changes of expression agree with pseudobulk; changes of log odds stay in the kept result."""
     columns = {
         "spearman": "Spearman", "top_20": "of the top 20", "auc_rising": "known rising (AUROC)",
         "auc_falling": "known falling (AUROC)", "xist_rank": "rank of XIST",
     }  # fmt: skip
-    rows = [[row["change"], row["by"], *(row.get(column) for column in columns)] for row in results["counterfactual"]]
+    shown = [row for row in results["counterfactual"] if "log odds" not in row["by"]]
+    rows = [[row["change"], row["by"], *(row.get(column) for column in columns)] for row in shown]
     return _table(["change", "by", *columns.values()], rows)
 
 
