@@ -14,7 +14,7 @@ from benchmarks.shared import effort, files
 from benchmarks.speed.memory import apart, measured
 
 FILE, COLUMNS = "velmeshev_asd_pfc_glia", {"sex": "sex_inferred"}
-N_CELLS, N_GENES, N_PARTS, RANKING = 40_000, 5_000, 4, 4_000
+N_CELLS, N_GENES, N_PARTS, RANKING = 400_000, 5_000, 4, 4_000
 SHARES = (0.25, 0.5)
 
 
