@@ -59,16 +59,16 @@ def selected(*, folder: str) -> dict[str, Any]:
             texts = labels[name].asstr()[:]
             phenotypes.append({"name": name, "labels": [[texts[v], float(total_V[v] / len(rows))] for v in most]})
             say("progress", n=len(phenotypes))
-    obs = cells.frame([name for name in cells.columns if name.startswith("polygene_")]).iloc[rows]
     first = next((one["name"] for one in phenotypes if one["name"] == "cell_type"), phenotypes[0]["name"])
-    abstains = f"polygene_{first}_abstains"
-    unsure_C = obs[f"polygene_{first}_probability"] < UNSURE
-    if abstains in obs:  # it says why the set is not one label
-        unsure_C = obs[abstains].astype(str) != ""
+    abstains, probability = f"polygene_{first}_abstains", f"polygene_{first}_probability"
+    flags = {"unknown": "polygene_unknown", "wrong": f"polygene_{first}_error"}
+    names = [abstains, probability, *flags.values(), *(f"polygene_{one['name']}_years" for one in phenotypes)]
+    obs = cells.frame([name for name in names if name in cells.columns]).iloc[rows]
+    # what abstains says why its set is not one label
+    unsure_C = obs[abstains].astype(str) != "" if abstains in obs else obs[probability] < UNSURE
     for one in phenotypes:
         if (years := f"polygene_{one['name']}_years") in obs:
             one["years"] = obs[years].quantile([0.5, 0.05, 0.95]).tolist()
-    flags = {"unknown": "polygene_unknown", "wrong": f"polygene_{first}_error"}
     shares = {key: float(obs[name].mean()) for key, name in flags.items() if name in obs}
     phenotypes.sort(key=lambda one: one["name"] != first)
     about = {"unsure": float(unsure_C.mean()), "by_sets": abstains in obs, "of": first, **shares}

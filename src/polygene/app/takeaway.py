@@ -24,10 +24,12 @@ def take(*, what: str, state: dict[str, Any], folder: str) -> dict[str, Any]:
     """Write one of the files that the user may download, beside the annotated cells."""
     out = Path(folder) / f"take.{what}"
     cells = open_cells(Path(folder) / "annotated.h5ad")
-    table = cells.frame([name for name in cells.columns if name.startswith("polygene_")])
-    if what == "html":
+    if what == "html":  # reads no sets, whose texts are most of a large file's columns
+        names = [f"polygene_{name}{end}" for name in state["run"]["predict"] for end in ("", "_probability")]
+        table = cells.frame([*names, "polygene_unknown"])
         out.write_text(_report(table, state, Path(folder)), encoding="utf-8")
     else:
+        table = cells.frame([name for name in cells.columns if name.startswith("polygene_")])
         table.insert(0, "cell", np.concatenate(list(cells.names())))
         write_table(out, table)
     return {"file": out.name}
@@ -36,10 +38,8 @@ def take(*, what: str, state: dict[str, Any], folder: str) -> dict[str, Any]:
 def _report(table: pd.DataFrame, state: dict[str, Any], folder: Path) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    loader = FileSystemLoader(Path(__file__).parent)
+    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     run, tables = state["run"], {}
     for name in run["predict"]:
         column, sure = table[f"polygene_{name}"], table[f"polygene_{name}_probability"]
