@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,10 +64,7 @@ def once(verb: str, cells: Path, folder: Path, *more: str) -> dict[str, Any]:
 def run(data: Path | None, seed: int, models: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure every size, print a table, and return its numbers, and those of sizes measured before."""
     sizes = [300] if options.smoke else options.sizes
-    try:
-        source = files.locate(SOURCE, data)
-    except files.MissingDataError as reason:
-        sys.exit(f"skipped: {reason}")
+    source = files.needed(SOURCE, data)
     folder = options.folder or models / "atlas"
     folder.mkdir(parents=True, exist_ok=True)
     model, file = folder / "model", RESULTS / "atlas.json"

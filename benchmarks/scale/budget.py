@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,10 +39,7 @@ and an assumed price of a GPU in dollars an hour."""
 
 def run(data: Path | None, seed: int, models: Path, _options: argparse.Namespace) -> dict[str, Any]:
     """Measure both panels, print what follows, and return the numbers."""
-    try:
-        sources = {name: files.locate(name, data) for name in SOURCES}
-    except files.MissingDataError as reason:
-        sys.exit(f"skipped: {reason}")
+    sources = {name: files.needed(name, data) for name in SOURCES}
     import torch
 
     from polygene.corpus.prepare import PrepareConfig

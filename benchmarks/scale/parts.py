@@ -3,7 +3,6 @@
 import argparse
 import filecmp
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,7 @@ def same_bytes(one: Path, two: Path) -> bool:
 
 def run(data: Path | None, seed: int, models: Path, _options: argparse.Namespace) -> dict[str, Any]:
     """Prepare a file at once, in parts and by two processes; return seconds of the processor and the speed-up."""
-    try:
-        source = files.locate(FILE, data)
-    except files.MissingDataError as reason:
-        sys.exit(f"skipped: {reason}")
+    source = files.needed(FILE, data)
     folder = models / "parts"
     folder.mkdir(parents=True)
     try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,10 +96,7 @@ def n_weights(model: PolyGene) -> int:
 
 def run(data: Path | None, seed: int, models: Path, _options: argparse.Namespace) -> dict[str, Any]:
     """Train all of them, print a table, and return the losses and the exponents."""
-    try:
-        sources = {name: files.locate(name, data) for name in SOURCES}
-    except files.MissingDataError as reason:
-        sys.exit(f"skipped: {reason}")
+    sources = {name: files.needed(name, data) for name in SOURCES}
     import torch
 
     torch.set_num_threads(1)

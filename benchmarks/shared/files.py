@@ -15,6 +15,7 @@ import difflib
 import functools
 import hashlib
 import os
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,14 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help=f"folder of the files listed in benchmarks/data.toml (default: ${VARIABLE})",
     )
+
+
+def needed(name: str, folder: Path | None) -> Path:
+    """Path of a file without which a benchmark has nothing to measure: without it the run ends with the reason."""
+    try:
+        return locate(name, folder)
+    except MissingDataError as reason:
+        sys.exit(f"skipped: {reason}")
 
 
 def locate(name: str, folder: Path | None, *, entries: dict[str, Entry] | None = None) -> Path:

@@ -122,20 +122,21 @@ def words_of(verb: str, folder: Path, n_cells: int) -> list[str]:
         "balance": ["balance", cells, *model, "--n-cells", "100", "--out", f"{out}.h5ad"],
         "generate": ["generate", *model, "--n-cells", str(n_cells), "--steps", "4", "--out", f"{out}.h5ad"],
         "train": ["train", str(folder / f"recipe-{n_cells}.toml")],
-        "vote": [
-            "vote",
-            str(folder / f"annotated-{n_cells}.h5ad"),
-            "--groupby",
-            "cell_type",
-            "--out",
-            f"{out}.parquet",
-        ],
+        "vote": ["vote", f"{folder}/annotated-{n_cells}.h5ad", "--groupby", "cell_type", "--out", f"{out}.parquet"],
         "evaluate": ["evaluate", corpus, "--model", str(folder / f"run-{n_cells}"), "--out", f"{out}.json"],
     }[verb]
 
 
 PEAKS = (
-    *("embed", "denoise", "finetune", "perturb", "counterfactual", "balance", "generate", "train", "evaluate"),
+    "embed",
+    "denoise",
+    "finetune",
+    "perturb",
+    "counterfactual",
+    "balance",
+    "generate",
+    "train",
+    "evaluate",
     "vote",
 )
 
@@ -238,10 +239,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the commands on files of every size, print the table, and return its numbers."""
     console, sizes = Console(width=120), [300] if options.smoke else options.sizes
-    try:
-        source = files.locate(SOURCE, options.data)
-    except files.MissingDataError as reason:
-        sys.exit(f"skipped: {reason}")
+    source = files.needed(SOURCE, options.data)
     of_size: dict[int, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = Path(scratch)

@@ -11,7 +11,6 @@ is one JSON object.
 
 import argparse
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -51,10 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Prepare with each number of processes, print the table, and return the speeds."""
-    try:
-        source = files.locate(FILE, options.data)
-    except files.MissingDataError as reason:
-        sys.exit(f"skipped: {reason}")
+    source = files.needed(FILE, options.data)
     n_cells, repeats = effort.at_most(options.cells, 500), effort.at_most(options.repeats, 1)
     results: dict[str, Any] = {"cells": n_cells, "genes": options.genes}
     table = Table("processes", "cells/s", "cells per CPU-second", title=f"{n_cells:,} cells")
