@@ -81,7 +81,7 @@ def rows_of(cells: ad.AnnData, model: PolyGene) -> Iterator[dict[str, Any]]:
                 found = {**shares(label_G[group_C]), "mixed": float(mixed_G[group_C].mean())}
                 yield {"resolution": resolution, "vote": name, "clusters": len(label_G), **found}
         for share in WITHIN:
-            label_C = voting.within(
+            label_C, _ = voting.within(
                 p_CV, voting.agreed(ways["mean of logs"], agree_GV, table_VV, share)[group_C], table_VV
             )
             name = f"each cell within what {share:g} agree on"

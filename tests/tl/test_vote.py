@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 
 from polygene.errors import ColumnError, DataError, MissingExtraError, PhenotypeError
 from polygene.model.checkpoint import PolyGene
+from polygene.pl import dotplot
 from polygene.runtime import extras
 from polygene.tl import annotate, vote
 
@@ -133,6 +134,8 @@ def test_a_cell_keeps_its_own_near_type_and_not_its_own_lineage() -> None:
     vote(adata, "cluster")
     assert table_of(adata).loc[0, "branch"] == "CD4-positive, alpha-beta T cell"
     assert adata.obs["polygene_cell_type_cluster_within"].tolist() == [fine[1], fine[1], *fine * 19]
+    assert adata.obs["polygene_cell_type_cluster_within_probability"].iloc[0] == pytest.approx(0.2 / 0.25)
+    assert dotplot(adata, "cluster", "polygene_cell_type_cluster_within").get_xlabel().endswith("within")
 
 
 def test_ages_of_a_donor_give_years_and_are_never_heterogeneous() -> None:

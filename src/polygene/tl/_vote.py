@@ -78,9 +78,10 @@ def vote(
     `obs["polygene_cell_type_leiden"]`, `..._probability`, `..._agree`
         The label of the cell's group, or "heterogeneous"; its probability; the share of the group's cells whose own
         label is this or a finer one. A cell without a group has none. A group of one cell keeps that cell's prediction.
-    `obs["polygene_cell_type_leiden_within"]`
+    `obs["polygene_cell_type_leiden_within"]`, `..._within_probability`
         Of phenotypes with an ontology: the cell's most probable label within the branch on which nine tenths of its
-        group agree, or without one within the group's label. So groups tell lineages apart, and cells near types.
+        group agree, or without one within the group's label, and its probability if the branch is right. So groups
+        tell lineages apart, and cells near types.
     `obs["polygene_age_donor_id_years"]`
         Of ages: the expected years. Ages are near each other and no group of them is heterogeneous.
     `uns["polygene"]["annotate"]["votes"]["cell_type_leiden"]`
@@ -185,9 +186,7 @@ def of_groups(
     """Return the columns of obs, and what goes to uns; `uns` is what `annotate` wrote of its predictions."""
     if groups.name in ENDINGS:
         key = f"polygene_{phenotype}_{groups.name}"
-        msg = (
-            f"groups cannot be those of obs[{groups.name!r}]: obs[{key!r}] is what annotate writes. Rename the column."
-        )
+        msg = f"obs[{groups.name!r}] cannot be the groups: obs[{key!r}] is what annotate writes. Rename the column."
         raise PhenotypeError(msg)
     group_C, names = given_texts(groups)
     known_C, labels = group_C >= 0, [*map(str, uns["labels"][phenotype])]
@@ -201,8 +200,9 @@ def of_groups(
     label_G = np.where(mixed_G, HETEROGENEOUS, table["label"])
     columns: dict[str, Any] = {key: pd.Categorical(pd.Series(label_G[at_C]).where(known_C), sorted({*label_G}))}
     if below_VV is not None:
-        own_C = within(p_CV, np.array([labels.index(one) for one in table["branch"]])[at_C], below_VV)
+        own_C, p_C = within(p_CV, np.array([labels.index(one) for one in table["branch"]])[at_C], below_VV)
         columns[f"{key}_within"] = pd.Categorical.from_codes(np.where(known_C, own_C, -1), labels)
+        columns[f"{key}_within_probability"] = np.where(known_C, p_C, np.nan).astype(np.float32)
     for name in [name for name in ("probability", "agree", "years") if name in table]:
         columns[f"{key}_{name}"] = np.where(known_C, table[name].to_numpy()[at_C], np.nan).astype(np.float32)
     table.insert(0, "group", names)
@@ -253,12 +253,13 @@ def agreed(label_G: np.ndarray, agree_GV: np.ndarray, under_VV: np.ndarray, shar
     return np.where((agree_G < share) & able_GV.any(axis=1), finest_G, label_G)
 
 
-def within(p_CV: np.ndarray, branch_C: np.ndarray, under_VV: np.ndarray) -> np.ndarray:
-    """Give each cell its most probable label at or below its branch; the branch where none is probable at all, (C,)."""
+def within(p_CV: np.ndarray, branch_C: np.ndarray, under_VV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give each cell its likeliest label at or below its branch, else the branch, and how probable it is, (C,)."""
     inside_CV = np.where(under_VV[branch_C], p_CV, 0)
     sum_C = inside_CV.sum(axis=1)
     inside_CV /= np.maximum(sum_C, np.finfo(np.float32).tiny)[:, None]
-    return np.where(sum_C > 0, reported_labels(inside_CV, under_VV), branch_C)
+    label_C = np.where(sum_C > 0, reported_labels(inside_CV, under_VV), branch_C)
+    return label_C, np.where(under_VV[label_C], inside_CV, 0).sum(axis=1)
 
 
 def _warn(groupby: object, names: list[str], cells_G: np.ndarray, n_without: int) -> None:
