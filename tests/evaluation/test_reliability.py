@@ -57,7 +57,7 @@ def test_coverage_and_size_are_averaged_by_donor(answers):
     one = calibrate(p_CV, truth_C, donors_C)
     table = set_scores(p_CV, truth_C, donors_C, one, LABELS, seed=0)
     found = table.iloc[0]
-    set_CV = one.sets(p_CV, 0.9)
+    set_CV, _ = one.sets(p_CV, 0.9)
     held_C = set_CV[np.arange(len(truth_C)), truth_C]
     donors = np.unique(donors_C)
     assert found["coverage"] == pytest.approx(np.mean([held_C[donors_C == d].mean() for d in donors]))
@@ -67,6 +67,18 @@ def test_coverage_and_size_are_averaged_by_donor(answers):
     assert found["single_accuracy"] == pytest.approx((set_CV.argmax(1) == truth_C)[single_C].mean())
     assert table.label.tolist() == ["", *LABELS]
     assert set(table.basis[1:]) == {"own"}
+
+
+@pytest.mark.parametrize(("finer", "held"), [(False, [0, 1, 0]), (True, [1, 1, 0])], ids=["alone", "below another"])
+def test_a_cell_without_a_typical_label_has_the_set_that_annotate_writes(finer, held):
+    truth_C, donors_C = np.arange(240) % 3, (np.arange(240) // 3 % 12).astype(object)
+    tree_VV = np.eye(3, dtype=bool)
+    tree_VV[0, 1] = finer
+    one = calibrate(0.01 + 0.97 * np.eye(3)[truth_C], truth_C, donors_C, tree_VV)
+    table = set_scores(np.tile([0.2, 0.5, 0.3], (240, 1)), truth_C, donors_C, one, LABELS, tree_VV, seed=0)
+    assert table["size"].tolist() == [1] * 4
+    assert table["coverage"].tolist() == pytest.approx([sum(held) / 3, *held])
+    assert table["abstained"].iloc[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -348,11 +348,10 @@ def test_sets_hold_the_labels_that_may_be_true_most_probable_first(
     annotate(adata, calibrated, predict="cell_type", coverage=coverage)
     labels = adata.obs["polygene_cell_type"].cat.categories
     p_CV = adata.obsm["polygene_cell_type"]
-    set_CV = calibrated.calibration.labels["cell_type"].sets(p_CV, coverage)
+    set_CV, none_C = calibrated.calibration.labels["cell_type"].sets(p_CV, coverage)
     for i, text in enumerate(adata.obs["polygene_cell_type_set"]):
         expected = [labels[v] for v in np.argsort(-p_CV[i]) if set_CV[i, v]]
-        why = "several labels" if len(expected) > 1 else "" if expected else "no typical label"
-        expected = expected or [labels[p_CV[i].argmax()]]  # a set is never empty
+        why = "several labels" if len(expected) > 1 else "no typical label" if i in none_C else ""
         assert text == " | ".join(expected)
         assert adata.obs["polygene_cell_type_set_size"].iloc[i] == len(expected)
         assert adata.obs["polygene_cell_type_abstains"].iloc[i] == why
@@ -429,6 +428,9 @@ def test_annotate_ends_with_three_lines_for_people(
     assert labels.startswith(f"60 cells: {counts.index[0]} {counts.iloc[0] / 60:.0%}")
     assert errors.startswith(f"{(adata.obs['polygene_cell_type_error'] > 0.5).sum()} of them")
     assert tissue.startswith("the tissue looks known: ")
+    with caplog.at_level("INFO", logger="polygene"):
+        annotate(adata, on_studies, predict="cell_type")
+    assert caplog.messages[-3:] == [labels, errors, "the tissue looks known"]
 
 
 @pytest.mark.parametrize("above", [0.01, 1e6])

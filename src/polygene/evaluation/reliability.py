@@ -48,7 +48,7 @@ class Reliability:
         By `label`, first of all labels (""): `level` (the coverage that is promised), `coverage` with `_low` and
         `_high` (averaged by donor), `size`, `donors`, `cells`, `off` and `why` (None where the coverage is as
         promised), `basis` ("own" or "all labels") and `calibration_donors`; of all labels also `abstained` (share of
-        cells whose set is not one label) and `single_accuracy` (of the others).
+        cells whose set is not one typical label) and `single_accuracy` (of the others).
     """
 
     calibration: pd.DataFrame
@@ -183,9 +183,10 @@ def set_scores(
     seed: int,
 ) -> pd.DataFrame:
     """Score sets at `COVERAGE`: how often they hold the true label, by donor, and how many labels they hold."""
-    set_CV = calibration.sets(p_CV, COVERAGE, at_or_below_VV)
+    set_CV, none_C = calibration.sets(p_CV, COVERAGE, at_or_below_VV)
     size_C, held_C = finest(set_CV, at_or_below_VV).sum(axis=1), set_CV[np.arange(len(truth_C)), truth_C]
     single_C, own_V = size_C == 1, calibration.own(COVERAGE)
+    single_C[none_C] = False
     every_C = np.ones(len(truth_C), dtype=bool)
     choices = [(ALL_LABELS, every_C, False, calibration.units)] + [
         (labels[v], truth_C == v, own_V[v], int(calibration.units_V[v])) for v in np.unique(truth_C)

@@ -26,6 +26,7 @@ from polygene.model.pooling import (
     unit_weights,
 )
 from polygene.model.studies import StudyCalibration
+from polygene.vocab.ontology import reported_labels
 
 COVERAGES = tuple(percent / 100 for percent in range(50, 100))
 """Coverages that sets are kept for; one between them is rounded up."""
@@ -85,15 +86,20 @@ class LabelCalibration:
 
     def sets(
         self, probabilities_CV: np.ndarray, coverage: float, at_or_below_VV: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Which labels are in the set of each cell, bool (C, V).
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Make the sets, bool (C, V), and say which cells, by number, have no typical label.
 
         A label with too few units of its own has the threshold of all labels together. With `at_or_below_VV`, as for
-        `calibrate`, a label is as probable as all labels at and below it together.
+        `calibrate`, a label is as probable as all labels at and below it together. A set is never empty: without a
+        typical label it holds the label that is reported, and all labels above it.
         """
         a = level(coverage)
         least_V = np.where(self.own(coverage), self.least_AV[a], self.least_A[a])
-        return summed(probabilities_CV, at_or_below_VV) >= least_V - ROUNDING
+        set_CV = summed(probabilities_CV, at_or_below_VV) >= least_V - ROUNDING
+        none_C = np.flatnonzero(~set_CV.any(axis=1))
+        label_C = reported_labels(probabilities_CV[none_C], at_or_below_VV)
+        set_CV[none_C] = (np.eye(len(least_V), dtype=bool) if at_or_below_VV is None else at_or_below_VV.T)[label_C]
+        return set_CV, none_C
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +149,7 @@ class Calibration:
 
 
 def check_coverage(coverage: float) -> None:
-    """Refuse a coverage that sets cannot be made for.
-
-    Raises
-    ------
-    PhenotypeError
-        Names the coverages that there are.
-    """
+    """Refuse a coverage that sets cannot be made for, and name those that there are."""
     if not COVERAGES[0] <= coverage <= COVERAGES[-1]:
         msg = (
             f"coverage is the share of cells whose set holds the true label, {COVERAGES[0]} to {COVERAGES[-1]}; "
@@ -261,9 +261,8 @@ def least_probabilities(p_C: np.ndarray, unit_C: np.ndarray) -> np.ndarray:
         at_KB = [np.searchsorted(others_J, shares - 1e-9) for others_J in others_KJ]
         covered_B = np.mean([held_J[at_B] for held_J, at_B in zip(held_KJ, at_KB, strict=True)], axis=0)
         first_A = np.searchsorted(covered_B, np.array(COVERAGES) - 1e-9)
-        alike_A = (
-            np.searchsorted(covered_B, np.append(covered_B, 2.0)[first_A] + 1e-9) - 1
-        )  # the last that covers as much
+        # the last that covers as much
+        alike_A = np.searchsorted(covered_B, np.append(covered_B, 2.0)[first_A] + 1e-9) - 1
         shares_A = np.where(first_A < len(shares), shares[np.minimum(alike_A, len(shares) - 1)], 2.0)
     last_A = np.searchsorted(held_C, np.minimum(shares_A, 1) - 1e-9)
     return np.where(shares_A > 1 + 1e-9, 0.0, p_C[order][last_A])

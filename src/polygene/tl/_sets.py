@@ -15,7 +15,7 @@ from polygene.errors import PhenotypeError
 from polygene.model.calibration import LabelCalibration, check_coverage, finest, level, units_needed
 from polygene.model.checkpoint import PolyGene
 from polygene.model.studies import StudyCalibration, leaf_probabilities, leaf_sets
-from polygene.vocab.ontology import TABLES, LabelTree, reported_labels
+from polygene.vocab.ontology import TABLES, LabelTree
 
 logger = logging.getLogger("polygene")
 REASONS = ("", "several labels", "no typical label")
@@ -76,9 +76,8 @@ class Sets:
             set_CV, none_C = leaf_sets(rank_CV, one.least_A[level(self.coverage)])
         else:
             rank_CV = p_CV
-            set_CV = finest(one.sets(p_CV, self.coverage, below_VV), below_VV)
-            none_C = np.flatnonzero(~set_CV.any(axis=1))
-            set_CV[none_C, reported_labels(p_CV[none_C], below_VV)] = True
+            set_CV, none_C = one.sets(p_CV, self.coverage, below_VV)
+            set_CV = finest(set_CV, below_VV)
         size_C = set_CV.sum(axis=1).astype(np.int32)
         order_CV = np.argsort(np.where(set_CV, -rank_CV, np.inf), axis=1, kind="stable")
         named = np.asarray(self.labels[name], dtype=object)
@@ -153,7 +152,7 @@ class Summary:
                 f"{self.unknown / self.cells:.0%} look like no cell that the model knows: their tissue may be unknown; "
                 "fine-tune on some labels of your own (polygene finetune), or train with profiles of the tissue"
             )
-        elif self.tissues:
-            tissue, n = self.tissues.most_common(1)[0]
-            lines.append(f"the tissue looks known: {tissue}, for {n / self.cells:.0%} of the cells")
+        else:
+            most = [f": {name}, for {n / self.cells:.0%} of the cells" for name, n in self.tissues.most_common(1)]
+            lines.append("".join(["the tissue looks known", *most]))
         return lines
