@@ -108,14 +108,16 @@ def trained(
     return effort.train(Recipe(corpus=str(corpus), out=str(out), **parts)), Corpus(corpus)
 
 
-def held_out_widely(name: str, folder: Path, *, data: Path | None, seed: int = 0) -> tuple[PolyGene, Corpus]:
+def held_out_widely(
+    name: str, folder: Path, *, data: Path | None, seed: int = 0, without: Mapping[str, str] | None = None
+) -> tuple[PolyGene, Corpus]:
     """Give the model of a study and its corpus with many donors held out, which several parts of trust share.
 
     Sets at 0.9 need nine validation donors: of OneK1K's 40 donors ten calibrate, of Velmeshev's 23 nine (a tenth, the
     default, gives four and two). A twentieth of the cells of training donors is set aside as "seen".
     """
     prepared = {"seen": 0.05, "fractions": WIDE[name]} if name in WIDE else {}
-    return trained(name, folder, data=data, seed=seed, tag="wide", prepared=prepared)
+    return trained(name, folder, data=data, seed=seed, tag="wide", prepared=prepared, without=without)
 
 
 def having(obs: pd.DataFrame, labels: Mapping[str, str]) -> np.ndarray:
