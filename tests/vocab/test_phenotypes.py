@@ -1,4 +1,5 @@
 import logging
+import time
 
 import numpy as np
 import pandas as pd
@@ -269,3 +270,15 @@ def test_a_phenotype_that_would_overwrite_what_a_verb_writes_is_refused(name):
     phenotypes = (*CELLXGENE, Phenotype(name=name, column=name, added=True))
     with pytest.raises(PhenotypeError, match=rf"cannot be called '{name}': obs\['polygene_{name}'\] would hold two"):
         PhenotypeSchema(phenotypes=phenotypes, labels=((),) * 6)
+
+
+@pytest.mark.parametrize("name", ["cell_type", "age"])
+def test_a_hundred_thousand_unknown_names_are_looked_up_in_seconds(name):
+    phenotype = next(one for one in CELLXGENE if one.name == name)
+    schema = PhenotypeSchema(phenotypes=(phenotype,), labels=(tuple(f"type {v}" for v in range(2_000)),))
+    obs = pd.DataFrame({phenotype.column: [f"name {c}" for c in range(100_000)] + ["type 7"]})
+    started = time.process_time()
+    labels_CP = schema.encode(obs, unknown="not given")
+    assert time.process_time() - started < 5
+    assert (labels_CP[:-1] == -1).all()
+    assert labels_CP[-1, 0] == 7

@@ -13,7 +13,7 @@ from typing import Any
 from polygene.errors import PolyGeneError
 
 LARGEST_TEXT = 32_000_000
-"""Bytes of a text file; a vocabulary of five times 32,767 labels has a third of it."""
+"""Bytes of a text file; a vocabulary of five times 5,000 labels has a twentieth of it."""
 
 
 def check_regular(path: Path) -> None:

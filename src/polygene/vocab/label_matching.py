@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -15,28 +16,40 @@ LIKE = 0.8
 "lung" and "pancreas", which a lower limit would offer, 0.5."""
 
 
-def find_label(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool = False) -> int:
-    """Give the place of the label that a text means, -1 where there is none.
+class LabelPlaces:
+    """The places of the labels of a phenotype, found in a time that does not grow with them."""
 
-    "17" and "17-year-old human stage" are one age; a synonym or an id of an ontology is its term.
-    """
-    if text in labels:
-        return labels.index(text)
-    if is_age:
-        years = age_in_years(text)
-        known = [(v, one) for v, label in enumerate(labels) if (one := age_in_years(label)) is not None]
-        return next((v for v, one in known if years is not None and abs(one - years) < SAME_YEARS), -1)
-    if phenotype in TABLES:
-        terms = ontology_of(phenotype)
-        term = terms.find(text)
-        return next((v for v, label in enumerate(labels) if term is not None and terms.find(label) == term), -1)
-    return -1
+    def __init__(self, phenotype: str, labels: Sequence[str], *, is_age: bool = False) -> None:
+        self.phenotype, self.labels, self.is_age = phenotype, labels, is_age
+        self.of_name = {label: v for v, label in enumerate(labels)}
+
+    @cached_property
+    def of_term(self) -> dict[str | None, int]:
+        """The place of each term of the ontology, the first of equals."""
+        return {ontology_of(self.phenotype).find(label): v for v, label in reversed([*enumerate(self.labels)])}
+
+    @cached_property
+    def years_V(self) -> np.ndarray:
+        """The age of each label, NaN where it is none."""
+        return np.array([age_in_years(label) for label in self.labels], dtype=float)
+
+    def find(self, text: str) -> int:
+        """Give the place of the label that a text means, -1 where there is none.
+
+        "17" and "17-year-old human stage" are one age; a synonym or an id of an ontology is its term.
+        """
+        if (place := self.of_name.get(text)) is not None:
+            return place
+        if self.is_age:
+            same_V = np.abs(self.years_V - np.array(age_in_years(text), dtype=float)) < SAME_YEARS  # None becomes NaN
+            return int(same_V.argmax()) if same_V.any() else -1
+        term = ontology_of(self.phenotype).find(text) if self.phenotype in TABLES else None
+        return -1 if term is None else self.of_term.get(term, -1)
 
 
-def neighbours(labels: Sequence[str], text: str) -> tuple[int, int, float] | None:
+def neighbours(known_V: np.ndarray, text: str) -> tuple[int, int, float] | None:
     """Give the known ages below and above one that lies between them, and the share of the one above; else None."""
     years = age_in_years(text)
-    known_V = np.array([np.nan if (one := age_in_years(label)) is None else one for label in labels])
     if years is None or not (np.nanmin(known_V, initial=np.inf) < years < np.nanmax(known_V, initial=-np.inf)):
         return None
     below = int(np.nanargmax(np.where(known_V <= years, known_V, np.nan)))

@@ -141,7 +141,7 @@ class LabelTree:
         self.ids_N = np.array([term if term in terms_of.names else "" for term in terms], dtype=object)
         self.names_N = np.array([terms_of.names.get(term, term) for term in terms], dtype=object)
         self.information_N = np.array([says[term] for term in terms])
-        self.under_NV = np.array([[term in above_V for above_V in above] for term in terms], dtype=bool)
+        self.under_NV = np.stack([np.array([term in above_V for term in terms]) for above_V in above], axis=1)
         place = {term: n for n, term in enumerate(terms)}
         self.of_label_V = np.array([place[term or label] for label, term in zip(labels, found, strict=True)])
 

@@ -9,18 +9,18 @@ import textwrap
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
 
 from polygene.errors import PhenotypeError, missing_column
-from polygene.vocab.ages import age_in_years
 from polygene.vocab.columns import factorize, is_given, some
-from polygene.vocab.label_matching import find_label, hint, neighbours, one_name_an_age, order_of_ages
+from polygene.vocab.label_matching import LabelPlaces, hint, neighbours, one_name_an_age, order_of_ages
 
 logger = logging.getLogger("polygene")
-MOST_LABELS = 32_767  # a label is stored as int16
+MOST_LABELS = 5_000  # losses and ontologies hold tables of labels by labels: 200 MB each
 
 ENDINGS = (
     "probability", "error", "set", "set_size", "set_term", "abstains", "years", "years_low", "years_high", "term",
@@ -252,11 +252,15 @@ class PhenotypeSchema:
 
     def find(self, p: int, text: str) -> int:
         """Give the place of the label of a phenotype that a text means, -1 where there is none."""
-        one = self.phenotypes[p]
-        return find_label(one.name, self.labels[p], text, is_age=one.ordinal == "age")
+        return self._places[p].find(text)
+
+    @cached_property
+    def _places(self) -> list[LabelPlaces]:
+        of = zip(self.phenotypes, self.labels, strict=True)
+        return [LabelPlaces(one.name, labels, is_age=one.ordinal == "age") for one, labels in of]
 
     def _between(self, p: int, text: str) -> tuple[int, int, float] | None:
-        return neighbours(self.labels[p], text) if self.phenotypes[p].ordinal == "age" else None
+        return neighbours(self._places[p].years_V, text) if self.phenotypes[p].ordinal == "age" else None
 
     def _hint(self, p: int, text: str) -> str:
         one = self.phenotypes[p]
@@ -273,7 +277,7 @@ class PhenotypeSchema:
         p = self.index(name)
         if self.phenotypes[p].ordinal != "age":
             return np.full(len(self.labels[p]), np.nan)
-        return np.array([age_in_years(label) for label in self.labels[p]], dtype=np.float64)
+        return self._places[p].years_V
 
 
 def count_labels(obs: pd.DataFrame, phenotypes: Sequence[Phenotype] = CELLXGENE) -> dict[str, dict[str, int]]:
