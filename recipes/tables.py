@@ -124,6 +124,23 @@ def faults() -> str:
     return f"{markdown([['fault', 'tried', 'survived'], *rows])}\n\n{where('faults')}"
 
 
+def memory() -> str:
+    """Lay out the peak memory of every verb as the cells grow; at a million of two verbs what the atlas says."""
+    results, atlas = kept("memory"), kept("atlas")
+    rows = results["verbs"]
+    for verb in ("prepare", "annotate"):
+        rows[verb].setdefault("1000000", atlas[verb]["1000000"])
+    sizes = sorted({n for of_n in rows.values() for n in of_n}, key=int)
+    body = []
+    for verb, of_n in rows.items():
+        least, most = min(of_n, key=int), max(of_n, key=int)
+        grown = 1e6 * (of_n[most]["peak_mb"] - of_n[least]["peak_mb"]) / (int(most) - int(least))
+        peaks = [f"{of_n[n]['peak_mb']:,.0f} MB" if n in of_n else "" for n in sizes]
+        body.append([f"`{verb}`", *peaks, f"{grown:,.0f}".replace("-", "−")])
+    head = ["verb", *(f"{int(n):,} cells" for n in sizes), "bytes for a cell more"]
+    return f"{markdown([head, *body])}\n\n{where('memory', 'atlas')}"
+
+
 def screen() -> str:
     """Count the cells that a model of other cells contradicts."""
     rows = [
@@ -254,7 +271,7 @@ TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (never_seen, local_page, pbmc, finetune, sets, given, faults, screen, calibration, studies)
 }
-TABLES |= {one.__name__: one for one in (coverage, annotation, known, votes)}
+TABLES |= {one.__name__: one for one in (coverage, annotation, known, memory, votes)}
 TABLES |= {name: functools.partial(part, name, one) for name, one in control.SECTIONS.items()}
 TABLES |= {f"small_{name}": functools.partial(part, name, one) for name, one in trust.SECTIONS.items()}
 TABLES |= {part: functools.partial(analyses.section, part) for part in analyses.SECTIONS}

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.shared import files
 from benchmarks.shared.command import RESULTS
-from benchmarks.speed.memory import SOURCE, STARTUP_CELLS, apart, make_cells, make_model, measured, slope
+from benchmarks.speed.memory import SOURCE, STARTUP_CELLS, apart, made, make_model, measured, slope
 
 SIZES = [100_000, 1_000_000]
 VERBS = ("prepare", "annotate")
@@ -39,17 +39,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def size_of(path: Path) -> int:
     """Bytes of a file or of a folder."""
     return sum(one.stat().st_size for one in ([path] if path.is_file() else path.rglob("*")) if one.is_file())
-
-
-def made(folder: Path, source: Path, n_cells: int, seed: int) -> Path:
-    """Give the file of so many cells; one that is there whole is used again."""
-    cells = folder / f"cells-{n_cells}-{seed}.h5ad"
-    if not cells.exists():
-        partial = cells.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
-        apart(make_cells, source, partial, n_cells, seed)
-        partial.rename(cells)
-    return cells
 
 
 def once(verb: str, cells: Path, folder: Path, *more: str) -> dict[str, Any]:

@@ -1,24 +1,23 @@
-"""Memory of every verb, and time of `polygene prepare` and `polygene annotate`, as the cells grow.
+"""Peak memory of every verb as the cells grow.
 
     python -m benchmarks.speed.memory --data DIR                     # 10 thousand, 100 thousand and 1 million cells
-    python -m benchmarks.speed.memory --data DIR --sizes 10000 100000 --verbs embed evaluate perturb
-    python -m benchmarks.speed.memory --data DIR --sizes 10000 100000 --workers 4  # several verbs at a time
+    python -m benchmarks.speed.memory --data DIR --sizes 10000 --verbs embed evaluate perturb --folder SCRATCH
 
 Files are made by drawing cells of OneK1K with replacement (114 genes a cell; 1 million cells are 1 GB, and their
-corpus as much), written block by block, and removed again. Each command runs as a process of its own on one thread,
-with an untrained network of 2 layers × 64, since the network is not the question; annotate writes Parquet. Peak
-memory is what the system counted for the process (ru_maxrss of os.wait4). Time is processor time, which other work on
-the machine disturbs less. Start-up, what a file of 200 cells takes right before, is subtracted; below 100 thousand
-cells, where it is most of the time, the median of five such differences counts. The exponent is the slope of the
-logarithm of the time over that of the cells, by least squares; a size whose time is under a fifth of the start-up is
-too short to tell. Of the other verbs the peak alone is measured: denoise writes the whole panel, finetune fits a head,
-perturb removes one gene, counterfactual changes the sex, generate draws as many cells as the size says, train learns
-for one epoch, evaluate scores the test cells of the corpus with what was trained, vote lets the labels of the file
-group what annotate (.h5ad) wrote. Memory growth is the peak at the
-largest size over that at the smallest; bytes a cell are what the peak grows by. The last line is one JSON object.
+corpus as much), written block by block. Each command runs as a process of its own on one thread, with an untrained
+network of 2 layers × 64, since the network is not the question. Peak memory is what the system counted for the process
+(ru_maxrss of os.wait4); seconds are of the processor, start included. annotate and embed write Parquet, annotate_h5ad
+.h5ad; denoise writes the whole panel, finetune fits a head, perturb removes one gene, counterfactual changes the sex,
+generate draws as many cells as the size says, balance fills labels up to 100 cells, train learns for one epoch,
+evaluate scores the test cells of the corpus with what was trained, vote lets the labels of the file group what
+annotate_h5ad wrote, join puts two parts together, info describes the corpus. A size that would take longer than
+--most-seconds, by the size before, is left out. What was measured of other verbs and sizes stays in memory.json, each
+with its day. Bytes a cell are what the peak grows by from the smallest to the largest size. The last line is one JSON
+object.
 """
 
 import argparse
+import json
 import math
 import multiprocessing
 import os
@@ -29,14 +28,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shared import command, effort, files
+from benchmarks.shared import command, files
 
 # The system counts a process's peak from before its program starts, when it still shares the memory of the one that
 # starts it. So this one stays small: nothing heavy is imported here, and files are made in processes of their own.
@@ -95,10 +94,9 @@ def make_model(source: Path, folder: Path) -> None:
     PolyGene.new(corpus.tokenizer, **NETWORK).save_pretrained(folder / "model")
 
 
-TIMED = ("prepare", "annotate")
 RECIPE = """
-corpus = "{folder}/corpus-{n}"
-out = "{folder}/run-{n}"
+corpus = "{folder}/prepare-{n}"
+out = "{folder}/train-{n}"
 [network]
 hidden_size = 64
 num_hidden_layers = 2
@@ -109,60 +107,40 @@ evaluations = 1
 """
 
 
-def words_of(verb: str, folder: Path, n_cells: int) -> list[str]:
-    """The command line of a verb whose peak alone is measured."""
-    cells, out = str(folder / f"cells-{n_cells}.h5ad"), str(folder / f"{verb}-{n_cells}")
-    model, corpus = ["--model", str(folder / "model")], str(folder / f"corpus-{n_cells}")
+SIZES = [10_000, 100_000, 1_000_000]
+NEEDS = {
+    "join": ("part1", "part2"),
+    "train": ("prepare",),
+    "info": ("prepare",),
+    "evaluate": ("train",),
+    "vote": ("annotate_h5ad",),
+}
+"""What a command reads that another one makes."""
+
+
+def words_of(folder: Path, n_cells: int, seed: int = 0) -> dict[str, list[str]]:
+    """The command line of each verb; its last word is what it makes or reads."""
+    cells, out = str(folder / f"cells-{n_cells}-{seed}.h5ad"), lambda name: str(folder / f"{name}-{n_cells}")
+    model = ["--model", str(folder / "model")]
     return {
-        "embed": ["embed", cells, *model, "--out", f"{out}.parquet"],
-        "denoise": ["denoise", cells, *model, "--panel", "all", "--out", f"{out}.h5ad"],
-        "finetune": ["finetune", cells, *model, "--label", "cell_type", "--out", out],
-        "perturb": ["perturb", cells, *model, "--knock-out", "LYZ", "--out", f"{out}.csv"],
-        "counterfactual": ["counterfactual", cells, *model, "--set", "sex=male", "--out", f"{out}.csv"],
-        "balance": ["balance", cells, *model, "--n-cells", "100", "--out", f"{out}.h5ad"],
-        "generate": ["generate", *model, "--n-cells", str(n_cells), "--steps", "4", "--out", f"{out}.h5ad"],
-        "train": ["train", str(folder / f"recipe-{n_cells}.toml")],
-        "vote": ["vote", f"{folder}/annotated-{n_cells}.h5ad", "--groupby", "cell_type", "--out", f"{out}.parquet"],
-        "evaluate": ["evaluate", corpus, "--model", str(folder / f"run-{n_cells}"), "--out", f"{out}.json"],
-    }[verb]
-
-
-PEAKS = (
-    "embed",
-    "denoise",
-    "finetune",
-    "perturb",
-    "counterfactual",
-    "balance",
-    "generate",
-    "train",
-    "evaluate",
-    "vote",
-)
-
-
-def peaks(folder: Path, source: Path, sizes: Sequence[int], options: argparse.Namespace) -> dict[str, dict[int, float]]:
-    """Measure the peaks of verbs, several at a time."""
-    verbs = [verb for verb in PEAKS if verb in options.verbs or (verb == "train" and "evaluate" in options.verbs)]
-    for n_cells in sizes if verbs else ():
-        cells = folder / f"cells-{n_cells}.h5ad"
-        apart(make_cells, source, cells, n_cells, options.seed)
-        (folder / f"recipe-{n_cells}.toml").write_text(RECIPE.format(folder=folder.as_posix(), n=n_cells))
-        if "train" in verbs:
-            measured("prepare", str(cells), "--out", str(folder / f"corpus-{n_cells}"))
-        if "vote" in verbs:
-            annotated = str(folder / f"annotated-{n_cells}.h5ad")
-            measured("annotate", str(cells), "--model", str(folder / "model"), "--out", annotated)
-    of_verb: dict[str, dict[int, float]] = {verb: {} for verb in verbs}
-
-    def measure_one(verb: str, n_cells: int) -> None:
-        peak = of_verb[verb][n_cells] = measured(*words_of(verb, folder, n_cells))["peak_mb"]
-        print(f"{verb} of {n_cells:,} cells: {peak:,.0f} MB", flush=True)
-
-    for phase in ([verb for verb in verbs if verb != "evaluate"], ["evaluate"] if "evaluate" in verbs else []):
-        with ThreadPoolExecutor(options.workers) as pool:  # evaluate needs what train makes
-            list(pool.map(lambda task: measure_one(*task), [(verb, n) for n in sizes for verb in phase]))
-    return of_verb
+        "prepare": ["prepare", cells, "--out", out("prepare")],
+        "part1": ["prepare", cells, "--part", "1/2", "--out", out("part1")],
+        "part2": ["prepare", cells, "--part", "2/2", "--out", out("part2")],
+        "join": ["join", out("part1"), out("part2"), "--out", out("join")],
+        "train": ["train", f"{out('recipe')}.toml", "--out", out("train")],
+        "evaluate": ["evaluate", out("prepare"), "--model", out("train"), "--out", out("evaluate") + ".json"],
+        "annotate": ["annotate", cells, *model, "--out", out("annotate") + ".parquet"],
+        "annotate_h5ad": ["annotate", cells, *model, "--out", out("annotate") + ".h5ad"],
+        "vote": ["vote", out("annotate") + ".h5ad", "--groupby", "cell_type", "--out", out("vote") + ".parquet"],
+        "embed": ["embed", cells, *model, "--out", out("embed") + ".parquet"],
+        "denoise": ["denoise", cells, *model, "--panel", "all", "--out", out("denoise") + ".h5ad"],
+        "finetune": ["finetune", cells, *model, "--label", "cell_type", "--out", out("finetune")],
+        "perturb": ["perturb", cells, *model, "--knock-out", "LYZ", "--out", out("perturb") + ".csv"],
+        "counterfactual": ["counterfactual", cells, *model, "--set", "sex=male", "--out", out("changed") + ".csv"],
+        "balance": ["balance", cells, *model, "--n-cells", "100", "--out", out("balance") + ".h5ad"],
+        "generate": ["generate", *model, "--n-cells", str(n_cells), "--steps", "4", "--out", out("new") + ".h5ad"],
+        "info": ["info", out("prepare")],
+    }
 
 
 def apart(function: Any, *arguments: Any) -> None:
@@ -194,34 +172,6 @@ def measured(*words: str) -> dict[str, float]:
     }
 
 
-def run(folder: Path, source: Path, n_cells: int, seed: int) -> dict[str, dict[str, float]]:
-    """Make a file of cells, prepare and annotate it beside the file of few cells, and remove what was made."""
-    cells, corpus, answers = folder / "cells.h5ad", folder / "made", folder / "answers.parquet"
-    apart(make_cells, source, cells, n_cells, seed)
-    found = {}
-    for verb, options in (
-        ("prepare", ["--out", str(corpus)]),
-        ("annotate", ["--out", str(answers), "--model", str(folder / "model")]),
-    ):
-        pairs = []
-        for _ in range(effort.at_most(5 if n_cells < 100_000 else 1, 1)):
-            for file in (folder / "few.h5ad", cells):
-                pairs.append(measured(verb, str(file), *options))
-                shutil.rmtree(corpus, ignore_errors=True)
-                answers.unlink(missing_ok=True)
-        startups, runs = pairs[::2], pairs[1::2]
-        found[verb] = {
-            "peak_mb": max(one["peak_mb"] for one in runs),
-            "startup_s": statistics.median(one["cpu_s"] for one in startups),
-            **{
-                time: statistics.median(one[time] - before[time] for one, before in zip(runs, startups, strict=True))
-                for time in ("cpu_s", "wall_s")
-            },
-        }
-    cells.unlink()
-    return found
-
-
 def slope(cells: list[int], seconds: list[float]) -> float | None:
     """Exponent of the power law through these points, by least squares of the logarithms; None for one point."""
     if len(cells) < 2:
@@ -229,61 +179,79 @@ def slope(cells: list[int], seconds: list[float]) -> float | None:
     return round(statistics.linear_regression(list(map(math.log, cells)), list(map(math.log, seconds))).slope, 3)
 
 
+def made(folder: Path, source: Path, n_cells: int, seed: int) -> Path:
+    """Give the file of so many cells; one that is there whole is used again."""
+    cells = folder / f"cells-{n_cells}-{seed}.h5ad"
+    if not cells.exists():
+        partial = cells.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        apart(make_cells, source, partial, n_cells, seed)
+        partial.rename(cells)
+    return cells
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="CELLS")
-    parser.add_argument("--verbs", nargs="+", default=[*TIMED, *PEAKS], choices=[*TIMED, *PEAKS], metavar="VERB")
-    parser.add_argument("--workers", type=int, default=1, help="verbs at a time, where peaks alone are measured")
-    parser.add_argument("--folder", type=Path, help="where files are made (default: a temporary folder)")
+    verbs = [verb for verb in words_of(Path(), 0) if not verb.startswith("part")]
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="CELLS")
+    parser.add_argument("--verbs", nargs="+", default=verbs, choices=verbs, metavar="VERB", help=" ".join(verbs))
+    parser.add_argument("--most-seconds", type=float, default=600, help="leave sizes out that take longer")
+    parser.add_argument("--folder", type=Path, help="where files are made, which then stay")
+
+
+def run(verb: str, folder: Path, n_cells: int, seed: int) -> dict[str, float]:
+    """Run a command anew, after those that it needs where they have not run."""
+    words = words_of(folder, n_cells, seed)
+    for other in NEEDS.get(verb, ()):
+        if not Path(words[other][-1]).exists():
+            run(other, folder, n_cells, seed)
+    out = Path(words[verb][-1])
+    if verb != "info":
+        shutil.rmtree(out, ignore_errors=True)
+        if out.is_file():
+            out.unlink()
+    return measured(*words[verb])
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run the commands on files of every size, print the table, and return its numbers."""
-    console, sizes = Console(width=120), [300] if options.smoke else options.sizes
-    source = files.needed(SOURCE, options.data)
-    of_size: dict[int, dict[str, dict[str, float]]] = {}
-    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-        folder = Path(scratch)
-        apart(make_model, source, folder)
-        apart(make_cells, source, folder / "few.h5ad", STARTUP_CELLS, options.seed)
-        peaks_of = peaks(folder, source, sizes, options)
-        for n_cells in sizes if set(TIMED) <= set(options.verbs) else ():
-            of_size[n_cells] = run(folder, source, n_cells, options.seed)
-            console.print(f"{n_cells:,} cells: {of_size[n_cells]}")
-    results = summary(of_size, console) if of_size else {"peak_mb": {}, "memory_growth": {}}
-    results["bytes_a_cell"] = {}
-    for verb, of_n in peaks_of.items():
-        results["peak_mb"][verb] = of_n
-        results["memory_growth"][verb] = round(of_n[max(sizes)] / of_n[min(sizes)], 3)
-    for verb, of_n in results["peak_mb"].items():
-        if len(of_n) > 1:
-            results["bytes_a_cell"][verb] = round(
-                1e6 * (of_n[max(sizes)] - of_n[min(sizes)]) / (max(sizes) - min(sizes))
-            )
-    return results
+    """Run the commands on files of every size, print the table, and return its numbers and those of before."""
+    sizes, source = [300] if options.smoke else sorted(options.sizes), files.needed(SOURCE, options.data)
+    file = command.RESULTS / "memory.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not options.smoke else {}
+    rows: dict[str, dict[str, Any]] = known.get("verbs", {})
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "model").exists():
+            apart(make_model, source, folder)
+        for n_cells in sizes:
+            made(folder, source, n_cells, options.seed)
+            (folder / f"recipe-{n_cells}.toml").write_text(RECIPE.format(folder=folder.resolve(), n=n_cells))
+            for verb in options.verbs:
+                of_n = rows.setdefault(verb, {})
+                if any(of_n[n]["cpu_s"] * n_cells / int(n) > options.most_seconds for n in of_n if int(n) < n_cells):
+                    continue
+                took = run(verb, folder, n_cells, options.seed)
+                of_n[str(n_cells)] = {
+                    "peak_mb": took["peak_mb"],
+                    "cpu_s": round(took["cpu_s"], 1),
+                    "date": datetime.now(UTC).date().isoformat(),
+                }
+                print(f"{verb} of {n_cells:,} cells: {of_n[str(n_cells)]}", flush=True)
+    return summary({verb: rows[verb] for verb in words_of(Path(), 0) if verb in rows})
 
 
-def summary(of_size: dict[int, dict[str, dict[str, float]]], console: Console) -> dict[str, Any]:
-    """Print what each command needs at each size, and how both grow."""
-    names = ("peak_mb", "cells_per_s", "growth_exponent", "memory_growth", "startup_s")
-    results: dict[str, Any] = {name: {} for name in names}
-    table = Table(title="start-up subtracted from times", title_justify="left")
-    for column in ("command", "cells", "peak MB", "processor s", "clock s", "cells/s"):
-        table.add_column(column, justify="left" if column == "command" else "right")
-    for verb in ("prepare", "annotate"):
-        rows = {n: one[verb] for n, one in of_size.items()}
-        seconds = {n: max(row["cpu_s"], 1e-3) for n, row in rows.items()}
-        peaks = {n: row["peak_mb"] for n, row in rows.items()}
-        known = {n: s for n, s in seconds.items() if s > rows[n]["startup_s"] / 5}
-        speeds = {n: round(n / s) for n, s in known.items()}
-        for n, row in rows.items():
-            times = f"{seconds[n]:.1f}", f"{row['wall_s']:.1f}"
-            table.add_row(verb, f"{n:,}", f"{peaks[n]:,.0f}", *times, f"{speeds[n]:,}" if n in speeds else "too short")
-        results["peak_mb"][verb] = peaks
-        results["cells_per_s"][verb] = speeds
-        results["growth_exponent"][verb] = slope(list(known), list(known.values()))
-        results["memory_growth"][verb] = round(peaks[max(peaks)] / peaks[min(peaks)], 3)
-        results["startup_s"][verb] = round(statistics.median(row["startup_s"] for row in rows.values()), 1)
-    console.print(table)
+def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Print the peaks, and return them with the bytes that a cell more takes."""
+    sizes = sorted({int(n) for of_n in rows.values() for n in of_n})
+    table = Table("verb", *(f"{n:,} cells" for n in sizes), "bytes a cell", title="peak memory, MB")
+    results: dict[str, Any] = {"verbs": rows, "bytes_a_cell": {}}
+    for verb, of_n in rows.items():
+        least, most = min(of_n, key=int), max(of_n, key=int)
+        grown = 1e6 * (of_n[most]["peak_mb"] - of_n[least]["peak_mb"]) / max(int(most) - int(least), 1)
+        results["bytes_a_cell"][verb] = round(grown) if least != most else None
+        peaks = [f"{of_n[str(n)]['peak_mb']:,.0f}" if str(n) in of_n else "" for n in sizes]
+        table.add_row(verb, *peaks, str(results["bytes_a_cell"][verb]))
+    Console(width=120).print(table)
     return results
 
 
