@@ -153,8 +153,13 @@ def novelty(results: Mapping[str, Any]) -> str:
     mean = {score: sum(of[score] for of in found.values()) / len(found) for score in scores}
     shares = [score for score in scores if "flagged" in score]
     order = sorted((score for score in scores if score not in shares), key=lambda score: -mean[score])
-    rows = [[score, *(of[score] for of in found.values()), mean[score]] for score in (*order, *shares)]
+    rows = [[_named(score), *(of[score] for of in found.values()), mean[score]] for score in (*order, *shares)]
     return "\n".join(table(["score", *found, "mean"], rows))
+
+
+def _named(score: str) -> str:
+    """Name a score by the words of the pages."""
+    return score.replace("question state", "state of the query").replace("hidden genes", "masked genes")
 
 
 SECTIONS = {one.__name__: one for one in (calibration, leakage, conditions, ages, hierarchy, novelty)}
