@@ -138,7 +138,7 @@ def hierarchy(results: Mapping[str, Any]) -> str:
     """Lay out what backing off gains, and what it costs."""
     columns = {"correct": "correct", "at_label": "at the label", "wrong": "wrong", "information": "information"}
     rows = [
-        [study, who, kind, *(values[column] for column in columns)]
+        [study, who, kind, *(f"{values[column]:.3f}" for column in columns)]
         for study, of in results["hierarchy"].items()
         for who, kinds in of["scores"].items()
         for kind, values in kinds.items()

@@ -79,6 +79,7 @@ def test_a_cell_without_a_typical_label_has_the_set_that_annotate_writes(finer, 
     assert table["size"].tolist() == [1] * 4
     assert table["coverage"].tolist() == pytest.approx([sum(held) / 3, *held])
     assert table["abstained"].iloc[0] == 1
+    assert table["why"].iloc[2] == "a set holds one label at least"
 
 
 @pytest.mark.parametrize(

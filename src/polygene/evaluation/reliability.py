@@ -227,6 +227,8 @@ def _why_off(row: dict[str, Any], unit: str) -> str | None:
     units, needed = row["calibration_donors"], units_needed(COVERAGE)
     if abs(row["off"]) <= TOLERANCE:
         return None
+    if row["off"] > 0 and row["size"] < 1 + TOLERANCE:
+        return "a set holds one label at least"
     if units < needed:
         return f"{units} calibration {unit}s have it, {needed} are needed"
     if row["coverage_low"] <= COVERAGE <= row["coverage_high"]:
