@@ -55,10 +55,6 @@ CANDIDATES: dict[str, dict[str, Any]] = {
         "masking": MaskingConfig(varied_rate=0.5),
         "training": replace(TRAINING, epochs=4),
     },
-    "2 x 128, cell types drawn by the root of their count": {
-        "network": SMALL,
-        "training": replace(TRAINING, epochs=4, balance="cell_type"),
-    },
 }
 REFERENCE = "logistic regression"
 

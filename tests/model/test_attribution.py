@@ -11,8 +11,11 @@ from polygene.model.inference import label_probabilities
 from polygene.vocab.cells import EncodedCells
 
 
-@pytest.fixture
-def model(tiny_model: PolyGene) -> PolyGene:
+@pytest.fixture(params=[False, True], ids=["alone", "with regression"])
+def model(tiny_model: PolyGene, request: pytest.FixtureRequest) -> PolyGene:
+    if request.param:
+        shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        tiny_model = PolyGene.new(tiny_model.tokenizer, label_regression=True, initializer_range=0.2, **shape)
     torch.nn.init.normal_(tiny_model.network.linear_branch.genes.weight, std=0.3)
     return tiny_model
 

@@ -25,7 +25,6 @@ def test_every_field_is_written_and_read_back(tmp_path):
     recipe = Recipe(corpus='a "b" \\ ü', out="x")
     others = {
         "seed": 7,
-        "balance": "sex",
         "report_to": "tensorboard",
         "precision": "bfloat16",
         "smoothing_kind": "uniform",

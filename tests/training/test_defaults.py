@@ -34,7 +34,7 @@ def test_the_default_for_the_cells_of_the_shipped_model_is_its_recipe(toy_corpus
 
 
 def test_a_written_recipe_is_the_same_explained_and_not_replaced(toy_corpus, tmp_path):
-    recipe = Recipe(corpus=str(toy_corpus.folder), out="run", training=TrainingConfig(epochs=7, balance="cell_type"))
+    recipe = Recipe(corpus=str(toy_corpus.folder), out="run", training=TrainingConfig(epochs=7, class_weights=True))
     write_recipe(recipe, tmp_path / "mine.toml")
     assert Recipe.load(tmp_path / "mine.toml") == recipe
     text = (tmp_path / "mine.toml").read_text(encoding="utf-8")

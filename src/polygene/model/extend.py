@@ -15,6 +15,8 @@ from polygene.nn.network import PolyGeneModel
 from polygene.vocab.phenotypes import Phenotype, PhenotypeSchema
 from polygene.vocab.tokenizer import CellTokenizer
 
+GENES, BIAS = "linear_branch.genes.weight", "linear_branch.bias"
+
 
 def phenotype_of(model: PolyGene, column: str) -> str:
     """Name the phenotype that is read from this column of `obs`, or would be if the model had it.
@@ -72,7 +74,9 @@ def extend_vocabulary(model: PolyGene, column: str, labels: Sequence[str]) -> Po
     rows_of = _old_rows(model, new, old.schema.index(query_like(model, column)))
     for key, was in old_weights.items():
         rows = rows_of.get(key.removeprefix("bert.embeddings."))
-        weights[key] = was if rows is None else torch.cat([was, torch.zeros_like(was[:1])])[rows]
+        was = was.T if key == GENES else was
+        new_rows = was if rows is None else torch.cat([was, torch.zeros_like(was[:1])])[rows]
+        weights[key] = new_rows.T if key == GENES else new_rows
     network.load_state_dict(weights)
     return replace(model, tokenizer=new, network=network.eval().to(model.network.device))
 
@@ -90,10 +94,16 @@ def _old_rows(model: PolyGene, new: CellTokenizer, like: int) -> dict[str, list[
         tokens += [absent, *range(absent + 1, absent + 1 + n_known), *[absent] * (len(labels) - n_known)]
         first = n_first + sum(map(len, old.schema.labels[:p]))
         outputs += [*range(first, first + n_known), *[-1] * (len(labels) - n_known)]
+    width = model.network.config.hidden_size
+    regressed = [row - n_first if row >= 0 else -1 for row in outputs[n_first:]]
     slots = [*range(old.n_slots), *[old.phenotype_slots[like]] * (new.n_slots - old.n_slots)]
     return {
         "word_embeddings.weight": tokens,
         "position_embeddings.weight": slots,
         "decoder.weight": outputs,
         "decoder.bias": outputs,
-    }
+    } | (
+        {GENES: [*range(width), *(width + row if row >= 0 else -1 for row in regressed)], BIAS: regressed}
+        if model.network.config.label_regression
+        else {}
+    )

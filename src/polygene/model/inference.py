@@ -85,9 +85,9 @@ def predict_labels(
             if head:
                 p_CN, values_CH = logits_CV.softmax(-1).cpu().numpy(), part.own.get(name)
                 values_CH = head.values(part, model.tokenizer.panel) if values_CH is None else values_CH
-                state_CD = state_QD[i::n].float().cpu().numpy()
+                state_CD = state_QD[i::n, : sizes[0]].float().cpu().numpy()
                 logits_CV = torch.from_numpy(head.logits(state_CD, p_CN, values_CH, sizes[p + 1]))
-            states_CD = (state_QD if branch else hidden_QD)[i::n].float().cpu().numpy()
+            states_CD = (state_QD if branch else hidden_QD)[i::n, : sizes[0]].float().cpu().numpy()
             found.append((torch.softmax(logits_CV / temperatures[i], dim=-1).float().cpu().numpy(), states_CD))
         return found
 

@@ -18,7 +18,7 @@ USED = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"),
     *("max_position_embeddings", "type_vocab_size", "vocab_size", "n_genes", "n_bins", "phenotype_sizes", "n_added"),
-    *("bin_targets", "unmeasured_vectors"),
+    *("bin_targets", "unmeasured_vectors", "label_regression"),
 )
 """Keys of config.json that a network of PolyGene is made by; all others are as transformers sets them."""
 LARGEST_CONFIG = 4_000_000  # bytes: targets of 256 × 256 bins
@@ -35,7 +35,8 @@ class _NoFirstWeights(TorchFunctionMode):
 
 def load_network(folder: Path, tokenizer: CellTokenizer) -> PolyGeneModel:
     """Load config.json and model.safetensors, and no other file."""
-    given, header = read_json(folder / CONFIG, LARGEST_CONFIG), tensors(folder / WEIGHTS)
+    given = {"label_regression": False} | read_json(folder / CONFIG, LARGEST_CONFIG)  # networks were made without it
+    header = tensors(folder / WEIGHTS)
     _check_sizes(folder, given, header, tokenizer)
     config = PolyGeneConfig(**{name: given[name] for name in USED})
     usual = config.to_dict()

@@ -67,8 +67,6 @@ class TrainingConfig:
         "bfloat16" runs matrix products in half precision (GPUs, and CPUs with AMX); "float32" is exact.
     class_weights
         Weigh labels against their frequency in the phenotype loss (and in the baselines).
-    balance
-        Name of a phenotype whose labels are drawn by the root of their count; empty: every cell once an epoch.
     gradient_checkpointing
         Trade time for memory.
     num_workers
@@ -89,7 +87,6 @@ class TrainingConfig:
     save_minutes: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     class_weights: bool = False
-    balance: str = ""
     gradient_checkpointing: bool = False
     num_workers: int = 0
     report_to: str = "none"

@@ -36,6 +36,8 @@ class PolyGeneConfig:
         (B, B): the distribution over bins that training took each bin for, if it smoothed (see `losses.gene_targets`).
     unmeasured_vectors
         Whether the network has a vector for each gene that a file did not measure (see `UnmeasuredGenes`).
+    label_regression
+        Whether a logistic regression of the labels on the genes was joined to it (see `LinearBranch`).
     """
 
     n_genes: int = 512
@@ -44,6 +46,7 @@ class PolyGeneConfig:
     n_added: int = 0
     bin_targets: Sequence[Sequence[float]] | None = None
     unmeasured_vectors: bool = True
+    label_regression: bool = False
     vocab_size: int = 30_522
     hidden_size: int = 768
     num_hidden_layers: int = 12

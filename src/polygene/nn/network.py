@@ -81,11 +81,6 @@ class PolyGeneModel(nn.Module):
         logs = [((n_V.float() + 0.5) / (n_V.float() + 0.5).sum()).log() for n_V in labels]
         self.decoder.bias.copy_(torch.cat([torch.zeros(self.config.gene_logits), *logs]))
 
-    @torch.no_grad()
-    def shift_labels(self, logs: Sequence[Tensor]) -> None:
-        """Add P tensors (V_p,) to the biases of the labels, as where another share of cells has a label."""
-        self.decoder.bias[self.config.gene_logits :] += torch.cat(list(logs)).to(self.device)
-
     def encode(
         self,
         input_ids: Tensor,
@@ -136,12 +131,24 @@ class PolyGeneModel(nn.Module):
         label_at: Tensor,
         unmeasured: Tensor | None = None,
     ) -> Tensor:
-        """Add the linear branch to the states of phenotype queries, (Q, D): labels are decoded from that."""
-        return hidden_QD + self.linear_branch(input_ids, position_ids, cells, label_at, unmeasured)
+        """Add the linear branch to the states of phenotype queries: labels are decoded from that.
 
-    def decode_labels(self, hidden_QD: Tensor, phenotype: int) -> Tensor:
-        """Logits of the labels of one phenotype from states with the linear branch added, (Q, V)."""
-        return nn.functional.linear(hidden_QD, *self.label_rows(phenotype))
+        (Q, D), with `label_regression` (Q, D + all labels): behind the state stand the logits of the regression.
+        """
+        sums_QX = self.linear_branch(input_ids, position_ids, cells, label_at, unmeasured)
+        return nn.functional.pad(hidden_QD, (0, sums_QX.shape[1] - hidden_QD.shape[1])) + sums_QX
+
+    def decode_labels(self, state_QX: Tensor, phenotype: int) -> Tensor:
+        """Logits of the labels of one phenotype from what `label_states` gives, (Q, V).
+
+        With `label_regression` they are the means of those of the network and of the regression.
+        """
+        weight_VD, bias_V = self.label_rows(phenotype)
+        logits_QV = nn.functional.linear(state_QX[:, : self.config.hidden_size], weight_VD, bias_V)
+        if not self.config.label_regression:
+            return logits_QV
+        first = self.config.hidden_size + sum(self.config.phenotype_sizes[:phenotype])
+        return (logits_QV + state_QX[:, first : first + len(bias_V)]) / 2
 
     def label_rows(self, phenotype: int) -> tuple[Tensor, Tensor]:
         """Weights (V, D) and biases (V,) of the decoder that belong to the labels of one phenotype, as views."""

@@ -35,9 +35,8 @@ class TrainingCells(Dataset):
         *,
         rank: int,
         world_size: int,
-        odds_C: np.ndarray | None = None,
     ) -> None:
-        self.split, self.collator, self.seed, self.odds_C = split, collator, training.seed, odds_C
+        self.split, self.collator, self.seed = split, collator, training.seed
         self.n_places, self.width = training.epochs * len(split), training.batch_size * world_size
         self.accumulation, self.rank, self.world_size = training.accumulation, rank, world_size
         self._orders: dict[int, np.ndarray] = {}
@@ -46,11 +45,10 @@ class TrainingCells(Dataset):
         return math.ceil(self.n_places / self.width)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the cells of one epoch: each once, or drawn by their odds."""
+        """Return the cells of one epoch: each once."""
         if epoch not in self._orders:
             rng, n_cells = np.random.default_rng([self.seed, epoch]), len(self.split)
-            drawn = self.odds_C is not None
-            order_C = rng.choice(n_cells, size=n_cells, p=self.odds_C) if drawn else rng.permutation(n_cells)
+            order_C = rng.permutation(n_cells)
             # The last epoch stays: a batch may hold cells of two.
             self._orders = {known: self._orders[known] for known in list(self._orders)[-1:]} | {epoch: order_C}
         return self._orders[epoch]
@@ -78,7 +76,7 @@ class TrainingCells(Dataset):
 
 
 def training_cells(recipe: Recipe, corpus: Corpus, *, rank: int, world_size: int) -> TrainingCells:
-    """Lay out the cells of a run for one process, masked, weighted and drawn as the recipe says."""
+    """Lay out the cells of a run for one process, masked and weighted as the recipe says."""
     split, training, schema = corpus.split("train"), recipe.training, corpus.tokenizer.schema
     sizes = [len(labels) for labels in schema.labels]
     collator = MaskingCollator(
@@ -88,8 +86,7 @@ def training_cells(recipe: Recipe, corpus: Corpus, *, rank: int, world_size: int
         seed=training.seed,
         class_weights=class_weights(split.labels_CP, sizes) if training.class_weights else None,
     )
-    odds_C = balancing_odds(split.labels_CP[:, schema.index(training.balance)]) if training.balance else None
-    return TrainingCells(split, collator, training, rank=rank, world_size=world_size, odds_C=odds_C)
+    return TrainingCells(split, collator, training, rank=rank, world_size=world_size)
 
 
 def class_weights(labels_CP: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray | None]:
@@ -100,14 +97,3 @@ def class_weights(labels_CP: np.ndarray, sizes: Sequence[int]) -> list[np.ndarra
         n_present = np.count_nonzero(counts_V)
         weights.append(counts_V.sum() / (n_present * np.maximum(counts_V, 1)) if n_present else None)
     return weights
-
-
-def balancing_odds(labels_C: np.ndarray) -> np.ndarray:
-    """Odds of drawing each cell such that labels are drawn by the root of their count, cells without one as one more.
-
-    Drawn by their count, rare types are hardly learned; drawn equally often, common ones are confused with rare ones
-    (docs/decisions.md).
-    """
-    _, inverse_C, counts = np.unique(labels_C, return_inverse=True, return_counts=True)
-    odds_C = counts[inverse_C] ** -0.5
-    return odds_C / odds_C.sum()

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from polygene.corpus.corpus import Corpus
 from polygene.errors import RecipeError
@@ -21,36 +20,21 @@ from polygene.vocab.ontology import at_or_below
 
 def new_model(recipe: Recipe, corpus: Corpus) -> PolyGene:
     """Make the untrained model of a recipe; its biases start at the frequencies in the training cells."""
-    n_bins, n_cells = corpus.tokenizer.binner.n_bins, len(corpus.split("train"))
+    n_bins = corpus.tokenizer.binner.n_bins
     targets = gene_targets(n_bins, recipe.loss).tolist() if n_bins > 2 and recipe.loss.smoothing else None
     model = PolyGene.new(corpus.tokenizer, seed=recipe.training.seed, bin_targets=targets, **vars(recipe.network))
-    counts = _label_counts(recipe, corpus, np.ones(n_cells))
+    counts = [torch.from_numpy(counts_V) for counts_V in label_counts(recipe, corpus)]
     model.network.start_from_frequencies(torch.from_numpy(corpus.tokenizer.inverse.counts_GB), counts)
     return model
 
 
-def frequency_shifts(recipe: Recipe, corpus: Corpus, odds_C: np.ndarray) -> list[Tensor]:
-    """Log of each label's share of the training cells over its share of cells drawn by these odds, (V,) a phenotype.
-
-    Added to the logits of a network that learned from drawn cells, it makes them those of one to which labels come as
-    often as in the corpus (Saerens et al. 2002).
-    """
-    weights_2C = np.ones(len(odds_C)), odds_C * len(odds_C)
-    in_all, in_drawn = (
-        [counts_V / counts_V.sum().clamp_min(1) for counts_V in _label_counts(recipe, corpus, weights_C)]
-        for weights_C in weights_2C
-    )
-    least = 1e-9  # a label that no cell has stays as it is
-    return [((a_V + least) / (b_V + least)).log().float() for a_V, b_V in zip(in_all, in_drawn, strict=True)]
-
-
-def _label_counts(recipe: Recipe, corpus: Corpus, weights_C: np.ndarray) -> list[Tensor]:
-    """Sum the weights of the training cells of each label, spread over the labels below it, (V,) a phenotype."""
-    labels_CP, counts = corpus.split("train").labels_CP, []
+def label_counts(recipe: Recipe, corpus: Corpus, rows: np.ndarray | slice = slice(None)) -> list[np.ndarray]:
+    """Count the training cells (these of them) of each label, spread over the labels below it, (V,) a phenotype."""
+    labels_CP, counts = corpus.split("train").labels_CP[rows], []
     for p, table_VV in enumerate(_label_tables(recipe, corpus)):
-        given_C, n_labels = labels_CP[:, p] >= 0, len(corpus.tokenizer.schema.labels[p])
-        counts_V = np.bincount(labels_CP[given_C, p], weights_C[given_C], minlength=n_labels)
-        counts.append(torch.from_numpy(spread_counts(counts_V, table_VV)))
+        n_labels = len(corpus.tokenizer.schema.labels[p])
+        counts_V = np.bincount(labels_CP[labels_CP[:, p] >= 0, p], minlength=n_labels)
+        counts.append(spread_counts(counts_V, table_VV))
     return counts
 
 

@@ -27,7 +27,8 @@ from polygene.runtime.subsample import spread
 from polygene.training.data import training_cells
 from polygene.training.defaults import find_recipe
 from polygene.training.engine import Engine, of_interest, trainer_arguments
-from polygene.training.setup import copy_model, frequency_shifts, loss_of, new_model
+from polygene.training.regression import join_regression, without_regression
+from polygene.training.setup import copy_model, loss_of, new_model
 from polygene.training.states import drop_states, last_whole_state
 
 log = logging.getLogger("polygene")
@@ -137,7 +138,11 @@ class _Run:
             raise RecipeError(msg)
 
     def model(self) -> PolyGene:
-        model = new_model(self.recipe, self.corpus) if self.start is None else copy_model(self.start, self.corpus)
+        if self.start is None:
+            model = new_model(self.recipe, self.corpus)
+        else:
+            alone = replace(self.start, network=without_regression(self.start.network))
+            model = copy_model(alone, self.corpus)
         model.network.bert.gradient_checkpointing = self.recipe.training.gradient_checkpointing
         return model
 
@@ -165,9 +170,9 @@ class _Run:
 
     def finish(self, engine: Engine) -> PolyGene:
         """Score, calibrate and save the state that is kept."""
-        trained, odds_C = engine.trained(), engine.train_dataset.odds_C
-        if odds_C is not None:  # it learned from drawn cells, and is to predict as if from all
-            trained.network.shift_labels(frequency_shifts(self.recipe, self.corpus, odds_C))
+        trained = engine.trained()
+        engine.log_once("fitting a logistic regression of the labels on the genes, which the network is joined with")
+        trained = replace(trained, network=join_regression(trained.network, self.recipe, self.corpus))
         scores = engine.scores(trained)
         if scores:
             engine.log_once("kept the state of step %s: %s", engine.state.best_global_step, of_interest(scores))

@@ -1,0 +1,89 @@
+"""A logistic regression of the labels on the genes, which is joined to a network that has been trained.
+
+On studies never seen, regression on few cells of each label makes other mistakes than the network, which learns all
+cells: their mean is better (docs/decisions.md). It is fitted apart: a linear part that learns with the network makes up
+for the network's mistakes in the studies that it knows.
+
+Legend: C cells, G panel genes, B bins, V labels of one phenotype, L labels of all phenotypes.
+"""
+
+from copy import deepcopy
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from polygene.corpus.corpus import Corpus
+from polygene.model.extend import BIAS, GENES
+from polygene.model.recipe import Recipe
+from polygene.nn.network import PolyGeneModel
+from polygene.runtime.subsample import spread
+from polygene.training.setup import label_counts, loss_of
+
+MOST_OF_A_LABEL, MOST_CELLS = 200, 200_000
+"""Cells that a label is learned from in each source, and cells of a phenotype in all."""
+L2, HIDDEN = 1e-5, 0.8
+"""Weight of the sum of squares; largest share of a cell's genes that is masked."""
+EPOCHS, BATCH, RATE = 12, 256, 0.02
+
+
+def join_regression(network: PolyGeneModel, recipe: Recipe, corpus: Corpus) -> PolyGeneModel:
+    """Fit the labels on the bins of the training cells, and give a network that answers with the mean of both."""
+    fits = [_fit(network, recipe, corpus, p) for p in range(len(network.config.phenotype_sizes))]
+    weights_GL, bias_L = (torch.cat(parts, dim=-1).to(network.device) for parts in zip(*fits, strict=True))
+    return _rebuilt(network, weights_GL, bias_L)
+
+
+def without_regression(network: PolyGeneModel) -> PolyGeneModel:
+    """Give the network alone, to train it further."""
+    return _rebuilt(network) if network.config.label_regression else network
+
+
+def _rebuilt(network: PolyGeneModel, *regression: Tensor) -> PolyGeneModel:
+    config, weights = deepcopy(network.config), network.state_dict()
+    config.label_regression = bool(regression)
+    weights.pop(BIAS, None)
+    weights[GENES] = torch.cat([weights[GENES][:, : config.hidden_size], *regression[:1]], dim=1)
+    rebuilt = PolyGeneModel(config)
+    rebuilt.load_state_dict(weights | dict(zip([BIAS], regression[1:], strict=False)))
+    return rebuilt.to(network.device).eval()
+
+
+def _fit(network: PolyGeneModel, recipe: Recipe, corpus: Corpus, p: int) -> tuple[Tensor, Tensor]:
+    """Fit the labels of one phenotype: weights (G, V) and, for labels as frequent as in the corpus, biases (V,).
+
+    Few cells of each label are learned, whose frequencies are put right at the end (Saerens et al. 2002): they matter
+    little on new studies, and much for new donors of known ones.
+    """
+    split, loss = corpus.split("train"), loss_of(recipe, corpus)
+    rng, n_genes = np.random.default_rng(recipe.training.seed), network.config.n_genes
+    learned = _learned(split.labels_CP[:, p], split.sources_C, rng)
+    cells = split.cells(learned)
+    x_CG = cells.as_csr(network.linear_branch.bins.detach().cpu().numpy()[cells.bins_N], n_genes)
+    labels_C = torch.from_numpy(cells.labels_CP[:, p].astype(np.int64))
+    sizes = (n_genes, network.config.phenotype_sizes[p]), network.config.phenotype_sizes[p]
+    weights_GV, bias_V = weights = [torch.zeros(size, requires_grad=True) for size in sizes]
+    n_batches = max(1, len(labels_C) // BATCH) if len(labels_C) else 0
+    steps = torch.optim.Adam(weights, lr=RATE)
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(steps, max(1, EPOCHS * n_batches))
+    for _ in range(EPOCHS if n_batches else 0):
+        for rows in np.array_split(rng.permutation(len(labels_C)), n_batches):
+            shown = rng.random((len(rows), n_genes)) >= rng.uniform(0, HIDDEN, (len(rows), 1))
+            x_BG = torch.from_numpy(x_CG[rows].toarray() * shown)
+            loss_B = loss.labels(x_BG @ weights_GV + bias_V, labels_C[rows], p)
+            steps.zero_grad()
+            (loss_B.mean() + L2 * (weights_GV**2).sum()).backward()
+            steps.step()
+            rates.step()
+    wanted = learned if recipe.training.class_weights else slice(None)
+    wanted_V, learned_V = (label_counts(recipe, corpus, some)[p] + 0.5 for some in (wanted, learned))
+    odds_V = torch.from_numpy(wanted_V / wanted_V.sum() * learned_V.sum() / learned_V)
+    return weights_GV.detach(), (bias_V.detach() + odds_V.log()).float()
+
+
+def _learned(labels_C: np.ndarray, sources_C: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Choose the cells to learn from, ascending: some of each label in each source."""
+    rows = pd.Series(rng.permutation(np.flatnonzero(labels_C >= 0)))
+    some = rows.groupby([labels_C[rows], sources_C[rows]]).head(MOST_OF_A_LABEL)
+    return np.sort(some.to_numpy())[spread(len(some), MOST_CELLS)]
