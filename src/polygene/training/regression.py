@@ -31,8 +31,7 @@ EPOCHS, BATCH, RATE = 12, 256, 0.02
 def join_regression(network: PolyGeneModel, recipe: Recipe, corpus: Corpus) -> PolyGeneModel:
     """Fit the labels on the bins of the training cells, and give a network that answers with the mean of both."""
     fits = [_fit(network, recipe, corpus, p) for p in range(len(network.config.phenotype_sizes))]
-    weights_GL, bias_L = (torch.cat(parts, dim=-1).to(network.device) for parts in zip(*fits, strict=True))
-    return _rebuilt(network, weights_GL, bias_L)
+    return _rebuilt(network, *(torch.cat(parts, dim=-1) for parts in zip(*fits, strict=True)))
 
 
 def without_regression(network: PolyGeneModel) -> PolyGeneModel:
@@ -45,7 +44,8 @@ def _rebuilt(network: PolyGeneModel, *regression: Tensor) -> PolyGeneModel:
     config.label_regression = bool(regression)
     weights.pop(BIAS, None)
     weights[GENES] = torch.cat([weights[GENES][:, : config.hidden_size], *regression[:1]], dim=1)
-    rebuilt = PolyGeneModel(config)
+    with torch.random.fork_rng(devices=[]):
+        rebuilt = PolyGeneModel(config)
     rebuilt.load_state_dict(weights | dict(zip([BIAS], regression[1:], strict=False)))
     return rebuilt.to(network.device).eval()
 
@@ -63,15 +63,15 @@ def _fit(network: PolyGeneModel, recipe: Recipe, corpus: Corpus, p: int) -> tupl
     x_CG = cells.as_csr(network.linear_branch.bins.detach().cpu().numpy()[cells.bins_N], n_genes)
     labels_C = torch.from_numpy(cells.labels_CP[:, p].astype(np.int64))
     sizes = (n_genes, network.config.phenotype_sizes[p]), network.config.phenotype_sizes[p]
-    weights_GV, bias_V = weights = [torch.zeros(size, requires_grad=True) for size in sizes]
+    weights_GV, bias_V = weights = [torch.zeros(size, device=network.device, requires_grad=True) for size in sizes]
     n_batches = max(1, len(labels_C) // BATCH) if len(labels_C) else 0
     steps = torch.optim.Adam(weights, lr=RATE)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(steps, max(1, EPOCHS * n_batches))
     for _ in range(EPOCHS if n_batches else 0):
         for rows in np.array_split(rng.permutation(len(labels_C)), n_batches):
             shown = rng.random((len(rows), n_genes)) >= rng.uniform(0, HIDDEN, (len(rows), 1))
-            x_BG = torch.from_numpy(x_CG[rows].toarray() * shown)
-            loss_B = loss.labels(x_BG @ weights_GV + bias_V, labels_C[rows], p)
+            x_BG = torch.from_numpy(x_CG[rows].toarray() * shown).to(network.device)
+            loss_B = loss.labels(x_BG @ weights_GV + bias_V, labels_C[rows].to(network.device), p)
             steps.zero_grad()
             (loss_B.mean() + L2 * (weights_GV**2).sum()).backward()
             steps.step()
@@ -79,7 +79,7 @@ def _fit(network: PolyGeneModel, recipe: Recipe, corpus: Corpus, p: int) -> tupl
     wanted = learned if recipe.training.class_weights else slice(None)
     wanted_V, learned_V = (label_counts(recipe, corpus, some)[p] + 0.5 for some in (wanted, learned))
     odds_V = torch.from_numpy(wanted_V / wanted_V.sum() * learned_V.sum() / learned_V)
-    return weights_GV.detach(), (bias_V.detach() + odds_V.log()).float()
+    return weights_GV.detach(), (bias_V.detach() + odds_V.log().to(network.device)).float()
 
 
 def _learned(labels_C: np.ndarray, sources_C: np.ndarray, rng: np.random.Generator) -> np.ndarray:
