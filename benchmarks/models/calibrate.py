@@ -38,6 +38,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.models import corpus as making
 from benchmarks.models.card import shift
 from benchmarks.shared import command
+from polygene.errors import GeneError
 from polygene.model.calibration import Calibration, least_probabilities, level
 from polygene.model.checkpoint import CALIBRATION, SUMS, PolyGene
 from polygene.model.inference import predict_labels
@@ -282,7 +283,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             for file in sorted((corpora / fold / "left_out").glob("*.h5ad")):
                 cells = ad.read_h5ad(file)
                 if "cell_type" in cells.obs and cells.obs["cell_type"].notna().any():
-                    some.append(predict(network, cells, group_of[file.stem]))
+                    try:
+                        some.append(predict(network, cells, group_of[file.stem]))
+                    except GeneError as error:  # of the larger panel a file may measure too little
+                        print(f"{fold}, {file.stem}: {error}"[:120], flush=True)
+                        continue
                     print(f"{fold}, {file.stem}: {some[-1].right_C.mean():.3f} right", flush=True)
         calibration, scores = learn(some)
         model = PolyGene.from_pretrained(checkpoint, device="cpu")

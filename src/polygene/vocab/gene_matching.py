@@ -40,7 +40,7 @@ KEPT = {
 }
 """Share of the macro-F1 of a full panel that is left, by the share of the panel that is measured: where genes are
 missing at random (mean of three studies never seen), and where the most variable ones are (the worst study, never
-rising as genes go nor above the first). By `python -m benchmarks.models.coverage`, seed 0, 2026-11-30; see docs/coverage.md."""
+rising as genes go nor above the first). By `python -m benchmarks.models.coverage`, seed 0; see docs/coverage.md."""
 
 COMFORT = 0.75  # share of the panel below which a warning gives the macro-F1 to expect
 FLOOR = 0.1  # and below which there is no prediction: at half of it many cells express none of its genes
