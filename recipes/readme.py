@@ -70,7 +70,7 @@ def scores_picture(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(7.5, 1.0 + 0.36 * len(table)), layout="constrained", dpi=130, facecolor="white")
     axis = figure.subplots()
     heights = list(range(len(table)))[::-1]
-    for who, (name, marker, colour, size) in reversed(WHO.items()):
+    for who, (name, marker, colour, size) in WHO.items():  # the largest marker first, lest it hides another
         if who in table:
             axis.scatter(table[who], heights, s=size, marker=marker, c=colour, label=name, zorder=2)
     axis.set_yticks(heights, [STUDIES.get(name, name) for name in table.index])
@@ -79,7 +79,7 @@ def scores_picture(table: pd.DataFrame) -> Figure:
     )
     _plain(axis)
     handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles[::-1], names[::-1], loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
     return figure
 
 
