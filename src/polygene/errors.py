@@ -52,6 +52,19 @@ class MissingExtraError(PolyGeneError, ImportError):
     """A package that only some tasks need is not installed; the message names the extra that brings it."""
 
 
+MOST_SUMS = 4e9  # bytes
+
+
+def check_sums(n_bytes: float, n_donors: int) -> None:
+    """Refuse sums of each donor that would fill the memory: so many donors are mostly names of cells."""
+    if n_bytes > MOST_SUMS:
+        msg = (
+            f"The sums of {n_donors:,} donors, or donors within groups, would take {n_bytes / 1e9:,.0f} GB. If the "
+            "donors' column names cells, give another one; else give fewer cells, genes or groups at a time."
+        )
+        raise DataError(msg)
+
+
 def missing_column(column: str, columns: Iterable[object], *, of: str, holds: str = "", do: str = "") -> ColumnError:
     """Make the error for a column that is not there; it names the nearest columns, or the first ten.
 

@@ -303,3 +303,10 @@ def test_what_the_model_never_learned_cannot_change(
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     with pytest.raises(PhenotypeError, match=says):
         counterfactual(adata, PolyGene.new(replace(tokenizer, schema=schema), **sizes), {"sex": "male"})
+
+
+def test_sums_of_too_many_donors_are_refused(adata: ad.AnnData, tiny_model: PolyGene, monkeypatch) -> None:
+    monkeypatch.setattr("polygene.errors.MOST_SUMS", 64 * 40 * 3)
+    adata.obs["cell"] = adata.obs_names
+    with pytest.raises(DataError, match=rf"sums of {adata.n_obs} donors.* names cells, give another one"):
+        counterfactual(adata, tiny_model, {"sex": "male"}, donor="cell")

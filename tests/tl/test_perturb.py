@@ -303,3 +303,10 @@ def test_no_cells_no_model_and_values_of_a_binary_model_are_refused(
     with pytest.raises(DataError, match="whether a gene is expressed, not how much"):
         perturb(adata, binary, knock_out="GENE7", genes="all")
     assert perturb(adata, binary, knock_out="GENE7")["effect"].abs().max() > 0
+
+
+def test_sums_of_too_many_donors_are_refused(adata: ad.AnnData, model: PolyGene, monkeypatch) -> None:
+    monkeypatch.setattr("polygene.errors.MOST_SUMS", 1_000)
+    adata.obs["cell"] = adata.obs_names
+    with pytest.raises(DataError, match=r"sums of 48 donors.* names cells, give another one"):
+        perturb(adata, model, knock_out=["GENE7"], donor="cell")

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from polygene.errors import missing_column
+from polygene.errors import check_sums, missing_column
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import record_in_uns
 from polygene.io.write import write_table
@@ -118,6 +118,7 @@ def counterfactual(
         cells = open_cells(adata, layer=layer)
         labels_CP = read_controls(cells, tokenizer.schema, targets, given)
         unit_C, units = _units(cells, donor, groupby)
+        check_sums(64 * len(units) * len(tokenizer.panel), len(units))
         rows = rows_to_change(cells.label, labels_CP, targets, unit_C >= 0)
         labels_CP, unit_C = labels_CP[rows], unit_C[rows]
         changed_CP = labels_CP.copy()
@@ -157,14 +158,11 @@ def _units(cells: CellSource, donor: str, groupby: str | None) -> tuple[np.ndarr
         raise missing_column(groupby, cells.columns, of=cells.label)
     donor_C, donors = donors_of(cells, donor)
     if donor not in cells.columns:
-        logger.warning(
-            "%s has no column %r: its cells count as one donor, and there are no intervals", cells.label, donor
-        )
+        logger.warning("%s has no column %r: its cells count as one donor, without intervals", cells.label, donor)
         donor_C, donors = np.zeros_like(donor_C), [""]
     group_C, groups = given_texts(cells.frame([groupby])[groupby]) if groupby else (np.zeros_like(donor_C), [""])
     unit_C = np.where((donor_C < 0) | (group_C < 0), -1, group_C * len(donors) + donor_C)
-    pairs = [(name, group) for group in groups for name in donors]
-    return unit_C, pd.DataFrame(pairs, columns=["donor", "group"])
+    return unit_C, pd.DataFrame([(name, group) for group in groups for name in donors], columns=["donor", "group"])
 
 
 def _predict(

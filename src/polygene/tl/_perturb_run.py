@@ -17,6 +17,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from polygene.errors import check_sums
 from polygene.evaluation.metrics import expected_years
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import folds_of
@@ -173,6 +174,7 @@ class Sums:
 
     @classmethod
     def zeros(cls, *shape: int) -> Self:
+        check_sums(16 * np.prod(shape, dtype=float), shape[1])
         return cls(np.zeros(shape[:2], np.int64), np.zeros(shape), np.zeros(shape), np.zeros(shape[::2]))
 
     def add(self, which_S: np.ndarray, donors_S: np.ndarray, before_ST: np.ndarray, effect_ST: np.ndarray) -> None:
