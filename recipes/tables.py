@@ -134,9 +134,9 @@ def memory() -> str:
     body = []
     for verb, of_n in rows.items():
         least, most = min(of_n, key=int), max(of_n, key=int)
-        grown = 1e6 * (of_n[most]["peak_mb"] - of_n[least]["peak_mb"]) / (int(most) - int(least))
+        grown = 1e6 * (of_n[most]["peak_mb"] - of_n[least]["peak_mb"]) / max(int(most) - int(least), 1)
         peaks = [f"{of_n[n]['peak_mb']:,.0f} MB" if n in of_n else "" for n in sizes]
-        body.append([f"`{verb}`", *peaks, f"{grown:,.0f}".replace("-", "−")])
+        body.append([f"`{verb}`", *peaks, "" if least == most else f"{grown:,.0f}".replace("-", "−")])
     head = ["verb", *(f"{int(n):,} cells" for n in sizes), "bytes for a cell more"]
     return f"{markdown([head, *body])}\n\n{where('memory', 'atlas')}"
 

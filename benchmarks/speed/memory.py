@@ -12,8 +12,7 @@ generate draws as many cells as the size says, balance fills labels up to 100 ce
 evaluate scores the test cells of the corpus with what was trained, vote lets the labels of the file group what
 annotate_h5ad wrote, join puts two parts together, info describes the corpus. A size that would take longer than
 --most-seconds, by the size before, is left out. What was measured of other verbs and sizes stays in memory.json, each
-with its day. Bytes a cell are what the peak grows by from the smallest to the largest size. The last line is one JSON
-object.
+with its day. The last line is one JSON object.
 """
 
 import argparse
@@ -237,22 +236,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     "date": datetime.now(UTC).date().isoformat(),
                 }
                 print(f"{verb} of {n_cells:,} cells: {of_n[str(n_cells)]}", flush=True)
-    return summary({verb: rows[verb] for verb in words_of(Path(), 0) if verb in rows})
+                if not options.smoke:  # a run that is stopped loses nothing
+                    command.keep("memory", command.record(options, {"verbs": rows}))
+    rows = {verb: rows[verb] for verb in words_of(Path(), 0) if verb in rows}
+    summary(rows)
+    return {"verbs": rows}
 
 
-def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Print the peaks, and return them with the bytes that a cell more takes."""
+def summary(rows: dict[str, dict[str, Any]]) -> None:
+    """Print the peaks."""
     sizes = sorted({int(n) for of_n in rows.values() for n in of_n})
-    table = Table("verb", *(f"{n:,} cells" for n in sizes), "bytes a cell", title="peak memory, MB")
-    results: dict[str, Any] = {"verbs": rows, "bytes_a_cell": {}}
+    table = Table("verb", *(f"{n:,} cells" for n in sizes), title="peak memory, MB")
     for verb, of_n in rows.items():
-        least, most = min(of_n, key=int), max(of_n, key=int)
-        grown = 1e6 * (of_n[most]["peak_mb"] - of_n[least]["peak_mb"]) / max(int(most) - int(least), 1)
-        results["bytes_a_cell"][verb] = round(grown) if least != most else None
-        peaks = [f"{of_n[str(n)]['peak_mb']:,.0f}" if str(n) in of_n else "" for n in sizes]
-        table.add_row(verb, *peaks, str(results["bytes_a_cell"][verb]))
+        table.add_row(verb, *(f"{of_n[str(n)]['peak_mb']:,.0f}" if str(n) in of_n else "" for n in sizes))
     Console(width=120).print(table)
-    return results
 
 
 def main(argv: Sequence[str] | None = None) -> None:
