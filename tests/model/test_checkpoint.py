@@ -356,6 +356,16 @@ def test_broken_metrics_are_told_and_do_not_stand_in_the_way(saved, content, cap
     assert re.search(r"metrics\.json is broken .*without its scores", caplog.text)
 
 
+def test_a_recipe_of_another_version_is_told_with_its_file_and_what_to_do(tiny_model, tmp_path):
+    replace(tiny_model, recipe=Recipe(corpus="corpus", out="out")).save_pretrained(tmp_path)
+    recipe, sums = tmp_path / "recipe.toml", tmp_path / SUMS
+    before = hashlib.sha256(recipe.read_bytes()).hexdigest()
+    recipe.write_text(recipe.read_text().replace("[training]", "[training]\nbalance = 0.5"))
+    sums.write_text(sums.read_text().replace(before, hashlib.sha256(recipe.read_bytes()).hexdigest()))
+    with pytest.raises(CheckpointError, match=r"recipe\.toml: .*training\.balance.* version of PolyGene that made it"):
+        PolyGene.from_pretrained(tmp_path)
+
+
 def test_a_checkpoint_of_version_0_1_is_refused_by_that_name(tiny_model, tmp_path):
     """Its config has no word of unmeasured genes, whatever else its folder holds."""
     tiny_model.save_pretrained(tmp_path / "old")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from polygene.errors import CheckpointError
+from polygene.errors import CheckpointError, RecipeError
 from polygene.model.calibration import Calibration
 from polygene.model.card import model_card
 from polygene.model.folder import (
@@ -144,6 +144,11 @@ class PolyGene:
         except CheckpointError as error:  # no prediction needs them
             logger.warning("%s The model is loaded without its scores.", error)
             metrics = Metrics()
+        try:
+            recipe = Recipe.load(folder / RECIPE) if (folder / RECIPE).exists() else None
+        except RecipeError as error:
+            msg = f"{folder / RECIPE}: {error} Load it with the version of PolyGene that made it, or train it again."
+            raise CheckpointError(msg) from error
         network = load_network(folder, tokenizer).to(device)
         novelty = NoveltyDetector.load(folder / NOVELTY, network.config.hidden_size) if NOVELTY in saved else None
         if novelty is not None:
@@ -151,7 +156,7 @@ class PolyGene:
         return cls(
             tokenizer=tokenizer,
             network=network,
-            recipe=Recipe.load(folder / RECIPE) if (folder / RECIPE).exists() else None,
+            recipe=recipe,
             metrics=metrics,
             calibration=calibration,
             novelty=novelty,
