@@ -1,6 +1,7 @@
 """How the site is built: `python -m sphinx -W docs site`. It needs no network, neither to be built nor to be read."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])  # of the kernels that run the gallery
 os.environ["PYTHONWARNINGS"] = "ignore"
+os.environ.pop("MPLBACKEND", None)  # of .ci/run: it would keep the pictures out of the gallery
 
 import polygene  # noqa: E402
 from recipes import reference  # noqa: E402
@@ -85,7 +87,15 @@ def escape_names(_app, _what, _name, _thing, _options, lines):
     lines[:] = [line if ">>>" in line else line.replace('_"', '\\_"') for line in lines]
 
 
+def keep_pairs_together(_app, doctree):
+    """Break no line within "0.80 / 0.87" or "+0.05 ± 0.02", in tables that are narrow enough."""
+    for table in doctree.findall(lambda node: isinstance(node, nodes.tgroup) and node["cols"] < 7):
+        for text in list(table.findall(nodes.Text)):
+            text.parent.replace(text, nodes.Text(re.sub(r"(?<=\d) ([/±]) (?=[\d+−-])", "\u00a0\\1\u00a0", text)))
+
+
 def setup(app):
     """Browsers draw MathML without a script, which would come from elsewhere."""
     app.connect("autodoc-process-docstring", escape_names)
+    app.connect("doctree-read", keep_pairs_together)
     app.add_html_math_renderer("mathml", inline_renderers=mathml(block=False), block_renderers=mathml(block=True))
