@@ -109,9 +109,10 @@ def leaking(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, visib
     return PACK(tokenizer, cells, key_labels_CP, query_cells_Q, query_slots_Q, None, *rest, **named)
 
 
-def no_branch(branch, input_ids, position_ids, cells, label_at, unmeasured=None):  # noqa: ARG001
-    """Add nothing; the weights, which start at zero, stay there."""
-    return torch.zeros(len(label_at), 1)
+def no_branch(branch, *row):
+    """Add nothing to the states; the weights, which start at zero, stay there. The regression is joined as always."""
+    sums_QX = BRANCH(branch, *row)
+    return torch.cat([torch.zeros_like(sums_QX[:, : branch.width]), sums_QX[:, branch.width :]], dim=1)
 
 
 @contextmanager

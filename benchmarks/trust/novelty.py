@@ -188,7 +188,8 @@ class Looked:
         answers, states = predict_labels(model, cells, predict=schema.names)
         self.probabilities, self.question_CD = answers, states[p]
         with torch.inference_mode():
-            self.logits_CV = model.network.decode_labels(torch.from_numpy(states[p]), p).numpy()
+            rows = model.network.label_rows(p)  # without the linear branch
+            self.logits_CV = torch.nn.functional.linear(torch.from_numpy(states[p]), *rows).numpy()
         self.type_CV = answers[p]
         self.genes_CD = cell_states(model, cells)
         shape = (len(cells), len(model.tokenizer.panel))

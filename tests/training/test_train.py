@@ -75,6 +75,11 @@ def weights_of(folder):
     return load_file(Path(folder) / "model.safetensors")
 
 
+def encoder_of(folder):
+    """All weights but those of the linear branch, to which the regression is joined."""
+    return {name: one for name, one in weights_of(folder).items() if not name.startswith("linear_branch")}
+
+
 def assert_same_weights(folder, expected):
     weights, expected = weights_of(folder), weights_of(expected)
     assert weights.keys() == expected.keys()
@@ -408,7 +413,7 @@ def test_the_state_with_the_best_validation_loss_is_kept(recipe_for, monkeypatch
     recipe = recipe_for()
     train(recipe)
     assert len(seen) == 5, "four evaluations, and one of what is kept"
-    kept = {name: one for name, one in weights_of(recipe.out).items() if not name.startswith("linear_branch")}
+    kept = encoder_of(recipe.out)
     for number, weights in enumerate(seen):
         assert all(torch.equal(weights[name], kept[name]) for name in kept) == (number in (1, 4)), number
 
@@ -463,7 +468,7 @@ def test_without_validation_cells_the_last_state_is_kept(recipe_for, corpus_with
     assert "no validation cells" in caplog.text
     assert model.metrics.to_dict().keys() == {"corpus"}
     start = new_model(recipe, corpus_without_validation).network.state_dict()
-    kept = weights_of(recipe.out)
+    kept = encoder_of(recipe.out)
     assert all(torch.equal(last[0][name], kept[name]) for name in kept)
     assert not torch.equal(start["decoder.weight"], kept["decoder.weight"])
 
@@ -609,8 +614,9 @@ def test_a_run_says_device_speed_and_scores_and_shows_nothing_else(recipe_for, c
     assert [line.split(",")[0] for line in lines[1:5]] == [f"step {step} of 16" for step in (4, 8, 12, 16)]
     for line in lines[1:5]:
         assert re.search(r" [1-9][\d,]* cells/s, validation cells: .*cell_type_macro_f1 \d\.\d+.* loss \d\.\d+", line)
-    assert re.match(r"kept the state of step \d+: ", lines[5])
-    assert [line.split(":")[0] for line in lines[6:]] == ["sex", "cell_type", "age"], "their temperatures"
+    assert lines[5].startswith("fitting a logistic regression of the labels")
+    assert re.match(r"kept the state of step \d+: ", lines[6])
+    assert [line.split(":")[0] for line in lines[7:]] == ["sex", "cell_type", "age"], "their temperatures"
 
 
 def test_tensorboard_gets_the_losses_and_the_scores(recipe_for):
