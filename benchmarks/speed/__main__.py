@@ -425,8 +425,11 @@ def where_time_goes(packed: Packed, outcomes: Mapping[str, Outcome], name: str) 
         packed.network.train(task == "train")
         size = outcomes[f"{task} {name}"].size_packed
         getattr(packed, task)(packed.draw(size, 0))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # predictions share rows among threads of their own, which the profiler does not see
         with profile(activities=[ProfilerActivity.CPU]) as taken:
             getattr(packed, task)(packed.draw(size, 1))
+        torch.set_num_threads(threads)
         spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in taken.key_averages()}
         total = sum(spent.values())
         products = sum(spent.pop(kind, 0) for kind in ("mm", "addmm", "mkldnn::_linear_pointwise"))
