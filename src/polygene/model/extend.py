@@ -95,15 +95,13 @@ def _old_rows(model: PolyGene, new: CellTokenizer, like: int) -> dict[str, list[
         first = n_first + sum(map(len, old.schema.labels[:p]))
         outputs += [*range(first, first + n_known), *[-1] * (len(labels) - n_known)]
     width = model.network.config.hidden_size
-    regressed = [row - n_first if row >= 0 else -1 for row in outputs[n_first:]]
+    regression = outputs[n_first:] if model.network.config.label_regression else []
     slots = [*range(old.n_slots), *[old.phenotype_slots[like]] * (new.n_slots - old.n_slots)]
     return {
         "word_embeddings.weight": tokens,
         "position_embeddings.weight": slots,
         "decoder.weight": outputs,
         "decoder.bias": outputs,
-    } | (
-        {GENES: [*range(width), *(width + row if row >= 0 else -1 for row in regressed)], BIAS: regressed}
-        if model.network.config.label_regression
-        else {}
-    )
+        GENES: [*range(width), *(width + row - n_first if row >= 0 else -1 for row in regression)],
+        BIAS: [row - n_first if row >= 0 else -1 for row in regression],
+    }

@@ -17,9 +17,10 @@ from torch import Tensor
 from polygene.corpus.corpus import Corpus
 from polygene.model.extend import BIAS, GENES
 from polygene.model.recipe import Recipe
+from polygene.nn.losses import PolyGeneLoss
 from polygene.nn.network import PolyGeneModel
 from polygene.runtime.subsample import spread
-from polygene.training.setup import label_counts, loss_of
+from polygene.training.setup import label_counts, loss_of, spread_counts
 
 MOST_OF_A_LABEL, MOST_CELLS = 200, 200_000
 """Cells that a label is learned from in each source, and cells of a phenotype in all."""
@@ -30,36 +31,41 @@ EPOCHS, BATCH, RATE = 12, 256, 0.02
 
 def join_regression(network: PolyGeneModel, recipe: Recipe, corpus: Corpus) -> PolyGeneModel:
     """Fit the labels on the bins of the training cells, and give a network that answers with the mean of both."""
-    fits = [_fit(network, recipe, corpus, p) for p in range(len(network.config.phenotype_sizes))]
-    return _rebuilt(network, *(torch.cat(parts, dim=-1) for parts in zip(*fits, strict=True)))
+    loss, counts = loss_of(recipe, corpus), label_counts(recipe, corpus)
+    fits = [_fit(network, recipe, corpus, loss, counts_V, p) for p, counts_V in enumerate(counts)]
+    weights_GL, bias_L = (torch.cat(parts, dim=-1) for parts in zip(*fits, strict=True))
+    genes_GX = torch.cat([network.linear_branch.genes.weight.detach(), weights_GL], dim=1)
+    return _rebuilt(network, {GENES: genes_GX, BIAS: bias_L})
 
 
 def without_regression(network: PolyGeneModel) -> PolyGeneModel:
     """Give the network alone, to train it further."""
-    return _rebuilt(network) if network.config.label_regression else network
+    if not network.config.label_regression:
+        return network
+    return _rebuilt(network, {GENES: network.linear_branch.genes.weight.detach()[:, : network.config.hidden_size]})
 
 
-def _rebuilt(network: PolyGeneModel, *regression: Tensor) -> PolyGeneModel:
-    config, weights = deepcopy(network.config), network.state_dict()
-    config.label_regression = bool(regression)
-    weights.pop(BIAS, None)
-    weights[GENES] = torch.cat([weights[GENES][:, : config.hidden_size], *regression[:1]], dim=1)
+def _rebuilt(network: PolyGeneModel, branch: dict[str, Tensor]) -> PolyGeneModel:
+    """Give the network with these weights of its linear branch, whose sizes differ."""
+    config = deepcopy(network.config)
+    config.label_regression = BIAS in branch
     with torch.random.fork_rng(devices=[]):
         rebuilt = PolyGeneModel(config)
-    rebuilt.load_state_dict(weights | dict(zip([BIAS], regression[1:], strict=False)))
+    rebuilt.load_state_dict({name: one for name, one in network.state_dict().items() if name != BIAS} | branch)
     return rebuilt.to(network.device).eval()
 
 
-def _fit(network: PolyGeneModel, recipe: Recipe, corpus: Corpus, p: int) -> tuple[Tensor, Tensor]:
+def _fit(
+    network: PolyGeneModel, recipe: Recipe, corpus: Corpus, loss: PolyGeneLoss, counts_V: np.ndarray, p: int
+) -> tuple[Tensor, Tensor]:
     """Fit the labels of one phenotype: weights (G, V) and, for labels as frequent as in the corpus, biases (V,).
 
     Few cells of each label are learned, whose frequencies are put right at the end (Saerens et al. 2002): they matter
     little on new studies, and much for new donors of known ones.
     """
-    split, loss = corpus.split("train"), loss_of(recipe, corpus)
+    split, table_VV = corpus.split("train"), loss.at_or_below[p]
     rng, n_genes = np.random.default_rng(recipe.training.seed), network.config.n_genes
-    learned = _learned(split.labels_CP[:, p], split.sources_C, rng)
-    cells = split.cells(learned)
+    cells = split.cells(_learned(split.labels_CP[:, p], split.sources_C, rng))
     x_CG = cells.as_csr(network.linear_branch.bins.detach().cpu().numpy()[cells.bins_N], n_genes)
     labels_C = torch.from_numpy(cells.labels_CP[:, p].astype(np.int64))
     sizes = (n_genes, network.config.phenotype_sizes[p]), network.config.phenotype_sizes[p]
@@ -76,8 +82,9 @@ def _fit(network: PolyGeneModel, recipe: Recipe, corpus: Corpus, p: int) -> tupl
             (loss_B.mean() + L2 * (weights_GV**2).sum()).backward()
             steps.step()
             rates.step()
-    wanted = learned if recipe.training.class_weights else slice(None)
-    wanted_V, learned_V = (label_counts(recipe, corpus, some)[p] + 0.5 for some in (wanted, learned))
+    drawn_V = np.bincount(labels_C, minlength=len(counts_V))
+    learned_V = spread_counts(drawn_V, None if table_VV is None else table_VV.numpy()) + 0.5
+    wanted_V = learned_V if recipe.training.class_weights else counts_V + 0.5
     odds_V = torch.from_numpy(wanted_V / wanted_V.sum() * learned_V.sum() / learned_V)
     return weights_GV.detach(), (bias_V.detach() + odds_V.log().to(network.device)).float()
 

@@ -28,9 +28,9 @@ def new_model(recipe: Recipe, corpus: Corpus) -> PolyGene:
     return model
 
 
-def label_counts(recipe: Recipe, corpus: Corpus, rows: np.ndarray | slice = slice(None)) -> list[np.ndarray]:
-    """Count the training cells (these of them) of each label, spread over the labels below it, (V,) a phenotype."""
-    labels_CP, counts = corpus.split("train").labels_CP[rows], []
+def label_counts(recipe: Recipe, corpus: Corpus) -> list[np.ndarray]:
+    """Count the training cells of each label, spread over the labels below it, (V,) a phenotype."""
+    labels_CP, counts = corpus.split("train").labels_CP, []
     for p, table_VV in enumerate(_label_tables(recipe, corpus)):
         n_labels = len(corpus.tokenizer.schema.labels[p])
         counts_V = np.bincount(labels_CP[labels_CP[:, p] >= 0, p], minlength=n_labels)

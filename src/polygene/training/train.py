@@ -138,11 +138,8 @@ class _Run:
             raise RecipeError(msg)
 
     def model(self) -> PolyGene:
-        if self.start is None:
-            model = new_model(self.recipe, self.corpus)
-        else:
-            alone = replace(self.start, network=without_regression(self.start.network))
-            model = copy_model(alone, self.corpus)
+        start = self.start and replace(self.start, network=without_regression(self.start.network))
+        model = new_model(self.recipe, self.corpus) if start is None else copy_model(start, self.corpus)
         model.network.bert.gradient_checkpointing = self.recipe.training.gradient_checkpointing
         return model
 
