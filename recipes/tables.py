@@ -9,9 +9,9 @@ import pandas as pd
 
 from benchmarks.analyses import page as analyses
 from benchmarks.control import page as control
-from benchmarks.models.tables import markdown
 from benchmarks.scale import page as scale
 from benchmarks.shared.command import RESULTS
+from benchmarks.shared.markdown import markdown
 from benchmarks.trust import page as trust
 from recipes.readme import STUDIES
 

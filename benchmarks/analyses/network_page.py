@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from benchmarks.models.tables import markdown
+from benchmarks.shared.markdown import markdown
 
 Section = Mapping[str, Any]
 SAID = ("power law", "cannot be told", "no power law")

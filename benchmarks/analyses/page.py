@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from benchmarks.analyses import network_page
-from benchmarks.models.tables import markdown
 from benchmarks.shared.command import RESULTS
+from benchmarks.shared.markdown import markdown
 
 Section = Mapping[str, Any]
 

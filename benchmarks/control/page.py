@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.models.tables import markdown
+from benchmarks.shared.markdown import markdown
 
 WAYS = {
     "polygene": "PolyGene",

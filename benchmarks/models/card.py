@@ -17,8 +17,8 @@ import numpy as np
 
 from benchmarks.models.corpus import read_sources
 from benchmarks.models.external import by_ontology
-from benchmarks.models.tables import TextTable, markdown
 from benchmarks.shared import command, files
+from benchmarks.shared.markdown import TextTable, markdown
 from polygene import __version__
 from polygene.corpus.arrow import SPLITS
 from polygene.corpus.corpus import Corpus

@@ -6,9 +6,8 @@
 the test donors of every source that was split, at most 1,000 cells of each, by the models and by the logistic
 regression of `benchmarks.models.external` on the panel's genes of the same training donors, by the same loss. Scored by
 the ontology: a predicted label is right where it is the true one or below it. `accuracy` is the mean over donors, and
-`gain` that of the first model over regression, with a 95 % t interval over donors where there are three. In minutes,
-where `python -m benchmarks.models` scores every phenotype beside every baseline in hours. The last line is one JSON
-object.
+`gain` that of the first model over regression, with a 95 % t interval over donors where there are three. The
+last line is one JSON object.
 
 Legend: C cells, V labels of the corpus, D donors.
 """

@@ -6,9 +6,9 @@ What is not measured is marked with ≈. Times of GPUs rest on a share of their 
 import json
 from typing import Any
 
-from benchmarks.models.tables import markdown
 from benchmarks.scale import budget
 from benchmarks.shared.command import RESULTS
+from benchmarks.shared.markdown import markdown
 from polygene.corpus.config import PrepareConfig
 from polygene.model.recipe import Recipe
 

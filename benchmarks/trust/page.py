@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.models.tables import markdown
+from benchmarks.shared.markdown import markdown
 
 COLUMNS = {
     "cells": "cells",

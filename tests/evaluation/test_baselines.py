@@ -361,3 +361,19 @@ def test_ridge_finds_the_penalty_that_a_plain_loop_over_held_out_donors_finds(tr
 def test_the_training_mean_leaves_out_unknown_ages(train, test):
     years_C = np.where(np.arange(240) < 10, np.nan, np.arange(240) * 1.0)
     np.testing.assert_array_equal(baseline_years("training mean", train[0], years_C, test[0]), np.full(90, 124.5))
+
+
+def test_tuning_for_two_scores_at_once_gives_what_tuning_for_each_gives() -> None:
+    rng = np.random.default_rng(0)
+    labels_C = rng.integers(0, 3, 90)
+    x_CG = sparse.csr_matrix(rng.poisson(1 + 2.0 * np.eye(3)[labels_C]).astype(np.float32))
+    table = estimators.CellTable(
+        x_CG=x_CG,
+        sources_C=np.zeros(90, dtype=int),
+        measured_SG=np.ones((1, 3), dtype=bool),
+        donors_C=rng.choice(list("abcdef"), 90).astype(object),
+    )
+    asked = "logistic regression", table, labels_C, table, 3
+    both = baselines.tuned_probabilities(*asked, tune_for=["log_loss", "macro_f1"])
+    for score, found in zip(("log_loss", "macro_f1"), both, strict=True):
+        np.testing.assert_allclose(found, baselines.baseline_probabilities(*asked, tune_for=score), atol=1e-4)
