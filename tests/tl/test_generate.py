@@ -63,6 +63,32 @@ def test_given_genes_stay_as_given(tiny_model: PolyGene) -> None:
     assert (bins_CG[:, 7] == 4).all()
 
 
+def test_cells_like_a_file_have_the_genes_that_it_measures(tiny_model: PolyGene, make_adata, tmp_path: Path) -> None:
+    file = make_adata(5, 36)
+    few = file[:, [g for g in range(file.n_vars) if g % 3]].copy()
+    made = drawn(tiny_model, like=few)
+    symbols = [one for one in tiny_model.tokenizer.panel.symbols if one in set(few.var_names)]
+    assert list(made.var_names) == symbols
+    assert 0 < len(symbols) < len(tiny_model.tokenizer.panel)
+    few.write_h5ad(tmp_path / "few.h5ad")
+    assert (drawn(tiny_model, like=tmp_path / "few.h5ad").X != made.X).nnz == 0
+    assert (made.X != drawn(tiny_model)[:, symbols].X).nnz, "what is not measured must change what is drawn"
+
+
+def test_a_gene_that_is_not_measured_cannot_be_fixed(tiny_model: PolyGene, make_adata) -> None:
+    few = make_adata(5, 36)
+    few = few[:, few.var_names != "GENE3"].copy()
+    with pytest.raises(GeneError, match="GENE3 has a fixed bin, but the cells of `like` do not measure it"):
+        drawn(tiny_model, like=few, genes={"GENE3": 0})
+
+
+def test_the_cells_that_others_are_like_are_not_written_over(tiny_model: PolyGene, make_adata, tmp_path: Path) -> None:
+    file = tmp_path / "cells.h5ad"
+    make_adata(5, 36).write_h5ad(file)
+    with pytest.raises(OutputError):
+        drawn(tiny_model, like=file, out=file)
+
+
 def test_counts_are_whole_and_the_smallest_is_one(tiny_model: PolyGene) -> None:
     counts_CG = drawn(tiny_model, counts=True).layers["counts"]
     assert (counts_CG.data == np.rint(counts_CG.data)).all()

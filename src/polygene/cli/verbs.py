@@ -110,6 +110,7 @@ def generate(
     n_cells: Annotated[int, Option(help="How many cells.")] = 100,
     predict: Annotated[str | None, Option(help="Phenotypes whose labels are drawn too.")] = None,
     genes: Annotated[list[str] | None, Option("--gene", metavar="GENE=BIN", help=GENE)] = None,
+    like: Annotated[str | None, Option(metavar="CELLS.h5ad", help="Draw the genes that these measure.")] = None,
     counts: Annotated[bool, Option("--counts", help="Add whole counts as a layer.")] = False,
     steps: o.Steps = 32,
     temperature: o.Temperature = 1.0,

@@ -25,16 +25,12 @@ class Metrics:
         What `polygene evaluate` found on the test cells.
     finetuned
         The column, cells and donors of a fine-tuning, and its scores on held-out donors.
-    marks, judged
-        What the benchmarks found for a model that ships, by study and in sum.
     """
 
     corpus: Mapping[str, Any] = field(default_factory=dict)
     validation: Mapping[str, float] = field(default_factory=dict)
     test: Mapping[str, Any] = field(default_factory=dict)
     finetuned: Mapping[str, Any] = field(default_factory=dict)
-    marks: Mapping[str, Any] = field(default_factory=dict)
-    judged: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         shown = {name: score for name, score in self.validation.items() if name == "loss" or "macro_f1" in name}

@@ -58,20 +58,24 @@ def draw(probabilities_QV: np.ndarray, random_Q: np.ndarray, temperature: float)
 
 
 def draw_labels(
-    model: PolyGene, labels_CP: np.ndarray, predict: Sequence[str], ids_C: np.ndarray, seed: int, temperature: float
+    model: PolyGene,
+    labels_CP: np.ndarray,
+    predict: Sequence[str],
+    measured_G: np.ndarray,
+    ids_C: np.ndarray,
+    seed: int,
+    temperature: float,
 ) -> np.ndarray:
     """Draw the labels of some phenotypes, each given the labels before it; (C, P)."""
     schema, labels_CP = model.tokenizer.schema, labels_CP.copy()
-    all_G = np.ones(len(model.tokenizer.panel), dtype=bool)
-    nothing_CG = np.zeros((len(labels_CP), len(all_G)), dtype=np.uint8)
+    nothing_CG = np.zeros((len(labels_CP), len(measured_G)), dtype=np.uint8)
     random_CP = uniform(seed, np.full(len(ids_C), LABELS), ids_C, np.arange(len(schema.names)))
     for name in predict:
-        p = schema.index(name)
-        cells = model.tokenizer.from_bins(nothing_CG, labels_CP, all_G)
+        cells = model.tokenizer.from_bins(nothing_CG, labels_CP, measured_G)
         (p_CV,) = label_probabilities(
             model, cells, predict=[name], given=[other for other in schema.names if other != name], visible_share=0.0
         )
-        labels_CP[:, p] = draw(p_CV, random_CP[:, p], temperature)
+        labels_CP[:, schema.index(name)] = draw(p_CV, random_CP[:, schema.index(name)], temperature)
     return labels_CP
 
 
@@ -79,12 +83,13 @@ def draw_cells(
     model: PolyGene,
     labels_CP: np.ndarray,
     given_G: np.ndarray,
+    measured_G: np.ndarray,
     *,
     ids_C: np.ndarray,
     seed: int,
     config: SamplingConfig,
 ) -> np.ndarray:
-    """Draw the bins of all genes that are not given.
+    """Draw the bins of all measured genes that are not given.
 
     Parameters
     ----------
@@ -92,6 +97,8 @@ def draw_cells(
         Control tokens of each cell; -1 is not given.
     given_G
         Bins of the genes that are given, in all cells alike; -1 elsewhere.
+    measured_G
+        The genes that the cells' file shall have measured, the given ones among them; the others stay 0.
     ids_C
         Numbers of the cells, which decide their randomness with the seed.
 
@@ -101,13 +108,13 @@ def draw_cells(
     """
     ids_G, schema = np.arange(len(given_G)), model.tokenizer.schema
     order_CG, random_CG = (uniform(seed, np.full(len(ids_C), what), ids_C, ids_G) for what in (ORDER, BINS))
-    order_CG[:, given_G >= 0] = -1  # given genes come first
+    order_CG[:, (given_G >= 0) | ~measured_G] = -1  # given genes come first, unmeasured ones never
     bins_CG = np.tile(np.maximum(given_G, 0).astype(np.uint8), (len(ids_C), 1))
-    given = float((given_G >= 0).mean())
+    given = float((given_G[measured_G] >= 0).mean())
     for step in range(config.steps):
         first, last = step / config.steps, (step + 1) / config.steps
         cells_Q, genes_Q = np.nonzero((order_CG >= first) & (order_CG < last))
-        cells = model.tokenizer.from_bins(bins_CG, labels_CP, np.ones(len(ids_G), dtype=bool))
+        cells = model.tokenizer.from_bins(bins_CG, labels_CP, measured_G)
         all_N, visible_share = np.ones(len(cells.genes_N), dtype=bool), given + (1 - given) * first
         p_QB = bin_probabilities(model, cells, cells_Q, genes_Q, all_N, given=schema.names, visible_share=visible_share)
         bins_CG[cells_Q, genes_Q] = draw(p_QB, random_CG[cells_Q, genes_Q], config.temperature)

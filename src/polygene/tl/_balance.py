@@ -79,7 +79,7 @@ def balance(
         ordered_CP = _ordered(labels_CP, schema, key, n_cells, np.random.default_rng(seed))
         if len(ordered_CP):
             none_G = np.full(len(tokenizer.panel), -1, dtype=np.int16)
-            added = draw_adata(model, ordered_CP, none_G, seed=seed, sampling=sampling)
+            added = draw_adata(model, ordered_CP, none_G, reader.match.measured_G, seed=seed, sampling=sampling)
             columns = [schema.phenotypes[schema.index(name)].column for name in phenotypes]
             added.obs = added.obs[[*columns, GENERATED]]
             both = ad.concat([both, added], join="outer")

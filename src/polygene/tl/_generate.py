@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from polygene.errors import DataError, GeneError, PhenotypeError
+from polygene.io.read import Source, open_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.sampling import VALUES, SamplingConfig, draw_cells, draw_labels, draw_values
 from polygene.model.shipped import DEFAULT
@@ -35,6 +36,7 @@ def generate(
     n_cells: int = 100,
     predict: str | Sequence[str] = (),
     genes: Mapping[str, int] = MappingProxyType({}),
+    like: Source | None = None,
     counts: bool = False,
     steps: int = 32,
     temperature: float = 1.0,
@@ -44,7 +46,7 @@ def generate(
     """Draw cells that have these labels, from the model's probabilities.
 
     They show what the model learned that the training cells have in common, and are no measurement: never use them as
-    evidence. How close they come to real cells: docs/control.md.
+    evidence. How close they come to real cells: docs/control.md; with `like` they come closer to those of one study.
 
     Parameters
     ----------
@@ -59,6 +61,9 @@ def generate(
         Phenotypes whose labels are drawn first and then condition the genes too.
     genes
         Genes with a fixed bin: symbol or Ensembl id to bin, 0 for "not expressed".
+    like
+        Cells whose study the drawn ones shall look like, an AnnData or a file: only panel genes that it measures are
+        drawn, and the network is given which these are. None: the whole panel.
     counts
         Whether to add whole counts. Most genes of a cell are taken as counted once, as in shallow sequencing.
     steps
@@ -90,13 +95,17 @@ def generate(
     model = load_model(model)
     tokenizer, predict = model.tokenizer, [predict] if isinstance(predict, str) else list(predict)
     labels_CP = _label_indices(tokenizer.schema, labels, predict, n_cells)
-    given_G = _given_bins(model, genes)
+    measured_G = np.ones(len(tokenizer.panel), dtype=bool)
+    if like is not None:
+        measured_G = tokenizer.panel.match(open_cells(like).var).measured_G
+    given_G = _given_bins(model, genes, measured_G)
     if counts and tokenizer.binner.n_bins == 2:
         msg = "This model predicts whether a gene is expressed, not how much, so it has no counts: leave counts out."
         raise DataError(msg)
     facts = {"labels": dict(labels), "genes": dict(genes), "predict": np.array(predict, dtype=str), "seed": seed}
-    with written(out, (".h5ad",)) as part:
-        adata = draw_adata(model, labels_CP, given_G, predict=predict, seed=seed, sampling=sampling)
+    with written(out, (".h5ad",), like) as part:
+        adata = draw_adata(model, labels_CP, given_G, measured_G, predict=predict, seed=seed, sampling=sampling)
+        adata = adata[:, measured_G].copy()
         if counts:
             adata.layers["counts"] = as_counts(adata.X, adata.layers["polygene_bins"])
         adata.uns["polygene"] = {"generate": {**made_by(model), **facts, "steps": steps, "temperature": temperature}}
@@ -109,6 +118,7 @@ def draw_adata(
     model: PolyGene,
     labels_CP: np.ndarray,
     given_G: np.ndarray,
+    measured_G: np.ndarray,
     *,
     predict: Sequence[str] = (),
     seed: int,
@@ -120,8 +130,8 @@ def draw_adata(
     with progress(n_cells, done="generated", device=model.network.device) as advance:
         for first in range(0, n_cells, CELLS):
             ids_C = np.arange(first, min(first + CELLS, n_cells))
-            part_CP = draw_labels(model, labels_CP[ids_C], predict, ids_C, seed, sampling.temperature)
-            bins_CG = draw_cells(model, part_CP, given_G, ids_C=ids_C, seed=seed, config=sampling)
+            part_CP = draw_labels(model, labels_CP[ids_C], predict, measured_G, ids_C, seed, sampling.temperature)
+            bins_CG = draw_cells(model, part_CP, given_G, measured_G, ids_C=ids_C, seed=seed, config=sampling)
             cells_N, genes_N = np.nonzero(bins_CG)
             bins_N = bins_CG[cells_N, genes_N]
             # one random number a cell: depth moves all values of a cell together
@@ -152,12 +162,15 @@ def _label_indices(
     return labels_CP
 
 
-def _given_bins(model: PolyGene, genes: Mapping[str, int]) -> np.ndarray:
+def _given_bins(model: PolyGene, genes: Mapping[str, int], measured_G: np.ndarray) -> np.ndarray:
     """Bins of the genes that are fixed, int16 (G,); -1 for the others."""
     panel, n_bins = model.tokenizer.panel, model.tokenizer.binner.n_bins
     given_G = np.full(len(panel), -1, dtype=np.int16)
     for gene, bin_ in genes.items():
         given_G[panel.index(gene)] = bin_
+        if not measured_G[panel.index(gene)]:
+            msg = f"{gene} has a fixed bin, but the cells of `like` do not measure it: leave one of them out."
+            raise GeneError(msg)
         if not 0 <= bin_ < n_bins:
             msg = f"{gene}: there is no bin {bin_}; a gene has the bins 0 (not expressed) to {n_bins - 1}."
             raise GeneError(msg)
