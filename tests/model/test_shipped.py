@@ -129,13 +129,13 @@ def test_shipping_a_run_leaves_out_where_it_was_made(run: Path, tmp_path: Path) 
         assert str(tmp_path).encode() not in file.read_bytes(), file
 
 
-def test_a_card_and_marks_stay_with_the_weights_they_describe(run: Path, tiny_model: PolyGene, tmp_path: Path) -> None:
+def test_a_card_and_scores_stay_with_the_weights_they_describe(run: Path, tiny_model: PolyGene, tmp_path: Path) -> None:
     folder = ship.ship(run, "polygene-512", tmp_path / "models")
     (folder / "README.md").write_text("a card")
-    (folder / "metrics.json").write_text('{"marks": {"study": {}}}')
+    (folder / "metrics.json").write_text('{"test": {"study": {}}}')
     ship.ship(run, "polygene-512", tmp_path / "models")
     assert (folder / "README.md").read_text() == "a card"
-    assert PolyGene.from_pretrained(folder, device="cpu").metrics == Metrics(marks={"study": {}})
+    assert PolyGene.from_pretrained(folder, device="cpu").metrics == Metrics(test={"study": {}})
     with torch.no_grad():
         tiny_model.network.decoder.weight.add_(1)
     replace(tiny_model, recipe=Recipe.load(run / "recipe.toml")).save_pretrained(run)

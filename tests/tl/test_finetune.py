@@ -64,6 +64,17 @@ def test_a_head_predicts_a_new_phenotype_and_leaves_the_others_alone(
     assert tiny_model.tokenizer.schema.names == ("sex", "tissue", "cell_type", "age", "disease")
 
 
+def test_annotate_also_ends_with_what_a_head_predicted(
+    adata: ad.AnnData, tiny_model: PolyGene, caplog: pytest.LogCaptureFixture
+) -> None:
+    tuned = finetune(adata, tiny_model, label="stage of mine")
+    with caplog.at_level("INFO", logger="polygene"):
+        annotate(adata, tuned)
+    counts = adata.obs["polygene_stage_of_mine"].value_counts()
+    few = ", ".join(f"{label} {n / adata.n_obs:.0%}" for label, n in counts.items() if n)
+    assert f"stage_of_mine: {few}" in caplog.messages[-4:]
+
+
 def outside_the_panel(adata: ad.AnnData) -> ad.AnnData:
     """The same cells; genes that no panel has tell their types apart, those of the panel are shuffled."""
     x_CG = sparse.csr_matrix(adata.X)
@@ -252,9 +263,7 @@ def printed(folder: Path) -> str:
 
 
 def test_info_describes_a_fine_tuned_model(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
-    base = replace(
-        tiny_model, metrics=Metrics(validation={"loss": 1.0, "cell_type_macro_f1": 0.5}, marks={"study": {}})
-    )
+    base = replace(tiny_model, metrics=Metrics(validation={"loss": 1.0, "cell_type_macro_f1": 0.5}))
     tuned = finetune(adata, base, label="cell_type", out=tmp_path / "mine")
     assert tuned.metrics.validation == {"loss": 1.0}, "the score was of other labels"
     text = printed(tmp_path / "mine")

@@ -193,13 +193,18 @@ def test_a_file_gets_the_votes_of_its_cells(
 
 
 def test_annotate_votes_as_vote_does_in_memory_and_in_files(
-    make_adata: MakeAnnData, tiny_model: PolyGene, tmp_path: Path
+    make_adata: MakeAnnData, tiny_model: PolyGene, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     adata, file = make_adata(60, 36), tmp_path / "cells.h5ad"
     adata.write_h5ad(file)
     wanted = {"sex": "donor_id", "cell_type": "leiden"}
-    annotate(adata, tiny_model, vote=wanted)
-    assert adata.obs["leiden"].nunique() > 1
+    with caplog.at_level("INFO", logger="polygene"):
+        annotate(adata, tiny_model, vote=wanted)
+    n = adata.obs["leiden"].nunique()
+    assert n > 1
+    n_mixed = table_of(adata, "cell_type_leiden")["heterogeneous"].sum()
+    said = f"polygene_cell_type_leiden: {n} groups voted, of which {n_mixed} are heterogeneous"
+    assert said in caplog.messages
     annotate(file, tiny_model, vote=wanted, out=tmp_path / "out.h5ad")
     from_file = ad.read_h5ad(tmp_path / "out.h5ad")
     again = adata.copy()

@@ -76,7 +76,7 @@ def summary_table(results: Evaluation) -> ResultTable:
             )
             row = dict(zip(row, values, strict=True))
         rows.append({"phenotype": words(name), **row, "assessment": LEVELS[level]})
-    donors = f" of {results.donors} donors" if results.donors else ""
+    donors = f" of {results.donors} donor{'s' * (results.donors > 1)}" if results.donors else ""
     return ResultTable(
         section="summary",
         title=f"{results.cells['test']:,} test cells{donors}, {SPLITS[results.split]}",

@@ -24,6 +24,7 @@ from polygene.tl._reader import CellReader, blank, load_model, phenotypes_named,
 from polygene.tl._sets import Sets, Summary
 from polygene.tl._vote import check_votes, principal_components, with_votes
 from polygene.vocab.cells import EncodedCells
+from polygene.vocab.columns import some
 from polygene.vocab.gene_names import XIST, Y_GENES
 from polygene.vocab.ontology import TABLES, LabelTree, check_level, reported_labels
 from polygene.vocab.phenotypes import PhenotypeSchema
@@ -171,7 +172,8 @@ class _Annotator:
         self.labels = {name: self.schema.labels[self.schema.index(name)] for name in self.predict}
         self.sets = None if self.coverage is None else Sets(self.model, self.predict, self.coverage)
         studies = self.model.calibration.studies.get("cell_type")
-        self.unknown_above, self.summary = studies.novelty if studies else 1.0, Summary(studies is not None)
+        self.unknown_above = studies.novelty if studies else 1.0
+        self.summary = Summary(studies is not None, [name for name in self.predict if name in self.model.heads])
         self.tree = None if self.back_off is None else _tree(self.labels, self.back_off)
         if self.model.novelty is None:
             logger.info("the model has no record of its training cells, so novel cells are not flagged")
@@ -257,10 +259,9 @@ def _tree(labels: Mapping[str, Sequence[str]], back_off: float) -> LabelTree:
         raise PhenotypeError(msg)
     tree = LabelTree(labels["cell_type"])
     if tree.unknown:
-        few = ", ".join(map(repr, tree.unknown[:3])) + (", …" if len(tree.unknown) > 3 else "")
         logger.warning(
             "%s of %s cell types of the model are not in the Cell Ontology and have nothing above them: %s",
-            len(tree.unknown), len(tree.of_label_V), few,
+            len(tree.unknown), len(tree.of_label_V), some(map(repr, tree.unknown), 3),
         )  # fmt: skip
     return tree
 

@@ -109,7 +109,7 @@ def finetune(
     tuned = replace(
         extended,
         calibration=_calibration(extended, name, fit, places_V, labels_C[held_out], donors_C[held_out]),
-        metrics=replace(model.metrics, validation=validation, finetuned=facts, marks={}),
+        metrics=replace(model.metrics, validation=validation, finetuned=facts),
         heads={**model.heads, name: replace(head, places_V=places_V)},
     )
     if out is not None:

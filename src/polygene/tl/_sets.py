@@ -113,46 +113,44 @@ def common_terms(set_CV: np.ndarray, tree: LabelTree) -> np.ndarray:
 
 
 class Summary:
-    """Counts of what was predicted, and three lines of them for people.
+    """Counts of what was predicted, and three lines of them for people, with one more for each head.
 
-    Whether a tissue is unknown is told by `polygene_unknown` if its threshold is that of studies never seen, else by
-    how many cells are uncertain.
+    `polygene_unknown` tells unknown tissues if its threshold is of studies never seen, else how many are uncertain.
     """
 
-    def __init__(self, on_studies: bool) -> None:
-        self.on_studies = on_studies
+    def __init__(self, on_studies: bool, heads: Sequence[str]) -> None:
+        self.on_studies, self.heads = on_studies, heads
         self.cells = self.unsure = self.unknown = 0
-        self.types, self.tissues = Counter[str](), Counter[str]()
+        self.labels = {name: Counter[str]() for name in ("cell_type", "tissue", *heads)}
 
     def add(self, columns: dict[str, Any]) -> None:
         """Count the cells of a chunk."""
         self.cells += len(columns["polygene_no_panel_genes"])
-        for name, counter in (("cell_type", self.types), ("tissue", self.tissues)):
+        for name, counter in self.labels.items():
             if f"polygene_{name}" in columns:
                 counter.update(pd.Series(columns[f"polygene_{name}"]).astype(str).value_counts().to_dict())
         if "polygene_cell_type" in columns:
-            error_C = columns.get("polygene_cell_type_error", 1 - columns["polygene_cell_type_probability"])
-            unsure_C = error_C > UNSURE
+            unsure_C = columns.get("polygene_cell_type_error", 1 - columns["polygene_cell_type_probability"]) > UNSURE
             self.unsure += int(unsure_C.sum())
             self.unknown += int((columns.get("polygene_unknown", unsure_C) if self.on_studies else unsure_C).sum())
 
     def lines(self) -> list[str]:
         """Say how many cells and which labels, how many are uncertain, and what to do if most are unknown."""
-        if not self.types or not self.cells:
-            return []
-        types = [(label, n) for label, n in self.types.most_common() if n]
-        few = ", ".join(f"{label} {n / self.cells:.0%}" for label, n in types[:4])
-        more = f", and {len(types) - 4} more types" if len(types) > 4 else ""
-        lines = [
-            f"{self.cells:,} cells: {few}{more}",
-            f"{self.unsure:,} of them ({self.unsure / self.cells:.0%}) are more likely wrong than right",
-        ]
+        lines = []
+        for name in dict.fromkeys(["cell_type", *self.heads]):
+            counts = [(label, n) for label, n in self.labels[name].most_common() if n]
+            few = ", ".join(f"{label} {n / self.cells:.0%}" for label, n in counts[:4])
+            more = f", and {len(counts) - 4} more" if len(counts) > 4 else ""
+            lines += [f"{f'{self.cells:,} cells' if name == 'cell_type' else name}: {few}{more}"] if counts else []
+        if not self.labels["cell_type"]:
+            return lines
+        lines.append(f"{self.unsure:,} of them ({self.unsure / self.cells:.0%}) are more likely wrong than right")
         if self.unknown > STRANGE * self.cells:
             lines.append(
                 f"{self.unknown / self.cells:.0%} look like no cell that the model knows: their tissue may be unknown; "
                 "fine-tune on some labels of your own (polygene finetune), or train with profiles of the tissue"
             )
         else:
-            most = [f": {name}, for {n / self.cells:.0%} of the cells" for name, n in self.tissues.most_common(1)]
-            lines.append("".join(["the tissue looks known", *most]))
+            most = [f": {x}, for {n / self.cells:.0%} of the cells" for x, n in self.labels["tissue"].most_common(1)]
+            lines.append("the tissue looks known" + "".join(most))
         return lines

@@ -133,7 +133,7 @@ class _Run:
         if written.exists() and written.read_bytes() != self.description.encode():
             msg = (
                 f"{self.out} holds a run of another recipe, or of a corpus that was made anew since (see {written}). "
-                "Choose another `out`, or begin anew: restart=True (--restart)."
+                "Choose another `out`, to train on from a model with start=…, or begin anew: restart=True (--restart)."
             )
             raise RecipeError(msg)
 
