@@ -5,7 +5,7 @@
 
 The first writes src/polygene/models/NAME: weights in half precision, a recipe that names no folder of this machine, and
 of metrics.json what training wrote. With `--corpus` it says how far its answers for the test cells then are from those
-in full precision. A model card (`python -m benchmarks.models.card`) and marks belong to weights: where the weights
+in full precision. A model card (`python -m benchmarks.models.card`) and scores belong to weights: where the weights
 are the ones that are there already, both stay; else they are to be made again, and until then README.md says only what
 the model is. The second writes tests/shipped.json, what the shipped models answer for one cell; run it after the first,
 and look at what has changed.
