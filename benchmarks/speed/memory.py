@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed.memory --data DIR                     # 10 thousand, 100 thousand and 1 million cells
     python -m benchmarks.speed.memory --data DIR --sizes 10000 --verbs embed evaluate perturb --folder SCRATCH
+    python -m benchmarks.speed.memory --data DIR --sizes 10000 --verbs train annotate --labels 5000
 
 Files are made by drawing cells of OneK1K with replacement (114 genes a cell; 1 million cells are 1 GB, and their
 corpus as much), written block by block. Each command runs as a process of its own on one thread, with an untrained
@@ -10,7 +11,8 @@ network of 2 layers × 64, since the network is not the question. Peak memory is
 .h5ad; denoise writes the whole panel, finetune fits a head, perturb removes one gene, counterfactual changes the sex,
 generate draws as many cells as the size says, balance fills labels up to 100 cells, train learns for one epoch,
 evaluate scores the test cells of the corpus with what was trained, vote lets the labels of the file group what
-annotate_h5ad wrote, join puts two parts together, info describes the corpus. A size that would take longer than
+annotate_h5ad wrote, join puts two parts together, info describes the corpus. With --labels the cells have so many cell
+types, drawn at random. A size that would take longer than
 --most-seconds, by the size before, is left out. What was measured of other verbs and sizes stays in memory.json, each
 with its day. The last line is one JSON object.
 """
@@ -82,6 +84,17 @@ def make_cells(source: Path, path: Path, n_cells: int, seed: int, fewest: float 
                 dataset = file["obs"][name]
                 dataset.resize(first + len(array), axis=0)
                 dataset[first:] = array
+
+
+def relabel(source: Path, path: Path, n_labels: int, seed: int) -> None:
+    """Write the cells with so many cell types, each as often as another."""
+    import anndata as ad
+    import numpy as np
+
+    cells = ad.read_h5ad(source)
+    labels_C = np.random.default_rng(seed).permutation(np.arange(cells.n_obs) % n_labels)
+    cells.obs["cell_type"] = [f"type {label}" for label in labels_C]
+    cells.write_h5ad(path)
 
 
 def make_model(source: Path, folder: Path) -> None:
@@ -193,6 +206,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     verbs = [verb for verb in words_of(Path(), 0) if not verb.startswith("part")]
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="CELLS")
     parser.add_argument("--verbs", nargs="+", default=verbs, choices=verbs, metavar="VERB", help=" ".join(verbs))
+    parser.add_argument("--labels", type=int, metavar="N", help="give the cells so many cell types")
     parser.add_argument("--most-seconds", type=float, default=600, help="leave sizes out that take longer")
     parser.add_argument("--folder", type=Path, help="where files are made, which then stay")
 
@@ -220,13 +234,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
+        if options.labels:
+            folder = folder / f"{options.labels}-labels"
+            folder.mkdir(exist_ok=True)
+            apart(relabel, source, folder / "source.h5ad", options.labels, options.seed)
+            source = folder / "source.h5ad"
         if not (folder / "model").exists():
             apart(make_model, source, folder)
         for n_cells in sizes:
             made(folder, source, n_cells, options.seed)
             (folder / f"recipe-{n_cells}.toml").write_text(RECIPE.format(folder=folder.resolve(), n=n_cells))
             for verb in options.verbs:
-                of_n = rows.setdefault(verb, {})
+                title = f"{verb}, {options.labels:,} labels" if options.labels else verb
+                of_n = rows.setdefault(title, {})
                 if any(of_n[n]["cpu_s"] * n_cells / int(n) > options.most_seconds for n in of_n if int(n) < n_cells):
                     continue
                 took = run(verb, folder, n_cells, options.seed)
@@ -235,10 +255,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     "cpu_s": round(took["cpu_s"], 1),
                     "date": datetime.now(UTC).date().isoformat(),
                 }
-                print(f"{verb} of {n_cells:,} cells: {of_n[str(n_cells)]}", flush=True)
+                print(f"{title} of {n_cells:,} cells: {of_n[str(n_cells)]}", flush=True)
                 if not options.smoke:  # a run that is stopped loses nothing
                     command.keep("memory", command.record(options, {"verbs": rows}))
-    rows = {verb: rows[verb] for verb in words_of(Path(), 0) if verb in rows}
+    rows = {title: rows[title] for verb in words_of(Path(), 0) for title in rows if title.partition(",")[0] == verb}
     summary(rows)
     return {"verbs": rows}
 
