@@ -105,7 +105,8 @@ def generate(
     facts = {"labels": dict(labels), "genes": dict(genes), "predict": np.array(predict, dtype=str), "seed": seed}
     with written(out, (".h5ad",), like) as part:
         adata = draw_adata(model, labels_CP, given_G, measured_G, predict=predict, seed=seed, sampling=sampling)
-        adata = adata[:, measured_G].copy()
+        if like is not None:
+            adata = adata[:, measured_G].copy()
         if counts:
             adata.layers["counts"] = as_counts(adata.X, adata.layers["polygene_bins"])
         adata.uns["polygene"] = {"generate": {**made_by(model), **facts, "steps": steps, "temperature": temperature}}
