@@ -56,6 +56,26 @@ def never_seen() -> str:
     return f"{markdown([['study', *methods], *body])}\n\n{where('never_seen', 'external')}"
 
 
+def targets() -> str:
+    """Lay out what was wanted of the models, and what is measured; what falls short is bold."""
+    models = kept("models")["targets"]
+    of = {(row["target"], name): row for name, rows in models.items() for row in rows}
+    body = []
+    for target, row in {row["target"]: row for rows in models.values() for row in rows}.items():
+        bounds = ((word, row[key]) for word, key in (("at least", "at_least"), ("at most", "at_most")))
+        study, colon, rest = target.partition(":")
+        numbers = []
+        for one in (of.get((target, name)) for name in models):
+            text = "" if one is None else f"{one['now']:.3f}".replace("-", "−").removesuffix(".000")
+            numbers.append(f"**{text}**" if one and not one["met"] else text)
+        wanted = ", ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        text = f"{STUDIES.get(study, study)}{colon}{rest}"
+        for name, word in (("macro_f1", "macro-F1"), ("knn_accuracy", "k-NN"), (" ari ", " ARI "), (" nmi ", " NMI ")):
+            text = text.replace(name, word)
+        body.append([text, wanted, *numbers])
+    return f"{markdown([['what', 'wanted', *models], *body])}\n\nBold: falls short. {where('models')}"
+
+
 def card(model: str) -> str:
     """Lay out what one model makes of each study never seen, for its card."""
     rows = [row for row in kept("never_seen")["rows"] if row["model"] == model]
@@ -271,7 +291,7 @@ TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (never_seen, local_page, pbmc, finetune, sets, given, faults, screen, calibration, studies)
 }
-TABLES |= {one.__name__: one for one in (coverage, annotation, known, memory, votes)}
+TABLES |= {one.__name__: one for one in (coverage, annotation, known, memory, targets, votes)}
 TABLES |= {name: functools.partial(part, name, one) for name, one in control.SECTIONS.items()}
 TABLES |= {f"small_{name}": functools.partial(part, name, one) for name, one in trust.SECTIONS.items()}
 TABLES |= {part: functools.partial(analyses.section, part) for part in analyses.SECTIONS}

@@ -15,10 +15,10 @@ NOTHING = np.full(N_GENES, -1, dtype=np.int16)
 ALL = np.ones(N_GENES, dtype=bool)
 
 
-def drawn(model, ids, *, seed=0, given_G=NOTHING, **sampling):
+def drawn(model, ids, *, seed=0, given_G=NOTHING, measured_G=ALL, **sampling):
     labels_CP = np.full((len(ids), N_PHENOTYPES), -1, dtype=np.int16)
     config = SamplingConfig(**sampling)
-    return draw_cells(model, labels_CP, given_G, ids_C=np.asarray(ids), seed=seed, config=config)
+    return draw_cells(model, labels_CP, given_G, measured_G, ids_C=np.asarray(ids), seed=seed, config=config)
 
 
 def test_classes_are_drawn_as_often_as_they_are_likely():
@@ -85,11 +85,24 @@ def test_later_genes_are_drawn_given_earlier_ones(tiny_model):
     assert np.abs(shares_B - p_B).max() < 5 * np.sqrt(0.25 / 3000)
 
 
+def test_genes_that_are_not_measured_stay_out_and_change_what_is_drawn(tiny_model):
+    some_G = np.arange(N_GENES) % 4 > 0
+    bins_CG = drawn(tiny_model, range(200), measured_G=some_G, steps=1)
+    assert (bins_CG[:, ~some_G] == 0).all()
+    empty = tiny_model.tokenizer.from_bins(np.zeros((1, N_GENES), np.uint8), np.full((1, N_PHENOTYPES), -1), some_G)
+    genes_Q = np.flatnonzero(some_G)
+    p_QB = bin_probabilities(
+        tiny_model, empty, np.zeros(len(genes_Q), int), genes_Q, np.zeros(0, bool), visible_share=0.0
+    )
+    expressed_Q = (bins_CG[:, some_G] > 0).mean(axis=0)
+    assert np.abs(expressed_Q - (1 - p_QB[:, 0])).max() < 5 * np.sqrt(0.25 / 200)
+
+
 def test_labels_are_drawn_one_after_the_other_from_those_that_are_given(tiny_model):
     schema = tiny_model.tokenizer.schema
     given_CP = np.full((2000, N_PHENOTYPES), -1, np.int16)
     given_CP[:, 0] = 1
-    labels_CP = draw_labels(tiny_model, given_CP, ["cell_type"], np.arange(2000), 0, 1.0)
+    labels_CP = draw_labels(tiny_model, given_CP, ["cell_type"], ALL, np.arange(2000), 0, 1.0)
     assert (np.delete(labels_CP, 2, axis=1) == np.delete(given_CP, 2, axis=1)).all()
     empty = tiny_model.tokenizer.from_bins(np.zeros((1, N_GENES), np.uint8), given_CP[:1], ALL)
     ((p_V,),) = label_probabilities(tiny_model, empty, predict=["cell_type"], given=["sex"], visible_share=0.0)
