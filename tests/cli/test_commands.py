@@ -554,7 +554,26 @@ def test_the_installed_command_prints_one_line_and_exits_with_2(tmp_path: Path) 
     assert not done.stdout
 
 
+class Breaks:
+    """Fails as it is let go, as h5py's files do on a full disk."""
+
+    def __del__(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_what_fails_as_it_is_let_go_is_not_printed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("sys.unraisablehook", sys.__unraisablehook__)
+    Breaks()
+    assert "No space left on device" in capsys.readouterr().err
+    monkeypatch.setattr("polygene.cli.commands.QUIET", {})
+    monkeypatch.setattr("polygene.cli.commands.app", lambda **_: Breaks() and None)
+    main()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_mistake_of_our_own_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)  # restored after the test
+
     def broken(_: Any, *, brief: bool) -> None:
         msg = "a bug"
         raise RuntimeError(msg)

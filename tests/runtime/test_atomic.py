@@ -167,6 +167,7 @@ def test_one_run_may_lock_a_place_twice_and_another_not_at_all(tmp_path: Path) -
     [
         OSError(28, "No space left on device"),
         RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/0"),
+        RuntimeError("basic_ios::clear: iostream error"),
         ValueError("I/O error: No space left on device (os error 28)"),
     ],
 )

@@ -55,6 +55,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
     for name, value in (QUIET | LEAN).items():
         os.environ.setdefault(name, value)
+    sys.unraisablehook = lambda _: None  # h5py's, of a file on a full disk, has a message of its own
     try:
         app(prog_name="polygene")
     except Exception as error:

@@ -129,7 +129,7 @@ def refuse_input(target: str | Path, *inputs: object, do: str = "choose another 
                 raise OutputError(msg)
 
 
-FULL = ("No space left", "quota exceeded", "PytorchStreamWriter", "unexpected pos")
+FULL = ("No space left", "quota exceeded", "PytorchStreamWriter", "iostream error", "unexpected pos")
 """What torch and safetensors say of a full disk, in errors that are no OSError."""
 
 
