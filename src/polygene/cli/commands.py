@@ -55,15 +55,15 @@ def main() -> None:
         warnings.simplefilter("ignore")
     for name, value in (QUIET | LEAN).items():
         os.environ.setdefault(name, value)
-    sys.unraisablehook = lambda _: None  # h5py's, of a file on a full disk, has a message of its own
+    command = typer.main.get_command(app)  # called itself, typer would set a hook of its own
+    if os.environ.get("POLYGENE_TRACEBACK"):
+        return command(prog_name="polygene")
+    vars(sys).update(dict.fromkeys(("excepthook", "unraisablehook"), lambda *_: None))  # h5py's, on a full disk
     try:
-        app(prog_name="polygene")
+        command(prog_name="polygene")
     except Exception as error:
-        if os.environ.get("POLYGENE_TRACEBACK"):
-            raise
-        print_error(
-            f"{type(error).__name__}: {error}. This is a mistake in PolyGene: POLYGENE_TRACEBACK=1 shows where."
-        )
+        says = f"{type(error).__name__}: {error}. This is a mistake in PolyGene: POLYGENE_TRACEBACK=1 shows where."
+        print_error(says)
         sys.exit(1)
     finally:
         gc.freeze()  # as it ends Python looks for garbage, in what torch imports for half a second
