@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
@@ -73,6 +74,27 @@ def test_cells_like_a_file_have_the_genes_that_it_measures(tiny_model: PolyGene,
     few.write_h5ad(tmp_path / "few.h5ad")
     assert (drawn(tiny_model, like=tmp_path / "few.h5ad").X != made.X).nnz == 0
     assert (made.X != drawn(tiny_model)[:, symbols].X).nnz, "what is not measured must change what is drawn"
+
+
+def test_a_full_disk_is_found_out_before_hdf5_does(
+    tiny_model: PolyGene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"could not be written, and nothing was left behind: .*No space left"):
+        drawn(tiny_model, out=tmp_path / "made.h5ad")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_holds_what_is_returned(tiny_model: PolyGene, tmp_path: Path) -> None:
+    made = drawn(tiny_model, out=tmp_path / "made.h5ad")
+    made.write_h5ad(tmp_path / "as-anndata-writes.h5ad")
+    read, other = (ad.read_h5ad(tmp_path / name) for name in ("made.h5ad", "as-anndata-writes.h5ad"))
+    pd.testing.assert_frame_equal(read.obs, other.obs)
+    assert (read.X != other.X).nnz == (read.X != made.X).nnz == 0
+    assert list(read.uns["polygene"]["generate"]) == list(other.uns["polygene"]["generate"])
 
 
 def test_a_gene_that_is_not_measured_cannot_be_fixed(tiny_model: PolyGene, make_adata) -> None:

@@ -1,6 +1,7 @@
 """Copies of cells as .h5ad, block by block, whatever format they come in."""
 
 import errno
+import io
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,15 @@ from scipy import sparse
 
 BLOCK = 4_000_000  # numbers copied at once
 RESERVE = 32_000_000  # bytes that stay free: what HDF5 holds back until it closes
+
+
+def write_held(adata: ad.AnnData, path: str | Path) -> None:
+    """Write cells that are in memory as a file in memory first: of a full disk HDF5 can crash."""
+    adata.strings_to_categoricals()
+    held = io.BytesIO()
+    with h5py.File(held, "w") as file:
+        write_elem(file, "/", adata)
+    Path(path).write_bytes(held.getbuffer())
 
 
 def copy_group(group: zarr.Group | h5py.Group, path: str | Path) -> None:

@@ -22,7 +22,7 @@ from scipy import sparse
 from polygene.errors import DataError
 from polygene.io.backed import BackedCSC, column_of, length_of, names_of, native
 from polygene.io.formats import AnnDataFile, Format, InMemory, open_format, read_errors
-from polygene.io.h5ad import write_cells, write_tables
+from polygene.io.h5ad import write_cells, write_held, write_tables
 from polygene.io.paths import expand_paths, name_of
 from polygene.io.soma import SomaObs, is_soma, open_soma
 from polygene.io.tenx import MatrixMarket
@@ -238,7 +238,7 @@ class CellSource:
                 stored = self._format.h5ad if isinstance(self._format, AnnDataFile) else None
                 write_tables(path, stored or self.obs, var)
             elif isinstance(self._format, InMemory):
-                self._format.adata.write_h5ad(path)
+                write_held(self._format.adata, path)
             elif isinstance(self._format, AnnDataFile):
                 self._format.copy_to(path)
             else:

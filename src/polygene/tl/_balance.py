@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from polygene.errors import DataError
+from polygene.io.h5ad import write_held
 from polygene.io.read import Source
 from polygene.model.checkpoint import PolyGene
 from polygene.model.sampling import SamplingConfig
@@ -86,7 +87,7 @@ def balance(
             both.var = panel_var(tokenizer.panel)
         both.uns["polygene"] = {"balance": {**made_by(model), "key": key, "generated": len(ordered_CP), "seed": seed}}
         if part is not None:
-            both.write_h5ad(part)
+            write_held(both, part)
     return both
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from polygene.errors import DataError, GeneError, PhenotypeError
+from polygene.io.h5ad import write_held
 from polygene.io.read import Source, open_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.sampling import VALUES, SamplingConfig, draw_cells, draw_labels, draw_values
@@ -111,7 +112,7 @@ def generate(
             adata.layers["counts"] = as_counts(adata.X, adata.layers["polygene_bins"])
         adata.uns["polygene"] = {"generate": {**made_by(model), **facts, "steps": steps, "temperature": temperature}}
         if part is not None:
-            adata.write_h5ad(part)
+            write_held(adata, part)
     return adata
 
 
