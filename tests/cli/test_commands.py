@@ -554,34 +554,7 @@ def test_the_installed_command_prints_one_line_and_exits_with_2(tmp_path: Path) 
     assert not done.stdout
 
 
-class Breaks:
-    """Fails as it is let go."""
-
-    def __del__(self) -> None:
-        raise OSError(28, "No space left on device")
-
-
-def h5py_lets_go_of_a_file_on_a_full_disk(**_: object) -> None:
-    Breaks()
-    error = OSError(28, "No space left on device")
-    sys.excepthook(OSError, error, None)  # as Cython does
-
-
-def test_what_fails_as_it_is_let_go_is_not_printed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr("sys.unraisablehook", sys.__unraisablehook__)
-    monkeypatch.setattr("sys.excepthook", sys.__excepthook__)
-    h5py_lets_go_of_a_file_on_a_full_disk()
-    assert capsys.readouterr().err.count("OSError: [Errno 28] No space left on device") == 2
-    monkeypatch.setattr("polygene.cli.commands.QUIET", {})
-    monkeypatch.setattr("typer.main.get_command", lambda _: h5py_lets_go_of_a_file_on_a_full_disk)
-    main()
-    assert capsys.readouterr().err == ""
-
-
 def test_a_mistake_of_our_own_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    for hook in ("unraisablehook", "excepthook"):  # restored after the test
-        monkeypatch.setattr(sys, hook, getattr(sys, hook))
-
     def broken(_: Any, *, brief: bool) -> None:
         msg = "a bug"
         raise RuntimeError(msg)

@@ -55,15 +55,14 @@ def main() -> None:
         warnings.simplefilter("ignore")
     for name, value in (QUIET | LEAN).items():
         os.environ.setdefault(name, value)
-    command = typer.main.get_command(app)  # called itself, typer would set a hook of its own
-    if os.environ.get("POLYGENE_TRACEBACK"):
-        return command(prog_name="polygene")
-    vars(sys).update(dict.fromkeys(("excepthook", "unraisablehook"), lambda *_: None))  # h5py's, on a full disk
     try:
-        command(prog_name="polygene")
+        app(prog_name="polygene")
     except Exception as error:
-        says = f"{type(error).__name__}: {error}. This is a mistake in PolyGene: POLYGENE_TRACEBACK=1 shows where."
-        print_error(says)
+        if os.environ.get("POLYGENE_TRACEBACK"):
+            raise
+        print_error(
+            f"{type(error).__name__}: {error}. This is a mistake in PolyGene: POLYGENE_TRACEBACK=1 shows where."
+        )
         sys.exit(1)
     finally:
         gc.freeze()  # as it ends Python looks for garbage, in what torch imports for half a second

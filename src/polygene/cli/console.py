@@ -47,7 +47,8 @@ class Commands(TyperGroup):
             message, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), WRONG_INPUT
         except KeyboardInterrupt:
             goes_on = ctx.invoked_subcommand in ("train", "perturb")
-            message, code = f"stopped{'; the same command goes on from the last saved state' * goes_on}", STOPPED
+            message = f"stopped{'; the same command goes on from the last saved state' if goes_on else ''}"
+            code = STOPPED
         else:
             return found
         if rank() == 0 or ctx.invoked_subcommand == "train":  # the others' errors reach the first process
