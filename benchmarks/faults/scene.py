@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import uuid
@@ -121,7 +122,7 @@ FAULTS = ("lost", "let_in", "blamed_us", "hung")
 
 def start(folder: Path, work: Sequence[str] | Callable[[], object]) -> tuple[int, Path]:
     """Begin a command of polygene, or a function, in a process of its own whose current folder is `folder`."""
-    said = folder.parent / f"{folder.name}.{uuid.uuid4().hex}.said"
+    said = Path(tempfile.gettempdir()) / f"{folder.name}.{uuid.uuid4().hex}.said"  # where the disk is not full
     sys.stdout.flush()
     pid = os.fork()
     if pid:
