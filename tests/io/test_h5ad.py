@@ -2,10 +2,13 @@ import errno
 import shutil
 from types import SimpleNamespace
 
+import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
+from scipy import sparse
 
 from polygene.errors import DataError
 from polygene.io import h5ad as copying
@@ -51,3 +54,20 @@ def test_an_array_is_copied_in_blocks_of_whole_chunks(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "copy.h5") as file:
         assert np.array_equal(file["x"][:], x_CG)
     assert n_rows == [14] * 7 + [2]
+
+
+def test_cells_in_memory_are_written_as_anndata_writes_them(tmp_path):
+    def cells():
+        var = pd.DataFrame({"kind": ["a", "b", "a"]}, index=["X", "Y", "Z"])
+        raw = ad.AnnData(sparse.csr_matrix(np.eye(3, dtype=np.float32)), var=var)
+        raw.obs["type"] = ["B cell", "T cell", "B cell"]
+        adata = raw[:, :2].copy()
+        adata.raw = raw
+        return adata
+
+    copying.write_held(cells(), tmp_path / "ours.h5ad")
+    cells().write_h5ad(tmp_path / "anndata.h5ad")
+    ours, theirs = (ad.read_h5ad(tmp_path / name) for name in ("ours.h5ad", "anndata.h5ad"))
+    for one, other in ((ours.obs, theirs.obs), (ours.var, theirs.var), (ours.raw.var, theirs.raw.var)):
+        pd.testing.assert_frame_equal(one, other)
+    assert (ours.raw.X != theirs.raw.X).nnz == (ours.X != theirs.X).nnz == 0

@@ -24,6 +24,8 @@ RESERVE = 32_000_000  # bytes that stay free: what HDF5 holds back until it clos
 def write_held(adata: ad.AnnData, path: str | Path) -> None:
     """Write cells that are in memory as a file in memory first: of a full disk HDF5 can crash."""
     adata.strings_to_categoricals()
+    if adata.raw is not None:
+        adata.strings_to_categoricals(adata.raw.var)
     held = io.BytesIO()
     with h5py.File(held, "w") as file:
         write_elem(file, "/", adata)

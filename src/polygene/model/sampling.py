@@ -70,12 +70,11 @@ def draw_labels(
     schema, labels_CP = model.tokenizer.schema, labels_CP.copy()
     nothing_CG = np.zeros((len(labels_CP), len(measured_G)), dtype=np.uint8)
     random_CP = uniform(seed, np.full(len(ids_C), LABELS), ids_C, np.arange(len(schema.names)))
-    for name in predict:
+    for p in map(schema.index, predict):
         cells = model.tokenizer.from_bins(nothing_CG, labels_CP, measured_G)
-        (p_CV,) = label_probabilities(
-            model, cells, predict=[name], given=[other for other in schema.names if other != name], visible_share=0.0
-        )
-        labels_CP[:, schema.index(name)] = draw(p_CV, random_CP[:, schema.index(name)], temperature)
+        others = [*schema.names[:p], *schema.names[p + 1 :]]
+        (p_CV,) = label_probabilities(model, cells, predict=[schema.names[p]], given=others, visible_share=0.0)
+        labels_CP[:, p] = draw(p_CV, random_CP[:, p], temperature)
     return labels_CP
 
 

@@ -169,8 +169,8 @@ def _given_bins(model: PolyGene, genes: Mapping[str, int], measured_G: np.ndarra
     panel, n_bins = model.tokenizer.panel, model.tokenizer.binner.n_bins
     given_G = np.full(len(panel), -1, dtype=np.int16)
     for gene, bin_ in genes.items():
-        given_G[panel.index(gene)] = bin_
-        if not measured_G[panel.index(gene)]:
+        given_G[g := panel.index(gene)] = bin_
+        if not measured_G[g]:
             msg = f"{gene} has a fixed bin, but the cells of `like` do not measure it: leave one of them out."
             raise GeneError(msg)
         if not 0 <= bin_ < n_bins:

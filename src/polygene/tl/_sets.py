@@ -136,12 +136,12 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Say how many cells and which labels, how many are uncertain, and what to do if most are unknown."""
-        lines = []
+        lines, titles = list[str](), {"cell_type": f"{self.cells:,} cells"}
         for name in dict.fromkeys(["cell_type", *self.heads]):
-            counts = [(label, n) for label, n in self.labels[name].most_common() if n]
-            few = ", ".join(f"{label} {n / self.cells:.0%}" for label, n in counts[:4])
-            more = f", and {len(counts) - 4} more" if len(counts) > 4 else ""
-            lines += [f"{f'{self.cells:,} cells' if name == 'cell_type' else name}: {few}{more}"] if counts else []
+            if counts := self.labels[name]:
+                few = ", ".join(f"{label} {n / self.cells:.0%}" for label, n in counts.most_common(4))
+                more = f", and {len(counts) - 4} more" if len(counts) > 4 else ""
+                lines.append(f"{titles.get(name, name)}: {few}{more}")
         if not self.labels["cell_type"]:
             return lines
         lines.append(f"{self.unsure:,} of them ({self.unsure / self.cells:.0%}) are more likely wrong than right")

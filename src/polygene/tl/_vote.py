@@ -135,8 +135,8 @@ def with_votes(results: Results, wanted: Mapping[str, str], points_CD: Callable[
         voted, facts = of_groups(groups, chunk.obsm[f"polygene_{phenotype}"], results.uns, phenotype, SHARE)
         columns.append(voted.set_index(chunk.obs.index))
         votes[f"{phenotype}_{groupby}"] = facts
-        n, n_mixed = facts["table"]["heterogeneous"].agg(["size", "sum"])
-        logger.info("%s: %d groups voted, of which %d are heterogeneous", voted.columns[0], n, n_mixed)
+        mixed_G = facts["table"]["heterogeneous"]
+        logger.info("%s: %d groups voted, of which %d are heterogeneous", voted.columns[0], len(mixed_G), mixed_G.sum())
     obs = pd.concat(columns, axis=1)
     obs = obs.loc[:, ~obs.columns.duplicated()]
 
