@@ -69,10 +69,10 @@ def targets() -> str:
             text = "" if one is None else f"{one['now']:.3f}".replace("-", "−").removesuffix(".000")
             numbers.append(f"**{text}**" if one and not one["met"] else text)
         wanted = ", ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
-        text = f"{STUDIES.get(study, study)}{colon}{rest}"
+        what = f"{STUDIES.get(study, study)}{colon}{rest}"
         for name, word in (("macro_f1", "macro-F1"), ("knn_accuracy", "k-NN"), (" ari ", " ARI "), (" nmi ", " NMI ")):
-            text = text.replace(name, word)
-        body.append([text, wanted, *numbers])
+            what = what.replace(name, word)
+        body.append([what, wanted, *numbers])
     return f"{markdown([['what', 'wanted', *models], *body])}\n\nBold: falls short. {where('models')}"
 
 

@@ -27,13 +27,13 @@ import polygene as pg
 from benchmarks.control import generation
 from benchmarks.models import corpus as making
 from benchmarks.models import embedding, external, known, never_seen
+from benchmarks.models.card import HEART, PBMC
+from benchmarks.models.never_seen import SAME, TYPES
 from benchmarks.shared import command, effort
 from polygene.corpus.corpus import Corpus
 from polygene.model.shipped import NAMES
 from polygene.vocab.gene_names import XIST, Y_GENES
 
-PBMC, HEART = "pbmc3k_10x", "heart_san_kanemaru"
-TYPES, SAME = "types, by ontology", "same type, thinned to a third"
 Row = dict[str, Any]
 
 
@@ -93,11 +93,12 @@ def of_generation(results: Mapping[str, Any]) -> list[Row]:
 def of_labels(name: str, corpora: Path) -> list[Row]:
     """Count types and tissues, and look at the sex of cells whose file has no gene that tells it."""
     model = pg.PolyGene.from_pretrained(name)
-    sizes = dict(zip(model.tokenizer.schema.names, map(len, model.tokenizer.schema.labels), strict=True))
+    schema = model.tokenizer.schema
+    sizes = dict(zip(schema.names, map(len, schema.labels), strict=True))
     rows = [row("types", sizes["cell_type"], 200), row("tissues", sizes["tissue"], 30)]
     file, folder = corpora / "external" / f"{PBMC}.h5ad", corpora / f"corpus-{len(model.tokenizer.panel)}"
     if file.exists() and folder.exists():
-        cells, corpus, schema = ad.read_h5ad(file), Corpus(folder), model.tokenizer.schema
+        cells, corpus = ad.read_h5ad(file), Corpus(folder)
         cells = cells[:, ~cells.var_names.isin([XIST, *Y_GENES])].copy()
         pg.tl.annotate(cells, model, predict="sex")
         p, male = schema.index("sex"), schema.labels[schema.index("sex")].index("male")
@@ -111,11 +112,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run all parts, compare their numbers with the targets, and print the table."""
     names = effort.few(NAMES)
     with tempfile.TemporaryDirectory() as scratch:
+        corpora = Path(scratch) / "corpora"  # where the part of generated cells looks for them
         if options.corpora:
-            (Path(scratch) / "corpora").symlink_to(options.corpora.resolve(), target_is_directory=True)
+            corpora.symlink_to(options.corpora.resolve(), target_is_directory=True)
         else:
-            making.make(options.data, Path(scratch) / "corpora", [512] if options.smoke else [512, 2432])
-        corpora = Path(scratch) / "corpora"
+            making.make(options.data, corpora, [512] if options.smoke else [512, 2432])
         part = Namespace(**vars(options) | {"corpora": corpora, "folder": "external", "most": None, "methods": []})
         results: dict[str, Mapping[str, Any]] = {}
         for title, made, model in (

@@ -49,6 +49,7 @@ EIGHT = {
     **{name: terms for name, terms in SIX.items() if name not in ("T cell", "monocyte")},
 }
 SEX = {"pbmc3k_10x": "male", "heart_san_kanemaru": "male"}  # of the one donor; of PBMC 3k by its Y genes
+TYPES, SAME = "types, by ontology", "same type, thinned to a third"
 TOLD = "sex, of cells with either XIST or genes of Y"
 TISSUE = {"heart_san_kanemaru": "heart"}  # its sinoatrial node is not in the table of tissues that ships
 
@@ -117,12 +118,10 @@ def of_study(name: str, cells: ad.AnnData, model: pg.PolyGene, seed: int = 0) ->
     known_C = truth.notna().to_numpy()
     truth_C = truth[known_C].to_numpy(dtype=str)
     predicted_C = types_of(cells)[known_C]
-    rows = [{"score": "types, by ontology", **by_ontology(predicted_C, truth_C)}] if known_C.any() else []
+    rows = [{"score": TYPES, **by_ontology(predicted_C, truth_C)}] if known_C.any() else []
     if less is not None:
         pg.tl.annotate(less, model, predict="cell_type")
-        rows.append(
-            {"score": "same type, thinned to a third", "accuracy": float((types_of(less) == types_of(cells)).mean())}
-        )
+        rows.append({"score": SAME, "accuracy": float((types_of(less) == types_of(cells)).mean())})
         if known_C.any():
             rows.append({"score": "types, thinned to a third", **by_ontology(types_of(less)[known_C], truth_C)})
     if name == "pbmc3k_10x":
@@ -138,8 +137,7 @@ def of_study(name: str, cells: ad.AnnData, model: pg.PolyGene, seed: int = 0) ->
             continue
         predicted = cells.obs[f"polygene_{phenotype}"].astype(str)
         rows.append({"score": phenotype, "accuracy": share_right(phenotype, predicted, right)})
-        told_C = one_kind(cells) if phenotype == "sex" else np.zeros(len(cells), dtype=bool)
-        if told_C.any():
+        if phenotype == "sex" and (told_C := one_kind(cells)).any():
             truth = pd.Series(right, cells.obs_names)[told_C]
             rows.append({"score": TOLD, "accuracy": share_right("sex", predicted[told_C], truth)})
     return [{"study": name, "cells": len(cells), **row} for row in rows]
