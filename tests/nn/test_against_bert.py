@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel
 
 from polygene.model.masking import MaskingCollator, MaskingConfig
 from polygene.nn.config import PolyGeneConfig
+from polygene.nn.known import KnownTokens
 from polygene.nn.losses import LossConfig, PolyGeneLoss
 from polygene.nn.network import PolyGeneModel
 
@@ -172,6 +173,29 @@ def test_packed_gives_what_padded_bert_gives_at_256_wide_and_4_layers(case):
     shape = {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 1024}
     case = case(512, 0.2, 3, **shape)
     assert (case.packed_hidden() - case.padded_hidden()).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(("n_genes", "density", "n_cells"), PANELS)
+@torch.no_grad()
+def test_states_of_phenotypes_are_those_of_padded_bert_with_known_tokens_and_without_keys_and_values(
+    case, n_genes, density, n_cells
+):
+    case = case(n_genes, density, n_cells)
+    known, read_at = KnownTokens.of(case.model.bert, case.model.config), case.batch["label_at"].sort().values
+    is_known_T = np.isin(keys_of(case), known.keys_N)
+    assert 0.1 < is_known_T.mean() < 1
+    padded_RD, row = case.padded_hidden()[read_at], {name: case.batch[name] for name in PACKED_CELLS}
+    for few in (False, True):
+        read_RD = case.model.encode(**row, read_at=read_at, few=few, known=known)
+        assert (read_RD - padded_RD).abs().max() <= 1e-5
+    known.first.k_TD[:] += 1.0 + torch.arange(64)
+    moved_RD = case.model.encode(**row, read_at=read_at, few=True, known=known)
+    assert (moved_RD - padded_RD).abs().max() > 1e-2, "known tokens must be read, or this test could not fail"
+
+
+def keys_of(case):
+    """Slot and id of every packed token as one number."""
+    return case.batch["position_ids"][0] * case.model.config.vocab_size + case.batch["input_ids"][0]
 
 
 @pytest.mark.parametrize(("n_genes", "density", "n_cells"), PANELS)

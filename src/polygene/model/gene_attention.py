@@ -37,7 +37,7 @@ def attention_sums(model: PolyGene, cells: EncodedCells) -> tuple[np.ndarray, np
             part = cells.rows(rows)
             packed, _ = pack_cells(model.tokenizer, part, key_labels(model, part, ()), no_query, no_query)
             inputs = {name: x.to(network.device) for name, x in packed.as_dict().items()}
-            network.encode(**inputs, before_last=not one_layer)
+            network.encode(**inputs, before_last=not one_layer, few=False, known=None)
             offsets = CellOffsets(inputs["n_keys"], inputs["n_queries"])
             for layer, x_TD in seen:
                 _add(sums_GG, layer, x_TD, offsets, part, first_gene)

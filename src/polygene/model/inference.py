@@ -17,9 +17,13 @@ from polygene.model.batches import batches, by_rows, pack_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.eval_mode import predicts
 from polygene.nn.attention import CellOffsets
+from polygene.nn.known import KnownTokens
 from polygene.nn.network import PolyGeneModel
 from polygene.nn.packing import PackedCells, rank_within
 from polygene.vocab.cells import EncodedCells
+
+MOST_KNOWN, MOST_ASKED = 2**25, 8
+"""Numbers that are kept of known tokens; phenotypes of a cell up to which `few_attention` is less work."""
 
 
 def key_labels(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np.ndarray:
@@ -31,10 +35,27 @@ def key_labels(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np
     return labels_CP
 
 
-def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Tensor:
+def states(
+    network: PolyGeneModel,
+    packed: PackedCells,
+    read_at_R: Tensor,
+    *,
+    few: bool = False,
+    known: KnownTokens | None = None,
+) -> Tensor:
     """Last hidden states at these places of the row, ascending, (R, D), on the network's device."""
-    inputs = packed.as_dict() | {"read_at": read_at_R}
-    return network.encode(**{name: x.to(network.device) for name, x in inputs.items()}, before_last=False)
+    inputs = {name: x.to(network.device) for name, x in (packed.as_dict() | {"read_at": read_at_R}).items()}
+    return network.encode(**inputs, before_last=False, few=few, known=known)
+
+
+def known_tokens(network: PolyGeneModel, cells: EncodedCells) -> KnownTokens | None:
+    """Compute what cells share once, on a processor, where it is less work and takes at most 128 MB."""
+    config = network.config
+    n_tokens = config.n_genes * config.n_bins
+    worth = len(cells.genes_N) > 2 * n_tokens and 4 * n_tokens * config.hidden_size <= MOST_KNOWN
+    if not worth or network.device.type != "cpu" or config.num_hidden_layers < 2:
+        return None
+    return KnownTokens.of(network.bert, config)
 
 
 def label_probabilities(
@@ -75,10 +96,11 @@ def predict_labels(
     labels_CP, n = key_labels(model, cells, given), len(phenotypes)
     sizes = [network.config.hidden_size, *network.config.phenotype_sizes]
     none = [(np.zeros((0, sizes[p + 1]), np.float32), np.zeros((0, sizes[0]), np.float32)) for p in phenotypes]
+    known = known_tokens(network, cells)
 
     def compute(rows: slice) -> list[tuple[np.ndarray, np.ndarray]]:
         part, found = cells.rows(rows), []
-        hidden_QD, state_QD = _label_states(model, part, labels_CP[rows], phenotypes, visible_share)
+        hidden_QD, state_QD = _label_states(model, part, labels_CP[rows], phenotypes, visible_share, known)
         for i, (name, p) in enumerate(zip(predict, phenotypes, strict=True)):
             head = model.heads.get(name)
             logits_CV = network.decode_labels(state_QD[i::n], schema.index(head.query) if head else p).float()
@@ -97,14 +119,20 @@ def predict_labels(
 
 
 def _label_states(
-    model: PolyGene, cells: EncodedCells, labels_CP: np.ndarray, phenotypes: Sequence[int], visible_share: float
+    model: PolyGene,
+    cells: EncodedCells,
+    labels_CP: np.ndarray,
+    phenotypes: Sequence[int],
+    visible_share: float,
+    known: KnownTokens | None,
 ) -> tuple[Tensor, Tensor]:
     """States of the queries for phenotypes, cell after cell, without and with the linear branch, (Q, D) each."""
     network, n = model.network, len(phenotypes)
     cells_Q = np.repeat(np.arange(len(cells)), n)
     slots_Q = np.tile(model.tokenizer.phenotype_slots[list(phenotypes)], len(cells))
     packed, at_Q = pack_cells(model.tokenizer, cells, labels_CP, cells_Q, slots_Q, visible_share=visible_share)
-    hidden_QD = states(network, packed, torch.from_numpy(at_Q))
+    few = n <= MOST_ASKED and network.device.type == "cpu"
+    hidden_QD = states(network, packed, torch.from_numpy(at_Q), few=few, known=known)
     row = {name: x.to(network.device) for name, x in packed.as_dict().items()}
     offsets, label_at = CellOffsets(row["n_keys"], row["n_queries"]), torch.from_numpy(at_Q).to(network.device)
     ids = (row["input_ids"], row["position_ids"])
@@ -164,7 +192,7 @@ def _key_states(model: PolyGene, cells: EncodedCells, labels_CP: np.ndarray, row
     network, no_query = model.network, np.zeros(0, dtype=np.int64)
     packed, _ = pack_cells(model.tokenizer, cells, labels_CP, no_query, no_query)
     inputs = {name: x.to(network.device) for name, x in packed.as_dict().items()}
-    hidden_TD = network.encode(**inputs, before_last=True).float().cpu().numpy()
+    hidden_TD = network.encode(**inputs, before_last=True, few=False, known=None).float().cpu().numpy()
     cell_N, rank_N = (x.numpy() for x in cells_and_ranks(cells))
     first_gene, cls_at_C = network.config.first_gene_slot, packed.cls_at.numpy()
     return KeyStates(

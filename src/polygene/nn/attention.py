@@ -17,12 +17,14 @@ from torch.nn.functional import scaled_dot_product_attention
 class CellOffsets:
     """Where each cell's tokens and keys lie in the row; made once a batch, used by every layer.
 
-    `attending_at_A` are the places in the row, ascending, of the tokens that attend; None means all.
+    `attending_at_A` are the places in the row, ascending, of the tokens that attend; None means all. `few` says that
+    they are so few that keys and values of all tokens are more work than `few_attention`.
     """
 
     n_keys_C: Tensor
     n_queries_C: Tensor
     attending_at_A: Tensor | None = None
+    few: bool = False
 
     @cached_property
     def ends_C(self) -> Tensor:
@@ -122,3 +124,21 @@ def _kernel(q_1HAE: Tensor, k_1HTE: Tensor, v_1HTE: Tensor, cells: CellOffsets, 
         scale=scaling,
     )
     return o_AHE[None]
+
+
+def few_attention(q_RHE: Tensor, x_TD: Tensor, key: nn.Linear, value: nn.Linear, cells: CellOffsets) -> Tensor:
+    """Attend to states in place of keys and values, (R, D): the same, rounding apart, for a few tokens of each cell.
+
+    A score is q · (K x + b) = (qK) · x and q · b, which is alike for all keys and so changes no softmax; the weighted
+    mean of values is the value of the weighted mean of states.
+    """
+    n_heads, scale = q_RHE.shape[1], q_RHE.shape[2] ** -0.5
+    keys_HED, values_HED = (layer.weight.unflatten(0, (n_heads, -1)) for layer in (key, value))
+    asked_RHD = torch.bmm(q_RHE.transpose(0, 1) * scale, keys_HED).transpose(0, 1)
+    asked = asked_RHD[: sum(cells.attending)].split(cells.attending)
+    states = x_TD[: sum(cells.keys_then_queries)].split(cells.keys_then_queries)[::2]
+    means = [(a_QHD.flatten(0, 1) @ x_KD.T).softmax(1) @ x_KD for a_QHD, x_KD in zip(asked, states, strict=True)]
+    filling = x_TD.new_zeros(q_RHE.shape[0] * n_heads - sum(map(len, means)), x_TD.shape[1])
+    means_RHD = torch.cat([*means, filling]).unflatten(0, (-1, n_heads))
+    o_HRE = torch.bmm(means_RHD.transpose(0, 1), values_HED.transpose(1, 2))
+    return o_HRE.transpose(0, 1).flatten(1) + value.bias

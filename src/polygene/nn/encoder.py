@@ -5,16 +5,25 @@ Legend: T packed tokens and what fills up their row, R those that are read, D wi
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 from torch.utils.checkpoint import checkpoint
 
-from polygene.nn.attention import CellOffsets, packed_attention
+from polygene.nn.attention import CellOffsets, few_attention, packed_attention
 from polygene.nn.config import PolyGeneConfig
 from polygene.nn.linear import linear, linear_gelu
+
+
+class First(NamedTuple):
+    """Embedded tokens and what the first layer projects them to before it attends, (T, D) each."""
+
+    x_TD: Tensor
+    q_TD: Tensor
+    k_TD: Tensor
+    v_TD: Tensor
 
 
 class Encoder(nn.Module):
@@ -50,35 +59,32 @@ class Encoder(nn.Module):
         """The layers, first to last."""
         return [cast("Layer", layer) for layer in cast("nn.ModuleList", self.encoder["layer"])]
 
-    def forward(
-        self,
-        words_TD: Tensor,
-        slots_T: Tensor,
-        types_T: Tensor,
-        cells: CellOffsets,
-        reading: CellOffsets | None = None,
-        *,
-        before_last: bool = False,
-    ) -> Tensor:
-        """States after the last layer of the tokens that attend in `reading`, (R, D), or of all; or those before it."""
-        return self.run(self.embed(words_TD, slots_T, types_T), cells, reading, before_last=before_last)
-
     def embed(self, words_TD: Tensor, slots_T: Tensor, types_T: Tensor) -> Tensor:
         """Embed tokens by word, type and slot: what the first layer reads, (T, D)."""
         x_TD = words_TD + self.embeddings["token_type_embeddings"](types_T)
         return cast("Tensor", self.embeddings["LayerNorm"](x_TD + self.embeddings["position_embeddings"](slots_T)))
 
     def run(
-        self, x_TD: Tensor, cells: CellOffsets, reading: CellOffsets | None = None, *, before_last: bool = False
+        self,
+        x_TD: Tensor,
+        cells: CellOffsets,
+        reading: CellOffsets | None = None,
+        *,
+        before_last: bool = False,
+        first: First | None = None,
     ) -> Tensor:
-        """Run embedded tokens through the layers; what is returned is as for `forward`."""
+        """Run embedded tokens through the layers; `first` saves the projections of the first of several.
+
+        States after the last layer of the tokens that attend in `reading`, (R, D), or of all; or those before it.
+        """
         n_tokens = len(x_TD)
         x_TD = filled(x_TD, self.FULL)
         if self.training and self.dropout:
             x_TD = x_TD * kept(x_TD, self.dropout)
-        *first, last = self.layers
-        for layer in first:
-            x_TD = self._through(layer, x_TD, cells)
+        *layers, last = self.layers
+        for layer in layers:
+            x_TD = layer(x_TD, cells, first) if first else self._through(layer, x_TD, cells)
+            first = None
         if before_last:
             return x_TD[:n_tokens]
         if reading is None or reading.attending_at_A is None:
@@ -104,19 +110,26 @@ class Layer(nn.Module):
         self.n_heads = config.num_attention_heads
         self.dropout, self.attention_dropout = config.hidden_dropout_prob, config.attention_probs_dropout_prob
 
-    def forward(self, x_TD: Tensor, cells: CellOffsets) -> Tensor:
+    def projected(self, x_TD: Tensor) -> First:
+        """Project tokens that all attend."""
+        part: Any = self.attention["self"]
+        return First(x_TD, *(linear(x_TD, part[name]) for name in ("query", "key", "value")))
+
+    def forward(self, x_TD: Tensor, cells: CellOffsets, first: First | None = None) -> Tensor:
         """States of the tokens that attend, and of what fills up their row, (R, D)."""
         part: Any = self.attention["self"]
         read_RD = x_TD
         if cells.attending_at_A is not None:
             read_RD = filled(x_TD.index_select(0, cells.attending_at_A), Encoder.FULL)
-        q_1HRE, k_1HTE, v_1HTE = (
-            linear(x, part[name]).unflatten(1, (self.n_heads, -1)).transpose(0, 1)[None]
-            for name, x in (("query", read_RD), ("key", x_TD), ("value", x_TD))
-        )
-        rate = self.attention_dropout if self.training else 0.0
-        o_1RHE = packed_attention(q_1HRE, k_1HTE, v_1HTE, cells, dropout=rate)
-        x_RD = self._add(self.attention["output"], o_1RHE[0].flatten(1), read_RD)
+        q_RD = first.q_TD if first else linear(read_RD, part["query"])
+        if cells.few and not torch.is_grad_enabled():
+            o_RD = few_attention(q_RD.unflatten(1, (self.n_heads, -1)), x_TD, part["key"], part["value"], cells)
+        else:
+            k_TD, v_TD = first[2:] if first else (linear(x_TD, part[name]) for name in ("key", "value"))
+            q, k, v = (x.unflatten(1, (self.n_heads, -1)).transpose(0, 1)[None] for x in (q_RD, k_TD, v_TD))
+            rate = self.attention_dropout if self.training else 0.0
+            o_RD = packed_attention(q, k, v, cells, dropout=rate)[0].flatten(1)
+        x_RD = self._add(self.attention["output"], o_RD, read_RD)
         dense: Any = self.intermediate["dense"]
         wide = linear_gelu(x_RD, dense) if not torch.is_grad_enabled() else gelu(linear(x_RD, dense))
         return self._add(self.output, wide, x_RD)

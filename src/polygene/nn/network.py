@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from polygene.nn.attention import CellOffsets
 from polygene.nn.config import PolyGeneConfig
 from polygene.nn.encoder import Encoder
+from polygene.nn.known import KnownTokens
 from polygene.nn.linear_branch import LinearBranch, UnmeasuredGenes
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -92,20 +93,25 @@ class PolyGeneModel(nn.Module):
         read_at: Tensor | None = None,
         *,
         before_last: bool = False,
+        few: bool = False,
+        known: KnownTokens | None = None,
     ) -> Tensor:
         """Give the last hidden states of packed cells (the fields of `PackedCells`), (R, D).
 
         `read_at` are the places in the row, ascending, whose states are wanted: the last layer leaves out the others.
+        `few` says that they are a few of each cell; that and `known` save work, without gradients.
         With `before_last`, the states of all tokens before the last layer, (T, D): no prediction depends on what a key
         becomes in the last layer, so training shapes these states of keys.
         """
         cells = CellOffsets(n_keys, n_queries)
-        reading = None if read_at is None else CellOffsets(n_keys, n_queries, read_at)
-        words_TD = self.words(input_ids[0], cells, unmeasured)
-        hidden_TD: Tensor = self.bert(
-            words_TD, position_ids[0], token_type_ids[0], cells, reading, before_last=before_last
-        )
-        return hidden_TD
+        reading = None if read_at is None else CellOffsets(n_keys, n_queries, read_at, few)
+        words_TD, slots_T, types_T = self.words(input_ids[0], cells, unmeasured), position_ids[0], token_type_ids[0]
+        if known is None:
+            x_TD = self.bert.embed(words_TD, slots_T, types_T)
+            return self.bert.run(x_TD, cells, reading, before_last=before_last)
+        keys_T = slots_T * self.config.vocab_size + input_ids[0]
+        first = known.look_up(self.bert, keys_T, words_TD, slots_T, types_T)
+        return self.bert.run(first.x_TD, cells, reading, before_last=before_last, first=first)
 
     def words(self, ids_T: Tensor, cells: CellOffsets, unmeasured: Tensor | None) -> Tensor:
         """Embed the tokens of a row, with the sum over a cell's unmeasured genes added to its [START], (T, D)."""
