@@ -18,14 +18,14 @@ from polygene.nn.packing import VISIBLE_LEVELS, PackedCells, pack
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.tokenizer import CellTokenizer
 
-TOKENS_PER_ROW = 4_096
-"""Longer rows outgrow the caches of a CPU: at four times as many a prediction takes a sixth longer
-(docs/decisions.md). On other devices rows are four times as long, which is not measured."""
+TOKENS_PER_ROW = 8_192
+"""Half and four times as many take a tenth longer on a CPU (docs/decisions.md). On other devices rows are twice as
+long, which is not measured."""
 
 
 def batches(cells: EncodedCells, extra_tokens: int, device: torch.device) -> Iterator[slice]:
     """Cut cells into runs of as many tokens as a row holds on the device (and at least one cell)."""
-    longest = TOKENS_PER_ROW if device.type == "cpu" else 4 * TOKENS_PER_ROW
+    longest = TOKENS_PER_ROW if device.type == "cpu" else 2 * TOKENS_PER_ROW
     tokens_C = np.diff(cells.offsets_C1) + extra_tokens
     ends_C = np.cumsum(tokens_C)
     first = 0
