@@ -3,6 +3,7 @@
 import threading
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from polygene.errors import PhenotypeError
 from polygene.model.batches import batches, by_rows, pack_cells
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import bin_probabilities, bins_from_logits, cell_states, label_probabilities
+from polygene.model.inference import bin_probabilities, bins_from_logits, cell_states, known_tokens, label_probabilities
 from polygene.model.masking import MaskingCollator, MaskingConfig
 from polygene.nn.losses import LossConfig, gene_targets
 from polygene.vocab.binning import ExpressionBinner
@@ -135,7 +136,7 @@ def test_answers_do_not_depend_on_batch_size_order_or_neighbours(tiny_model, toy
     together = answers(toy_cells)
     order = np.random.default_rng(0).permutation(len(toy_cells))[:9]
     monkeypatch.setattr("polygene.model.batches.TOKENS_PER_ROW", tokens_per_row)
-    assert len(list(batches(toy_cells, 13, torch.device("cpu")))) > 1
+    assert len(list(batches(toy_cells, 13, tiny_model.network))) > 1
     for one, other in zip(together, answers(toy_cells), strict=True):
         assert np.abs(one - other).max() <= 2e-6
     for one, other in zip(together, answers(toy_cells.rows(order)), strict=True):
@@ -199,8 +200,8 @@ def test_a_phenotype_that_the_model_does_not_know_is_named(tiny_model, toy_cells
 
 def test_threads_share_the_rows_and_change_no_prediction(tiny_model, toy_cells, monkeypatch):
     monkeypatch.setattr("polygene.model.batches.TOKENS_PER_ROW", 60)
-    cpu, before, both = torch.device("cpu"), torch.get_num_threads(), threading.Barrier(2, timeout=60)
-    n_rows = len(list(batches(toy_cells, 12, cpu)))
+    network, before, both = tiny_model.network, torch.get_num_threads(), threading.Barrier(2, timeout=60)
+    n_rows = len(list(batches(toy_cells, 12, network)))
 
     def meet(rows):
         if rows.start == 0 or rows.stop == len(toy_cells):
@@ -211,8 +212,8 @@ def test_threads_share_the_rows_and_change_no_prediction(tiny_model, toy_cells, 
         torch.set_num_threads(1)
         alone = label_probabilities(tiny_model, toy_cells, predict=NAMES)
         torch.set_num_threads(n_rows)
-        found = by_rows(meet, toy_cells, 12, cpu)
-        assert [rows for rows, _, _ in found] == list(batches(toy_cells, 12, cpu))
+        found = by_rows(meet, toy_cells, 12, network)
+        assert [rows for rows, _, _ in found] == list(batches(toy_cells, 12, network))
         assert {(threads, inference) for _, threads, inference in found} == {(1, True)}
         assert torch.get_num_threads() == n_rows
         shared = label_probabilities(tiny_model, toy_cells, predict=NAMES)
@@ -223,10 +224,12 @@ def test_threads_share_the_rows_and_change_no_prediction(tiny_model, toy_cells, 
 
 
 @pytest.mark.parametrize("tokens_per_row", [1, 25, 60, 10**6])
-def test_batches_hold_every_cell_once_in_order_and_are_full_but_not_overfull(toy_cells, monkeypatch, tokens_per_row):
+def test_batches_hold_every_cell_once_in_order_and_are_full_but_not_overfull(
+    tiny_model, toy_cells, monkeypatch, tokens_per_row
+):
     monkeypatch.setattr("polygene.model.batches.TOKENS_PER_ROW", tokens_per_row)
     tokens_C = np.diff(toy_cells.offsets_C1) + 9
-    cut = list(batches(toy_cells, 9, torch.device("cpu")))
+    cut = list(batches(toy_cells, 9, tiny_model.network))
     assert np.concatenate([np.arange(rows.start, rows.stop) for rows in cut]).tolist() == list(range(len(toy_cells)))
     for rows in cut:
         assert tokens_C[rows].sum() <= tokens_per_row or rows.stop - rows.start == 1
@@ -307,3 +310,24 @@ def test_a_network_left_in_training_mode_predicts_without_dropout_and_keeps_its_
     with pytest.raises(PhenotypeError):
         label_probabilities(tiny_model, toy_cells, predict=["shoe_size"])
     assert [module.training for module in network.modules()] == modes
+
+
+@pytest.mark.parametrize(("width", "tokens"), [(128, 8_192), (1_024, 4_096), (4_096, 2_048)])
+def test_rows_are_shorter_where_the_network_is_wider(toy_cells, width, tokens):
+    many = toy_cells.rows(np.resize(np.arange(len(toy_cells)), 3_000))
+    config = SimpleNamespace(intermediate_size=width)
+    first = next(batches(many, 9, SimpleNamespace(device=torch.device("cpu"), config=config)))
+    tokens_C = np.diff(many.offsets_C1) + 9
+    assert tokens_C[first].sum() <= tokens < tokens_C[: first.stop + 1].sum()
+
+
+def test_many_cells_share_what_their_tokens_are_before_the_first_layer_attends(tiny_model, toy_cells, monkeypatch):
+    many = toy_cells.rows(np.resize(np.arange(len(toy_cells)), 2_000))
+    assert known_tokens(tiny_model.network, toy_cells) is None
+    assert len(known_tokens(tiny_model.network, many).keys_N) > len(tiny_model.tokenizer.panel)
+    for given in ([], ["sex"]):
+        shared = label_probabilities(tiny_model, many, predict=["cell_type", "disease"], given=given)
+        with monkeypatch.context() as patch:
+            patch.setattr("polygene.model.inference.MOST_KNOWN", 0)
+            alone = label_probabilities(tiny_model, many, predict=["cell_type", "disease"], given=given)
+        assert max(np.abs(one - other).max() for one, other in zip(shared, alone, strict=True)) <= 1e-6

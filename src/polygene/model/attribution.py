@@ -75,7 +75,7 @@ def _integrate(
 ) -> tuple[np.ndarray, np.ndarray]:
     chosen_V, p, network = labels_of(model, phenotype, label), model.tokenizer.schema.index(phenotype), model.network
     attributed, odds = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
-    for rows in batches(cells, network.config.first_gene_slot + 2, network.device):
+    for rows in batches(cells, network.config.first_gene_slot + 2, network):
         visible = None if visible_N is None else visible_N[cells.offsets_C1[rows.start] : cells.offsets_C1[rows.stop]]
         with torch.inference_mode(False):
             target_V = torch.tensor(chosen_V, device=network.device)

@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from polygene.nn.network import PolyGeneModel
 from polygene.nn.packing import VISIBLE_LEVELS, PackedCells, pack
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.tokenizer import CellTokenizer
 
-TOKENS_PER_ROW = 8_192
-"""Half and four times as many take a tenth longer on a CPU (docs/decisions.md). On other devices rows are twice as
-long, which is not measured."""
+TOKENS_PER_ROW, LEAST_TOKENS, NUMBERS_PER_ROW = 8_192, 2_048, 2**22
+"""Tokens of a row on a CPU: with the widest layer's width at most so many numbers, 16 MB (docs/decisions.md). On other
+devices 16,384, which is not measured."""
 
 
-def batches(cells: EncodedCells, extra_tokens: int, device: torch.device) -> Iterator[slice]:
-    """Cut cells into runs of as many tokens as a row holds on the device (and at least one cell)."""
-    longest = TOKENS_PER_ROW if device.type == "cpu" else 2 * TOKENS_PER_ROW
+def batches(cells: EncodedCells, extra_tokens: int, network: PolyGeneModel) -> Iterator[slice]:
+    """Cut cells into runs of as many tokens as a row holds on the network's device (and at least one cell)."""
+    on_cpu = min(TOKENS_PER_ROW, max(LEAST_TOKENS, NUMBERS_PER_ROW // network.config.intermediate_size))
+    longest = on_cpu if network.device.type == "cpu" else 2 * TOKENS_PER_ROW
     tokens_C = np.diff(cells.offsets_C1) + extra_tokens
     ends_C = np.cumsum(tokens_C)
     first = 0
@@ -36,13 +38,15 @@ def batches(cells: EncodedCells, extra_tokens: int, device: torch.device) -> Ite
         first = last
 
 
-def by_rows(compute: Callable[[slice], Any], cells: EncodedCells, extra_tokens: int, device: torch.device) -> list[Any]:
+def by_rows(
+    compute: Callable[[slice], Any], cells: EncodedCells, extra_tokens: int, network: PolyGeneModel
+) -> list[Any]:
     """Compute something of each batch, without gradients; on a CPU each thread takes batches of its own.
 
     Threads that share a product wait for each other at each of them, on a busy computer most of the time.
     """
-    rows, threads = list(batches(cells, extra_tokens, device)), torch.get_num_threads()
-    workers, compute = min(threads, len(rows)) if device.type == "cpu" else 1, torch.inference_mode()(compute)
+    rows, threads = list(batches(cells, extra_tokens, network)), torch.get_num_threads()
+    workers, compute = min(threads, len(rows)) if network.device.type == "cpu" else 1, torch.inference_mode()(compute)
     if workers < 2:
         return list(map(compute, rows))
     try:

@@ -33,7 +33,7 @@ def attention_sums(model: PolyGene, cells: EncodedCells) -> tuple[np.ndarray, np
     counted = layers if one_layer else layers[:-1]
     hooks = [layer.register_forward_pre_hook(lambda one, inputs: seen.append((one, inputs[0]))) for layer in counted]
     try:
-        for rows in batches(cells, first_gene + 1, network.device):
+        for rows in batches(cells, first_gene + 1, network):
             part = cells.rows(rows)
             packed, _ = pack_cells(model.tokenizer, part, key_labels(model, part, ()), no_query, no_query)
             inputs = {name: x.to(network.device) for name, x in packed.as_dict().items()}

@@ -53,9 +53,8 @@ def known_tokens(network: PolyGeneModel, cells: EncodedCells) -> KnownTokens | N
     config = network.config
     n_tokens = config.n_genes * config.n_bins
     worth = len(cells.genes_N) > 2 * n_tokens and 4 * n_tokens * config.hidden_size <= MOST_KNOWN
-    if not worth or network.device.type != "cpu" or config.num_hidden_layers < 2:
-        return None
-    return KnownTokens.of(network.bert, config)
+    useful = worth and network.device.type == "cpu" and config.num_hidden_layers > 1
+    return KnownTokens.of(network.bert, config) if useful else None
 
 
 def label_probabilities(
@@ -113,7 +112,7 @@ def predict_labels(
             found.append((torch.softmax(logits_CV / temperatures[i], dim=-1).float().cpu().numpy(), states_CD))
         return found
 
-    parts = [none, *by_rows(compute, cells, network.config.first_gene_slot + 1 + n, network.device)]
+    parts = [none, *by_rows(compute, cells, network.config.first_gene_slot + 1 + n, network)]
     p_PCV, states_PCD = ([np.concatenate([part[i][k] for part in parts]) for i in range(n)] for k in (0, 1))
     return p_PCV, states_PCD
 
@@ -183,7 +182,7 @@ def key_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = (
     No prediction depends on what a key becomes in the last layer, so training shapes the states before it.
     """
     labels_CP, network = key_labels(model, cells, given), model.network
-    for rows in batches(cells, network.config.first_gene_slot + 1, network.device):
+    for rows in batches(cells, network.config.first_gene_slot + 1, network):
         yield _key_states(model, cells.rows(rows), labels_CP[rows], rows)
 
 
@@ -258,7 +257,7 @@ def bin_probabilities(
 
     none = np.zeros((0, model.tokenizer.binner.n_bins), np.float32)
     extra_tokens = first_slot + 1 + int(n_queries_C.max(initial=0))
-    return np.concatenate([none, *by_rows(compute, cells, extra_tokens, network.device)])
+    return np.concatenate([none, *by_rows(compute, cells, extra_tokens, network)])
 
 
 def bins_from_logits(logits_QB: Tensor, targets_BB: Sequence[Sequence[float]] | None = None) -> Tensor:
