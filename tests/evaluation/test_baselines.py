@@ -294,6 +294,23 @@ def test_the_penalty_is_the_best_of_a_plain_loop_over_held_out_donors(tune_for, 
     assert float(caplog.messages[-1].rpartition(" ")[2]) == pytest.approx(max(scores), abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["logistic regression", "k-nearest neighbours"])
+def test_settings_are_chosen_on_some_cells_and_all_are_learned_with_the_chosen_one(name, train, test, monkeypatch):
+    sizes: list[int] = []
+
+    def fitted(predictor):
+        return lambda train, *rest, **options: sizes.append(len(train)) or predictor(train, *rest, **options)
+
+    for predictor in ("logistic", "neighbours"):
+        monkeypatch.setattr(baselines, predictor, fitted(getattr(baselines, predictor)))
+    monkeypatch.setattr(baselines, "MOST_TUNING_CELLS", 60)
+    baseline_probabilities(name, *train, test[0], N_LABELS)
+    *folds, last = sizes
+    assert len(folds) == baselines.N_FOLDS
+    assert sum(folds) == 60 * (baselines.N_FOLDS - 1), "each fold is fitted on the cells of the others"
+    assert last == 240
+
+
 def test_tuning_on_donors_sees_through_genes_that_name_the_donor(caplog):
     """Each donor has a label and a gene of its own; five genes tell the label weakly, in donors never seen as well."""
     rng = np.random.default_rng(0)
