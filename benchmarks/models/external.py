@@ -13,6 +13,7 @@ logistic regression   on the panel's genes, with the best of three L2 on the val
 CellTypist            1.7.1 on the panel's genes, by its stochastic gradient descent in small batches (use_SGD,
                       mini_batch): its usual solver asks scikit-learn for multi_class="ovr", which is no more, and was
                       not replaced for 254 labels
+scANVI                on the panel's genes of the files of counts, sources as batches (benchmarks/models/scanvi.py)
 a model               given with --model
 
 All but the profiles learn from at most 200 cells of each label in each source. Scored "by ontology": a predicted label
@@ -40,7 +41,9 @@ from rich.table import Table
 from scipy import sparse
 
 from benchmarks.models import corpus as making
+from benchmarks.models.scanvi import ScAnvi
 from benchmarks.shared import command, files
+from benchmarks.shared.scvi_baseline import AVAILABLE, MISSING
 from polygene.corpus.corpus import Corpus
 from polygene.vocab.expression import log1p_values
 from polygene.vocab.ontology import at_or_below, ontology_of
@@ -337,9 +340,13 @@ def methods(training: Training, options: argparse.Namespace) -> dict[str, Callab
         "logistic regression, panel": partial(Regression, training, panel, seed),
         "logistic regression, all genes": partial(Regression, training, genes, seed),
         "CellTypist, panel": partial(CellTypist, training, panel),
+        "scANVI, panel": partial(ScAnvi, training.parts["train"], panel, training.labels, seed),
     }
     if not any(source.measured for source in making.sources_of(options.data).values()):
         del known["nearest profile"]
+    if not AVAILABLE:
+        del known["scANVI, panel"]
+        print(f"scANVI {MISSING}")
     chosen = {name: make for name, make in known.items() if not options.methods or name in options.methods}
     return chosen | {name: partial(Model, name) for name in options.model}
 

@@ -47,7 +47,7 @@ class Fitted:
 
         Mean over draws of the latent state given all counts of the cell, the gene's own among them.
         """
-        with _quiet():
+        with quiet():
             torch.manual_seed(0)
             expected = self.vae.get_normalized_expression(
                 _cells(counts_CG, self.labels_C[0]),
@@ -72,7 +72,7 @@ class Fitted:
         module, manager = self.by_label.module.eval(), self.by_label.adata_manager
         codes = list(manager.get_state_registry("labels")["categorical_mapping"])
         y_C1 = torch.full((n_cells, 1), codes.index(label))
-        with torch.random.fork_rng(devices=[]), _quiet():
+        with torch.random.fork_rng(devices=[]), quiet():
             torch.manual_seed(seed)
             mean_CD, variance_CD = module.decoder_z1_z2(torch.randn(n_cells, module.n_latent), y_C1)
             z_CD = mean_CD + variance_CD.sqrt() * torch.randn_like(mean_CD)
@@ -87,7 +87,7 @@ def fit(counts_CG: Any, *, labels_C: Sequence[str] | None = None, seed: int = 0)
 
     adata = _cells(counts_CG, NO_LABEL if labels_C is None else labels_C)
     how: dict[str, Any] = {"early_stopping": True, "accelerator": "cpu", "enable_progress_bar": False}
-    with _quiet():
+    with quiet():
         scvi.settings.seed = seed
         scvi.settings.dl_num_workers = 0
         scvi.model.SCVI.setup_anndata(adata, labels_key="label")
@@ -107,7 +107,7 @@ def _cells(counts_CG: Any, labels: str | Sequence[str]) -> ad.AnnData:
     return ad.AnnData(x_CG, obs=pd.DataFrame({"label": labels}, index=[f"cell{i}" for i in range(x_CG.shape[0])]))
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801 used as a function
+class quiet(warnings.catch_warnings):  # noqa: N801 used as a function
     """Keep what the packages say to their developers out of the tables."""
 
     def __enter__(self) -> None:
