@@ -6,7 +6,7 @@ Runs `never_seen`, `external`, `known`, `embedding` (of the external studies) an
 turn, three quarters of an hour on a busy computer, and keeps the numbers of each as it does itself. --corpora is what
 benchmarks.models.corpus made with both panels, else it is made. `wanted` are the targets: at least so much, of
 generated cells at most or within so much. Baselines are nearest profile, logistic regression on the panel and on all
-genes, and CellTypist, learned from the same cells: of means the best of their means counts, in each study the best of
+genes, CellTypist and scANVI, learned from the same cells: of means the best counts, in each study the best of
 them. `sex without its genes` is how far the mean probability of "male" is from the share of men among the training
 cells where PBMC 3k has neither XIST nor genes of Y. The last line is one JSON object.
 """
