@@ -43,6 +43,7 @@ from scipy import sparse
 from benchmarks.models import corpus as making
 from benchmarks.models.scanvi import ScAnvi
 from benchmarks.shared import command, files
+from benchmarks.shared.genes import of_genes
 from benchmarks.shared.scvi_baseline import AVAILABLE, MISSING
 from polygene.corpus.corpus import Corpus
 from polygene.vocab.expression import log1p_values
@@ -105,10 +106,7 @@ def macro_f1(found_C: np.ndarray, truth_C: np.ndarray) -> float:
 
 def matrix(cells: ad.AnnData, genes: pd.Index) -> sparse.csr_matrix:
     """Give log1p counts per 10,000 of these genes, 0 where the file does not measure them."""
-    x_CG = log1p_values(cells)
-    column_G = cells.var_names.get_indexer(genes)
-    wide = sparse.hstack([x_CG, sparse.csr_matrix((x_CG.shape[0], 1), dtype=np.float32)]).tocsc()
-    return wide[:, column_G].tocsr()
+    return of_genes(log1p_values(cells), cells.var_names, genes)
 
 
 class Training:

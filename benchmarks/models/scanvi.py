@@ -13,7 +13,8 @@ import pandas as pd
 from scipy import sparse
 
 from benchmarks.shared import effort
-from benchmarks.shared.scvi_baseline import NO_LABEL, quiet
+from benchmarks.shared.genes import of_genes
+from benchmarks.shared.scvi_baseline import HOW, NO_LABEL, quiet, seed_all
 
 EPOCHS, LABEL_EPOCHS = 100, 20
 FEW = 10  # cells of a label in a source that scANVI learns: a step sums over all labels, and costs as many passes
@@ -24,8 +25,7 @@ def counts_of(cells: ad.AnnData, genes: pd.Index) -> sparse.csr_matrix | None:
     x_CG = sparse.csr_matrix(cells.X, dtype=np.float32)
     if (x_CG.data != np.rint(x_CG.data)).any():
         return None
-    wide = sparse.hstack([x_CG, sparse.csr_matrix((x_CG.shape[0], 1), dtype=np.float32)]).tocsc()
-    return wide[:, cells.var_names.get_indexer(genes)].tocsr()
+    return of_genes(x_CG, cells.var_names, genes)
 
 
 class ScAnvi:
@@ -42,13 +42,12 @@ class ScAnvi:
         cells = ad.concat(learned, index_unique="-")
         self._source = cells.obs["source"].iloc[0]  # any of them: the encoder is not told
         with quiet():
-            scvi.settings.seed = seed
-            scvi.settings.dl_num_workers = 0
+            seed_all(seed)
             scvi.model.SCVI.setup_anndata(cells, batch_key="source", labels_key="label")
             vae = scvi.model.SCVI(cells)
-            vae.train(max_epochs=effort.at_most(EPOCHS, 1), **self._how())
+            vae.train(max_epochs=effort.at_most(EPOCHS, 1), **HOW)
             self._model = scvi.model.SCANVI.from_scvi_model(vae, unlabeled_category=NO_LABEL, adata=_few(cells, seed))
-            self._model.train(max_epochs=effort.at_most(LABEL_EPOCHS, 1), **self._how())
+            self._model.train(max_epochs=effort.at_most(LABEL_EPOCHS, 1), **HOW)
 
     def __call__(self, cells: ad.AnnData) -> np.ndarray:
         """Predict, p_CV, from the file's counts."""
@@ -68,10 +67,6 @@ class ScAnvi:
         index = [f"{source}-{n}" for n in range(x_CG.shape[0])]
         obs = pd.DataFrame({"label": label if isinstance(label, str) else list(label), "source": source}, index=index)
         return ad.AnnData(x_CG, obs=obs, var=pd.DataFrame(index=self.genes))
-
-    @staticmethod
-    def _how() -> dict[str, object]:
-        return {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 def _few(cells: ad.AnnData, seed: int) -> ad.AnnData:

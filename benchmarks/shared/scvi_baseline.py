@@ -31,6 +31,7 @@ from scipy import sparse
 AVAILABLE = find_spec("scvi") is not None
 MISSING = "skipped: scvi-tools missing (pip install polygene[bench])"
 NO_LABEL = "no label"
+HOW: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,15 +82,22 @@ class Fitted:
         return np.asarray(drawn.numpy().astype(np.int64))
 
 
+def seed_all(seed: int) -> None:
+    """Seed scvi-tools, and let it read cells in this process."""
+    import scvi
+
+    scvi.settings.seed = seed
+    scvi.settings.dl_num_workers = 0
+
+
 def fit(counts_CG: Any, *, labels_C: Sequence[str] | None = None, seed: int = 0) -> Fitted:
     """Train scVI on counts of training cells, and scANVI on top of it where labels are given."""
     import scvi
 
     adata = _cells(counts_CG, NO_LABEL if labels_C is None else labels_C)
-    how: dict[str, Any] = {"early_stopping": True, "accelerator": "cpu", "enable_progress_bar": False}
+    how: dict[str, Any] = {"early_stopping": True, **HOW}
     with quiet():
-        scvi.settings.seed = seed
-        scvi.settings.dl_num_workers = 0
+        seed_all(seed)
         scvi.model.SCVI.setup_anndata(adata, labels_key="label")
         vae = scvi.model.SCVI(adata)
         vae.train(max_epochs=150, **how)

@@ -323,8 +323,8 @@ def test_rows_are_shorter_where_the_network_is_wider(toy_cells, width, tokens):
 
 def test_many_cells_share_what_their_tokens_are_before_the_first_layer_attends(tiny_model, toy_cells, monkeypatch):
     many = toy_cells.rows(np.resize(np.arange(len(toy_cells)), 2_000))
-    assert known_tokens(tiny_model.network, toy_cells) is None
-    assert len(known_tokens(tiny_model.network, many).keys_N) > len(tiny_model.tokenizer.panel)
+    assert known_tokens(tiny_model, toy_cells) is None
+    assert len(known_tokens(tiny_model, many).keys_N) > len(tiny_model.tokenizer.panel)
     for given in ([], ["sex"]):
         shared = label_probabilities(tiny_model, many, predict=["cell_type", "disease"], given=given)
         with monkeypatch.context() as patch:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from polygene.model.inference import shared_tokens
 from polygene.model.masking import MaskingCollator, MaskingConfig
 from polygene.nn.config import PolyGeneConfig
 from polygene.nn.known import KnownTokens
@@ -38,6 +39,7 @@ class Case:
     """A model without dropout, a training batch, and both of them padded."""
 
     def __init__(self, tokenizer, cells, implementation, **shape):
+        self.tokenizer = tokenizer
         shape = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128} | shape
         sizes = [len(labels) for labels in tokenizer.schema.labels]
         config = PolyGeneConfig(
@@ -181,7 +183,10 @@ def test_states_of_phenotypes_are_those_of_padded_bert_with_known_tokens_and_wit
     case, n_genes, density, n_cells
 ):
     case = case(n_genes, density, n_cells)
-    known, read_at = KnownTokens.of(case.model.bert, case.model.config), case.batch["label_at"].sort().values
+    known, read_at = (
+        KnownTokens.of(case.model.bert, shared_tokens(case.tokenizer)),
+        case.batch["label_at"].sort().values,
+    )
     is_known_T = np.isin(keys_of(case), known.keys_N)
     assert 0.1 < is_known_T.mean() < 1
     padded_RD, row = case.padded_hidden()[read_at], {name: case.batch[name] for name in PACKED_CELLS}

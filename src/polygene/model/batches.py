@@ -20,8 +20,7 @@ from polygene.vocab.cells import EncodedCells
 from polygene.vocab.tokenizer import CellTokenizer
 
 TOKENS_PER_ROW, LEAST_TOKENS, NUMBERS_PER_ROW = 8_192, 2_048, 2**22
-"""Tokens of a row on a CPU: with the widest layer's width at most so many numbers, 16 MB (docs/decisions.md). On other
-devices 16,384, which is not measured."""
+"""Tokens of a row on a CPU, so that its widest layer has 16 MB (docs/decisions.md); elsewhere 16,384, not measured."""
 
 
 def batches(cells: EncodedCells, extra_tokens: int, network: PolyGeneModel) -> Iterator[slice]:

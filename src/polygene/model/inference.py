@@ -21,9 +21,9 @@ from polygene.nn.known import KnownTokens
 from polygene.nn.network import PolyGeneModel
 from polygene.nn.packing import PackedCells, rank_within
 from polygene.vocab.cells import EncodedCells
+from polygene.vocab.tokenizer import CellTokenizer
 
-MOST_KNOWN, MOST_ASKED = 2**25, 8
-"""Numbers that are kept of known tokens; phenotypes of a cell up to which `few_attention` is less work."""
+MOST_KNOWN, MOST_ASKED = 2**25, 8  # numbers kept of known tokens; phenotypes up to which `few_attention` is less work
 
 
 def key_labels(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np.ndarray:
@@ -35,26 +35,28 @@ def key_labels(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np
     return labels_CP
 
 
-def states(
-    network: PolyGeneModel,
-    packed: PackedCells,
-    read_at_R: Tensor,
-    *,
-    few: bool = False,
-    known: KnownTokens | None = None,
-) -> Tensor:
+def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Tensor:
     """Last hidden states at these places of the row, ascending, (R, D), on the network's device."""
     inputs = {name: x.to(network.device) for name, x in (packed.as_dict() | {"read_at": read_at_R}).items()}
-    return network.encode(**inputs, before_last=False, few=few, known=known)
+    return network.encode(**inputs, before_last=False, few=False, known=None)
 
 
-def known_tokens(network: PolyGeneModel, cells: EncodedCells) -> KnownTokens | None:
+def shared_tokens(tokenizer: CellTokenizer) -> PackedCells:
+    """Lay out what cells share: genes in every bin, [CLS], [END], phenotypes that are not given or are asked for."""
+    bins_CG = np.arange(1, tokenizer.binner.n_bins, dtype=np.uint8)[:, None].repeat(len(tokenizer.panel), axis=1)
+    nothing_CP = np.full((len(bins_CG), len(tokenizer.schema.names)), -1, dtype=np.int16)
+    all_G, slots_P = np.ones(len(tokenizer.panel), dtype=bool), tokenizer.phenotype_slots
+    cells = tokenizer.from_bins(bins_CG, nothing_CP, all_G)
+    return pack_cells(tokenizer, cells, nothing_CP, np.zeros_like(slots_P), slots_P)[0]
+
+
+def known_tokens(model: PolyGene, cells: EncodedCells) -> KnownTokens | None:
     """Compute what cells share once, on a processor, where it is less work and takes at most 128 MB."""
-    config = network.config
+    network, config = model.network, model.network.config
     n_tokens = config.n_genes * config.n_bins
     worth = len(cells.genes_N) > 2 * n_tokens and 4 * n_tokens * config.hidden_size <= MOST_KNOWN
     useful = worth and network.device.type == "cpu" and config.num_hidden_layers > 1
-    return KnownTokens.of(network.bert, config) if useful else None
+    return KnownTokens.of(network.bert, shared_tokens(model.tokenizer)) if useful else None
 
 
 def label_probabilities(
@@ -95,7 +97,7 @@ def predict_labels(
     labels_CP, n = key_labels(model, cells, given), len(phenotypes)
     sizes = [network.config.hidden_size, *network.config.phenotype_sizes]
     none = [(np.zeros((0, sizes[p + 1]), np.float32), np.zeros((0, sizes[0]), np.float32)) for p in phenotypes]
-    known = known_tokens(network, cells)
+    known = known_tokens(model, cells)
 
     def compute(rows: slice) -> list[tuple[np.ndarray, np.ndarray]]:
         part, found = cells.rows(rows), []
@@ -130,12 +132,11 @@ def _label_states(
     cells_Q = np.repeat(np.arange(len(cells)), n)
     slots_Q = np.tile(model.tokenizer.phenotype_slots[list(phenotypes)], len(cells))
     packed, at_Q = pack_cells(model.tokenizer, cells, labels_CP, cells_Q, slots_Q, visible_share=visible_share)
-    few = n <= MOST_ASKED and network.device.type == "cpu"
-    hidden_QD = states(network, packed, torch.from_numpy(at_Q), few=few, known=known)
     row = {name: x.to(network.device) for name, x in packed.as_dict().items()}
-    offsets, label_at = CellOffsets(row["n_keys"], row["n_queries"]), torch.from_numpy(at_Q).to(network.device)
-    ids = (row["input_ids"], row["position_ids"])
-    return hidden_QD, network.label_states(hidden_QD, *ids, offsets, label_at, row.get("unmeasured"))
+    label_at, few = torch.from_numpy(at_Q).to(network.device), n <= MOST_ASKED and network.device.type == "cpu"
+    hidden_QD = network.encode(**row, read_at=label_at, before_last=False, few=few, known=known)
+    places = (row["input_ids"], row["position_ids"], CellOffsets(row["n_keys"], row["n_queries"]), label_at)
+    return hidden_QD, network.label_states(hidden_QD, *places, row.get("unmeasured"))
 
 
 def cell_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = ()) -> np.ndarray:

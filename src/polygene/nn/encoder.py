@@ -18,7 +18,7 @@ from polygene.nn.linear import linear, linear_gelu
 
 
 class First(NamedTuple):
-    """Embedded tokens and what the first layer projects them to before it attends, (T, D) each."""
+    """Tokens and what a layer projects them to before it attends, (T, D) each; queries of those that attend alone."""
 
     x_TD: Tensor
     q_TD: Tensor
@@ -83,18 +83,17 @@ class Encoder(nn.Module):
             x_TD = x_TD * kept(x_TD, self.dropout)
         *layers, last = self.layers
         for layer in layers:
-            x_TD = layer(x_TD, cells, first) if first else self._through(layer, x_TD, cells)
-            first = None
+            x_TD, first = self._through(layer, x_TD, cells, first), None
         if before_last:
             return x_TD[:n_tokens]
         if reading is None or reading.attending_at_A is None:
             return self._through(last, x_TD, cells)[:n_tokens]
         return self._through(last, x_TD, reading)[: len(reading.attending_at_A)]
 
-    def _through(self, layer: Layer, x_TD: Tensor, cells: CellOffsets) -> Tensor:
+    def _through(self, layer: Layer, x_TD: Tensor, cells: CellOffsets, first: First | None = None) -> Tensor:
         if self.gradient_checkpointing and self.training:
             return cast("Tensor", checkpoint(layer, x_TD, cells, use_reentrant=False))
-        return cast("Tensor", layer(x_TD, cells))
+        return cast("Tensor", layer(x_TD, cells, first))
 
 
 class Layer(nn.Module):
@@ -110,10 +109,10 @@ class Layer(nn.Module):
         self.n_heads = config.num_attention_heads
         self.dropout, self.attention_dropout = config.hidden_dropout_prob, config.attention_probs_dropout_prob
 
-    def projected(self, x_TD: Tensor) -> First:
-        """Project tokens that all attend."""
+    def projected(self, x_TD: Tensor, read_RD: Tensor) -> First:
+        """Project the tokens, and of those that attend the queries, (R, D)."""
         part: Any = self.attention["self"]
-        return First(x_TD, *(linear(x_TD, part[name]) for name in ("query", "key", "value")))
+        return First(x_TD, linear(read_RD, part["query"]), linear(x_TD, part["key"]), linear(x_TD, part["value"]))
 
     def forward(self, x_TD: Tensor, cells: CellOffsets, first: First | None = None) -> Tensor:
         """States of the tokens that attend, and of what fills up their row, (R, D)."""
@@ -121,12 +120,12 @@ class Layer(nn.Module):
         read_RD = x_TD
         if cells.attending_at_A is not None:
             read_RD = filled(x_TD.index_select(0, cells.attending_at_A), Encoder.FULL)
-        q_RD = first.q_TD if first else linear(read_RD, part["query"])
         if cells.few and not torch.is_grad_enabled():
-            o_RD = few_attention(q_RD.unflatten(1, (self.n_heads, -1)), x_TD, part["key"], part["value"], cells)
+            q_RHE = linear(read_RD, part["query"]).unflatten(1, (self.n_heads, -1))
+            o_RD = few_attention(q_RHE, x_TD, part["key"], part["value"], cells)
         else:
-            k_TD, v_TD = first[2:] if first else (linear(x_TD, part[name]) for name in ("key", "value"))
-            q, k, v = (x.unflatten(1, (self.n_heads, -1)).transpose(0, 1)[None] for x in (q_RD, k_TD, v_TD))
+            _, *projected = first or self.projected(x_TD, read_RD)
+            q, k, v = (x.unflatten(1, (self.n_heads, -1)).transpose(0, 1)[None] for x in projected)
             rate = self.attention_dropout if self.training else 0.0
             o_RD = packed_attention(q, k, v, cells, dropout=rate)[0].flatten(1)
         x_RD = self._add(self.attention["output"], o_RD, read_RD)

@@ -2,57 +2,55 @@
 
 What a token is before the first layer attends depends on its id, slot and type alone, and a gene has few bins.
 
-Legend: N known tokens, T packed tokens, A those of them that are not known, P phenotypes, D width.
+Legend: N known tokens, T packed tokens, A those of them that are not known, D width.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from polygene.nn.config import PolyGeneConfig
 from polygene.nn.encoder import Encoder, First, filled
+from polygene.nn.packing import PackedCells
 
 
 class KnownTokens(NamedTuple):
-    """Genes in their bins, [CLS], [END], and phenotypes that are not given or asked for, ascending by slot and id.
-
-    Not [START], to which is added what a file did not measure, and no given label.
-    """
+    """Tokens of type 0, ascending by slot and id. Not [START], to which is added what a file did not measure."""
 
     keys_N: Tensor
     first: First
 
     @classmethod
-    def of(cls, bert: Encoder, config: PolyGeneConfig) -> KnownTokens:
-        """Compute them all, (N, D) each."""
-        n_genes, n_bins, first_slot = config.n_genes, config.n_bins, config.first_gene_slot
-        slots_P = torch.arange(1, first_slot - 1)
-        sizes_P = torch.tensor([0, *config.phenotype_sizes])[: len(slots_P)]
-        absent_P = n_bins + 4 + sizes_P.cumsum(0) + torch.arange(len(slots_P))  # behind bins and special tokens
-        ends, ids_of_ends = torch.tensor([0, first_slot + n_genes]), torch.tensor([n_bins, n_bins + 2])
-        of_genes = torch.arange(first_slot, first_slot + n_genes).repeat_interleave(n_bins)
-        slots_N = torch.cat([of_genes, ends, slots_P, slots_P])
-        ids_N = torch.cat([torch.arange(n_bins).repeat(n_genes), ids_of_ends, absent_P, n_bins + 3 + 0 * slots_P])
-        keys_N, order_N = (slots_N * config.vocab_size + ids_N).sort()
-        words: torch.nn.Embedding = bert.embeddings["word_embeddings"]  # type: ignore[assignment]
-        ids_N, slots_N = (x_N[order_N].to(words.weight.device) for x_N in (ids_N, slots_N))
-        x_ND = bert.embed(words(ids_N), slots_N, torch.zeros_like(ids_N))
-        return cls(keys_N.to(words.weight.device), bert.layers[0].projected(x_ND))
+    def of(cls, bert: Encoder, packed: PackedCells) -> KnownTokens:
+        """Embed and project the tokens of these cells, each once."""
+        shared_T = packed.token_type_ids[0] == 0
+        ids_N, slots_N = packed.input_ids[0, shared_T], packed.position_ids[0, shared_T]
+        keys_N, order_N = _keys(bert, ids_N, slots_N).sort()
+        once_N = keys_N.diff(prepend=keys_N.new_full((1,), -1)) > 0
+        ids_N, slots_N = ids_N[order_N[once_N]], slots_N[order_N[once_N]]
+        x_ND = bert.embed(_words(bert)(ids_N), slots_N, torch.zeros_like(ids_N))
+        return cls(keys_N[once_N], bert.layers[0].projected(x_ND, x_ND))
 
-    def look_up(self, bert: Encoder, keys_T: Tensor, words_TD: Tensor, slots_T: Tensor, types_T: Tensor) -> First:
+    def look_up(self, bert: Encoder, ids_T: Tensor, words_TD: Tensor, slots_T: Tensor, types_T: Tensor) -> First:
         """Take known tokens of a row from the table and compute the others, (T, D) each and what fills up the row."""
+        keys_T = _keys(bert, ids_T, slots_T)
         row_T = torch.searchsorted(self.keys_N, keys_T).clamp_(max=len(self.keys_N) - 1)
         other_A = (self.keys_N[row_T] != keys_T).nonzero()[:, 0]
-        x_AD = bert.embed(words_TD[other_A], slots_T[other_A], types_T[other_A])
-        others = bert.layers[0].projected(filled(x_AD, bert.FULL))
+        x_AD = filled(bert.embed(words_TD[other_A], slots_T[other_A], types_T[other_A]), bert.FULL)
         row_T = pad(row_T, (0, -len(row_T) % bert.FULL))
-        return First(
-            *(
-                known_ND.index_select(0, row_T).index_copy_(0, other_A, other_AD[: len(other_A)])
-                for known_ND, other_AD in zip(self.first, others, strict=True)
-            )
+        return First._make(
+            known_ND.index_select(0, row_T).index_copy_(0, other_A, other_AD[: len(other_A)])
+            for known_ND, other_AD in zip(self.first, bert.layers[0].projected(x_AD, x_AD), strict=True)
         )
+
+
+def _keys(bert: Encoder, ids: Tensor, slots: Tensor) -> Tensor:
+    """Give slot and id of tokens as one number."""
+    return slots * _words(bert).num_embeddings + ids
+
+
+def _words(bert: Encoder) -> nn.Embedding:
+    return cast("nn.Embedding", bert.embeddings["word_embeddings"])

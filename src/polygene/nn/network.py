@@ -109,8 +109,7 @@ class PolyGeneModel(nn.Module):
         if known is None:
             x_TD = self.bert.embed(words_TD, slots_T, types_T)
             return self.bert.run(x_TD, cells, reading, before_last=before_last)
-        keys_T = slots_T * self.config.vocab_size + input_ids[0]
-        first = known.look_up(self.bert, keys_T, words_TD, slots_T, types_T)
+        first = known.look_up(self.bert, input_ids[0], words_TD, slots_T, types_T)
         return self.bert.run(first.x_TD, cells, reading, before_last=before_last, first=first)
 
     def words(self, ids_T: Tensor, cells: CellOffsets, unmeasured: Tensor | None) -> Tensor:
