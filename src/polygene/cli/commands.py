@@ -25,7 +25,7 @@ from polygene.errors import DataError, RecipeError
 from polygene.runtime.ranks import one_process, rank
 
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-LEAN = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "GOMP_SPINCOUNT": "3000"}
+LEAN = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "GOMP_SPINCOUNT": "3000"}
 """oneDNN keeps what it made for the last 1,024 shapes, over 0.4 GB; rows of cells rarely have the same shape twice.
 Threads that wait for each other spin, which on a busy computer takes the core from the one they wait for: shortly is
 enough (docs/decisions.md)."""

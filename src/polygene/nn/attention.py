@@ -101,12 +101,12 @@ def _loop(
     keys = k_1HTE[:, :, :n_tokens].split(cells.keys_then_queries, dim=2)[::2]
     values = v_1HTE[:, :, :n_tokens].split(cells.keys_then_queries, dim=2)[::2]
     with torch.autocast(q_1HAE.device.type, enabled=False):
-        outputs = [
-            scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        outputs = [  # the kernel lays them out by tokens, so that only joining them copies
+            scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling).transpose(1, 2)
             for q, k, v in zip(queries, keys, values, strict=True)
         ]
-    filling = q_1HAE.new_zeros(1, q_1HAE.shape[1], q_1HAE.shape[2] - sum(cells.attending), q_1HAE.shape[3])
-    return torch.cat([*outputs, filling], dim=2).transpose(1, 2).to(dtype)
+    filling = q_1HAE.new_zeros(1, q_1HAE.shape[2] - sum(cells.attending), q_1HAE.shape[1], q_1HAE.shape[3])
+    return torch.cat([*outputs, filling], dim=1).to(dtype)
 
 
 def _kernel(q_1HAE: Tensor, k_1HTE: Tensor, v_1HTE: Tensor, cells: CellOffsets, scaling: float | None) -> Tensor:

@@ -135,8 +135,10 @@ class Layer(nn.Module):
 
     def _add(self, part: Any, y_RI: Tensor, x_RD: Tensor) -> Tensor:
         y_RD = linear(y_RI, part["dense"])
-        drops = self.training and self.dropout
-        x_RD = torch.addcmul(x_RD, y_RD, kept(y_RD, self.dropout)) if drops else x_RD + y_RD
+        if self.training and self.dropout:
+            x_RD = torch.addcmul(x_RD, y_RD, kept(y_RD, self.dropout))
+        else:  # in place where nothing else needs it: fresh memory takes longer than the sum
+            x_RD = x_RD + y_RD if torch.is_grad_enabled() or y_RD.dtype != x_RD.dtype else y_RD.add_(x_RD)
         return cast("Tensor", part["LayerNorm"](x_RD))
 
 
@@ -148,7 +150,8 @@ def _into_residual(n_in: int, config: PolyGeneConfig) -> nn.ModuleDict:
 
 def filled(x_TD: Tensor, multiple: int) -> Tensor:
     """Fill up with rows of zeros to a multiple."""
-    return pad(x_TD, (0, 0, 0, -len(x_TD) % multiple))
+    lacking = -len(x_TD) % multiple
+    return pad(x_TD, (0, 0, 0, lacking)) if lacking else x_TD
 
 
 def kept(like_TD: Tensor, rate: float) -> Tensor:

@@ -50,8 +50,8 @@ class Ontology:
     def information(self) -> dict[str, float]:
         """What an id says, from 0 (the root) to 1 (nothing below), needing no corpus: Seco et al. 2004, ECAI, 1089."""
         n_below = Counter(term for terms in self.above.values() for term in terms)
-        n_all = max(n_below.values())
-        return {term: float(1 - np.log(n) / np.log(n_all)) for term, n in n_below.items()}
+        says_N = 1 - np.log(list(n_below.values())) / np.log(max(n_below.values()))
+        return dict(zip(n_below, says_N.tolist(), strict=True))
 
 
 @cache
