@@ -579,7 +579,9 @@ def test_a_column_that_is_there_twice_is_named_where_it_is_needed(adata: ad.AnnD
         annotated(twice, tiny_model)
 
 
-def test_a_file_without_genes_that_tell_the_sexes_apart_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_genes_of_sex_every_cell_gets_the_share_of_the_sexes_and_it_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cells = pbmc()[:20].copy()
     of_sex = cells.var_names.isin([XIST, *Y_GENES])
     assert of_sex.any()
@@ -588,5 +590,9 @@ def test_a_file_without_genes_that_tell_the_sexes_apart_is_warned_of(caplog: pyt
     assert not any("neither XIST" in message for message in caplog.messages)
     annotate(without, predict="sex")
     assert sum("neither XIST" in message for message in caplog.messages) == 1
+    male_C = without.obsm["polygene_sex"][:, 1]
+    assert np.ptp(male_C) < 1e-6  # nothing of the cell is left in it
+    assert 0.5 < male_C[0] < 0.6  # 0.55 of the training cells with a sex are of men
+    assert np.ptp(cells.obsm["polygene_sex"][:, 1]) > 0.3
     annotate(without, predict="cell_type")
     assert sum("neither XIST" in message for message in caplog.messages) == 1

@@ -16,7 +16,7 @@ from polygene.io.read import Source
 from polygene.io.results import ResultsChunk
 from polygene.io.write import write_results
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import predict_labels
+from polygene.model.inference import label_probabilities, predict_labels
 from polygene.model.shipped import DEFAULT
 from polygene.model.studies import error_features
 from polygene.runtime.ranks import WHOLE, Part, world_size
@@ -135,8 +135,9 @@ def annotate(
     own = {name: model.heads[name].genes for name in predict if name in model.heads}
     reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals, own=own)
     check_votes(reader.cells, vote or {}, predict, part)
-    if "sex" in predict:
-        _warn_of_sex(model.tokenizer.panel.symbols, reader.match.measured_G)
+    if "sex" in predict and not _tells_sex(model, reader.match.measured_G):
+        why = "the file measures neither XIST nor a gene of Y, which alone tell it in any study"
+        logger.warning("sex: %s; each cell gets the share of the sexes that the model expects of any cell", why)
     done = f"annotated ({', '.join(predict)})"
     results = results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns())
     if vote:
@@ -147,14 +148,10 @@ def annotate(
             logger.info("%s", line)
 
 
-def _warn_of_sex(symbols: Sequence[str], measured_G: np.ndarray) -> None:
-    """Warn where the file measures no gene of the panel that tells the sexes apart."""
-    telling_G = np.isin(symbols, [XIST, *Y_GENES])
-    if telling_G.any() and not measured_G[telling_G].any():
-        logger.warning(
-            "sex: the file measures neither XIST nor a gene of Y, so what is predicted is near the share of the sexes "
-            "among the training cells"
-        )
+def _tells_sex(model: PolyGene, measured_G: np.ndarray) -> bool:
+    """Whether a file measures any gene of sex; True of a model that reads none, or has a head of its own for it."""
+    telling_G = np.isin(model.tokenizer.panel.symbols, [XIST, *Y_GENES])
+    return "sex" in model.heads or not telling_G.any() or bool(measured_G[telling_G].any())
 
 
 @dataclass(eq=False)
@@ -182,6 +179,10 @@ class _Annotator:
         """Predict a chunk of cells."""
         p_PCV, states_PCD = predict_labels(self.model, cells, predict=self.predict, given=self.given)
         p_of = dict(zip(self.predict, p_PCV, strict=True))
+        if "sex" in p_of and not _tells_sex(self.model, cells.measured_G):  # other genes tell the study (decisions.md)
+            none_CG = np.zeros((len(cells), len(self.model.tokenizer.panel)), dtype=np.uint8)
+            unseen = self.model.tokenizer.from_bins(none_CG, cells.labels_CP, none_CG[0] > 0)
+            (p_of["sex"],) = label_probabilities(self.model, unseen, predict=["sex"], given=self.given)
         columns: dict[str, Any] = {}
         novelty_C = self._novelty(cells, states_PCD)
         for name, p_CV in p_of.items():
@@ -227,10 +228,8 @@ class _Annotator:
 
     def _order(self, name: str) -> np.ndarray:
         """Return labels so that those of one branch of the ontology stand together, for pictures."""
-        under_VN = LabelTree(self.labels[name], name).under_NV[::-1].T  # broad terms first
-        return np.array(self.labels[name], dtype=str)[
-            sorted(range(len(under_VN)), key=lambda v: (~under_VN[v]).tolist())
-        ]
+        under_NV = LabelTree(self.labels[name], name).under_NV  # broad terms last, by which is sorted first
+        return np.array(self.labels[name], dtype=str)[np.lexsort(~under_NV)]
 
     def uns(self) -> dict[str, Any]:
         """Describe how the predictions were made."""
@@ -281,9 +280,8 @@ def check_phenotypes(
 ) -> tuple[list[str], list[str]]:
     """Return which phenotypes are given and which are predicted, in the order of the schema."""
     known, given = dict(zip(schema.names, schema.labels, strict=True)), phenotypes_named(schema, given)
-    chosen = [name for name in schema.names if name not in given and known[name]]
-    if predict is not None:
-        chosen = phenotypes_named(schema, predict)
+    others = [name for name in schema.names if name not in given and known[name]]
+    chosen = others if predict is None else phenotypes_named(schema, predict)
     if both := [name for name in chosen if name in given]:
         msg = f"{', '.join(both)}: given and predicted at once. Leave it out of `given` or out of `predict`."
         raise PhenotypeError(msg)
