@@ -4,8 +4,10 @@ import base64
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright")
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+import uvicorn
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 import polygene as pg
 from polygene import app as app_room
+from polygene.app import incoming
 
 FOUND = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
@@ -46,6 +50,18 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             log = server.communicate(timeout=60)[1]
     assert not list(folder.glob("polygene-app-*")), "the server removes all that was uploaded"
     assert "Traceback" not in log
+
+
+@pytest.fixture
+def by_hand(app: Any) -> Iterator[str]:
+    """The address of a server that computes nothing: a test says what the workers in `idle` say."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +132,33 @@ def example(page: Page) -> None:
     page.click("#run")
     expect(page.locator("#look-view")).to_be_visible(timeout=LONG)
     expect(page.locator("#legend li").first).to_be_visible(timeout=LONG)
+
+
+FILE = {
+    "name": "mine.h5ad", "cells": 3, "genes": 9, "scale": "counts", "example": False, "notes": [],
+    "maps": ["X_umap"], "columns": [], "layers": [], "layer": None,
+    "models": [{"name": "polygene-512", "measured": 9, "panel": 512, "lowest": 1, "expected": 1}],
+    "phenotypes": [{"name": "cell_type", "labels": [], "n_labels": 0, "known": []}],
+}  # fmt: skip
+RUN = {"options": {"model": "polygene-512"}, "columns": [], "predict": ["cell_type"], "notes": []}
+
+
+def chosen(page: Page, idle: list[Any]) -> None:
+    """Open a file by hand."""
+    with page.expect_response("**/api/open"):
+        page.click("#example")
+    idle[-1].say("state", state={"file": FILE})
+    idle[-1].say("done", result={})
+    expect(page.locator("#run")).to_be_visible()
+
+
+def predicted(page: Page, idle: list[Any]) -> None:
+    """Predict by hand, up to where the page has asked for the map."""
+    with page.expect_response("**/api/run"):
+        page.click("#run")
+    with page.expect_response("**/api/draw"):
+        idle[-1].say("state", state={"run": RUN})
+        idle[-1].say("done", result={})
 
 
 def saved(page: Page, what: str) -> bytes:
@@ -199,6 +242,52 @@ def test_from_a_dropped_file_to_what_is_taken_away(browser: Browser, address: st
     expect(page.locator("#legend")).to_contain_text("monocyte", timeout=LONG)
     page.click("#another")
     expect(page.locator("#open-view")).to_be_visible()
+
+
+@browser_test
+def test_an_answer_that_is_late_does_not_take_the_map_away(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page, late = opened(browser, by_hand), list[Route]()
+    chosen(page, idle)
+    page.route("**/api/state", lambda route: late.append(route))
+    predicted(page, idle)
+    idle[-1].say("state", state={"map": "the map is X_umap of the file"})
+    expect(page.locator("#map-about")).to_contain_text("X_umap of the file")
+    for route in late:  # the state as it was before there was a map
+        route.fulfill(json={"state": {"file": FILE, "run": RUN, "map": None}, "progress": None, "last": 0})
+    page.unroute("**/api/state")
+    page.evaluate("() => fetch('/api/state').then((answer) => answer.json())")  # by then the late one has been read
+    idle[-1].say("done", result={})
+    assert "X_umap of the file" in page.locator("#map-about").inner_text()
+
+
+@browser_test
+def test_a_file_that_is_opened_while_a_map_is_drawn_has_a_map_too(
+    browser: Browser, by_hand: str, idle: list[Any]
+) -> None:
+    page = opened(browser, by_hand)
+    chosen(page, idle)
+    predicted(page, idle)
+    page.click("#another")
+    chosen(page, idle)
+    predicted(page, idle)
+    assert idle[-1].sent[-1][0] == "draw"
+
+
+@browser_test
+def test_a_file_that_is_not_taken_leaves_nothing_of_the_one_before(
+    browser: Browser, by_hand: str, idle: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = opened(browser, by_hand)
+    chosen(page, idle)
+    with page.expect_response("**/api/upload?*"):
+        drop(page, "broken.h5ad", b"broken")
+    idle[-1].say("failed", text="broken.h5ad is cut off")
+    expect(page.locator("#open-view")).to_be_visible()
+    chosen(page, idle)
+    monkeypatch.setattr(incoming, "MOST_BYTES", 0)
+    drop(page, "large.h5ad", b"large")
+    expect(page.locator("#open-view")).to_be_visible()
+    expect(page.locator("#alert")).to_contain_text("larger than")
 
 
 @browser_test

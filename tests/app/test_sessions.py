@@ -47,20 +47,36 @@ def test_a_newer_question_takes_the_place_of_one_that_waits(session: Session, id
     assert len(idle[0].sent) == 2
 
 
-def test_cancelling_ends_the_worker_and_forgets_what_waits(session: Session, idle) -> None:
+def test_cancelling_ends_the_worker_and_what_waits(session: Session, idle) -> None:
     (session.folder / ".annotated.h5ad.host-1-a.part.h5ad").touch()
     (session.folder / "polygene-transposed").mkdir()
-    number = session.submit("annotate", file={})
-    session.submit("gene", name="CD4")
+    jobs = {session.submit("annotate", file={}): "annotate", session.submit("draw"): "draw"}
     session.cancel()
     assert idle[0].stopped
-    assert said(session) == [
-        {"kind": "failed", "id": number, "name": "annotate", "text": "Cancelled.", "cancelled": True}
-    ]
+    cancelled = {"kind": "failed", "text": "Cancelled.", "cancelled": True}
+    assert said(session) == [cancelled | {"id": number, "name": name} for number, name in jobs.items()]
     assert not list(session.folder.iterdir())
     assert idle[1].sent == []
     idle[0].say("done", result={"late": True})
-    assert len(said(session)) == 1, "an ended worker says nothing more"
+    assert len(said(session)) == 2, "an ended worker says nothing more"
+
+
+def test_who_waits_for_a_job_of_a_file_that_is_closed_is_told(session: Session, idle) -> None:
+    session.change(file={"cells": 1})
+    number = session.submit("draw")
+    session.forget()
+    assert [(one["kind"], one.get("id")) for one in said(session)] == [("failed", number), ("state", None)]
+
+
+def test_predicting_again_ends_the_map_of_before(client: TestClient, app, idle) -> None:
+    client.get("/api/state")
+    (session,) = app.state.sessions._sessions.values()
+    session.change(file={"maps": []}, run={"options": {"model": "polygene-512"}}, plane=None)
+    client.post("/api/draw")
+    client.post("/api/run", json={})
+    idle[0].say("state", state={"map": "of what was predicted before"})
+    assert session.state["map"] is None
+    assert [name for name, _ in idle[-1].sent] == ["annotate"]
 
 
 def test_a_worker_that_dies_ends_its_job_with_a_message_and_another_goes_on(session: Session, idle) -> None:

@@ -148,7 +148,6 @@ def open_path(request: Request, opened: Opened, session: Own) -> Job:
 def close(session: Own) -> None:
     """Forget the file and all that came of it."""
     session.forget()
-    session.change()
 
 
 def _read(session: Session, path: str | None, layer: str | None = None, *, name: str = "") -> Job:
@@ -191,6 +190,7 @@ def run(options: Run, session: Own) -> Job:
     if options.model not in session.models:  # a repository of the Hub would be fetched
         msg = f"There is no model {options.model!r} here; there are {', '.join(session.models)}."
         raise DataError(msg)
+    session.cancel()  # a map of the predictions of before would pass for one of these
     session.change(run=None, map=None, plane=options.plane, asked=[])
     words = options.model_dump(exclude={"plane"})
     return {"id": session.submit("annotate", file=file, folder=str(session.folder), options=words)}
@@ -199,10 +199,9 @@ def run(options: Run, session: Own) -> Job:
 @api.post("/draw")
 def draw(session: Own) -> Job:
     """Draw the map of the annotated cells: a job of its own, since it can be cancelled and needs memory of its own."""
-    model, plane = _need(session, "run")["options"]["model"], session.state["plane"]
-    return {
-        "id": session.submit("draw", file=session.state["file"], folder=str(session.folder), model=model, plane=plane)
-    }
+    model, folder = _need(session, "run")["options"]["model"], str(session.folder)
+    file, plane = session.state["file"], session.state["plane"]
+    return {"id": session.submit("draw", file=file, folder=folder, model=model, plane=plane)}
 
 
 @api.post("/cancel")

@@ -53,15 +53,15 @@ class Session:
             return job[0]
 
     def cancel(self) -> None:
-        """End the job at hand and forget those that wait."""
+        """End the job at hand and those that wait."""
         with self._lock:
-            self._waiting.clear()
-            job, self._job, self.progress = self._job, None, None
-            if job is None:
+            if self._job is None:
                 return
+            ended, self._job, self.progress, self._waiting = [self._job, *self._waiting], None, None, deque()
             self._stop()
             _remove(*self.folder.glob(".*.part*"), *self.folder.glob("polygene-*"))
-            self._tell({"kind": "failed", "id": job[0], "name": job[1], "text": "Cancelled.", "cancelled": True})
+            for number, name, _ in ended:
+                self._tell({"kind": "failed", "id": number, "name": name, "text": "Cancelled.", "cancelled": True})
         self.warm()
 
     def change(self, **facts: Any) -> None:
@@ -71,12 +71,13 @@ class Session:
             self._tell({"kind": "state", "state": self.state})
 
     def forget(self) -> None:
-        """Remove the files of the session, and all that was computed."""
-        self.cancel()
+        """Remove the files of the session and its state; the page still hears of jobs that it waits for."""
         with self._lock:
+            self.cancel()
+            self.messages = deque((one for one in self.messages if one[1]["kind"] != "state"), KEPT)
             _remove(*self.folder.iterdir())
             self.state = {}
-            self.messages.clear()
+            self.change()
 
     def rest(self) -> None:
         """End a worker that has had nothing to do for long."""

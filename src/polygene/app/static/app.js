@@ -67,10 +67,8 @@ function bar(share) {
 async function working(name, begin) {
   $("alert").hidden = true; shown = null; leave();
   $("busy-title").textContent = TITLES[name]; $("busy-text").textContent = ""; $("live").hidden = true; bar(null); show("busy");
-  try { await result((await begin()).id); state = (await get("state")).state; } catch (error) {
-    state = await get("state").then((all) => all.state, () => state);
-    if (!error.cancelled) warn(error.message);
-  }
+  // the state has come as a message before the end of the job: one that is asked for could be older, without the map
+  try { await result((await begin()).id); } catch (error) { if (!error.cancelled) warn(error.message); }
   settled();
 }
 
@@ -81,6 +79,7 @@ async function take(file) {
     uploading = true;
     try {
       return await upload(file, (done, all) => { bar(done / all); $("busy-text").textContent = `${(done / 1e6).toFixed(0)} of ${(all / 1e6).toFixed(0)} MB`; });
+    } catch (error) { if (!(await get("state").catch(() => ({ state }))).state.file) state = {}; throw error; // the file of before may be closed
     } finally { uploading = false; $("busy-title").textContent = TITLES.read; $("busy-text").textContent = ""; bar(null); }
   });
 }
@@ -159,7 +158,7 @@ async function start() {
   try { all = await get("state"); } catch { show("token"); return; }
   state = all.state; listen(all.last, onMessage);
   if (all.progress?.name === "draw") draw(result(all.progress.id));
-  if (all.progress?.name in TITLES) { show("busy"); result(all.progress.id).then(async () => { state = (await get("state")).state; settled(); }, (error) => { if (!error.cancelled) warn(error.message); settled(); }); }
+  if (all.progress?.name in TITLES) { show("busy"); result(all.progress.id).catch((error) => { if (!error.cancelled) warn(error.message); }).then(settled); }
   else { settled(); }
 }
 
