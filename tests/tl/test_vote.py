@@ -85,7 +85,26 @@ def test_cells_without_a_group_have_no_vote_and_change_none(caplog: pytest.LogCa
     column = all_cells.obs["polygene_cell_type_cluster"]
     assert column.isna().to_numpy().nonzero()[0].tolist() == [3, 7]
     assert all_cells.obs["polygene_cell_type_cluster_probability"].isna().sum() == 2
-    assert "cluster: 2 cells have no value, so no group and no vote" in caplog.messages
+    assert "cluster: 2 cells have no value or no prediction, so no vote" in caplog.messages
+
+
+def test_cells_without_predictions_have_no_vote_and_change_none() -> None:
+    p_CV = np.random.default_rng(0).dirichlet([1, 1, 1], 20)
+    groups = np.array(["a", "b"] * 10, dtype=object)
+    some = voters(p_CV[2:], groups[2:])
+    p_CV[:2] = np.nan  # as anndata.concat leaves them
+    all_cells = voters(p_CV, groups)
+    vote(some, "cluster")
+    vote(all_cells, "cluster")
+    pd.testing.assert_frame_equal(table_of(some), table_of(all_cells))
+    column = all_cells.obs["polygene_cell_type_cluster"]
+    assert column.isna().to_numpy().nonzero()[0].tolist() == [0, 1]
+    all_cells.obsm["polygene_cell_type"][:] = np.nan
+    with pytest.raises(DataError, match=r"obs\['cluster'\] has probabilities of cell_type: run annotate"):
+        vote(all_cells, "cluster")
+    del all_cells.uns["polygene"]
+    with pytest.raises(DataError, match=r"uns does not say whose: anndata\.concat needs uns_merge='same'"):
+        vote(all_cells, "cluster")
 
 
 def test_a_group_that_does_not_agree_is_heterogeneous_and_names_its_runner_up() -> None:

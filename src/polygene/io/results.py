@@ -3,8 +3,9 @@
 Legend: C cells of a chunk, M columns of the file that a layer fills, G genes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from itertools import product
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from polygene.io.read import CellSource
 from polygene.runtime.progress import progress
 
 UNS_KEY = "polygene"
+LASTING = ("labels", "order", "vote_weights", "votes")
+"""Parts of the record of `annotate` that are of single phenotypes, or of votes on them."""
 SUFFIXES = (".h5ad", ".csv", ".parquet")
 MATRIX_SUFFIXES = (".h5ad",)
 """A matrix of genes does not go into a table."""
@@ -48,6 +51,8 @@ class Results:
         The columns of the file that layers fill, ascending, and new columns of `var`.
     new_var
         The `var` of a new AnnData, which gets the `obs` of the source and the "X" of the chunks.
+    replaces
+        Names in `obs`, `obsm` and `uns` of what an earlier run wrote, which goes first.
     """
 
     verb: str
@@ -57,6 +62,7 @@ class Results:
     columns_M: np.ndarray | None = None
     var: Mapping[str, np.ndarray] = field(default_factory=dict)
     new_var: pd.DataFrame | None = None
+    replaces: Collection[str] = ()
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -73,15 +79,24 @@ class Results:
     def add_to(self, adata: ad.AnnData) -> None:
         """Write the results into an AnnData, in place of what has the same name."""
         obs, obsm, layers = self.collect()
+        remove(self.replaces, adata.obs, adata.obsm, adata.uns)
         for name, column in obs.items():
-            adata.obs[name] = column.array
+            adata.obs[name] = used(column)
         for name, array in obsm.items():
             adata.obsm[name] = array
         for name, x_CM in layers.items():
             adata.layers[name] = self.spread(x_CM)
         for name, values in self.var.items():
             adata.var[name] = values
-        record_in_uns(adata, self.verb, self.uns)
+        record_in_uns(adata, self.verb, self.record(adata.uns.get(UNS_KEY, {}).get(self.verb)))
+
+    def record(self, before: Any) -> dict[str, Any]:
+        """Give what goes to `uns`; of phenotypes and votes that stay, what was recorded before stays."""
+        facts = dict(self.uns)
+        for key in LASTING if isinstance(before, Mapping) else ():
+            old = {name: one for name, one in before.get(key, {}).items() if f"{UNS_KEY}_{name}" not in self.replaces}
+            facts |= {key: old | dict(facts.get(key, {}))} if old else {}
+        return facts
 
     def to_adata(self) -> ad.AnnData:
         """Make the new AnnData."""
@@ -93,6 +108,28 @@ class Results:
         n_cells, n_columns = x_CM.shape
         entries = (x_CM.reshape(-1), np.tile(np.asarray(self.columns_M), n_cells), np.arange(n_cells + 1) * n_columns)
         return sparse.csr_matrix(entries, shape=(n_cells, len(self.cells.features)))
+
+
+def earlier(columns: Iterable[str], predict: Collection[str], names: Collection[str]) -> list[str]:
+    """Name the columns of `obs` that hold phenotypes which are predicted anew, and the colours scanpy gave them."""
+
+    def phenotype(column: str) -> str:
+        return max((name for name in names if f"{column}_".startswith(f"{UNS_KEY}_{name}_")), key=len, default="")
+
+    found = [column for column in columns if phenotype(column) in predict]
+    return [*found, *(f"{column}_colors" for column in found)]
+
+
+def remove(names: Iterable[str], *places: MutableMapping[str, Any]) -> None:
+    """Delete what has one of these names."""
+    for name, place in product(names, places):
+        if name in place:
+            del place[name]
+
+
+def used(column: pd.Series) -> Any:
+    """Leave out labels that no cell has: a legend, and a test of each group, are of those that occur."""
+    return column.cat.remove_unused_categories().array if column.dtype == "category" else column.array
 
 
 def check_writable(adata: Any) -> None:

@@ -24,7 +24,7 @@ from polygene.errors import DataError
 from polygene.io.backed import names_of
 from polygene.io.folder import is_folder, write_folder
 from polygene.io.h5ad import append, append_rows
-from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk, check_writable, table_of
+from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk, check_writable, remove, table_of, used
 from polygene.runtime.atomic import atomic_file, check_target, refuse_input, writing
 from polygene.runtime.distributed import process_group
 from polygene.runtime.ranks import WHOLE, Part, own_rows, rank, world_size
@@ -173,8 +173,11 @@ def _merge(parts: list[Path], results: Results, whole: Path) -> None:
         sparse_takes = 3 if results.columns_M is not None else 1  # a column's number, of up to 8 bytes, beside 4
         _reserve(whole, sparse_takes * sum(part.stat().st_size for part in parts))
         with h5py.File(whole, "r+") as file:
+            remove(results.replaces, *(_group(file, name) for name in ("obs", "obsm", "uns")))
             _append_to_h5ad(file, chunks, results)
-            write_elem(_group(_group(file, "uns"), UNS_KEY), results.verb, dict(results.uns))
+            uns = _group(_group(file, "uns"), UNS_KEY)
+            before = read_elem(uns[results.verb]) if results.verb in uns else None
+            write_elem(uns, results.verb, results.record(before))
     elif whole.suffix == ".parquet":
         with ExitStack() as stack:
             writer = None
@@ -204,7 +207,7 @@ def _append_to_h5ad(file: h5py.File, chunks: Iterable[ResultsChunk], results: Re
         var = _columns(file, "var", results.var)
         for name, values in results.var.items():
             write_elem(var, name, values)
-    first = 0
+    first, categories = 0, list[str]()
     for number, chunk in enumerate(chunks):
         first = _check_names(results, obs, chunk, first)
         new = {(obs, name): column for name, column in chunk.obs.items()}
@@ -227,6 +230,9 @@ def _append_to_h5ad(file: h5py.File, chunks: Iterable[ResultsChunk], results: Re
             append(group[name]["codes"] if categorical else group[name], array)
         if number == 0:
             _columns(file, "obs", chunk.obs.columns)
+            categories = [name for name, column in chunk.obs.items() if column.dtype == "category"]
+    for name in categories:
+        write_elem(obs, name, used(pd.Series(read_elem(obs[name]))))
 
 
 def _check_names(results: Results, obs: h5py.Group, chunk: ResultsChunk, first: int) -> int:
@@ -242,7 +248,7 @@ def _columns(file: h5py.File, name: str, new: Iterable[str]) -> h5py.Group:
     """Return a table of the file, and name these columns in it."""
     if file[name].attrs.get("encoding-version") != "0.2.0":  # anndata 0.7 kept categories elsewhere
         write_elem(file, name, read_elem(file[name]))
-    order = dict.fromkeys([*map(str, file[name].attrs["column-order"]), *new])
+    order = dict.fromkeys([*filter(file[name].__contains__, map(str, file[name].attrs["column-order"])), *new])
     file[name].attrs["column-order"] = np.array(list(order), dtype=h5py.string_dtype())
     return file[name]
 

@@ -13,7 +13,7 @@ from polygene.errors import PhenotypeError
 from polygene.evaluation.ages import LEVEL, years_interval
 from polygene.evaluation.metrics import expected_years
 from polygene.io.read import Source
-from polygene.io.results import ResultsChunk
+from polygene.io.results import ResultsChunk, earlier
 from polygene.io.write import write_results
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities, predict_labels
@@ -91,10 +91,10 @@ def annotate(
     Written for each phenotype, for example `cell_type`:
 
     `obs["polygene_cell_type"]`, `obs["polygene_cell_type_probability"]`
-        The most probable label, categorical, and its probability, float32. Where labels of the model stand above
-        others in the ontology, a label counts with all below it.
+        The most probable label, categorical (with the labels that occur), and its probability, float32. Where labels of
+        the model stand above others in the ontology, a label counts with all below it.
     `obsm["polygene_cell_type"]`
-        The probabilities of all labels, float32 (C, V), in the order of the categories and of
+        The probabilities of all labels, float32 (C, V), in the order of
         `uns["polygene"]["annotate"]["labels"]["cell_type"]`. They add up to 1: that of a coarse label is what no finer
         one has.
     `obs["polygene_cell_type_error"]`
@@ -109,7 +109,7 @@ def annotate(
     `obs["polygene_cell_type_term"]`, `..._term_id`, `..._term_probability`
         With `back_off`: the type of the Cell Ontology, its id ("" for a label outside it), its probability.
 
-    Written once:
+    What an earlier `annotate` and `vote` wrote of these phenotypes is replaced. Written once:
 
     `obs["polygene_no_panel_genes"]`
         True for a cell that expresses no gene of the panel: its predictions mean nothing.
@@ -138,8 +138,9 @@ def annotate(
     if "sex" in predict and not _tells_sex(model, reader.match.measured_G):
         why = "the file measures neither XIST nor a gene of Y, which alone tell it in any study"
         logger.warning("sex: %s; each cell gets the share of the sexes that the model expects of any cell", why)
-    done = f"annotated ({', '.join(predict)})"
-    results = results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns())
+    done, written = f"annotated ({', '.join(predict)})", {*schema.names, "novelty", "unknown"}
+    replaces = earlier(reader.cells.columns, {*predict, "novelty", "unknown"}, written)
+    results = results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns(), replaces=replaces)
     if vote:
         results = with_votes(results, vote, lambda: principal_components(reader, len(model.tokenizer.panel)))
     write_results(results, adata, out, overwrite=overwrite, part=Part.parse(part) if part else WHOLE)

@@ -1,5 +1,6 @@
 """Denoise: expected expression given the rest of a cell. Legend: C cells, G panel genes, M genes that are predicted."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +19,7 @@ from polygene.model.shipped import DEFAULT
 from polygene.tl._reader import CellReader, load_model, panel_var, phenotypes_named, results_of
 from polygene.vocab.cells import EncodedCells
 
+logger = logging.getLogger("polygene")
 LAYERS: dict[Output, str] = {"expression": "polygene", "expressed": "polygene_expressed"}
 Genes = Literal["measured", "all"]
 
@@ -68,7 +70,8 @@ def denoise(
     With panel="measured" the AnnData, or the copy of the file, gets
 
     `layers["polygene"]` (or `layers["polygene_expressed"]`)
-        float32 CSR of the shape of `X`. Panel genes hold a value in every cell, 8 bytes each; other genes none.
+        float32 CSR of the shape of `X`. Panel genes hold a value in every cell, 8 bytes each. Other genes hold none,
+        which reads as 0: they are not predicted, so take `adata[:, adata.var["polygene_panel"]]`.
     `var["polygene_panel"]`
         True for the columns that hold values. Where several columns are one panel gene, their sum is read, and the
         first of them holds the value.
@@ -127,4 +130,7 @@ def _measured_genes(reader: CellReader) -> tuple[np.ndarray, dict[str, Any]]:
     columns_M = reader.cells.columns_G[reader.match.columns_N[first_M]]
     order_M = np.argsort(columns_M)
     is_panel = np.isin(np.arange(len(reader.cells.features)), columns_M)
+    if n_others := int((~is_panel).sum()):
+        why = "the model does not read them; adata.var['polygene_panel'] tells the others"
+        logger.warning("%s genes get no value, which reads as 0 in the layer: %s", f"{n_others:,}", why)
     return genes_M[order_M], {"columns_M": columns_M[order_M], "var": {"polygene_panel": is_panel}}

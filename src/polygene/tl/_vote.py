@@ -37,7 +37,7 @@ BRANCH = 0.9
 """Of a group's cells so many must agree on the branch within which each keeps its own label; chosen as `RESOLUTION`."""
 TOO_BROAD = 0.15
 """A label that stands for more than this share of the model's labels, such as "leukocyte", names no group."""
-VOTES = "votes"
+VOTES, FEWEST = "votes", 3
 
 
 def vote(
@@ -108,6 +108,8 @@ def vote(
     uns, key = held.uns.get(UNS_KEY, {}).get("annotate", {}), f"polygene_{phenotype}"
     if phenotype not in uns.get("labels", {}) or key not in held.obsm:
         msg = f"{cells.label} has no probabilities of {phenotype}: run annotate, with predict={phenotype!r}, first."
+        if key in held.obsm:
+            msg = f"{cells.label} has obsm[{key!r}], but uns does not say whose: anndata.concat needs uns_merge='same'."
         raise DataError(msg)
     groups = _column(cells, groupby)
     columns, facts = of_groups(groups, np.asarray(held.obsm[key]), uns, phenotype, share)
@@ -158,10 +160,10 @@ def check_votes(cells: CellSource, wanted: Mapping[str, str], predict: list[str]
             raise DataError(msg)
         if groupby in cells.columns:
             _column(cells, groupby)
-        elif groupby == LEIDEN:
+        elif groupby == LEIDEN and cells.n_obs >= FEWEST:
             extras.require("scanpy", "igraph")
         else:
-            do = f"Only {LEIDEN!r} is computed where it is missing."
+            do = f"Only {LEIDEN!r} is computed where it is missing, of at least {FEWEST} cells."
             raise missing_column(groupby, cells.columns, of=cells.label, holds="the groups that vote", do=do)
 
 
@@ -190,8 +192,11 @@ def of_groups(
         key = f"polygene_{phenotype}_{groups.name}"
         msg = f"obs[{groups.name!r}] cannot be the groups: obs[{key!r}] is what annotate writes. Rename the column."
         raise PhenotypeError(msg)
-    group_C, names = given_texts(groups)
+    group_C, names = given_texts(groups.where(np.isfinite(p_CV).all(axis=1)))  # cells of another file may have none
     known_C, labels = group_C >= 0, [*map(str, uns["labels"][phenotype])]
+    if not names:
+        msg = f"No cell with a value in obs[{groups.name!r}] has probabilities of {phenotype}: run annotate first."
+        raise DataError(msg)
     below_VV = at_or_below(phenotype, labels) if uns.get("granularity") else None
     weight = float(uns.get("vote_weights", {}).get(phenotype, 1.0))
     table = _table(p_CV[known_C], group_C[known_C], labels, below_VV, weight, share)
@@ -266,7 +271,7 @@ def within(p_CV: np.ndarray, branch_C: np.ndarray, under_VV: np.ndarray) -> tupl
 
 def _warn(groupby: object, names: list[str], cells_G: np.ndarray, n_without: int) -> None:
     if n_without:
-        logger.warning("%s: %s cells have no value, so no group and no vote", groupby, f"{n_without:,}")
+        logger.warning("%s: %s cells have no value or no prediction, so no vote", groupby, f"{n_without:,}")
     if n_single := int((cells_G == 1).sum()):
         logger.warning("%s: %s groups have one cell, whose prediction they keep", groupby, f"{n_single:,}")
     if len(names) == 1:
