@@ -32,6 +32,9 @@ def test_what_is_a_name_or_becomes_none_stays(symbol):
         (["CD74", "CD74.1"], ["", ""], ["CD74", "CD74.1"]),  # the file names the gene
         (["cd74", "CD74.1"], ["", ""], ["CD74", "CD74.1"]),
         (["CD74.1", "CD74.2"], ["", ""], ["CD74.1", "CD74.2"]),  # either may be it
+        (["GRCh38_CD74", "GRCh38_CD74.1"], ["", ""], ["CD74", "GRCh38_CD74.1"]),  # as CD74 and CD74.1
+        (["GRCh38_CD74.1", "GRCh38_CD74"], ["", ""], ["GRCh38_CD74.1", "CD74"]),
+        (["CD74", "GRCh38_CD74"], ["", ""], ["CD74", "GRCh38_CD74"]),
         (["HLA.DRA", "HLA_DRA"], ["", ""], ["HLA.DRA", "HLA_DRA"]),
         (["HLA.DRA", "HLA.DRA"], ["", ""], ["HLA-DRA", "HLA-DRA"]),  # one name, which is summed
         (["HLA.DRA"], ["ENSG00000000001"], ["HLA.DRA"]),  # the id says what it is

@@ -32,6 +32,13 @@ def test_a_gene_is_found_by_symbol_id_or_former_name(panel):
         panel.index("MS4A")
 
 
+@pytest.mark.parametrize("name", ["cd79a", "Cd79a"])
+def test_the_gene_in_another_case_is_the_first_that_is_suggested(name):
+    panel = GenePanel(symbols=("CD79B", "CD9", "CD79A"), ensembl_ids=("", "", ""))
+    with pytest.raises(GeneError, match=r"Did you mean 'CD79A' or 'CD79B'"):
+        panel.index(name)
+
+
 @pytest.mark.parametrize(
     "text", ["", "gene\nCD74\n", "rank\tensembl_id\tsymbol\n2\t\tCD74\n", "rank\tensembl_id\tsymbol\n1\t\n"]
 )

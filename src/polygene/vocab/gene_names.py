@@ -19,15 +19,8 @@ NAME_COLUMNS = ("feature_id", "gene_ids", "ensembl_id", "feature_name", "gene_sy
 """Columns of `var` that name genes whatever they hold (CELLxGENE, 10x, scanpy)."""
 
 XIST = "XIST"  # expressed from the inactive X of a woman (Brown et al. 1991, Nature 349:38)
-Y_GENES = (
-    "DDX3Y",
-    "EIF1AY",
-    "KDM5D",
-    "RPS4Y1",
-    "USP9Y",
-    "UTY",
-    "ZFY",
-)  # expressed widely (Skaletsky et al. 2003, Nature 423:825)
+# expressed widely (Skaletsky et al. 2003, Nature 423:825)
+Y_GENES = ("DDX3Y", "EIF1AY", "KDM5D", "RPS4Y1", "USP9Y", "UTY", "ZFY")
 
 _ENSEMBL = re.compile(r"(?:^|_)(ENS[A-Z]*G\d{11})(?:\.\d+)?$")  # also TBCE_ENSG00000284770, as CELLxGENE writes
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")

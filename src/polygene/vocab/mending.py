@@ -28,6 +28,7 @@ def mended_symbols(
     """
     known, approved = {*human_genes().ids, *known_too}, {*human_genes().symbols.values(), *known_too}
     there = Counter(symbol.upper() for symbol in set(symbols))
+    bare = {_PREFIX.sub("", symbol) for symbol in symbols}  # of GRCh38_CD74 and GRCh38_CD74.1 the first is CD74
     # Some aliases are in lower case: in a file that is, ski is SKI and no alias of HHAT.
     lower = sum(symbol == symbol.lower() for symbol in symbols) > len(symbols) / 2
     found: dict[str, str] = {}
@@ -35,7 +36,8 @@ def mended_symbols(
         is_lower = lower and symbol == symbol.lower() and symbol.upper() in approved
         if symbol and not id_ and (symbol not in known or is_lower) and symbol not in found and not unmangled(symbol):
             meant = symbol.upper() if is_lower else next(_known(symbol, known, approved), "")
-            if meant and not there[meant.upper()] - (symbol.upper() == meant.upper()):
+            is_other = meant in bare and meant != _PREFIX.sub("", symbol)
+            if meant and not is_other and not there[meant.upper()] - (symbol.upper() == meant.upper()):
                 found[symbol] = meant
     times = Counter(found.values())
     rivals: dict[str, list[str]] = {}

@@ -54,7 +54,8 @@ class GenePanel:
         for names, wanted in ((self.symbols, name), (self.ensembl_ids, name), (self.ensembl_ids, key)):
             if wanted and wanted in names:
                 return names.index(wanted)
-        nearest = difflib.get_close_matches(name, self.symbols, n=3)
+        as_written = {symbol.upper(): symbol for symbol in self.symbols}
+        nearest = [as_written[one] for one in difflib.get_close_matches(name.upper(), as_written, n=3)]
         hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
         msg = f"{name!r} is not among the {len(self):,} genes of the model's panel, so it cannot predict it.{hint}"
         raise GeneError(msg)
