@@ -259,6 +259,13 @@ def test_a_synonym_or_an_id_means_its_term(schema):
     assert schema.label_index("tissue", "UBERON:0002048") == schema.label_index("tissue", "lung")
 
 
+def test_a_label_in_another_case_is_read_where_it_is_clear_which_is_meant(schema):
+    assert schema.label_index("sex", "Male") == schema.label_index("sex", "male")
+    assert schema.find(schema.index("sex"), "M") == -1
+    own = PhenotypeSchema(phenotypes=(Phenotype(name="stage", column="stage"),), labels=(("NK", "nk", "T"),))
+    assert [own.find(0, text) for text in ("NK", "nk", "Nk", "t")] == [0, 1, -1, 2]
+
+
 def test_an_age_under_another_name_is_not_outside_the_vocabulary():
     assert aged().find(0, "20-year-old human stage") == 1
     assert aged().find(0, "21") == -1

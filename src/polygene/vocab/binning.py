@@ -172,12 +172,9 @@ class BinInverse:
 
     def tables(self) -> dict[str, np.ndarray]:
         """Return the arrays of tokenizer.safetensors."""
-        return {
-            "mean": self.mean_GB,
-            "quantiles": self.quantiles_GBR.astype(np.float16),
-            "levels": np.array(LEVELS, dtype=np.float32),
-            "counts": self.counts_GB.astype(np.uint32),
-        }
+        quantiles_GBR, counts_GB = self.quantiles_GBR.astype(np.float16), self.counts_GB.astype(np.uint32)
+        levels = np.array(LEVELS, dtype=np.float32)
+        return {"mean": self.mean_GB, "quantiles": quantiles_GBR, "levels": levels, "counts": counts_GB}
 
     @classmethod
     def from_tables(cls, tables: Mapping[str, np.ndarray]) -> Self:

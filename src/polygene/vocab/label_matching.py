@@ -1,6 +1,7 @@
 """Which label of a model a text means: by name, by age in years, by the ontology; and what to say where none does."""
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -22,6 +23,8 @@ class LabelPlaces:
     def __init__(self, phenotype: str, labels: Sequence[str], *, is_age: bool = False) -> None:
         self.phenotype, self.labels, self.is_age = phenotype, labels, is_age
         self.of_name = {label: v for v, label in enumerate(labels)}
+        times = Counter(map(str.lower, labels))
+        self.of_lower = {label.lower(): v for v, label in enumerate(labels) if times[label.lower()] == 1}
 
     @cached_property
     def of_term(self) -> dict[str | None, int]:
@@ -36,9 +39,9 @@ class LabelPlaces:
     def find(self, text: str) -> int:
         """Give the place of the label that a text means, -1 where there is none.
 
-        "17" and "17-year-old human stage" are one age; a synonym or an id of an ontology is its term.
+        "Male" is male; "17" and "17-year-old human stage" are one age; a synonym or an id of an ontology is its term.
         """
-        if (place := self.of_name.get(text)) is not None:
+        if (place := self.of_name.get(text, self.of_lower.get(text.lower()))) is not None:
             return place
         if self.is_age:
             same_V = np.abs(self.years_V - np.array(age_in_years(text), dtype=float)) < SAME_YEARS  # None becomes NaN
