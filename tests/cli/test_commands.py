@@ -134,6 +134,15 @@ def test_annotate_writes_a_copy_with_the_predictions_of_the_verb(made: Path, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
 
 
+def test_what_a_verb_warns_of_is_printed_once(made: Path, tmp_path: Path) -> None:
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    cells.var["feature_types"] = ["Antibody Capture"] + ["Gene Expression"] * (cells.n_vars - 1)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    result = polygene("annotate", tmp_path / "cells.h5ad", "--out", tmp_path / "out.csv", "--model", made / "model")
+    assert result.exit_code == 0, result.output
+    assert " ".join(result.output.split()).count("left out are features that are none: 1 Antibody Capture") == 1
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_annotate_and_embed_write_tables_of_results(suffix: str, made: Path, tmp_path: Path) -> None:
     for verb, column in (("annotate", "polygene_cell_type"), ("embed", "X_polygene_15")):

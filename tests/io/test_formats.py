@@ -166,6 +166,14 @@ def test_a_packed_file_is_refused_with_what_unpacks_it(make_adata, write_as, tmp
         open_cells(packed)
 
 
+@pytest.mark.parametrize("name", ["counts.csv", "counts.csv.gz", "counts.tsv.gz"])
+def test_of_a_table_is_said_what_makes_a_file_of_it_whether_packed_or_not(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(b",CD74\ncell,1\n"))
+    with pytest.raises(DataError, match=r"Make an \.h5ad of it first: anndata\.io\.read_csv\(path\)") as raised:
+        open_cells(tmp_path / name)
+    assert "gunzip" not in str(raised.value)
+
+
 @pytest.mark.parametrize("kind", ["csr.h5ad", "dense.h5ad", "csr.zarr", "csc.h5ad"])
 def test_memory_is_that_of_a_chunk_and_not_of_the_matrix(make_adata, write_as, tmp_path, kind, monkeypatch):
     monkeypatch.setattr("polygene.io.backed.BLOCK", 20_000)

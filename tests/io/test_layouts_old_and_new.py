@@ -68,6 +68,11 @@ def test_of_a_mudata_the_rna_is_read_and_copied(adata, write_as, tmp_path, kind,
     assert copy.obs["donor_id"].tolist() == adata.obs["donor_id"].tolist()
 
 
+def test_of_a_mudata_the_genes_may_have_another_name(adata, tmp_path):
+    path = as_mudata({"gex": adata, "prot": adata[:, :3].copy()}, tmp_path, "csr.h5ad")
+    assert np.array_equal(whole(open_cells(path)), adata.X.toarray())
+
+
 def test_a_mudata_without_one_rna_names_its_modalities_and_one_in_memory_what_to_pass(adata, tmp_path):
     path = as_mudata({"a": adata, "b": adata[:, :3].copy()}, tmp_path, "csr.h5ad")
     with pytest.raises(DataError, match=r"is a MuData of a, b, .* mdata\['a'\]\.write_h5ad"):

@@ -291,6 +291,10 @@ def test_scaled_values_are_refused_with_raw_as_the_way_out(make_adata, tmp_path)
     adata.X = adata.X.toarray()
     sc.pp.scale(adata)
     path = saved(adata, tmp_path)
-    with pytest.raises(ScaleError, match="layer='raw'"):
+    with pytest.raises(ScaleError, match=r"log1p values: pass layer='raw', whichever holds them\."):
         _ = open_cells(path).scale
     assert open_cells(path, layer="raw").scale == "counts"
+    del adata.raw
+    for place in (adata, saved(adata, tmp_path)):
+        with pytest.raises(ScaleError, match=r"log1p values, and there is no other layer\."):
+            _ = open_cells(place).scale

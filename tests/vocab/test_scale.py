@@ -293,7 +293,7 @@ def test_totals_that_would_help_are_named_once(obs, n_genes, said, caplog):
 def test_values_that_are_refused_name_the_layers_that_are_there():
     adata = make(sparse.csr_matrix(COUNTS - 1), layers={"spliced": COUNTS, "counts": COUNTS})
     adata.raw = make(sparse.csr_matrix(COUNTS))
-    with pytest.raises(ScaleError, match="there is layer='spliced' and layer='counts' and layer='raw'"):
+    with pytest.raises(ScaleError, match="pass layer='spliced' or layer='counts' or layer='raw', whichever"):
         log1p_values(adata)
 
 
@@ -302,6 +302,10 @@ def test_values_that_are_all_one_are_doubted(caplog):
     with caplog.at_level(logging.WARNING, logger="polygene"):
         assert detect_scale(expressed) == "counts"
     assert "every value is 1" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="polygene"):
+        assert detect_scale(sparse.csr_matrix((20, 30), dtype=np.float32)) == "counts"
+    assert not caplog.messages
 
 
 def test_bins_by_rank_do_not_see_an_unknown_log_and_nothing_is_warned_of(caplog):

@@ -92,9 +92,7 @@ def prepare(
     files: Annotated[list[str], Argument(metavar="CELLS.h5ad...", help="Files of cells, globs, or soma://PATH.")],
     out: Annotated[Path, Option(help="Folder of the corpus; it must not exist.")],
     genes: Annotated[int | None, Option(help="How many genes the panel holds.", show_default="512")] = None,
-    include_genes: Annotated[
-        Path | None, Option(help="Text file of genes that the panel must hold, one a line.")
-    ] = None,
+    include_genes: Annotated[Path | None, Option(help="File of genes that the panel must hold, one a line.")] = None,
     split: Annotated[str | None, Option(help="What is held out: donor, study or random.", show_default="donor")] = None,
     column: Annotated[list[str] | None, Option(metavar="NAME=COLUMN", help=COLUMN)] = None,
     layer: Layer = None,

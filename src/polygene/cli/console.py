@@ -1,9 +1,11 @@
 """How the commands speak: the group that turns errors into messages and exit codes, and printing."""
 
+import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -64,6 +66,18 @@ def print_error(message: str) -> None:
 def printable(text: str) -> str:
     """Write the control characters that names in a file can hold as their codes."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what is logged, which is said elsewhere, once."""
+    logger = logging.getLogger("polygene")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def print_all(things: Iterable[Any]) -> None:

@@ -3,7 +3,6 @@
 Legend: C cells.
 """
 
-import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from polygene.cli.console import quiet
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import DataError
@@ -34,8 +34,6 @@ from polygene.runtime.seeds import check_seed
 from polygene.tl._annotate import annotate
 from polygene.tl._finetune import finetune
 from polygene.vocab.ontology import ontology_of
-
-logger = logging.getLogger("polygene")
 
 MODEL = "polygene-512"
 MADE = ("demo.png", "annotated.h5ad", "report.html", "metrics.json", "model", "corpus")
@@ -73,7 +71,7 @@ def run(out: str | Path = "polygene-demo", *, model: str = MODEL, seed: int = 0)
 
 def _run(out: Path, model: str, seed: int) -> Iterator[str | Table]:
     adata = pbmc()
-    with _quiet(), _one_thread():
+    with quiet(), _one_thread():
         start = PolyGene.from_pretrained(model, device="cpu")
         began = time.perf_counter()
         annotate(adata, start)
@@ -189,17 +187,6 @@ def _draw(adata: ad.AnnData) -> Figure:
     share = agreement(adata.obs).mean()
     title = f"{share['agrees']:.0%} agree" + (f", {share['broader']:.0%} broader" if share["broader"] >= 0.005 else "")
     return demo_picture(adata, label=LABEL, predicted=PREDICTED, meant=meant, agreement=title)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what the verbs log: the demo says it itself, once."""
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from polygene.cli import options as o
-from polygene.cli.console import print_all
+from polygene.cli.console import print_all, quiet
 from polygene.model.shipped import DEFAULT
 from polygene.runtime import extras
 from polygene.runtime.distributed import process_group
@@ -192,8 +192,9 @@ def _call(verb: str, options: dict[str, Any]) -> None:
     cells = [options.pop("cells")] if "cells" in options else []
     options.setdefault("out", o.default_out(*cells) if cells and "out" not in options else None)
     with process_group():  # a process that fails ends the others with its message
-        if cells:  # before torch is imported, which takes seconds
-            extras.load("polygene.io.read").open_cells(*cells, layer=options.get("layer"))
+        if cells:  # before torch is imported, which takes seconds; the verb opens them again, and warns
+            with quiet():
+                extras.load("polygene.io.read").open_cells(*cells, layer=options.get("layer"))
         run = getattr(extras.load("polygene.tl"), verb)
         if not gc.get_freeze_count():
             gc.freeze()  # what was imported stays: half a second less to look for garbage

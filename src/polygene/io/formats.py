@@ -30,6 +30,7 @@ from polygene.vocab.features import is_gene_type
 
 logger = logging.getLogger("polygene")
 
+TABLE = " Make an .h5ad of it first: anndata.io.read_csv(path).write_h5ad('cells.h5ad'), with .T where genes are rows."
 KNOWN = "PolyGene reads .h5ad, .zarr, .h5mu, 10x .h5, and folders with matrix.mtx.gz"
 ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _SPARSE_PART = re.compile(r"^(X|raw/X|layers/[^/]+)/(data|indices)/(c/)?\d+$")
@@ -57,6 +58,7 @@ def open_format(place: PathOrURL, layer: str | None) -> "Format":
             found = MatrixMarket(path, label)
         elif not h5py.is_hdf5(path):
             hint = " Unpack it first, with gunzip." if path.suffix == ".gz" else ""
+            hint = TABLE if re.search(r"\.(csv|tsv|txt)(\.gz)?$", path.name) else hint
             msg = f"{label} is not an .h5ad file nor other HDF5, or its beginning is cut off.{hint} {KNOWN}."
             raise DataError(msg)
         else:
@@ -121,7 +123,7 @@ class InMemory:
     path: Path | None = None
 
     def __init__(self, adata: ad.AnnData, layer: str | None, label: str) -> None:
-        self.adata, self.layer = adata, layer
+        self.adata, self.layer, self.others = adata, layer, _others(adata, layer)
         matrix = _select(adata, layer, label)
         if sparse.issparse(matrix):
             matrix = native(matrix if matrix.format == "csc" else matrix.tocsr()).tocsr()
@@ -134,7 +136,7 @@ class InMemory:
 
 
 class AnnDataFile:
-    """An AnnData in a file: .h5ad, .zarr, or a .zarr that is zipped or at a URL; or the `rna` of a MuData."""
+    """An AnnData in a file: .h5ad, .zarr, or a .zarr that is zipped or at a URL; or the genes of a MuData."""
 
     def __init__(self, place: PathOrURL, layer: str | None, label: str) -> None:
         self.path: Path | None = place if isinstance(place, Path) else None
@@ -162,7 +164,7 @@ class AnnDataFile:
             obs = group["obs"]
             if obs.attrs.get("encoding-version") != "0.2.0":
                 obs = read_elem(obs)
-            matrix = _select(group, self._layer, self._label)
+            matrix, self.others = _select(group, self._layer, self._label), _others(group, self._layer)
             yield obs, group["raw/var" if self._layer == "raw" else "var"], matrix
 
     @contextmanager
@@ -193,7 +195,7 @@ class AnnDataFile:
         genes = [name for name in names if is_gene_type(name)]
         if len(genes) != 1:
             msg = (
-                f"{self._label} is a MuData of {', '.join(names)}, and none, or more than one, is called rna: save the "
+                f"{self._label} is a MuData of {', '.join(names)}, and not one alone is called rna or gex: save the "
                 f"one with the genes, mdata[{names[0]!r}].write_h5ad('rna.h5ad')"
             )
             raise DataError(msg)
@@ -244,22 +246,25 @@ class _CheckedStore(WrapperStore[Any]):
 
 def _select(holder: Any, layer: str | None, label: str) -> Any:
     """Find X, a layer or raw in an AnnData or an open file."""
-    in_file = not isinstance(holder, ad.AnnData)
-    layers = [name for name in (holder.get("layers", ()) if in_file else holder.layers) if name is not None]
-    if in_file:
+    if isinstance(holder, ad.AnnData):
+        own = {None: holder, "raw": holder.raw}
+        matrix = getattr(own[layer], "X", None) if layer in own else holder.layers.get(layer)
+        absent = matrix is None
+    else:
         key = {None: "X", "raw": "raw/X"}.get(layer, f"layers/{layer}")
         element = None if is_null(holder.get(key.split("/")[0])) else holder.get(key)
         matrix = sparse_in(element) if isinstance(element, h5py.Group | zarr.Group) else element
-        has_raw, absent = not is_null(holder.get("raw")), is_null(element)
-    else:
-        has_raw = holder.raw is not None
-        matrix = holder.X if layer is None else holder.layers.get(layer)
-        if layer == "raw":
-            matrix = holder.raw.X if has_raw else None
-        absent = matrix is None
+        absent = is_null(element)
     if absent:
-        others = [f"layer={name!r}" for name in [*layers, *(["raw"] if has_raw else [])]]
-        wanted = "matrix X" if layer is None else f"layer {layer!r}"
-        msg = f"{label} has no {wanted}; it has {', '.join(others) or 'no layers and no raw'}"
+        others = ", ".join(f"layer={name!r}" for name in _others(holder, layer)) or "no layers and no raw"
+        msg = f"{label} has no {'matrix X' if layer is None else f'layer {layer!r}'}; it has {others}"
         raise DataError(msg)
     return matrix
+
+
+def _others(holder: Any, layer: str | None) -> list[str]:
+    """Name the layers that an AnnData or an open file has besides this one, raw the last."""
+    in_file = not isinstance(holder, ad.AnnData)
+    layers = holder.get("layers", ()) if in_file else holder.layers
+    has_raw = not is_null(holder.get("raw")) if in_file else holder.raw is not None
+    return [name for name in (*layers, *(["raw"] if has_raw else [])) if name not in (None, layer)]

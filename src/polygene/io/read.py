@@ -159,7 +159,7 @@ class CellSource:
     def find_scale(self, rows: np.ndarray | None = None, *, ranks: bool = False) -> Scale:
         """Detect the scale from some of these rows (all by default), and log it; `ranks` as for `detect_scale`."""
         whole = _stacked(self._chunks(self._stretches(rows), columns=())) if self.left_out else None
-        scale = detect_scale(self.sample(rows).X, whole, ranks=ranks)
+        scale = detect_scale(self.sample(rows).X, whole, ranks=ranks, others=getattr(self._format, "others", None))
         logger.info("%s: %s cells × %s genes, %s", self.label, f"{self.n_obs:,}", f"{len(self.var):,}", scale)
         return scale
 

@@ -59,15 +59,11 @@ def open_soma(
             msg = f"{place}: no cell is selected by {where!r}" if where else f"{place} is empty"
             raise DataError(msg)
         measured = experiment.measured(names) if apart else {}
-        whole = Path(place.rstrip("/")).stem
+        if not names:
+            return {Path(place.rstrip("/")).stem: SomaCells(experiment, layer, number_C)}
         return {
-            names[code] if names else whole: SomaCells(
-                experiment,
-                layer,
-                number_C[code_C == code] if names else number_C,
-                measured.get(names[code]) if names else None,
-            )
-            for code in (pd.unique(code_C) if names else [0])
+            names[code]: SomaCells(experiment, layer, number_C[code_C == code], measured.get(names[code]))
+            for code in pd.unique(code_C)
         }
 
 

@@ -51,7 +51,7 @@ def log1p_values(
     if match is not None and match.is_gene_F is not None:
         whole, x_CG = x_CG, _only_genes(x_CG, match.is_gene_F)
     layers = list(filter(None, adata.layers))  # anndata 0.13 lists X among them, as None
-    check_values(x_CG, [*layers, *(["raw"] if adata.raw is not None else [])])
+    check_values(x_CG, [*layers, *(["raw"] if adata.raw is not None else [])] or None)
     if scale is None:
         scale = detect_scale(x_CG, whole, ranks=ranks)
         logger.info("expression: X holds %s", scale)

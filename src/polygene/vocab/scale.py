@@ -36,19 +36,22 @@ TARGET = 10_000.0  # counts of every cell before log1p (sc.pp.normalize_total(ta
 # No log1p value is as large: exp(20) is 485 million, and even log2 counts per million stay below log2(1e6) = 19.9.
 LOG1P_LIMIT = 20.0
 SAMPLE_ROWS = 1_000
-REMEDY = "PolyGene reads counts or log1p values: pass layer='counts' if there is one, or layer='raw' for adata.raw"
+READS = "PolyGene reads counts or log1p values"
 
 
-def check_values(x_CG: sparse.csr_matrix, others: Sequence[str] = ()) -> None:
+def check_values(x_CG: sparse.csr_matrix, others: Sequence[str] | None = None) -> None:
     """Refuse negative, NaN and infinite values, which are neither counts nor logarithms of any.
 
-    `others` are the layers that could be read instead.
+    `others` are the layers that could be read instead; None where that is not known.
     """
     data = x_CG.data
     # NaN survives min and max, so two passes without a copy find the common case.
     if data.size == 0 or (data.min() >= 0 and data.max() < np.inf):
         return
-    remedy = f"{REMEDY}; there is {' and '.join(f'layer={name!r}' for name in others)}" if others else REMEDY
+    remedy = f"{READS}: pass layer='counts' if there is one, or layer='raw' for adata.raw"
+    if others is not None:
+        there = " or ".join(f"layer={name!r}" for name in others)
+        remedy = f"{READS}: pass {there}, whichever holds them" if there else f"{READS}, and there is no other layer"
     broken = np.flatnonzero(~np.isfinite(data))
     if broken.size:
         n_cells = np.unique(np.searchsorted(x_CG.indptr, broken, side="right")).size
@@ -65,11 +68,12 @@ def check_values(x_CG: sparse.csr_matrix, others: Sequence[str] = ()) -> None:
     raise ScaleError(msg)
 
 
-def detect_scale(x: Any, whole: Any = None, *, ranks: bool = False) -> Scale:
+def detect_scale(x: Any, whole: Any = None, *, ranks: bool = False, others: Sequence[str] | None = None) -> Scale:
     """Detect the scale of values by the rules above, from up to 1,000 rows spread over the matrix, and log it.
 
     `whole` are the same rows with the features that are no genes, with which they may have been normalised. With
     `ranks` only the order of a cell's values will be read, which no log changes: an unknown one is no reason to warn.
+    `others` as for `check_values`.
 
     Small pieces of a file can mislead: corrected counts may happen to stay below 20 in them.
 
@@ -78,10 +82,10 @@ def detect_scale(x: Any, whole: Any = None, *, ranks: bool = False) -> Scale:
     """
     rows = np.unique(np.linspace(0, x.shape[0] - 1, min(x.shape[0], SAMPLE_ROWS)).astype(np.int64))
     sample = sparse.csr_matrix(x[rows])
-    check_values(sample)
+    check_values(sample, others)
     sample = sample.astype(np.float64)
     if (sample.data == np.rint(sample.data)).all():
-        if sample.shape[0] >= 10 and (sample.data == 1).all():
+        if sample.nnz and sample.shape[0] >= 10 and (sample.data == 1).all():
             logger.warning(
                 "expression: every value is 1, so X seems to hold only which genes are expressed. It is read as "
                 "counts, and predictions will be worse: pass the counts, if there are any"
