@@ -1,8 +1,10 @@
 """Confusion matrices: which share stands in which field."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from polygene.errors import DataError, OutputError
 from polygene.pl import confusion
 
 COUNTS = [[90, 10, 0], [50, 150, 0], [0, 0, 0]]
@@ -34,3 +36,15 @@ def test_many_labels_are_colours_only(n, n_written):
 def test_the_picture_is_written(tmp_path):
     confusion(LABELS, COUNTS, save=tmp_path / "confusion.png")
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_columns_of_labels_are_no_counts_and_what_makes_them_is_said():
+    labels = pd.Series(["B cell", "monocyte"])
+    for counts in (labels, [1, 2]):
+        with pytest.raises(DataError, match=r"2 × 2 numbers .* got \(2,\) of .*confusion_matrix\(true, predicted"):
+            confusion(labels, counts)
+
+
+def test_a_picture_into_a_folder_that_is_not_there_says_so(tmp_path):
+    with pytest.raises(OutputError, match="could not be written"):
+        confusion(LABELS, COUNTS, save=tmp_path / "absent" / "confusion.png")

@@ -66,7 +66,7 @@ def test_what_is_missing_is_named(adata: ad.AnnData, tiny_model: PolyGene) -> No
         counterfactual(table, quantity="values")
     grouped = pd.concat([table.assign(cells=1)] * 2)
     grouped.insert(1, "cell_type", np.repeat(["B cell", "T cell"], len(table)))
-    with pytest.raises(DataError, match=r"no group None; it has B cell, T cell"):
+    with pytest.raises(DataError, match=r"several groups: pass one as group=, such as B cell, T cell"):
         counterfactual(grouped)
     with pytest.raises(DataError, match=r"run pg\.tl\.counterfactual"):
         counterfactual(ad.AnnData(np.ones((2, 2))))

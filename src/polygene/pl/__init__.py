@@ -20,21 +20,9 @@ if TYPE_CHECKING:
     from polygene.pl._vote import vote
 
 __all__ = [
-    "ageing",
-    "biomarkers",
-    "confusion",
-    "counterfactual",
-    "degree_distribution",
-    "dotplot",
-    "forest",
-    "manifold",
-    "network",
-    "perturbation",
-    "polyfunctionality",
-    "reliability",
-    "umap",
-    "vote",
-]
+    "ageing", "biomarkers", "confusion", "counterfactual", "degree_distribution", "dotplot", "forest", "manifold",
+    "network", "perturbation", "polyfunctionality", "reliability", "umap", "vote",
+]  # fmt: skip
 
 __getattr__ = extras.lazy(
     {name: f"polygene.pl._{name}" for name in __all__} | {"degree_distribution": "polygene.pl._network"}, __name__

@@ -89,13 +89,9 @@ def _slopes(slopes: pd.DataFrame, ax: Axes | None, *, show: bool, save: str | Pa
     for context in contexts:
         first = y[(slopes["context"] == context).to_numpy()][0]
         ax.annotate(
-            context,
-            (0, first - 0.85),
-            xycoords=("axes fraction", "data"),
-            fontsize="small",
+            context, (0, first - 0.85), xycoords=("axes fraction", "data"), va="center", fontsize="small",
             fontweight="bold",
-            va="center",
-        )
+        )  # fmt: skip
     ax.set_xlabel("slope over age; in the grey band lie 95 % of the slopes of shuffled ages")
     ax.tick_params(axis="y", length=0)
     return finish(ax, show=show, save=save)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from polygene.errors import DataError
+from polygene.runtime.atomic import writing
 
 
 def axes_for(ax: Axes | None, *, show: bool, size: tuple[float, float]) -> Axes:
@@ -26,7 +27,8 @@ def finish(ax: Axes, *, show: bool, save: str | Path | None) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     figure = ax.get_figure(root=True)
     if save is not None and figure is not None:
-        figure.savefig(save)
+        with writing(Path(save)):
+            figure.savefig(save)
     if show:
         import matplotlib.pyplot as plt
 
@@ -34,8 +36,16 @@ def finish(ax: Axes, *, show: bool, save: str | Path | None) -> Axes:
     return ax
 
 
+def check_drawable(found: object, needed: str, made_by: str) -> None:
+    """Refuse what has not all of these attributes or columns, named with blanks between; `made_by` is what has them."""
+    if missing := [name for name in needed.split() if not hasattr(found, name)]:
+        msg = f"This {type(found).__name__} has no {', '.join(missing)} to draw here: pass {made_by}."
+        raise DataError(msg)
+
+
 def of_model(table: pd.DataFrame, model: str | None) -> pd.DataFrame:
     """Return the rows of one of the models, the first by default."""
+    check_drawable(table, "model", "what the verb of this name in pg.tl returned")
     names = list(table["model"].unique())
     if model is not None and model not in names:
         msg = f"There is no model {model!r}; there are {', '.join(names)}."

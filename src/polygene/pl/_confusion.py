@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
+from polygene.errors import DataError
 from polygene.pl._axes import axes_for, finish
 
 SHARES = LinearSegmentedColormap.from_list("shares", [(0.184, 0.475, 0.773, 0.0), (0.184, 0.475, 0.773, 1.0)])
@@ -39,7 +40,13 @@ def confusion(
     -------
     The axes. Shares stand in the fields, in percent, if there are at most 15 labels; a row without cells is empty.
     """
-    counts_VV = np.asarray(counts, dtype=float)
+    if (found := np.asarray(counts)).dtype.kind not in "buif" or found.shape != (len(labels), len(labels)):
+        msg = (
+            f"confusion draws counts of cells, {len(labels)} × {len(labels)} numbers for as many labels, and got "
+            f"{found.shape} of {found.dtype}: make them, as by sklearn.metrics.confusion_matrix(true, predicted)."
+        )
+        raise DataError(msg)
+    counts_VV = found.astype(float)
     size = 1.5 + 0.32 * len(labels)
     ax = axes_for(ax, show=show, size=(size + 1.5, size))
     cells_V1 = counts_VV.sum(axis=1, keepdims=True)

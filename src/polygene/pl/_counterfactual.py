@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from polygene.errors import DataError
-from polygene.pl._axes import axes_for, finish
+from polygene.pl._axes import axes_for, check_drawable, finish
 
 KEY = "polygene_counterfactual"
 CONTEXTS = {"tokens": ("tokens alone", "tab:blue"), "half": ("tokens and half of the genes", "tab:orange")}
@@ -88,6 +88,7 @@ def _table_of(adata: ad.AnnData | pd.DataFrame, quantity: str) -> pd.DataFrame:
         msg = f"uns has no {KEY!r}: run pg.tl.counterfactual(adata, model, {{'sex': 'male'}}) first."
         raise DataError(msg)
     table = adata.uns[KEY] if isinstance(adata, ad.AnnData) else adata
+    check_drawable(table, "gene cells donors", "what pg.tl.counterfactual returned")
     if f"tokens_{quantity}_change" not in table:
         reason = f"there are {', '.join(UNITS)}"
         if quantity in UNITS:
@@ -104,7 +105,8 @@ def _of_group(table: pd.DataFrame, group: str | None) -> pd.DataFrame:
     if group is None and len(groups) < 2:
         return table
     if group not in groups:
-        msg = f"The table has no group {group!r}; it has {', '.join(groups) or 'none'}."
+        has = f"has no group {group!r}; it has" if group else "has several groups: pass one as group=, such as"
+        msg = f"The table {has} {', '.join(groups) or 'none'}."
         raise DataError(msg)
     return table[table[column] == group]
 

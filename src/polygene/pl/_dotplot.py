@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from polygene.errors import missing_column
-from polygene.pl._axes import axes_for, finish
+from polygene.pl._axes import axes_for, check_drawable, finish
 from polygene.pl._demo import short
 
 LARGEST = 170  # square points of a dot that holds all cells of its row
@@ -52,6 +52,7 @@ def dotplot(
     ColumnError
         A column is missing.
     """
+    check_drawable(adata, "obs uns", "the AnnData after pg.tl.annotate")
     probability = f"{prediction}_probability"
     for column in (reference, prediction, probability):
         if column not in adata.obs:

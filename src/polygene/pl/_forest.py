@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
-from polygene.pl._axes import axes_for, finish
+from polygene.pl._axes import axes_for, check_drawable, finish
 
 OWN, OTHER = "#2f79c5", "#8c8c8c"
 """Seen on light and on dark paper alike (contrast above 3)."""
@@ -30,6 +30,7 @@ def forest(
     -------
     The axes. The dotted line is the first predictor's value.
     """
+    check_drawable(table, "value low high", "a table with value, low and high, a row for each predictor")
     ax = axes_for(ax, show=show, size=(4.0, 0.6 + 0.35 * len(table)))
     for at, row in enumerate(table.itertuples()):
         colour = OTHER if at else OWN

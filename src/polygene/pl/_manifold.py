@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from polygene.errors import DataError
-from polygene.pl._axes import axes_for, finish
+from polygene.pl._axes import axes_for, check_drawable, finish
 
 WORDS = {
     "purity": "share of neighbours of other donors with the cell's label",
@@ -47,6 +47,7 @@ def manifold(
     DataError
         The table has no such score.
     """
+    check_drawable(scores, "score space phenotype", "what pg.tl.manifold_scores returned")
     rows = scores[scores["score"] == score]
     if not len(rows):
         msg = f"The table has no score {score!r}; it has {', '.join(scores['score'].unique())}."

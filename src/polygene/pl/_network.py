@@ -183,11 +183,6 @@ def degree_distribution(
             fitted = begin * zeta(law["exponent"], tail) / zeta(law["exponent"], law["x_min"])
             ax.plot(tail, fitted, "--", color=COLOURS[number], linewidth=1.2)
     ax.set(xscale="log", yscale="log", xlabel="neighbours of a gene", ylabel="share of genes with so many or more")
-    ax.legend(
-        frameon=False,
-        fontsize="small",
-        loc="lower left",
-        title="a power law? over all thresholds",
-        title_fontsize="small",
-    )
+    title = "a power law? over all thresholds"
+    ax.legend(frameon=False, fontsize="small", loc="lower left", title=title, title_fontsize="small")
     return finish(ax, show=show, save=save)

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from polygene.errors import DataError
-from polygene.pl._axes import axes_for, finish
+from polygene.pl._axes import axes_for, check_drawable, finish
 
 UNITS = {"embedding": "distance moved", "expression": "change of expected log1p counts per 10,000"}
 
@@ -70,6 +70,7 @@ def _effects_of(effects: pd.DataFrame | ad.AnnData) -> pd.DataFrame:
             msg = "uns['polygene'] has no 'perturb': run pg.tl.perturb(adata, model, knock_out='all') first."
             raise DataError(msg)
         effects = effects.uns["polygene"]["perturb"]["effects"]
+    check_drawable(effects, "target perturbation effect", "what pg.tl.perturb returned")
     return effects
 
 

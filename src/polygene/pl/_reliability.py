@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from polygene.errors import DataError
-from polygene.pl._axes import axes_for, finish
+from polygene.pl._axes import axes_for, check_drawable, finish
 
 
 class Results(Protocol):
@@ -48,6 +48,7 @@ def reliability(
     DataError
         The phenotype was not scored.
     """
+    check_drawable(results, "calibration reliability", "what pg.evaluate(model, corpus) returned")
     row = rows_of(results.calibration, phenotype).iloc[0]
     bins = rows_of(results.reliability, phenotype)
     ax = axes_for(ax, show=show, size=(4.2, 4.2))

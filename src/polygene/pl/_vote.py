@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from polygene.errors import DataError
-from polygene.pl._axes import axes_for, finish
+from polygene.pl._axes import axes_for, check_drawable, finish
 from polygene.pl._demo import short
 
 AGREE, RUNNER_UP, REST = "#2f79c5", "#e69f00", "#d9d9d9"
@@ -46,6 +46,7 @@ def vote(
     DataError
         There was no such vote.
     """
+    check_drawable(adata, "uns", "the AnnData after pg.tl.vote")
     votes = adata.uns.get("polygene", {}).get("annotate", {}).get("votes", {})
     if f"{phenotype}_{groupby}" not in votes:
         there = ", ".join(votes) or "none"
