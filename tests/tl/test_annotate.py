@@ -454,7 +454,7 @@ def test_annotate_ends_with_three_lines_for_people(
     assert tissue.startswith("the tissue looks known: ")
     with caplog.at_level("INFO", logger="polygene"):
         annotate(adata, on_studies, predict="cell_type")
-    assert caplog.messages[-3:] == [labels, errors, "the tissue looks known"]
+    assert caplog.messages[-3:] == [labels, errors, "most look like cells that the model knows"]
 
 
 @pytest.mark.parametrize("above", [0.01, 1e6])

@@ -18,7 +18,7 @@ from sklearn.metrics import f1_score
 from polygene.cli.describe import describe
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.errors import ColumnError, DataError, PhenotypeError
+from polygene.errors import ColumnError, DataError, OutputError, PhenotypeError
 from polygene.evaluation.evaluate import evaluate
 from polygene.model.calibration import Calibration
 from polygene.model.checkpoint import PolyGene
@@ -253,6 +253,17 @@ def test_what_is_there_is_not_replaced_and_what_cannot_be_learned_is_refused(
         with pytest.raises(error, match=says):
             finetune(adata, tiny_model, out=tmp_path / "new", **wrong)
         assert not (tmp_path / "new").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(
+    tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes\.txt.* could not be written"):
+        finetune(tmp_path / "absent.h5ad", tiny_model, label="stage", out=tmp_path / "notes.txt" / "new")
+    with pytest.raises(DataError, match="there is no file"):
+        finetune(tmp_path / "absent.h5ad", tiny_model, label="stage", out=tmp_path / "folder" / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def printed(folder: Path) -> str:

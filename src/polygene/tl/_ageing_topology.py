@@ -66,12 +66,8 @@ class AgeingTopology:
     @property
     def survives(self) -> pd.DataFrame:
         """A row for each context and measure: whether every model has a slope of one sign, and each with p < 0.05."""
-        return (
-            self.slopes.groupby(["context", "measure"], sort=False)
-            .apply(_agree, include_groups=False)
-            .rename("survives")
-            .reset_index()
-        )
+        of_each = self.slopes.groupby(["context", "measure"], sort=False)
+        return of_each.apply(_agree, include_groups=False).rename("survives").reset_index()
 
 
 def _agree(slopes: pd.DataFrame) -> bool:

@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from polygene.model.extend import extend_vocabulary, phenotype_of, query_like
 from polygene.model.head import Head, log_probabilities
 from polygene.model.inference import predict_labels
 from polygene.model.shipped import DEFAULT
+from polygene.runtime.atomic import writing
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
@@ -122,6 +124,9 @@ def _check_free(out: str | Path | None) -> None:
     if out is not None and (Path(out).is_file() or (Path(out).exists() and any(Path(out).iterdir()))):
         msg = f"{str(out)!r} exists; choose another folder for the new model, or delete it."
         raise DataError(msg)
+    if out is not None:  # what cannot be written is found out before the work begins
+        with writing(Path(out)), TemporaryFile(dir=next(one for one in Path(out).resolve().parents if one.exists())):
+            pass
 
 
 def _say(name: str, n_cells: int, n_labels: int, fit: Fit) -> None:

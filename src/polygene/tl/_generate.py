@@ -48,6 +48,7 @@ def generate(
 
     They show what the model learned that the training cells have in common, and are no measurement: never use them as
     evidence. How close they come to real cells: docs/control.md; with `like` they come closer to those of one study.
+    Types that are rare in training often do not come out: annotate the drawn cells before you take them for the type.
 
     Parameters
     ----------

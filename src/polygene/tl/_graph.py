@@ -93,12 +93,8 @@ def measure(n_nodes: int, pairs_E2: np.ndarray, *, seed: int = 0) -> dict[str, f
     graph = igraph.Graph(n_nodes, pairs_E2.tolist())
     degrees_G = np.asarray(graph.degree())
     member_G = modules(n_nodes, pairs_E2, seed=seed)
-    values = (
-        graph.transitivity_undirected(mode="zero"),
-        graph.modularity(member_G.tolist()),
-        graph.assortativity_degree(directed=False),
-        degrees_G.std() / degrees_G.mean(),
-    )
+    values = [graph.transitivity_undirected(mode="zero"), graph.modularity(member_G.tolist())]
+    values += [graph.assortativity_degree(directed=False), degrees_G.std() / degrees_G.mean()]
     return dict(zip(MEASURES, map(float, values), strict=True))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from polygene.errors import DataError, PhenotypeError
+from polygene.errors import DataError, PhenotypeError, missing_column
 from polygene.io.read import CellSource
 from polygene.vocab.phenotypes import PhenotypeSchema
 
@@ -50,6 +50,10 @@ def read_controls(
     if both := [name for name in named if schema.index(name) in found]:
         msg = f"{', '.join(both)}: given and changed at once. Leave it out of `given` or out of the changes."
         raise PhenotypeError(msg)
+    for name, column in ((schema.phenotypes[p].name, schema.phenotypes[p].column) for p in found):
+        if column not in cells.columns:
+            do = f"Put it there, such as obs['polygene_{name}'], which `annotate` writes."
+            raise missing_column(column, cells.columns, of=cells.label, holds=f"the present {name} of each cell", do=do)
     columns = {phenotype.name: phenotype.column for phenotype in schema.phenotypes}
     use = [name for p, name in enumerate(schema.names) if p in found or name in named]
     complete = {columns[name] for name in use} <= set(cells.columns)

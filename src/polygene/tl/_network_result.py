@@ -126,12 +126,8 @@ class GeneNetwork:
         graph = nx.Graph(context=context, by=self.by, null=self.null or "")
         genes, edges = self.genes, self.edges
         for row in genes[(genes["context"] == context) & genes["is_node"]].itertuples():
-            graph.add_node(
-                row.gene,
-                n_cells=int(row.n_cells),
-                detection=float(row.detection),
-                mean_expression=float(row.mean_expression),
-            )
+            counted = {"n_cells": int(row.n_cells), "detection": float(row.detection)}
+            graph.add_node(row.gene, **counted, mean_expression=float(row.mean_expression))
         for row in edges[edges["context"] == context].itertuples():
             graph.add_edge(row.gene_a, row.gene_b, weight=float(row.weight), n_models=int(row.n_models))
         return graph

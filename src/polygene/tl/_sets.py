@@ -151,6 +151,7 @@ class Summary:
                 "fine-tune on some labels of your own (polygene finetune), or train with profiles of the tissue"
             )
         else:
-            most = [f": {x}, for {n / self.cells:.0%} of the cells" for x, n in self.labels["tissue"].most_common(1)]
-            lines.append("the tissue looks known" + "".join(most))
+            most = self.labels["tissue"].most_common(1)  # none where it was given
+            looks = [f"the tissue looks known: {x}, for {n / self.cells:.0%} of the cells" for x, n in most]
+            lines += looks or ["most look like cells that the model knows"]
         return lines
