@@ -9,11 +9,12 @@ keys. Each side runs at its own best batch size, searched in the same run; their
 medians. The whole way from the corpus on disk is timed on both sides:
 
 * *train*: gather, mask, forward, loss, backward and AdamW (15 % of the genes, 50 % of the labels hidden);
-* *embed*: gather and place every cell, as `tl.embed` does; the padded network reads the state of [CLS];
+* *embed*: gather and place every cell, as `tl.embed` does, by the question for its type; the padded network reads the
+  state of [CLS];
 * *annotate*: gather and answer five phenotypes, as `tl.annotate` does.
 
-*Against the machine*: the operations that the method needs (keys and asked questions only) a second, as a share of what
-matrix products of the network's own shapes reach in the same process.
+*Against the machine*: the operations of the network as it is written (keys and asked questions only, saved or not) a
+second, as a share of what matrix products of its own shapes reach in the same process.
 
 Times mean something on a machine that does nothing else: the output says how busy it was. The last line is one JSON
 object.
@@ -367,14 +368,14 @@ def operations(packed: Packed, task: str, n_cells: int) -> tuple[float, int]:
         keys_C, asked_C = batch["n_keys"].numpy(), batch["n_queries"].numpy()
     else:
         keys_C = np.diff(packed.split.cells(cells_C).offsets_C1) + packed.network.config.first_gene_slot + 1
-        asked_C = np.zeros_like(keys_C) if task == "embed" else np.full_like(keys_C, len(COLUMNS))
+        asked_C = np.full_like(keys_C, 1 if task == "embed" else len(COLUMNS))
     tokens_C = keys_C + asked_C
     a_token = 2 * (4 * width**2 + 2 * width * shape.intermediate_size)
     a_layer = a_token * tokens_C + 4 * width * tokens_C * keys_C
-    # The last layer: keys and values of the keys, the rest of the questions only. Embedding does without it.
+    # The last layer: keys and values of the keys, the rest of the questions only.
     last = 4 * width**2 * keys_C + (a_token - 4 * width**2) * asked_C + 4 * width * asked_C * keys_C
-    needed = (layers - 1) * a_layer + (last if task != "embed" else 0)
-    return float(needed.mean()) * (3 if task == "train" else 1), int(tokens_C.sum())
+    needed = float(((layers - 1) * a_layer + last).mean())
+    return needed * (3 if task == "train" else 1), int(tokens_C.sum())
 
 
 def product_rate(n_tokens: int, *, backward: bool) -> float:
