@@ -67,6 +67,8 @@ def targets() -> str:
         numbers = []
         for one in (of.get((target, name)) for name in models):
             text = "" if one is None else f"{one['now']:.3f}".replace("-", "−").removesuffix(".000")
+            if one and one["ends"]:
+                text += " ({:.3f} to {:.3f})".format(*one["ends"]).replace("-", "−")
             numbers.append(f"**{text}**" if one and not one["met"] else text)
         wanted = ", ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
         what = f"{STUDIES.get(study, study)}{colon}{rest}"

@@ -7,8 +7,10 @@ turn, three quarters of an hour on a busy computer, and keeps the numbers of eac
 benchmarks.models.corpus made with both panels, else it is made. `wanted` are the targets: at least so much, of
 generated cells at most or within so much. Baselines are nearest profile, logistic regression on the panel and on all
 genes, CellTypist and scANVI, learned from the same cells: of means the best counts, in each study the best of
-them. `sex without its genes` is how far the mean probability of "male" is from the share of men among the training
-cells where PBMC 3k has neither XIST nor genes of Y. The last line is one JSON object.
+them. A study's accuracy over its best baseline is met where the 95 % interval of the gain reaches 0: donors are drawn
+with their cells, or cells where fewer than five donors are known. `sex without its genes` is how far the mean
+probability of "male" is from the share of men among the training cells where PBMC 3k has neither XIST nor genes of Y.
+The last line is one JSON object.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -31,20 +34,45 @@ from benchmarks.models.card import HEART, PBMC
 from benchmarks.models.never_seen import SAME, TYPES
 from benchmarks.shared import command, effort
 from polygene.corpus.corpus import Corpus
+from polygene.evaluation.bootstrap import N_RESAMPLES, TAILS
 from polygene.model.shipped import NAMES
 from polygene.vocab.gene_names import XIST, Y_GENES
 
 Row = dict[str, Any]
+FEWEST_DONORS = 5
 
 
-def row(target: str, now: float, least: float | None = None, most: float | None = None) -> Row:
-    """Compare a number with what is wanted of it."""
-    met = (least is None or now >= least) and (most is None or now <= most)
-    return {"target": target, "now": float(now), "at_least": least, "at_most": most, "met": bool(met)}
+def row(
+    target: str, now: float, least: float | None = None, most: float | None = None, ends: Sequence[float] = ()
+) -> Row:
+    """Compare a number, or where there is one the upper end of its interval, with what is wanted of it."""
+    met = (least is None or max([now, *ends]) >= least) and (most is None or now <= most)
+    return {
+        "target": target,
+        "now": float(now),
+        "at_least": least,
+        "at_most": most,
+        "ends": list(ends),
+        "met": bool(met),
+    }
 
 
-def of_model(results: Mapping[str, Any], name: str) -> list[Row]:
-    """Compare what `annotate` writes on studies never seen, and on donors of known ones, with targets and baselines."""
+def interval(own: str, other: str, donor_C: np.ndarray, seed: int = 0) -> list[float]:
+    """Resample how much more often one of two is right on the same cells."""
+    right_C, other_C = (np.array(list(bits), dtype=float) for bits in (own, other))
+    several = len(set(donor_C)) >= FEWEST_DONORS
+    unit_C = donor_C if several else np.arange(len(right_C))
+    gains = pd.DataFrame({"gain": right_C - other_C, "cells": 1.0}).groupby(unit_C).sum().to_numpy()
+    rng, n = np.random.default_rng(seed), len(gains)
+    sums = np.array([rng.multinomial(n, np.full(n, 1 / n)) @ gains for _ in range(N_RESAMPLES)])
+    return [float(end) for end in np.quantile(sums[:, 0] / sums[:, 1], TAILS)]
+
+
+def of_model(results: Mapping[str, Any], name: str, donors: Mapping[str, np.ndarray]) -> list[Row]:
+    """Compare what `annotate` writes on studies never seen, and on donors of known ones, with targets and baselines.
+
+    `donors` names the donor of each cell with a type, by study.
+    """
     scores = pd.DataFrame(results["never_seen"]["rows"]).query("model == @name").set_index(["study", "score"])
     wanted = [
         (PBMC, "eight types", "accuracy", 0.93), (PBMC, "eight types", "macro_f1", 0.92),
@@ -57,8 +85,11 @@ def of_model(results: Mapping[str, Any], name: str) -> list[Row]:
     ]
     own = scores.xs(TYPES, level="score")
     others = pd.DataFrame(results["external"]["rows"])
-    best = others.groupby("study")["accuracy"].max()
-    rows += [row(f"{s}: accuracy over the best baseline", own.loc[s, "accuracy"] - best[s], 0.0) for s in own.index]
+    best = others.loc[others.groupby("study")["accuracy"].idxmax()].set_index("study")
+    for study in own.index:
+        ends = interval(own.loc[study, "right"], best.loc[study, "right"], donors[study])
+        gain = own.loc[study, "accuracy"] - best.loc[study, "accuracy"]
+        rows.append(row(f"{study}: accuracy over the best baseline", gain, 0.0, ends=ends))
     for what in ("accuracy", "macro_f1"):
         mean = others.groupby("method")[what].mean().max()
         rows.append(row(f"mean of studies: {what} over the best baseline", own[what].mean() - mean, 0.1))
@@ -70,6 +101,13 @@ def of_model(results: Mapping[str, Any], name: str) -> list[Row]:
         if name in of
     ]
     return rows
+
+
+def donors_of(path: Path) -> np.ndarray:
+    """Name the donor of each cell that has a type."""
+    obs = ad.read_h5ad(path, backed="r").obs
+    known = obs["cell_type"].notna()
+    return obs.get("donor_id", pd.Series("", obs.index))[known].astype(str).to_numpy(dtype=object)
 
 
 def of_embedding(results: Mapping[str, Any]) -> list[Row]:
@@ -129,7 +167,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             results[title] = made(Namespace(**vars(part) | {"model": model}))
             if not options.smoke:
                 command.keep(title, command.record(options, results[title]))
-        rows = {name: of_model(results, name) + of_labels(name, corpora) for name in names}
+        donors = {path.stem: donors_of(path) for path in (corpora / "external").glob("*.h5ad")}
+        rows = {name: of_model(results, name, donors) + of_labels(name, corpora) for name in names}
     rows[names[0]] += of_embedding(results) + of_generation(results)
     for name, of_name in rows.items():
         show(name, of_name)
@@ -141,7 +180,8 @@ def show(name: str, rows: Sequence[Row]) -> None:
     table = Table("target", "now", "wanted", "", title=name, title_justify="left")
     for one in rows:
         ends = [f"{sign} {one[key]:g}" for sign, key in (("≥", "at_least"), ("≤", "at_most")) if one[key] is not None]
-        table.add_row(one["target"], f"{one['now']:.3f}", " and ".join(ends), "met" if one["met"] else "missed")
+        now = f"{one['now']:.3f}" + (" ({:.3f} to {:.3f})".format(*one["ends"]) if one["ends"] else "")
+        table.add_row(one["target"], now, " and ".join(ends), "met" if one["met"] else "missed")
     Console(width=120).print(table)
 
 

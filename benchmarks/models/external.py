@@ -62,12 +62,13 @@ IN_SOURCES = 5  # a gene of "all genes" is measured by so many sources at least
 # --- scores ---
 
 
-def by_ontology(p_CV: np.ndarray, labels: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
+def by_ontology(p_CV: np.ndarray, labels: Sequence[str], truth: Sequence[str]) -> dict[str, Any]:
     """Score predictions against the labels of a study, which may be finer or coarser than those of the corpus.
 
     Returns
     -------
-    `accuracy`, `macro_f1` of the predicted labels; `among_accuracy`, `among_macro_f1` among the study's labels.
+    `accuracy`, `macro_f1` of the predicted labels, and `right`, a 1 or 0 for each cell; `among_accuracy`,
+    `among_macro_f1` among the study's labels.
     """
     compare = ontology_of("cell_type").compare
     names = sorted(set(truth))
@@ -87,6 +88,7 @@ def by_ontology(p_CV: np.ndarray, labels: Sequence[str], truth: Sequence[str]) -
     return {
         "accuracy": float((found_C == truth_C).mean()),
         "macro_f1": macro_f1(found_C, truth_C),
+        "right": "".join(np.where(found_C == truth_C, "1", "0")),
         "among_accuracy": float((among_C == truth_C).mean()),
         "among_macro_f1": macro_f1(among_C, truth_C),
     }

@@ -69,11 +69,11 @@ def grouped(predicted_C: np.ndarray, truth_C: np.ndarray, groups: Mapping[str, S
     return {"accuracy": float((predicted == truth).mean()), "macro_f1": external.macro_f1(predicted, truth)}
 
 
-def by_ontology(predicted_C: np.ndarray, truth_C: np.ndarray) -> dict[str, float]:
+def by_ontology(predicted_C: np.ndarray, truth_C: np.ndarray) -> dict[str, Any]:
     """Score reported labels as `external` scores the most probable ones."""
     labels, label_C = np.unique(predicted_C, return_inverse=True)
     found = external.by_ontology(np.eye(len(labels))[label_C], labels.tolist(), truth_C.tolist())
-    return {name: found[name] for name in ("accuracy", "macro_f1")}
+    return {name: found[name] for name in ("accuracy", "macro_f1", "right")}
 
 
 def share_right(phenotype: str, predicted_C: pd.Series, truth: str | pd.Series) -> float:

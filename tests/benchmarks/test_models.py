@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,19 +17,34 @@ def test_a_target_is_met_from_its_bound_on():
     assert [models.row("", now, 0.8)["met"] for now in (0.79, 0.8, 1.3)] == [False, True, True]
     assert [models.row("", now, 0.8, 1.2)["met"] for now in (0.79, 1.2, 1.3)] == [False, True, False]
     assert [models.row("", now, None, 0.05)["met"] for now in (-0.2, 0.06)] == [True, False]
+    assert [models.row("", -0.1, 0.0, ends=(-0.3, high))["met"] for high in (-0.01, 0.02)] == [False, True]
+
+
+def test_the_interval_of_a_gain_is_that_of_cells_or_of_five_donors():
+    own, other = "1" * 60 + "0" * 40, "1" * 40 + "0" * 60
+    low, high = models.interval(own, other, np.array([""] * 100, dtype=object))
+    error = np.sqrt(0.2 * 0.8 / 100)  # of a mean of 20 ones and 80 zeros
+    assert [low, high] == pytest.approx([0.2 - 1.96 * error, 0.2 + 1.96 * error], abs=0.02)
+    low, high = models.interval(own, other, np.repeat(list("abcde"), 20).astype(object))
+    assert (low, high) == (0, pytest.approx(0.6, abs=0.01))  # one donor of five has all of the gain
+    assert models.interval(own, own, np.arange(100)) == [0, 0]
+
+
+def bits(accuracy: float) -> str:
+    return "".join("1" if n < accuracy * 1000 else "0" for n in range(1000))
 
 
 def test_a_model_is_compared_with_the_best_baseline_of_each_study_and_with_the_best_of_their_means():
     own = {("heart_san_kanemaru", models.TYPES): 0.9, ("b", models.TYPES): 0.5, ("b", models.SAME): 0.7}
     never_seen = [
-        {"model": name, "study": study, "score": score, "accuracy": value, "macro_f1": value / 2}
+        {"model": name, "study": study, "score": score, "accuracy": value, "macro_f1": value / 2, "right": bits(value)}
         for name, factor in (("mine", 1.0), ("other", 0.0))
         for (study, score), of in own.items()
         for value in [factor * of]
     ]
     others = {("heart_san_kanemaru", "x"): 0.95, ("b", "x"): 0.1, ("heart_san_kanemaru", "y"): 0.5, ("b", "y"): 0.6}
     external = [
-        {"study": study, "method": who, "accuracy": value, "macro_f1": value / 2}
+        {"study": study, "method": who, "accuracy": value, "macro_f1": value / 2, "right": bits(value)}
         for (study, who), value in others.items()
     ]
     known = [
@@ -36,7 +52,8 @@ def test_a_model_is_compared_with_the_best_baseline_of_each_study_and_with_the_b
         for who, value in (("mine", 0.8), (models.known.REGRESSION, 0.7))
     ]
     results = {"never_seen": {"rows": never_seen}, "external": {"rows": external}, "known": {"rows": known}}
-    found = pd.DataFrame(models.of_model(results, "mine")).set_index("target")
+    donors = dict.fromkeys(("heart_san_kanemaru", "b"), np.zeros(1000))
+    found = pd.DataFrame(models.of_model(results, "mine", donors)).set_index("target")
     assert found["now"].to_dict() == pytest.approx(
         {
             "heart_san_kanemaru: types, by ontology, accuracy": 0.9,
