@@ -34,7 +34,7 @@ def kept(name: str) -> dict[str, Any]:
 def where(*names: str) -> str:
     """Say by which commands, when and where results were measured."""
     found = [kept(name) for name in names]
-    commands = ", ".join(f"`{one['command'].partition(' --')[0]}`" for one in found)
+    commands = ", ".join(dict.fromkeys(f"`{one['command'].partition(' --')[0]}`" for one in found))
     dates = " and ".join(sorted({one["date"] for one in found}))
     return f"By {commands}; seed {found[0]['seed']}, {found[0]['hardware']['processor']}, {dates}."
 
