@@ -438,7 +438,7 @@ def test_a_donor_in_several_splits_is_counted_once(adata, tmp_path):
     assert source["donors_in_all"] == 12 == source["donors"]["train"]
 
 
-def test_ages_that_no_training_donor_has_are_kept_in_years(adata, tmp_path):
+def test_ages_that_no_training_donor_has_are_kept_in_years(adata, tmp_path, caplog):
     adata.obs["development_stage"] = [f"{20 + int(d[5:])}-year-old stage" for d in adata.obs["donor_id"]]
     adata.obs["development_stage"] = adata.obs["development_stage"].where(np.arange(400) % 5 > 0, "adult stage")
     corpus = prepare(adata, tmp_path / "corpus", config=CONFIG)
@@ -446,6 +446,8 @@ def test_ages_that_no_training_donor_has_are_kept_in_years(adata, tmp_path):
     expected = adata.obs["development_stage"][test.names_C].str.extract(r"^(\d+)")[0].astype(np.float32)
     np.testing.assert_array_equal(test.years_C, expected)
     assert (test.labels_CP[np.isfinite(test.years_C), age] == -1).all()
+    ages = len(corpus.tokenizer.schema.labels[age])
+    assert f"age: 1 of {ages} labels name no years: 'adult stage'" in caplog.messages
 
 
 @pytest.mark.parametrize("seen", [-0.1, 0.6])

@@ -18,14 +18,14 @@ from sklearn.metrics import f1_score
 from polygene.cli.describe import describe
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
-from polygene.errors import ColumnError, DataError, OutputError, PhenotypeError
+from polygene.errors import ColumnError, CorpusError, DataError, OutputError, PhenotypeError
 from polygene.evaluation.evaluate import evaluate
 from polygene.model.calibration import Calibration
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
 from polygene.model.metrics import Metrics
 from polygene.runtime.subsample import spread
-from polygene.tl import annotate, finetune
+from polygene.tl import annotate, balance, counterfactual, denoise, finetune, generate
 
 MakeAnnData = Callable[..., ad.AnnData]
 
@@ -190,9 +190,9 @@ def test_without_donors_or_with_one_a_warning_calls_the_score_flattering(
 
 
 def test_labels_of_a_phenotype_it_has_are_added_to_those_it_knows(
-    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The labels of the cells are predicted then; the others stay in the vocabulary."""
+    """The labels of the cells are predicted then; the others stay in the vocabulary, which is said."""
     renamed = {"B cell": "B cell", "T cell": "memory T cell", "monocyte": "classical monocyte"}
     adata.obs["cell_type"] = adata.obs["cell_type"].map(renamed)
     tuned = finetune(adata, tiny_model, label="cell_type", out=tmp_path / "mine")
@@ -202,6 +202,7 @@ def test_labels_of_a_phenotype_it_has_are_added_to_those_it_knows(
     p_CV = predicted(adata, tuned, "cell_type")
     old = [v for v, label in enumerate(schema.labels[2]) if label not in renamed.values()]
     assert p_CV[:, old].max() < 1e-6
+    assert f"cell_type: {len(old)} other labels of the model are not predicted any more" in caplog.text
     best = np.array(schema.labels[2])[p_CV.argmax(axis=1)]
     assert (best == adata.obs["cell_type"].astype(str)).mean() > 0.9
 
@@ -222,6 +223,33 @@ def test_a_second_head_leaves_the_first_alone(adata: ad.AnnData, tiny_model: Pol
     assert again.heads["cell_type"].n_known(32) == len(tiny_model.tokenizer.schema.labels[2])
 
 
+def test_a_label_of_ones_own_is_learned_again_and_more_labels_with_it(
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+) -> None:
+    first = finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "one")
+    assert first.heads["stage_of_mine"].query == "cell_type"
+    adata.obs["stage of mine"] = np.where(np.arange(200) % 2, adata.obs["stage of mine"].astype(str), "another")
+    again = finetune(adata, PolyGene.from_pretrained(tmp_path / "one"), label="stage of mine")
+    assert again.heads["stage_of_mine"].query == "cell_type"
+    assert again.tokenizer.schema.labels[-1][-1] == "another"
+    assert predicted(adata, again, "stage_of_mine").shape == (200, len(again.tokenizer.schema.labels[-1]))
+
+
+def test_labels_of_ones_own_cannot_be_given_or_asked_for(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    tuned = finetune(adata, tiny_model, label="stage of mine")
+    ways: dict[str, Callable[[], object]] = {
+        "annotate": lambda: annotate(adata, tuned, given="stage_of_mine"),
+        "denoise": lambda: denoise(adata, tuned, given=["stage_of_mine"]),
+        "generate": lambda: generate(tuned, {"stage_of_mine": "my T cell"}, n_cells=2),
+        "balance": lambda: balance(adata, tuned, key="stage_of_mine"),
+        "counterfactual": lambda: counterfactual(adata, tuned, changes={"stage_of_mine": "my T cell"}),
+        "given to it": lambda: counterfactual(adata, tuned, changes={"sex": "male"}, given="stage_of_mine"),
+    }
+    for way in ways.values():
+        with pytest.raises(PhenotypeError, match="stage_of_mine: fine-tuned labels can be predicted, but not given"):
+            way()
+
+
 def test_a_tuned_model_is_evaluated_on_cells_of_its_own(
     adata: ad.AnnData, make_adata: MakeAnnData, tiny_model: PolyGene, tmp_path: Path
 ) -> None:
@@ -230,7 +258,9 @@ def test_a_tuned_model_is_evaluated_on_cells_of_its_own(
     corpus = prepare(adata, tmp_path / "corpus", config=config, tokenizer=tuned.tokenizer)
     assert isinstance(corpus, Corpus)
     assert corpus.tokenizer.fingerprint() == tuned.tokenizer.fingerprint()
-    results = evaluate(tuned, corpus)
+    results = evaluate(tmp_path / "mine", tmp_path / "corpus")
+    with pytest.raises(CorpusError, match=r"fine-tuned on stage_of_mine, which .*other does not know"):
+        evaluate(tuned, prepare(adata, tmp_path / "other", config=config, tokenizer=tiny_model.tokenizer))
     scored = set(results.scores.phenotype)
     assert {"stage_of_mine", "cell_type"} <= scored
 

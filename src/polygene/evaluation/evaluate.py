@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,8 @@ Tallies = dict[str, dict[str, Tally]]
 """Phenotype (and "age in years") → predictor → what its scores need."""
 
 
-def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Evaluation:
-    """Score a model on the test cells of a corpus, beside its baselines.
+def evaluate(model: PolyGene | str | Path, corpus: Corpus | str | Path, *, seed: int = 0) -> Evaluation:
+    """Score a model on the test cells of a corpus, beside its baselines; either may be named by its folder.
 
     Baselines learn from the cells that trained the model, at most 100,000 of them, with class weights where its recipe
     had them. A phenotype is scored within the sources in which it varies; one that varies in none is left out. Where
@@ -79,6 +80,12 @@ def evaluate(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Evaluation:
         The seed is negative.
     """
     one_process("evaluate")
+    model = model if isinstance(model, PolyGene) else PolyGene.from_pretrained(model)
+    corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
+    if model.heads and model.tokenizer.fingerprint() != corpus.info["tokenizer"]:
+        of, scores = ", ".join(model.heads), "its own scores on held-out donors are in `polygene info`"
+        msg = f"the model was fine-tuned on {of}, which {corpus.folder} does not know: evaluate that before; {scores}."
+        raise CorpusError(msg)
     predictions = predict_split(model, corpus, seed=seed)
     train, test, schema = corpus.split("train"), corpus.split("test"), corpus.tokenizer.schema
     classes = [

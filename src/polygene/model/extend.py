@@ -40,9 +40,9 @@ def phenotype_of(model: PolyGene, column: str) -> str:
 
 
 def query_like(model: PolyGene, column: str) -> str:
-    """Name the phenotype whose query serves this column of `obs`: its own, else the one of cell types."""
+    """Name the phenotype whose query serves this column of `obs`: its own if the network learned it, or cell types."""
     phenotypes = model.tokenizer.schema.phenotypes
-    own = [one.name for one in phenotypes if one.column == column]
+    own = [one.name for one in phenotypes if one.column == column and not one.added]
     return [*own, *(one.name for one in phenotypes if one.name == "cell_type"), phenotypes[0].name][0]
 
 

@@ -55,9 +55,10 @@ def finetune(
 ) -> PolyGene:
     """Fine-tune a model on the labels of a column of `obs`, in seconds; the result is a normal PolyGene model.
 
-    The column becomes a phenotype of the model, or adds its labels to the phenotype that is read from it. A head
-    predicts them from what the network makes of a cell and from genes of the file, also those outside the panel. All
-    other predictions stay as they were. The labels can be predicted but not given.
+    The column becomes a phenotype of the model. A head predicts its labels from what the network makes of a cell and
+    from genes of the file, also those outside the panel. All other predictions stay as they were; of a phenotype that
+    the model reads from a column of this name, such as cell_type, only the labels of `adata` are predicted from then
+    on. The labels of a new phenotype can be predicted but not given.
 
     Parameters
     ----------
@@ -95,6 +96,9 @@ def finetune(
     about = (labels_C[known], donors_C[known], len(labels), seed)
     head, fit = _fitted(model, reader, query_like(model, label), known, *about)
     _say(name, len(known), len(labels), fit)
+    if lost := len(extended.tokenizer.schema.labels[extended.tokenizer.schema.index(name)]) - len(labels):
+        do = "to keep them, learn from a copy of the column under another name"
+        logger.warning("%s: %d other labels of the model are not predicted any more; %s", name, lost, do)
     schema, held_out = extended.tokenizer.schema, known[fit.held_out_C]
     places_V = np.array([schema.labels[schema.index(name)].index(one) for one in labels])
     # the scores of this phenotype are of the labels as they were

@@ -20,7 +20,7 @@ from polygene.runtime.hashing import uniform
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_count, check_seed
-from polygene.tl._reader import load_model, made_by, panel_var, written
+from polygene.tl._reader import check_given, load_model, made_by, panel_var, written
 from polygene.vocab.phenotypes import PhenotypeSchema
 
 GENERATED = "polygene_generated"
@@ -155,6 +155,7 @@ def _label_indices(
 ) -> np.ndarray:
     """labels_CP int16 of control tokens, -1 where none is given."""
     labels_CP = np.full((n_cells, len(schema.names)), -1, dtype=np.int16)
+    check_given(schema, labels)
     for name, label in labels.items():
         labels_CP[:, schema.index(name)] = schema.label_indices(name, label, n_cells)
     for name in predict:

@@ -7,6 +7,7 @@ import numpy as np
 
 from polygene.errors import DataError, PhenotypeError, missing_column
 from polygene.io.read import CellSource
+from polygene.tl._reader import check_given
 from polygene.vocab.phenotypes import PhenotypeSchema
 
 logger = logging.getLogger("polygene")
@@ -54,13 +55,14 @@ def read_controls(
         if column not in cells.columns:
             do = f"Put it there, such as obs['polygene_{name}'], which `annotate` writes."
             raise missing_column(column, cells.columns, of=cells.label, holds=f"the present {name} of each cell", do=do)
-    columns = {phenotype.name: phenotype.column for phenotype in schema.phenotypes}
+    check_given(schema, [*named, *(schema.names[p] for p in found)])
+    columns = {phenotype.name: phenotype.column for phenotype in schema.phenotypes if not phenotype.added}
     use = [name for p, name in enumerate(schema.names) if p in found or name in named]
     complete = {columns[name] for name in use} <= set(cells.columns)
     obs = cells.frame(columns.values()) if complete else cells.obs  # all of obs for a helpful error
     labels_CP = schema.encode(obs, use=use)
     if given is None:
-        others = [name for name in schema.names if name not in use and columns[name] in obs]
+        others = [name for name, column in columns.items() if name not in use and column in obs]
         labels_CP = np.maximum(labels_CP, schema.encode(obs, use=others, unknown="not given"))
     return labels_CP
 

@@ -4,7 +4,7 @@ Legend: C cells, G panel genes, M measured panel genes, P phenotypes.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import sparse
 
 from polygene._version import __version__
-from polygene.errors import DataError, GeneError, missing_column
+from polygene.errors import DataError, GeneError, PhenotypeError, missing_column
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import Results, ResultsChunk, check_writable, track
 from polygene.model.checkpoint import PolyGene
@@ -53,6 +53,7 @@ class CellReader:
         self._tokenizer, self._totals = tokenizer, totals
         self._warned = False
         schema = tokenizer.schema
+        check_given(schema, given)
         columns = [schema.phenotypes[schema.index(name)].column for name in given]
         complete = set(columns) <= set(cells.columns)
         # -1 but for the given phenotypes; all of obs for a helpful error
@@ -137,6 +138,13 @@ def phenotypes_named(schema: PhenotypeSchema, names: str | Sequence[str]) -> lis
     """Return names of phenotypes, one or several, in the order of the schema."""
     chosen = {schema.index(name) for name in ([names] if isinstance(names, str) else names)}
     return [schema.names[p] for p in sorted(chosen)]
+
+
+def check_given(schema: PhenotypeSchema, names: Iterable[str]) -> None:
+    """Refuse to condition on labels that came with fine-tuning."""
+    if tuned := [name for name in names if schema.phenotypes[schema.index(name)].added]:
+        msg = f"{', '.join(tuned)}: fine-tuned labels can be predicted, but not given: the network never learned them."
+        raise PhenotypeError(msg)
 
 
 def load_model(model: object) -> PolyGene:
