@@ -447,7 +447,7 @@ def test_ages_that_no_training_donor_has_are_kept_in_years(adata, tmp_path, capl
     np.testing.assert_array_equal(test.years_C, expected)
     assert (test.labels_CP[np.isfinite(test.years_C), age] == -1).all()
     ages = len(corpus.tokenizer.schema.labels[age])
-    assert f"age: 1 of {ages} labels name no years: 'adult stage'" in caplog.messages
+    assert f"age: 1 of {ages} labels name no years: adult stage" in caplog.messages
 
 
 @pytest.mark.parametrize("seen", [-0.1, 0.6])

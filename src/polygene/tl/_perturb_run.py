@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from polygene.errors import check_sums
+from polygene.errors import DataError, check_sums
 from polygene.evaluation.metrics import expected_years
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import folds_of
@@ -288,8 +288,8 @@ def _resume(part: Path | None, key: str, sums: Sums) -> tuple[int, int]:
                 vars(sums).update({name: saved[name] for name in vars(sums)})
                 logger.info("going on from %s", part)
                 return at
-            why = "is of another model, other cells or other targets"
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        why = "is damaged"
-    logger.warning("%s %s: starting from the beginning", part, why)
-    return 0, 0
+        logger.warning("%s is damaged: starting from the beginning", part)
+        return 0, 0
+    msg = f"{part} is a stopped run of another model, other cells or other targets: finish that, or delete the file."
+    raise DataError(msg)
