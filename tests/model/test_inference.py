@@ -12,8 +12,16 @@ import torch
 from polygene.errors import PhenotypeError
 from polygene.model.batches import batches, by_rows, pack_cells
 from polygene.model.checkpoint import PolyGene
-from polygene.model.inference import bin_probabilities, bins_from_logits, cell_states, known_tokens, label_probabilities
+from polygene.model.inference import (
+    bin_probabilities,
+    bins_from_logits,
+    cell_states,
+    known_tokens,
+    label_probabilities,
+    shared_tokens,
+)
 from polygene.model.masking import MaskingCollator, MaskingConfig
+from polygene.nn.known import KnownTokens
 from polygene.nn.losses import LossConfig, gene_targets
 from polygene.vocab.binning import ExpressionBinner
 
@@ -196,6 +204,24 @@ def test_a_phenotype_that_the_model_does_not_know_is_named(tiny_model, toy_cells
         label_probabilities(tiny_model, toy_cells, predict=["cell_tpe"])
     with pytest.raises(PhenotypeError, match=r"'sexe'.*mean 'sex'"):
         cell_states(tiny_model, toy_cells, given=["sexe"])
+
+
+def test_predictions_on_a_cpu_are_float32_under_autocast_too(tiny_model, toy_cells, monkeypatch):
+    monkeypatch.setattr("polygene.model.batches.TOKENS_PER_ROW", 60)
+    monkeypatch.setattr(
+        "polygene.model.inference.known_tokens",
+        lambda model, _: KnownTokens.of(model.network.bert, shared_tokens(model.tokenizer)),
+    )
+    plain, before = label_probabilities(tiny_model, toy_cells, predict=NAMES), torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            with torch.autocast("cpu", torch.bfloat16):
+                found = label_probabilities(tiny_model, toy_cells, predict=NAMES)
+            for one, other in zip(plain, found, strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-6)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_share_the_rows_and_change_no_prediction(tiny_model, toy_cells, monkeypatch):

@@ -12,14 +12,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def predicts(function: Function) -> Function:
-    """Run a function of a model without gradients and without dropout; each module gets its mode back."""
+    """Run a function of a model without gradients and dropout, on a CPU in float32; each module gets its mode back."""
 
     @wraps(function)
     def run(model: PolyGene, *args: Any, **kwargs: Any) -> Any:
         in_training = [module for module in model.network.modules() if module.training]
         model.network.eval()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.autocast("cpu", enabled=False):  # which threads would not hear of
                 return function(model, *args, **kwargs)
         finally:
             for module in in_training:
