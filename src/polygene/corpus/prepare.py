@@ -22,7 +22,7 @@ import numpy as np
 from polygene.corpus.arrow import ShardWriter, cell_tables
 from polygene.corpus.config import PrepareConfig
 from polygene.corpus.corpus import Corpus
-from polygene.corpus.source import PreparedSource, describe, years_of
+from polygene.corpus.source import PreparedSource, describe, warn_of_ages, years_of
 from polygene.corpus.split import split_cells
 from polygene.corpus.variable_genes import (
     GeneMoments,
@@ -41,10 +41,8 @@ from polygene.runtime.hashing import uniform
 from polygene.runtime.pool import process_pool
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import WHOLE, Part, one_process
-from polygene.vocab.ages import age_in_years
 from polygene.vocab.binning import ExpressionBinner, InverseFit
 from polygene.vocab.columns import SYNTHETIC, is_synthetic
-from polygene.vocab.columns import some as listed
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
@@ -185,9 +183,7 @@ class Preparation:
         kind, n_bins = self.config.binning, () if self.config.binning == "binary" else (self.config.n_bins,)
         binner: ExpressionBinner = getattr(ExpressionBinner, kind)(*n_bins)
         schema = PhenotypeSchema.fit(counts, phenotypes)  # too many labels are refused before the hours of ranking
-        for one, ages in zip(schema.phenotypes, schema.labels, strict=True):
-            if one.ordinal == "age" and (other := [age for age in ages if age_in_years(age) is None]):
-                logger.warning("%s: %d of %d labels name no years: %s", one.name, len(other), len(ages), listed(other))
+        warn_of_ages(schema)
         panel = self._rank()
         return CellTokenizer(panel=panel, binner=binner, schema=schema, inverse=InverseFit(binner, len(panel)).finish())
 

@@ -17,7 +17,7 @@ from polygene.corpus.config import PrepareConfig
 from polygene.errors import PolyGeneError
 from polygene.io.read import CellSource
 from polygene.vocab.ages import age_in_years
-from polygene.vocab.columns import given_texts, is_synthetic
+from polygene.vocab.columns import given_texts, is_synthetic, some
 from polygene.vocab.expression import TOTALS, log1p_values, warn_totals
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.panel import merged_genes
@@ -145,6 +145,13 @@ def years_of(frame: pd.DataFrame, phenotypes: Sequence[Phenotype]) -> np.ndarray
             years = [age_in_years(text) for text in texts]
             return np.array([*(np.nan if one is None else one for one in years), np.nan], np.float32)[codes_C]
     return np.full(len(frame), np.nan, np.float32)
+
+
+def warn_of_ages(schema: PhenotypeSchema) -> None:
+    """Name the labels of ages that are no number of years: no mean and no order holds them."""
+    for one, labels in zip(schema.phenotypes, schema.labels, strict=True):
+        if one.ordinal == "age" and (other := [label for label in labels if age_in_years(label) is None]):
+            logger.warning("%s: %d of %d labels name no years: %s", one.name, len(other), len(labels), some(other))
 
 
 def _n_donors(donor_C: np.ndarray) -> int:
