@@ -34,7 +34,7 @@ from benchmarks.models.card import HEART, PBMC
 from benchmarks.models.never_seen import SAME, TYPES
 from benchmarks.shared import command, effort
 from polygene.corpus.corpus import Corpus
-from polygene.evaluation.bootstrap import N_RESAMPLES, TAILS
+from polygene.evaluation.bootstrap import TAILS, resampled
 from polygene.model.shipped import NAMES
 from polygene.vocab.gene_names import XIST, Y_GENES
 
@@ -58,14 +58,11 @@ def row(
 
 
 def interval(own: str, other: str, donor_C: np.ndarray, seed: int = 0) -> list[float]:
-    """Resample how much more often one of two is right on the same cells."""
+    """Resample how much more often one of two is right on the same cells. Legend: C cells, R resamples."""
     right_C, other_C = (np.array(list(bits), dtype=float) for bits in (own, other))
-    several = len(set(donor_C)) >= FEWEST_DONORS
-    unit_C = donor_C if several else np.arange(len(right_C))
-    gains = pd.DataFrame({"gain": right_C - other_C, "cells": 1.0}).groupby(unit_C).sum().to_numpy()
-    rng, n = np.random.default_rng(seed), len(gains)
-    sums = np.array([rng.multinomial(n, np.full(n, 1 / n)) @ gains for _ in range(N_RESAMPLES)])
-    return [float(end) for end in np.quantile(sums[:, 0] / sums[:, 1], TAILS)]
+    unit_C = donor_C if len(set(donor_C)) >= FEWEST_DONORS else np.arange(len(right_C))
+    sums_R2 = resampled(np.stack([right_C - other_C, np.ones(len(right_C))], axis=1), unit_C, seed)
+    return [float(end) for end in np.quantile(sums_R2[:, 0] / sums_R2[:, 1], TAILS)]
 
 
 def of_model(results: Mapping[str, Any], name: str, donors: Mapping[str, np.ndarray]) -> list[Row]:

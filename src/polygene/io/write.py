@@ -173,7 +173,6 @@ def _merge(parts: list[Path], results: Results, whole: Path) -> None:
         sparse_takes = 3 if results.columns_M is not None else 1  # a column's number, of up to 8 bytes, beside 4
         _reserve(whole, sparse_takes * sum(part.stat().st_size for part in parts))
         with h5py.File(whole, "r+") as file:
-            remove(results.replaces, *(_group(file, name) for name in ("obs", "obsm", "uns")))
             _append_to_h5ad(file, chunks, results)
             uns = _group(_group(file, "uns"), UNS_KEY)
             before = read_elem(uns[results.verb]) if results.verb in uns else None
@@ -203,6 +202,7 @@ def _reserve(file: Path, n_bytes: int) -> None:
 def _append_to_h5ad(file: h5py.File, chunks: Iterable[ResultsChunk], results: Results) -> None:
     """Write the columns and arrays of the first chunk as anndata does, and lengthen them with every other."""
     obs, obsm = _columns(file, "obs", ()), _group(file, "obsm")
+    remove(results.replaces, obs, obsm, _group(file, "uns"))
     if results.var:
         var = _columns(file, "var", results.var)
         for name, values in results.var.items():

@@ -138,8 +138,8 @@ def annotate(
     if "sex" in predict and not _tells_sex(model, reader.match.measured_G):
         why = "the file measures neither XIST nor a gene of Y, which alone tell it in any study"
         logger.warning("sex: %s; each cell gets the share of the sexes that the model expects of any cell", why)
-    done, written = f"annotated ({', '.join(predict)})", {*schema.names, "novelty", "unknown"}
-    replaces = earlier(reader.cells.columns, {*predict, "novelty", "unknown"}, written)
+    done, always = f"annotated ({', '.join(predict)})", ("novelty", "unknown")
+    replaces = earlier(reader.cells.columns, (*predict, *always), (*schema.names, *always))
     results = results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns(), replaces=replaces)
     if vote:
         results = with_votes(results, vote, lambda: principal_components(reader, len(model.tokenizer.panel)))

@@ -96,10 +96,10 @@ def finetune(
     about = (labels_C[known], donors_C[known], len(labels), seed)
     head, fit = _fitted(model, reader, query_like(model, label), known, *about)
     _say(name, len(known), len(labels), fit)
-    if lost := len(extended.tokenizer.schema.labels[extended.tokenizer.schema.index(name)]) - len(labels):
+    schema, held_out = extended.tokenizer.schema, known[fit.held_out_C]
+    if lost := len(schema.labels[schema.index(name)]) - len(labels):
         do = "to keep them, learn from a copy of the column under another name"
         logger.warning("%s: %d other labels of the model are not predicted any more; %s", name, lost, do)
-    schema, held_out = extended.tokenizer.schema, known[fit.held_out_C]
     places_V = np.array([schema.labels[schema.index(name)].index(one) for one in labels])
     # the scores of this phenotype are of the labels as they were
     validation = {key: value for key, value in model.metrics.validation.items() if not key.startswith(f"{name}_")}
