@@ -131,6 +131,6 @@ def _measured_genes(reader: CellReader) -> tuple[np.ndarray, dict[str, Any]]:
     order_M = np.argsort(columns_M)
     is_panel = np.isin(np.arange(len(reader.cells.features)), columns_M)
     if n_others := int((~is_panel).sum()):
-        why = "the model does not read them; adata.var['polygene_panel'] tells the others"
+        why = "the model does not know them; var['polygene_panel'] is True for those that have one"
         logger.warning("%s genes get no value, which reads as 0 in the layer: %s", f"{n_others:,}", why)
     return genes_M[order_M], {"columns_M": columns_M[order_M], "var": {"polygene_panel": is_panel}}
