@@ -50,9 +50,9 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     cells.write_h5ad(folder / "pbmc.h5ad")
     said = Said()
     worker._SPEAKER[:] = [said]
-    file = jobs.read(path=str(folder / "pbmc.h5ad"), name="pbmc.h5ad", folder=str(folder))
-    jobs.annotate(file=file, folder=str(folder), options=OPTIONS)
-    jobs.draw(file=file, folder=str(folder), model=OPTIONS["model"], plane="X_umap")
+    file = jobs.read(path=str(folder / "pbmc.h5ad"), name="pbmc.h5ad", folder=folder)
+    jobs.annotate(file=file, folder=folder, options=OPTIONS)
+    jobs.draw(file=file, folder=folder, model=OPTIONS["model"], plane="X_umap")
     worker._SPEAKER.clear()
     state = {key: said.state(key) for key in ("file", "run", "map", "plane")}
     return {"folder": folder, "file": file, "cells": cells, "run": state["run"], "state": state}
@@ -60,7 +60,7 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def select(annotated: dict[str, Any], rows: list[int]) -> dict[str, Any]:
     (annotated["folder"] / "selection.bin").write_bytes(np.array(rows, np.uint32).tobytes())
-    return {"file": annotated["file"], "folder": str(annotated["folder"])}
+    return {"file": annotated["file"], "folder": annotated["folder"]}
 
 
 def test_the_overview_says_what_is_in_the_file_and_what_to_expect(annotated) -> None:
@@ -120,7 +120,7 @@ def test_the_plane_of_the_file_keeps_its_shape(annotated) -> None:
 
 
 def test_a_gene_is_shown_in_log1p_counts_per_10000(annotated) -> None:
-    jobs.gene(file=annotated["file"], folder=str(annotated["folder"]), name="LYZ")
+    jobs.gene(file=annotated["file"], folder=annotated["folder"], name="LYZ")
     _, values_C = unpacked(column_file(annotated["folder"], "gene LYZ"))
     counts_CG = annotated["cells"].X.toarray()
     own_C = counts_CG[:, annotated["cells"].var_names.get_loc("LYZ")]
@@ -130,7 +130,7 @@ def test_a_gene_is_shown_in_log1p_counts_per_10000(annotated) -> None:
 def test_a_gene_that_is_not_there_is_refused_in_words(annotated) -> None:
     for name in ("NOPE", ""):
         with pytest.raises(GeneError, match=f"'{name}' is not among the 13,656 genes"):
-            jobs.gene(file=annotated["file"], folder=str(annotated["folder"]), name=name)
+            jobs.gene(file=annotated["file"], folder=annotated["folder"], name=name)
 
 
 def test_selected_cells_are_described_by_their_mean_probabilities(annotated) -> None:
@@ -199,7 +199,7 @@ def test_a_question_about_no_cell_is_refused_in_words(annotated) -> None:
 
 def test_tables_hold_the_predictions_with_the_names_of_the_cells(annotated) -> None:
     for what, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
-        jobs.take(what=what, state=annotated["state"], folder=str(annotated["folder"]))
+        jobs.take(what=what, state=annotated["state"], folder=annotated["folder"])
         table = read(annotated["folder"] / f"take.{what}")
         obs = ad.read_h5ad(annotated["folder"] / "annotated.h5ad").obs
         assert table["cell"].tolist() == obs.index.tolist()
@@ -208,7 +208,7 @@ def test_tables_hold_the_predictions_with_the_names_of_the_cells(annotated) -> N
 
 def test_the_report_escapes_what_comes_from_the_file(annotated) -> None:
     state = annotated["state"] | {"file": annotated["file"] | {"name": "<script>alert(1)</script>.h5ad"}}
-    jobs.take(what="html", state=state, folder=str(annotated["folder"]))
+    jobs.take(what="html", state=state, folder=annotated["folder"])
     text = (annotated["folder"] / "take.html").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;" in text
@@ -244,7 +244,7 @@ def test_html_in_names_stays_text(tmp_path: Path, make_adata) -> None:
     cells.obs[evil] = pd.Categorical([evil, "b", "c"] * 10)
     cells.var_names = [evil, *cells.var_names[1:]]
     cells.write_h5ad(tmp_path / "cells.h5ad")
-    file = jobs.read(path=str(tmp_path / "cells.h5ad"), name=evil, folder=str(tmp_path))
+    file = jobs.read(path=str(tmp_path / "cells.h5ad"), name=evil, folder=tmp_path)
     assert evil in [one["name"] for one in file["columns"]]
     assert json.loads((tmp_path / "genes.json").read_text())["all"][0] == evil
 
@@ -274,7 +274,7 @@ def test_broken_files_give_the_messages_of_the_command_line(tmp_path: Path, cont
     file = tmp_path / "cells.h5ad"
     file.write_bytes(content)
     with pytest.raises(DataError) as of_page:
-        jobs.read(path=str(file), name="cells.h5ad", folder=str(tmp_path))
+        jobs.read(path=str(file), name="cells.h5ad", folder=tmp_path)
     with pytest.raises(DataError) as of_verb:
         pg.tl.annotate(file, out=tmp_path / "out.h5ad")
     assert says in str(of_page.value)
@@ -286,10 +286,10 @@ def test_scaled_values_are_a_problem_that_another_layer_solves(tmp_path: Path) -
     cells.layers["counts"] = cells.X.copy()
     cells.X = sparse.csr_matrix(cells.X.toarray() - 1)
     cells.write_h5ad(tmp_path / "cells.h5ad")
-    file = jobs.read(path=str(tmp_path / "cells.h5ad"), name="cells.h5ad", folder=str(tmp_path))
+    file = jobs.read(path=str(tmp_path / "cells.h5ad"), name="cells.h5ad", folder=tmp_path)
     assert "looks scaled" in file["problem"]
     assert file["layers"] == ["counts"]
-    file = jobs.read(path=str(tmp_path / "cells.h5ad"), name="cells.h5ad", folder=str(tmp_path), layer="counts")
+    file = jobs.read(path=str(tmp_path / "cells.h5ad"), name="cells.h5ad", folder=tmp_path, layer="counts")
     assert "problem" not in file
     assert file["scale"] == "counts"
 
@@ -298,7 +298,7 @@ def test_mouse_cells_are_a_problem_in_words(tmp_path: Path) -> None:
     cells = pg.datasets.pbmc()[:20].copy()
     cells.var_names = cells.var_names.str.capitalize()
     cells.write_h5ad(tmp_path / "cells.h5ad")
-    file = jobs.read(path=str(tmp_path / "cells.h5ad"), name="cells.h5ad", folder=str(tmp_path))
+    file = jobs.read(path=str(tmp_path / "cells.h5ad"), name="cells.h5ad", folder=tmp_path)
     assert "seems to be of mouse" in file["problem"]
 
 
@@ -306,7 +306,7 @@ def test_a_zipped_10x_folder_is_read(tmp_path: Path, write_as) -> None:
     cells = pg.datasets.pbmc()[:40].copy()
     folder = write_as(cells, tmp_path, "mtx")
     shutil.make_archive(str(tmp_path / "sample"), "zip", folder.parent, folder.name)
-    file = jobs.read(path=str(tmp_path / "sample.zip"), name="sample.zip", folder=str(tmp_path))
+    file = jobs.read(path=str(tmp_path / "sample.zip"), name="sample.zip", folder=tmp_path)
     assert (file["cells"], file["genes"]) == cells.shape
 
 
@@ -320,7 +320,7 @@ def test_cells_of_one_type_lie_together_on_the_map(annotated, tmp_path: Path) ->
     assert np.isfinite(placed_C2).all()
     assert neighbours_agree(placed_C2, cells.obs["author_label"]) > 0.7
     folder = shutil.copytree(annotated["folder"], tmp_path / "session")
-    jobs.draw(file=annotated["file"], folder=str(folder), model=OPTIONS["model"])
+    jobs.draw(file=annotated["file"], folder=folder, model=OPTIONS["model"])
     written = ad.read_h5ad(folder / "annotated.h5ad")
     np.testing.assert_array_equal(written.obsm["X_polygene_umap"], layout.lay_out(annotated["cells"]))
 
@@ -353,6 +353,6 @@ def test_a_model_of_the_users_own_stands_before_those_that_ship(idle, tmp_path: 
         assert client.post("/api/open", json={}).status_code == 200
         _, given = idle[0].sent[0]
         assert given["models"] == [own, "polygene-512", "polygene-2432"]
-        facts = jobs.read(**given)
+        facts = jobs.read(**given, folder=idle[0].folder)
         assert [one["name"] for one in facts["models"]] == given["models"]
         assert facts["phenotypes"][-1]["known"] == ["that", "this"]

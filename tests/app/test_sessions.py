@@ -186,7 +186,7 @@ def is_running(pid: int) -> bool:
 def test_stopping_a_worker_ends_its_process_in_the_middle_of_work(tmp_path: Path) -> None:
     heard: list[dict] = []
     worker = Worker(tmp_path, lambda _, message: heard.append(message))
-    worker.send("read", {"path": None, "name": "pbmc", "folder": str(tmp_path)})
+    worker.send("read", {"path": None, "name": "pbmc"})
     until = time.monotonic() + 120
     while not heard and time.monotonic() < until:
         time.sleep(0.05)

@@ -30,9 +30,9 @@ ANSWER = "what-if.csv"
 UNSURE = 0.5  # a cell whose label is less probable counts as uncertain where there are no sets
 
 
-def rows_of(folder: str, n_cells: int) -> np.ndarray:
+def rows_of(folder: Path, n_cells: int) -> np.ndarray:
     """Read which cells are selected, ascending."""
-    file = Path(folder) / "selection.bin"
+    file = folder / "selection.bin"
     rows = np.unique(np.fromfile(file, np.uint32)).astype(np.int64) if file.exists() else np.zeros(0, np.int64)
     rows = rows[rows < n_cells]
     if not len(rows):
@@ -41,9 +41,9 @@ def rows_of(folder: str, n_cells: int) -> np.ndarray:
     return rows
 
 
-def selected(*, folder: str) -> dict[str, Any]:
+def selected(*, folder: Path) -> dict[str, Any]:
     """Return the mean probabilities of the labels of each phenotype over the selected cells."""
-    out = Path(folder) / "annotated.h5ad"
+    out = folder / "annotated.h5ad"
     cells = open_cells(out)
     rows = rows_of(folder, cells.n_obs)
     with h5py.File(out) as opened:
@@ -75,7 +75,7 @@ def selected(*, folder: str) -> dict[str, Any]:
     return {"cells": len(rows), "phenotypes": phenotypes, **about}
 
 
-def markers(*, file: dict[str, Any], folder: str) -> dict[str, Any]:
+def markers(*, file: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Rank genes that are higher in the selected cells than in the others (scanpy, t-test)."""
     import scanpy as sc
 
@@ -96,17 +96,17 @@ def markers(*, file: dict[str, Any], folder: str) -> dict[str, Any]:
 
 
 def change_labels(
-    *, file: dict[str, Any], folder: str, model: str, changes: dict[str, str], donor: str
+    *, file: dict[str, Any], folder: Path, model: str, changes: dict[str, str], donor: str
 ) -> dict[str, Any]:
     """Predict how the genes of the selected cells change if these labels were others (`tl.counterfactual`)."""
     (adata, rows), schema, taken = _asked(file, folder), CellTokenizer.load(folder_of(model)).schema, []
-    predicted = open_cells(Path(folder) / "annotated.h5ad").frame([f"polygene_{name}" for name in changes])
+    predicted = open_cells(folder / "annotated.h5ad").frame([f"polygene_{name}" for name in changes])
     for name in changes:
         column = schema.phenotypes[schema.index(name)].column
         if column not in adata.obs and f"polygene_{name}" in predicted:
             adata.obs[column] = predicted[f"polygene_{name}"].to_numpy()[rows]
             taken.append(name)
-    table = counterfactual(adata, model, changes, out=Path(folder) / ANSWER, donor=donor)
+    table = counterfactual(adata, model, changes, out=folder / ANSWER, donor=donor)
     kind = "expression" if "tokens_expression" in table else "expressed"
     ends = {"before": "", "change": "_change", "low": "_low", "high": "_high"}
     names = {f"tokens_{kind}{end}": key for key, end in ends.items()} | {f"half_{kind}_change": "half"}
@@ -124,10 +124,10 @@ def change_labels(
 
 
 def change_genes(
-    *, file: dict[str, Any], folder: str, model: str, knock_out: list[str], over_express: list[str], donor: str
+    *, file: dict[str, Any], folder: Path, model: str, knock_out: list[str], over_express: list[str], donor: str
 ) -> dict[str, Any]:
     """Predict how the phenotypes of the selected cells move if these genes were removed or raised (`tl.perturb`)."""
-    (adata, rows), out = _asked(file, folder), Path(folder) / ANSWER
+    (adata, rows), out = _asked(file, folder), folder / ANSWER
     table = perturb(adata, model, knock_out=knock_out, over_express=over_express, donor=donor, out=out)
     effects = table[~table["effect_on"].isin(["embedding", "expression"])].rename(columns={"effect": "change"})
     effects = effects.sort_values("change", key=abs, ascending=False, kind="stable")
@@ -151,7 +151,7 @@ def subset(cells: CellSource, rows: np.ndarray) -> ad.AnnData:
     return ad.AnnData(sparse.vstack([chunk.X for chunk in chunks], format="csr"), obs=obs, var=cells.var)
 
 
-def _asked(file: dict[str, Any], folder: str) -> tuple[ad.AnnData, np.ndarray]:
+def _asked(file: dict[str, Any], folder: Path) -> tuple[ad.AnnData, np.ndarray]:
     rows = rows_of(folder, file["cells"])
     rows = rows[spread(len(rows), MOST_ASKED)]
     return subset(open_cells(file["path"], layer=file["layer"]), rows), rows

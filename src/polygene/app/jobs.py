@@ -50,7 +50,7 @@ def read(
     *,
     path: str | None,
     name: str,
-    folder: str,
+    folder: Path,
     layer: str | None = None,
     example: bool = False,
     models: Sequence[str] = NAMES,
@@ -58,13 +58,13 @@ def read(
     """Open a file (None: the example that ships), and say what is in it and what to expect of it."""
     file = Path(str(PBMC)) if path is None else Path(path)
     if zipfile.is_zipfile(file) and file.suffix == ".zip":
-        file = unpack(file, Path(folder) / "file" / file.stem)
+        file = unpack(file, folder / "file" / file.stem)
     with _warnings() as notes:
         facts, tokenizer, cells = _describe(file, layer, models)
     facts |= {"name": name, "path": str(file), "example": example, "notes": list(dict.fromkeys(notes))}
     table = gene_table(cells.var)
     names = table["symbol"].where(table["symbol"] != "", table["ensembl_id"]).tolist()
-    (Path(folder) / "genes.json").write_text(json.dumps({"all": names, "panel": list(tokenizer.panel.symbols)}))
+    (folder / "genes.json").write_text(json.dumps({"all": names, "panel": list(tokenizer.panel.symbols)}))
     say("state", state={"file": facts})
     return facts
 
@@ -102,27 +102,27 @@ def _describe(file: Path, layer: str | None, models: Sequence[str]) -> tuple[dic
     return facts, tokenizer, cells
 
 
-def annotate(*, file: dict[str, Any], folder: str, options: dict[str, Any]) -> dict[str, Any]:
+def annotate(*, file: dict[str, Any], folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Annotate, and write the columns for the page."""
-    place, out = Path(folder), Path(folder) / "annotated.h5ad"
-    for old in (out, place / "map.bin"):
+    out = folder / "annotated.h5ad"
+    for old in (out, folder / "map.bin"):
         old.unlink(missing_ok=True)
     say("progress", text="predicting", live=[])
     with _warnings() as notes:
         annotate_cells(file["path"], out=out, layer=file["layer"], **options)
     say("progress", text="writing the columns", left=None)
     annotated = open_cells(out, layer=file["layer"])
-    described = columns.write_all(annotated, place / "columns")
-    (place / "names.json").write_text(json.dumps([str(one) for part in annotated.names() for one in part]))
+    described = columns.write_all(annotated, folder / "columns")
+    (folder / "names.json").write_text(json.dumps([str(one) for part in annotated.names() for one in part]))
     with h5py.File(out) as opened:
         predicted = opened["uns/polygene/annotate/predict"].asstr()[:].tolist()
     say("state", state={"run": {"options": options, "columns": described, "predict": predicted, "notes": notes}})
     return {"cells": annotated.n_obs}
 
 
-def draw(*, file: dict[str, Any], folder: str, model: str, plane: str | None = None) -> dict[str, Any]:
+def draw(*, file: dict[str, Any], folder: Path, model: str, plane: str | None = None) -> dict[str, Any]:
     """Write where the cells are on the map: on a plane that the file has, or on a new one, which it then has too."""
-    out = Path(folder) / "annotated.h5ad"
+    out = folder / "annotated.h5ad"
     if plane:
         about = f"the map is {plane} of the file"
     else:
@@ -135,14 +135,14 @@ def draw(*, file: dict[str, Any], folder: str, model: str, plane: str | None = N
             ad.io.write_elem(opened["obsm"], NEW_PLANE, xy_C2)
     with h5py.File(out) as opened:
         xy_C2 = opened[f"obsm/{plane or NEW_PLANE}"][:, :2].astype(np.float32)
-    (Path(folder) / "map.bin").write_bytes(_in_unit_square(xy_C2).tobytes())
+    (folder / "map.bin").write_bytes(_in_unit_square(xy_C2).tobytes())
     say("state", state={"map": about, "plane": plane})
     return {}
 
 
-def gene(*, file: dict[str, Any], folder: str, name: str) -> dict[str, Any]:
+def gene(*, file: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
     """Write the expression of one gene in log1p counts per 10,000, as a column."""
-    path = column_file(Path(folder), f"gene {name}")
+    path = column_file(folder, f"gene {name}")
     if not path.exists():
         cells = open_cells(file["path"], layer=file["layer"])
         table = gene_table(cells.var)

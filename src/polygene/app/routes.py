@@ -152,8 +152,7 @@ def close(session: Own) -> None:
 
 def _read(session: Session, path: str | None, layer: str | None = None, *, name: str = "") -> Job:
     named = {"name": name or (EXAMPLE if path is None else Path(path).name), "example": path is None}
-    words = {"folder": str(session.folder), "models": session.models, **named}
-    return {"id": session.submit("read", path=path, layer=layer, **words)}
+    return {"id": session.submit("read", path=path, layer=layer, models=session.models, **named)}
 
 
 def _need(session: Session, key: Literal["file", "run"]) -> dict[str, Any]:
@@ -193,15 +192,15 @@ def run(options: Run, session: Own) -> Job:
     session.cancel()  # a map of the predictions of before would pass for one of these
     session.change(run=None, map=None, plane=options.plane, asked=[])
     words = options.model_dump(exclude={"plane"})
-    return {"id": session.submit("annotate", file=file, folder=str(session.folder), options=words)}
+    return {"id": session.submit("annotate", file=file, options=words)}
 
 
 @api.post("/draw")
 def draw(session: Own) -> Job:
     """Draw the map of the annotated cells: a job of its own, since it can be cancelled and needs memory of its own."""
-    model, folder = _need(session, "run")["options"]["model"], str(session.folder)
+    model = _need(session, "run")["options"]["model"]
     file, plane = session.state["file"], session.state["plane"]
-    return {"id": session.submit("draw", file=file, folder=folder, model=model, plane=plane)}
+    return {"id": session.submit("draw", file=file, model=model, plane=plane)}
 
 
 @api.post("/cancel")
@@ -213,7 +212,7 @@ def cancel(session: Own) -> None:
 @api.post("/gene")
 def gene(one: Named, session: Own) -> Job:
     """Read the expression of a gene."""
-    return {"id": session.submit("gene", file=_need(session, "file"), folder=str(session.folder), name=one.name)}
+    return {"id": session.submit("gene", file=_need(session, "file"), name=one.name)}
 
 
 @api.post("/selection")
@@ -221,15 +220,15 @@ async def select(request: Request, session: Own) -> Job:
     """Take the numbers of the selected cells (uint32), and describe these cells."""
     _need(session, "run")
     await incoming.receive_file(request.stream(), session.folder / "selection.bin", MOST_SELECTED)
-    first = session.submit("selected", folder=str(session.folder))
-    return {"id": first, "markers": session.submit("markers", file=session.state["file"], folder=str(session.folder))}
+    first = session.submit("selected")
+    return {"id": first, "markers": session.submit("markers", file=session.state["file"])}
 
 
 @api.post("/what-if")
 def what_if(change: WhatIf, session: Own) -> Job:
     """Change labels or genes of the selected cells."""
     file, model = _need(session, "file"), _need(session, "run")["options"]["model"]
-    common = {"file": file, "folder": str(session.folder), "model": model, "donor": change.donor}
+    common = {"file": file, "model": model, "donor": change.donor}
     genes = {"knock_out": change.knock_out, "over_express": change.over_express}
     if change.changes:
         number = session.submit("change_labels", changes=change.changes, **common)
@@ -257,7 +256,7 @@ def column(session: Own, name: str, kind: Literal["obs", "gene"] = "obs") -> Fil
 def take(session: Own, what: Literal["csv", "parquet", "html"]) -> Job:
     """Write a table or the report."""
     _need(session, "run")
-    return {"id": session.submit("take", what=what, state=session.state, folder=str(session.folder))}
+    return {"id": session.submit("take", what=what, state=session.state)}
 
 
 @api.get("/take/{what}")

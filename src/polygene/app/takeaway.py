@@ -20,14 +20,14 @@ MOST_DRAWN = 20_000  # cells on the map of the report
 SHOWN = 25  # labels that the report lists
 
 
-def take(*, what: str, state: dict[str, Any], folder: str) -> dict[str, Any]:
+def take(*, what: str, state: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Write one of the files that the user may download, beside the annotated cells."""
-    out = Path(folder) / f"take.{what}"
-    cells = open_cells(Path(folder) / "annotated.h5ad")
+    out = folder / f"take.{what}"
+    cells = open_cells(folder / "annotated.h5ad")
     if what == "html":  # reads no sets, whose texts are most of a large file's columns
         names = [f"polygene_{name}{end}" for name in state["run"]["predict"] for end in ("", "_probability")]
         table = cells.frame([*names, "polygene_unknown"])
-        out.write_text(_report(table, state, Path(folder)), encoding="utf-8")
+        out.write_text(_report(table, state, folder), encoding="utf-8")
     else:
         table = cells.frame([name for name in cells.columns if name.startswith("polygene_")])
         table.insert(0, "cell", np.concatenate(list(cells.names())))

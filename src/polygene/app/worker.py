@@ -69,7 +69,7 @@ def say(kind: str, **facts: Any) -> None:
 
 
 def work(connection: Connection, folder: Path) -> None:
-    """Run jobs until the server is gone: the main function of the process."""
+    """Run jobs in the folder of the session until the server is gone: the main function of the process."""
     threading.Thread(target=_end_with_server, daemon=True).start()
     _SPEAKER.append(connection)
     tempfile.tempdir = str(folder)  # what a verb transposes on disk goes when the session goes
@@ -84,7 +84,7 @@ def work(connection: Connection, folder: Path) -> None:
         except (EOFError, OSError):
             return
         with listening(_Progress()):
-            _run(getattr(jobs, name), arguments)
+            _run(getattr(jobs, name), arguments | {"folder": folder})
 
 
 def _run(job: Callable[..., Any], arguments: dict[str, Any]) -> None:
