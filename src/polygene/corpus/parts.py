@@ -122,7 +122,7 @@ def join(parts: Sequence[str | Path], out: str | Path, *, overwrite: bool = Fals
         ):
             for i in order:
                 with loading(f"the part {folders[i]}", CorpusError, AGAIN):
-                    fit.merge_tables(load_file(folders[i] / COUNTS))
+                    fit.merge(load_file(folders[i] / COUNTS))
                 for split, table in _tables(folders[i]):
                     writer.write(split, table)
                 advance(1)

@@ -232,8 +232,8 @@ class Preparation:
                     thinned_C = source.thinned_C[(source.thinned_C >= window.start) & (source.thinned_C < window.stop)]
                     yield s, (window, match, tokenizer, s, *of_cells, thinned_C, self.config.seed)
 
-        for (s, window), (part, n, tables) in zip(self.blocks, self.pool(_encode_block, tasks()), strict=True):
-            written.fit.merge(part)
+        for (s, window), (counts, n, tables) in zip(self.blocks, self.pool(_encode_block, tasks()), strict=True):
+            written.fit.merge(counts)
             written.blank[s] += n
             for table in tables:
                 writer.write(*table)
@@ -258,8 +258,8 @@ def _encode_block(
     donors_C: np.ndarray,
     thinned_C: np.ndarray,
     seed: int,
-) -> tuple[InverseFit, int, list[tuple[int, Any]]]:
-    """Encode a block, in any process: (inverse of its training cells, cells without a panel gene, tables)."""
+) -> tuple[dict[str, np.ndarray], int, list[tuple[int, Any]]]:
+    """Encode a block, in any process: (counts of its training cells, cells without a panel gene, tables)."""
     measured_G = match.measured_G
     fit, tables = InverseFit(tokenizer.binner, len(tokenizer.panel)), list[tuple[int, Any]]()
     done = n_blank = 0
@@ -279,7 +279,7 @@ def _encode_block(
         cells = tokenizer.encode_values(values_CM, measured_G, labels_CP[some])
         tables += cell_tables(part_C[some], cells, number, years_C[some], donors_C[some], names + THINNED)
         done += len(names)
-    return fit, n_blank, tables
+    return fit.tables(), n_blank, tables
 
 
 def _warn_of_new(phenotypes: Sequence[Phenotype]) -> None:

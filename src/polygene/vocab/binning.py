@@ -6,7 +6,7 @@ All values are log1p counts per 10,000.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 from scipy import sparse
@@ -209,30 +209,17 @@ class InverseFit:
         self._counts_GB[genes_M, 0] += zeros_M
         self._histogram[genes_M, 0, 0] += zeros_M.astype(np.uint32)
 
-    def merge(self, other: Self) -> None:
-        """Take in what another one counted of other cells."""
-        self._sums_GB += other._sums_GB
-        self._counts_GB += other._counts_GB
-        self._histogram += other._histogram
-
-    def __getstate__(self) -> dict[str, Any]:
-        # From one process to another go the steps that have cells, of the histogram of 49 MB some MB for 5,000 cells.
-        filled = np.flatnonzero(self._histogram).astype(np.uint32)
-        return vars(self) | {"_histogram": (filled, self._histogram.reshape(-1)[filled])}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        filled, counts = state["_histogram"]
-        self._histogram = np.zeros((*self._counts_GB.shape, GRID), dtype=np.uint32)
-        self._histogram.reshape(-1)[filled] = counts
-
     def tables(self) -> dict[str, np.ndarray]:
-        """Return what was counted, as arrays for a file."""
-        filled, steps = self.__getstate__()["_histogram"]
+        """Return what was counted, as arrays for a file or for another process.
+
+        Of the histogram of 49 MB they have the steps with cells: some MB for 5,000 cells.
+        """
+        filled = np.flatnonzero(self._histogram).astype(np.uint32)
+        steps = self._histogram.reshape(-1)[filled]
         return {"sums": self._sums_GB, "counts": self._counts_GB, "filled": filled, "steps": steps}
 
-    def merge_tables(self, tables: Mapping[str, np.ndarray]) -> None:
-        """Take in what `tables` returned."""
+    def merge(self, tables: Mapping[str, np.ndarray]) -> None:
+        """Take in the `tables` of other cells."""
         self._sums_GB += tables["sums"]
         self._counts_GB += tables["counts"]
         self._histogram.reshape(-1)[tables["filled"]] += tables["steps"]
