@@ -18,6 +18,7 @@ from scipy import sparse
 from polygene.corpus.arrow import SPLITS, VALUES, Shard, SplitName, ranges
 from polygene.errors import CorpusError, PolyGeneError
 from polygene.runtime.files import loading, read_json, sha256
+from polygene.runtime.json import write_json
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.tokenizer import CellTokenizer
 
@@ -168,6 +169,11 @@ def digest_of(info: Mapping[str, Any]) -> str:
     """Hash the content of corpus.json, but for the hash itself."""
     text = json.dumps({name: value for name, value in info.items() if name != "digest"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_info(file: Path, info: Mapping[str, Any]) -> None:
+    """Write the content of corpus.json, or that of a part, with its hash."""
+    write_json(file, {**info, "digest": digest_of(info)})
 
 
 @cache

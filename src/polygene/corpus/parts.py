@@ -5,7 +5,6 @@ none waits for another. What no part knows alone, what a bin stands for, is coun
 the parts are joined. The corpus has the bytes that one machine would have written.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from polygene._version import __version__
 from polygene.corpus.arrow import SPLITS, ShardWriter
 from polygene.corpus.config import PrepareConfig
-from polygene.corpus.corpus import FORMAT, Corpus, digest_of
+from polygene.corpus.corpus import FORMAT, Corpus, digest_of, write_info
 from polygene.corpus.prepare import preparation
 from polygene.corpus.written import Written, finish
 from polygene.errors import CorpusError
@@ -84,9 +83,7 @@ def prepare_part(
             "blank": written.blank,
             "files": {one.relative_to(folder).as_posix(): one.stat().st_size for one in sorted(folder.rglob("*.*"))},
         }
-        info = json.loads(json.dumps(info))
-        info["digest"] = digest_of(info)
-        (folder / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_info(folder / INFO, info)
     return Path(out)
 
 

@@ -1,6 +1,5 @@
 """Tokens that were written, and what makes a corpus of them."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polygene._version import __version__
-from polygene.corpus.corpus import FORMAT, digest_of
+from polygene.corpus.corpus import FORMAT, write_info
 from polygene.runtime.files import sha256
 from polygene.vocab.binning import InverseFit
 from polygene.vocab.tokenizer import CellTokenizer
@@ -40,6 +39,4 @@ def finish(folder: Path, config: Mapping[str, Any], written: Written, *, keep_in
     }
     info = {"format": FORMAT, "polygene": __version__, "tokenizer": tokenizer.fingerprint()}
     info |= {"config": config, "sources": written.sources, "files": files}
-    info = json.loads(json.dumps(info))  # as it will be read: tuples are lists
-    info["digest"] = digest_of(info)
-    (folder / "corpus.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_info(folder / "corpus.json", info)
