@@ -5,9 +5,9 @@ by the part it is given, so they need nothing but the same folder, or folders wh
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +52,8 @@ def write_folder(results: Results, out: str | Path, part: Part) -> None:
             rows = range(numbers[0] * CELLS, min((numbers[-1] + 1) * CELLS, n_cells))
             chunks = iter(results.chunks(rows))
             for number in numbers:
-                _write_file(files[number], chunks, min(CELLS, n_cells - number * CELLS))
+                with atomic_file(files[number], left=LEFT) as partial:
+                    write_parquet(partial, _next(chunks, min(CELLS, n_cells - number * CELLS)))
             next(chunks, None)  # so that what comes after the last chunk is done: the line of the progress
 
 
@@ -60,7 +61,7 @@ def _claim(folder: Path, results: Results) -> None:
     """Write down how the results are made; refuse a folder of others."""
     genes = pa.array(results.cells.var.index.astype(str)).to_pylist()
     facts = {"verb": results.verb, "cells": results.cells.n_obs, "cells_of_a_file": CELLS, "genes": len(genes)}
-    text = json.dumps(finite(_plain(facts | {"uns": results.uns})), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(finite(facts | {"uns": results.uns}), indent=1, ensure_ascii=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     there = folder / MADE_BY
     if there.exists():
@@ -77,30 +78,25 @@ def _claim(folder: Path, results: Results) -> None:
     write_text(there, text)
 
 
-def _write_file(file: Path, chunks: Iterator[ResultsChunk], n_cells: int) -> None:
-    """Write the next cells as one file, a chunk a time."""
-    with atomic_file(file, left=LEFT) as partial:
-        writer, written = None, 0
-        try:
-            while written < n_cells:
-                chunk = next(chunks)
-                table = pa.Table.from_pandas(table_of(chunk).rename_axis("cell"))
-                writer = writer or pq.ParquetWriter(partial, table.schema)
-                writer.write_table(table)
-                written += len(table)
-        finally:
-            if writer:
-                writer.close()
+def write_parquet(file: Path, chunks: Iterable[ResultsChunk]) -> None:
+    """Write the tables of chunks as they come."""
+    with ExitStack() as stack:
+        writer = None
+        for chunk in chunks:
+            table = pa.Table.from_pandas(table_of(chunk).rename_axis("cell"))
+            writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema))
+            writer.write_table(table)
+
+
+def _next(chunks: Iterator[ResultsChunk], n_cells: int) -> Iterator[ResultsChunk]:
+    """Take chunks until they have so many cells."""
+    while n_cells > 0:
+        chunk = next(chunks)
+        n_cells -= len(chunk.obs)
+        yield chunk
 
 
 def _stretches(numbers: list[int]) -> Iterator[list[int]]:
     """Cut ascending numbers where one is missing."""
     breaks = np.flatnonzero(np.diff(numbers) > 1) + 1
     yield from (some.tolist() for some in np.split(np.array(numbers, dtype=np.int64), breaks) if len(some))
-
-
-def _plain(value: Any) -> Any:
-    """Make arrays and numbers of numpy JSON's own."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -16,13 +16,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from anndata.io import read_elem, write_elem
 from pandas.api.types import is_numeric_dtype
 
 from polygene.errors import DataError
 from polygene.io.backed import names_of
-from polygene.io.folder import is_folder, write_folder
+from polygene.io.folder import is_folder, write_folder, write_parquet
 from polygene.io.h5ad import append, append_rows
 from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk, check_writable, remove, table_of, used
 from polygene.runtime.atomic import atomic_file, check_target, refuse_input, writing
@@ -178,12 +177,7 @@ def _merge(parts: list[Path], results: Results, whole: Path) -> None:
             before = read_elem(uns[results.verb]) if results.verb in uns else None
             write_elem(uns, results.verb, results.record(before))
     elif whole.suffix == ".parquet":
-        with ExitStack() as stack:
-            writer = None
-            for chunk in chunks:
-                table = pa.Table.from_pandas(table_of(chunk).rename_axis("cell"))
-                writer = writer or stack.enter_context(pq.ParquetWriter(whole, table.schema))
-                writer.write_table(table)
+        write_parquet(whole, chunks)
     else:
         for number, chunk in enumerate(chunks):
             no_formulas(table_of(chunk)).to_csv(whole, index_label="cell", mode="a", header=number == 0)
