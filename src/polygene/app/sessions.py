@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 import tempfile
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 from polygene.app.worker import Worker
 from polygene.errors import DataError
+from polygene.runtime.atomic import delete
 from polygene.runtime.scratch import ScratchFolder
 
 MOST = 8  # sessions at a time; each may hold a worker of some 600 MB
@@ -59,7 +59,7 @@ class Session:
                 return
             ended, self._job, self.progress, self._waiting = [self._job, *self._waiting], None, None, deque()
             self._stop()
-            _remove(*self.folder.glob(".*.part*"), *self.folder.glob("polygene-*"))
+            delete(*self.folder.glob(".*.part*"), *self.folder.glob("polygene-*"))
             for number, name, _ in ended:
                 self._tell({"kind": "failed", "id": number, "name": name, "text": "Cancelled.", "cancelled": True})
         self.warm()
@@ -75,7 +75,7 @@ class Session:
         with self._lock:
             self.cancel()
             self.messages = deque((one for one in self.messages if one[1]["kind"] != "state"), KEPT)
-            _remove(*self.folder.iterdir())
+            delete(*self.folder.iterdir())
             self.state = {}
             self.change()
 
@@ -91,7 +91,7 @@ class Session:
             self._waiting.clear()
             self._job = None
             self._stop()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            delete(self.folder)
 
     @property
     def worker_pid(self) -> int | None:
@@ -186,8 +186,3 @@ class Sessions:
     def _remove(self, session: Session) -> None:
         del self._sessions[session.id]
         session.close()
-
-
-def _remove(*paths: Path) -> None:
-    for path in paths:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -160,10 +160,10 @@ def _partial(target: Path, left: str = NOTHING) -> Iterator[Path]:
         try:
             # Left by runs of this machine that were killed: we hold the lock, so none of them lives. Other machines
             # may not see the lock (NFS), so what they write is not touched.
-            _remove(*target.parent.glob(f"{glob.escape(_prefix(target))}*"))
+            delete(*target.parent.glob(f"{glob.escape(_prefix(target))}*"))
             yield partial
         finally:
-            _remove(partial)
+            delete(partial)
 
 
 @contextmanager
@@ -214,6 +214,7 @@ def sync(path: Path, *, deep: bool = True) -> None:
                 os.close(number)
 
 
-def _remove(*paths: Path) -> None:
+def delete(*paths: Path) -> None:
+    """Delete files and folders, those that are there."""
     for path in paths:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
