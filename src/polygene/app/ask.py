@@ -11,11 +11,10 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from polygene.app.worker import say
 from polygene.errors import DataError
-from polygene.io.read import CellSource, open_cells
+from polygene.io.read import open_cells
 from polygene.model.shipped import folder_of
 from polygene.runtime.subsample import spread
 from polygene.tl import counterfactual, perturb
@@ -85,8 +84,8 @@ def markers(*, file: dict[str, Any], folder: Path) -> dict[str, Any]:
     if min(map(len, chosen)) < 2:
         return {"genes": [], "why": "Genes are compared where two cells or more are selected, and two are not."}
     both = np.sort(np.concatenate(chosen))
-    found = subset(cells, both)
-    adata = ad.AnnData(log1p_values(found, scale=cells.scale), var=pd.DataFrame(index=cells.var.index.astype(str)))
+    adata = cells.read(both, columns=())
+    adata.X = log1p_values(adata, scale=cells.scale)
     adata.var_names_make_unique()
     adata.obs["group"] = pd.Categorical(np.where(np.isin(both, rows), "selected", "others"))
     sc.tl.rank_genes_groups(adata, "group", groups=["selected"], method="t-test", pts=True)
@@ -144,17 +143,10 @@ def change_genes(
     }
 
 
-def subset(cells: CellSource, rows: np.ndarray) -> ad.AnnData:
-    """Read some cells into memory."""
-    chunks = list(cells.chunks(rows))
-    obs = pd.concat([chunk.obs for chunk in chunks])
-    return ad.AnnData(sparse.vstack([chunk.X for chunk in chunks], format="csr"), obs=obs, var=cells.var)
-
-
 def _asked(file: dict[str, Any], folder: Path) -> tuple[ad.AnnData, np.ndarray]:
     rows = rows_of(folder, file["cells"])
     rows = rows[spread(len(rows), MOST_ASKED)]
-    return subset(open_cells(file["path"], layer=file["layer"]), rows), rows
+    return open_cells(file["path"], layer=file["layer"]).read(rows), rows
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

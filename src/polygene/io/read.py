@@ -165,8 +165,11 @@ class CellSource:
 
     def sample(self, rows: np.ndarray | None = None, *, columns: Iterable[str] = ()) -> ad.AnnData:
         """Read up to 1,000 of these rows (of all by default), from ten stretches of the file."""
-        chosen = [name for name in columns if name in self.columns]
-        chunks = list(self.chunks(self._stretches(rows), columns=chosen))
+        return self.read(self._stretches(rows), columns=[name for name in columns if name in self.columns])
+
+    def read(self, rows: np.ndarray, *, columns: Iterable[str] | None = None) -> ad.AnnData:
+        """Read these rows into memory, increasing numbers, with these columns of `obs` (all by default)."""
+        chunks = list(self.chunks(rows, columns=columns))
         return _cells(_stacked(chunks), pd.concat([chunk.obs for chunk in chunks]), self.var)
 
     def _stretches(self, rows: np.ndarray | None) -> np.ndarray:
