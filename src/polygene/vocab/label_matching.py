@@ -49,15 +49,34 @@ class LabelPlaces:
         term = ontology_of(self.phenotype).find(text) if self.phenotype in TABLES else None
         return -1 if term is None else self.of_term.get(term, -1)
 
+    def between(self, text: str) -> tuple[int, int, float] | None:
+        """Give the known ages below and above one that lies between them, and the share of the one above; else None."""
+        if not self.is_age or (years := age_in_years(text)) is None:
+            return None
+        known_V = self.years_V
+        if not np.nanmin(known_V, initial=np.inf) < years < np.nanmax(known_V, initial=-np.inf):
+            return None
+        below = int(np.nanargmax(np.where(known_V <= years, known_V, np.nan)))
+        above = int(np.nanargmin(np.where(known_V >= years, known_V, np.nan)))
+        return below, above, float((years - known_V[below]) / (known_V[above] - known_V[below]))
 
-def neighbours(known_V: np.ndarray, text: str) -> tuple[int, int, float] | None:
-    """Give the known ages below and above one that lies between them, and the share of the one above; else None."""
-    years = age_in_years(text)
-    if years is None or not (np.nanmin(known_V, initial=np.inf) < years < np.nanmax(known_V, initial=-np.inf)):
-        return None
-    below = int(np.nanargmax(np.where(known_V <= years, known_V, np.nan)))
-    above = int(np.nanargmin(np.where(known_V >= years, known_V, np.nan)))
-    return below, above, float((years - known_V[below]) / (known_V[above] - known_V[below]))
+    def hint(self, text: str) -> str:
+        """Name what the model knows in place of a label that it does not know.
+
+        >>> LabelPlaces("tissue", ["colon", "rectum", "pancreas"]).hint("large intestine")
+        "it knows 'colon', 'rectum' of it"
+        """
+        lower = {label.lower(): label for label in self.labels}
+        if not self.is_age and (near := difflib.get_close_matches(text.lower(), lower, n=1, cutoff=LIKE)):
+            return f"the nearest is {lower[near[0]]!r}"
+        if self.is_age and age_in_years(text) is not None and np.isfinite(self.years_V).any():
+            return f"it knows ages from {np.nanmin(self.years_V):g} to {np.nanmax(self.years_V):g} years"
+        if self.phenotype in TABLES:
+            compare = ontology_of(self.phenotype).compare
+            for relation, of in (("finer", "of it"), ("broader", "which it is part of")):
+                if related := [label for label in self.labels if compare(label, text) == relation]:
+                    return f"it knows {some(map(repr, related), 8)} {of}"
+        return f"it knows {some(map(repr, self.labels), 8)}"
 
 
 def one_name_an_age(counts: Mapping[str, int]) -> dict[str, int]:
@@ -75,24 +94,3 @@ def order_of_ages(label: str) -> tuple[float, str]:
     """Sort ages, those without a number last, by name."""
     years = age_in_years(label)
     return (np.inf if years is None else years, label)
-
-
-def hint(phenotype: str, labels: Sequence[str], text: str, *, is_age: bool = False) -> str:
-    """Name what the model knows in place of a label that it does not know.
-
-    >>> hint("tissue", ["colon", "rectum", "pancreas"], "large intestine")
-    "it knows 'colon', 'rectum' of it"
-    """
-    lower = {label.lower(): label for label in labels}
-    if not is_age and (near := difflib.get_close_matches(text.lower(), lower, n=1, cutoff=LIKE)):
-        return f"the nearest is {lower[near[0]]!r}"
-    if is_age and age_in_years(text) is not None:
-        known = sorted(years for label in labels if (years := age_in_years(label)) is not None)
-        if known:
-            return f"it knows ages from {known[0]:g} to {known[-1]:g} years"
-    if phenotype in TABLES:
-        compare = ontology_of(phenotype).compare
-        for relation, of in (("finer", "of it"), ("broader", "which it is part of")):
-            if related := [label for label in labels if compare(label, text) == relation]:
-                return f"it knows {some(map(repr, related), 8)} {of}"
-    return f"it knows {some(map(repr, labels), 8)}"

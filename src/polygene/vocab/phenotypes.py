@@ -17,7 +17,7 @@ import pandas as pd
 
 from polygene.errors import PhenotypeError, missing_column
 from polygene.vocab.columns import factorize, is_given, some
-from polygene.vocab.label_matching import LabelPlaces, hint, neighbours, one_name_an_age, order_of_ages
+from polygene.vocab.label_matching import LabelPlaces, one_name_an_age, order_of_ages
 
 logger = logging.getLogger("polygene")
 MOST_LABELS = 5_000  # losses and ontologies hold tables of labels by labels: 200 MB each
@@ -161,7 +161,7 @@ class PhenotypeSchema:
             raise PhenotypeError(msg)
         v = self.find(p, str(label))
         if v < 0:
-            msg = f"{name}: the model does not know the label {label!r}; {self._hint(p, str(label))}."
+            msg = f"{name}: the model does not know the label {label!r}; {self._places[p].hint(str(label))}."
             raise PhenotypeError(msg)
         return v
 
@@ -172,7 +172,7 @@ class PhenotypeSchema:
         lies, evenly spaced.
         """
         p = self.index(name)
-        between = self._between(p, str(label)) if self.find(p, str(label)) < 0 else None
+        between = self._places[p].between(str(label)) if self.find(p, str(label)) < 0 else None
         if between is None:
             return np.full(n, self.label_index(name, label), dtype=np.int16)
         below, above, share = between
@@ -228,7 +228,7 @@ class PhenotypeSchema:
         outside = {}
         for text, n, v in zip(texts, counts, labels[:-1], strict=True):
             if v < 0 and is_given(text):
-                if unknown == "error" and self._between(p, text):
+                if unknown == "error" and self._places[p].between(text):
                     of_C = codes_C == texts.index(text)
                     labels_C[of_C] = self.label_indices(self.phenotypes[p].name, text, n)
                     continue
@@ -243,7 +243,7 @@ class PhenotypeSchema:
 
     def _outside(self, p: int, outside: Mapping[str, int]) -> str:
         name, known = self.phenotypes[p].name, self.labels[p]
-        examples = [f"{text!r} ({n:,} cells; {self._hint(p, text)})" for text, n in sorted(outside.items())[:3]]
+        examples = [f"{text!r} ({n:,} cells; {self._places[p].hint(text)})" for text, n in sorted(outside.items())[:3]]
         more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
         return (
             f"{name}: the model does not know the label {', '.join(examples)}{more}. It knows {len(known)} of {name}. "
@@ -258,13 +258,6 @@ class PhenotypeSchema:
     def _places(self) -> list[LabelPlaces]:
         of = zip(self.phenotypes, self.labels, strict=True)
         return [LabelPlaces(one.name, labels, is_age=one.ordinal == "age") for one, labels in of]
-
-    def _between(self, p: int, text: str) -> tuple[int, int, float] | None:
-        return neighbours(self._places[p].years_V, text) if self.phenotypes[p].ordinal == "age" else None
-
-    def _hint(self, p: int, text: str) -> str:
-        one = self.phenotypes[p]
-        return hint(one.name, self.labels[p], text, is_age=one.ordinal == "age")
 
     def decode(self, labels_CP: np.ndarray) -> pd.DataFrame:
         """Return the columns of `obs` (named `Phenotype.column`, categorical) of labels, NaN where not given."""
