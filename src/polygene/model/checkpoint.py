@@ -29,7 +29,7 @@ from polygene.model.folder import (
     verify,
 )
 from polygene.model.head import Head, load_heads, save_heads
-from polygene.model.load import load_network
+from polygene.model.load import load_network, sizes_of
 from polygene.model.metrics import Metrics
 from polygene.model.novelty import NoveltyDetector
 from polygene.model.recipe import Recipe
@@ -96,14 +96,7 @@ class PolyGene:
     @classmethod
     def new(cls, tokenizer: CellTokenizer, *, seed: int = 0, **network: Any) -> PolyGene:
         """Make an untrained model for a tokenizer; `network` are fields of BertConfig such as `hidden_size`."""
-        config = PolyGeneConfig(
-            n_genes=len(tokenizer.panel),
-            n_bins=tokenizer.binner.n_bins,
-            phenotype_sizes=[len(labels) for labels in tokenizer.schema.labels],
-            n_added=len(tokenizer.schema.phenotypes) - tokenizer.schema.n_leading,
-            vocab_size=tokenizer.n_tokens,
-            **network,
-        )
+        config = PolyGeneConfig(**sizes_of(tokenizer), **network)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = PolyGeneModel(config)

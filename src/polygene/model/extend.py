@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import replace
 
 import torch
 
 from polygene.errors import PhenotypeError
 from polygene.model.checkpoint import PolyGene
-from polygene.nn.network import PolyGeneModel
+from polygene.model.load import network_of, sizes_of
 from polygene.vocab.phenotypes import Phenotype, PhenotypeSchema
 from polygene.vocab.tokenizer import CellTokenizer
 
@@ -64,12 +63,7 @@ def extend_vocabulary(model: PolyGene, column: str, labels: Sequence[str]) -> Po
     known[name] = (*known.get(name, ()), *sorted(set(labels) - set(known.get(name, ()))))
     new = replace(old, schema=PhenotypeSchema(phenotypes=phenotypes, labels=tuple(known.values())))
 
-    config = deepcopy(model.network.config)
-    config.phenotype_sizes = [len(some) for some in new.schema.labels]
-    config.n_added = len(phenotypes) - new.schema.n_leading
-    config.vocab_size, config.max_position_embeddings = new.n_tokens, new.n_slots
-    with torch.random.fork_rng(devices=[]):
-        network = PolyGeneModel(config)
+    network = network_of(replace(model.network.config, **sizes_of(new)))
     weights, old_weights = network.state_dict(), model.network.state_dict()
     rows_of = _old_rows(model, new, old.schema.index(query_like(model, column)))
     for key, was in old_weights.items():

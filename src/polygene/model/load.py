@@ -24,6 +24,24 @@ USED = (
 LARGEST_CONFIG = 4_000_000  # bytes: targets of 256 × 256 bins
 
 
+def sizes_of(tokenizer: CellTokenizer) -> dict[str, Any]:
+    """Give the fields of a network's config that its tokenizer decides."""
+    return {
+        "n_genes": len(tokenizer.panel),
+        "n_bins": tokenizer.binner.n_bins,
+        "phenotype_sizes": [len(labels) for labels in tokenizer.schema.labels],
+        "n_added": len(tokenizer.schema.phenotypes) - tokenizer.schema.n_leading,
+        "vocab_size": tokenizer.n_tokens,
+        "max_position_embeddings": tokenizer.n_slots,
+    }
+
+
+def network_of(config: PolyGeneConfig) -> PolyGeneModel:
+    """Make a network that gets its weights from another one; torch's random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        return PolyGeneModel(config)
+
+
 class _NoFirstWeights(TorchFunctionMode):
     """Leave out drawing first weights, for which torch would import its compiler where tensors have no memory."""
 
@@ -65,15 +83,8 @@ def load_network(folder: Path, tokenizer: CellTokenizer) -> PolyGeneModel:
 
 def _check_sizes(folder: Path, given: dict[str, Any], header: dict[str, Any], tokenizer: CellTokenizer) -> None:
     """Refuse a config whose sizes are not those of the tokenizer and of the weights."""
-    sizes = {
-        "n_genes": len(tokenizer.panel),
-        "n_bins": tokenizer.binner.n_bins,
-        "phenotype_sizes": [len(labels) for labels in tokenizer.schema.labels],
-        "n_added": len(tokenizer.schema.phenotypes) - tokenizer.schema.n_leading,
-        "vocab_size": tokenizer.n_tokens,
-        "max_position_embeddings": tokenizer.n_slots,
-        "num_hidden_layers": sum(name.endswith(".attention.self.query.weight") for name in header),
-    }
+    n_layers = sum(name.endswith(".attention.self.query.weight") for name in header)
+    sizes = sizes_of(tokenizer) | {"num_hidden_layers": n_layers}
     for name, size in sizes.items():
         if given[name] != size:
             what = "weights" if name == "num_hidden_layers" else "tokenizer"

@@ -7,7 +7,7 @@ for the network's mistakes in the studies that it knows.
 Legend: C cells, G panel genes, B bins, V labels of one phenotype, L labels of all phenotypes.
 """
 
-from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from polygene.corpus.corpus import Corpus
 from polygene.model.extend import BIAS, GENES
+from polygene.model.load import network_of
 from polygene.model.recipe import Recipe
 from polygene.nn.losses import PolyGeneLoss
 from polygene.nn.network import PolyGeneModel
@@ -47,10 +48,7 @@ def without_regression(network: PolyGeneModel) -> PolyGeneModel:
 
 def _rebuilt(network: PolyGeneModel, branch: dict[str, Tensor]) -> PolyGeneModel:
     """Give the network with these weights of its linear branch, whose sizes differ."""
-    config = deepcopy(network.config)
-    config.label_regression = BIAS in branch
-    with torch.random.fork_rng(devices=[]):
-        rebuilt = PolyGeneModel(config)
+    rebuilt = network_of(replace(network.config, label_regression=BIAS in branch))
     rebuilt.load_state_dict({name: one for name, one in network.state_dict().items() if name != BIAS} | branch)
     return rebuilt.to(network.device).eval()
 
