@@ -11,8 +11,7 @@ import pandas as pd
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from polygene.evaluation.bootstrap import N_RESAMPLES, TAILS, resample
-from polygene.evaluation.metrics import Tally, class_formula
-from polygene.vocab.ontology import reported_labels
+from polygene.evaluation.metrics import Tally, class_formula, credited
 
 
 def class_scores(tally: Tally, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -65,10 +64,7 @@ def confusion(
     kept_C = (truth_C >= 0) & scorable_SV[sources_C, truth_C]
     truth, p_CV = truth_C[kept_C], probabilities_CV[kept_C]
     counts_VV = np.zeros((len(labels), len(labels)), dtype=int)
-    predicted = reported_labels(p_CV, at_or_below_VV)
-    if at_or_below_VV is not None:  # as `label_tally` scores it
-        predicted = np.where(at_or_below_VV[truth, predicted], truth, predicted)
-    np.add.at(counts_VV, (truth, predicted), 1)
+    np.add.at(counts_VV, (truth, credited(p_CV, truth, at_or_below_VV)[0]), 1)
     true = np.flatnonzero(counts_VV.any(axis=1))
     if len(true) > 2:
         roots = np.sqrt(np.stack([p_CV[truth == v].mean(axis=0, dtype=float) for v in true]))

@@ -119,7 +119,7 @@ def label_tally(
     sources_C = np.zeros(len(truth_C), dtype=int) if sources_C is None else sources_C
     kept_C = (truth_C >= 0) & scorable_SV[sources_C, truth_C]
     truth, p_CV = truth_C[kept_C], probabilities_CV[kept_C]
-    predicted, p_true = _credited(p_CV, truth, at_or_below_VV)
+    predicted, p_true = credited(p_CV, truth, at_or_below_VV)
     surprise = -np.log(np.clip(p_true, SMALLEST_PROBABILITY, 1.0))
     donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
     n_labels = probabilities_CV.shape[1]
@@ -137,9 +137,7 @@ def label_tally(
     )
 
 
-def _credited(
-    p_CV: np.ndarray, truth_C: np.ndarray, at_or_below_VV: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def credited(p_CV: np.ndarray, truth_C: np.ndarray, at_or_below_VV: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Give each cell's predicted label, and the probability of the true one."""
     predicted_C, p_C = reported_labels(p_CV, at_or_below_VV), p_CV[np.arange(len(truth_C)), truth_C].astype(float)
     if at_or_below_VV is None:
@@ -174,12 +172,7 @@ def years_tally(
     total_U = np.bincount(rows, weights=np.abs(error), minlength=len(donors_U))
     donor_error_U = np.abs(np.bincount(rows, weights=error, minlength=len(donors_U))) / size_U
     sums_UK = np.column_stack([total_U, size_U, donor_error_U, np.ones(len(donors_U))])
-    return Tally(
-        donors_U=donors_U,
-        sources_U=sources_U,
-        sums_UK=sums_UK,
-        formula=_years_formula,
-    )
+    return Tally(donors_U=donors_U, sources_U=sources_U, sums_UK=sums_UK, formula=_years_formula)
 
 
 def label_scores(tally: Tally) -> dict[str, float]:
