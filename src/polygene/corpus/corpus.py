@@ -20,6 +20,7 @@ from polygene.errors import CorpusError, PolyGeneError
 from polygene.runtime.files import loading, read_json, sha256
 from polygene.runtime.json import write_json
 from polygene.vocab.cells import EncodedCells
+from polygene.vocab.columns import some
 from polygene.vocab.tokenizer import CellTokenizer
 
 FORMAT = 1
@@ -78,11 +79,10 @@ class Corpus:
     def __repr__(self) -> str:
         n_cells = {split: sum(source["cells"].get(split, 0) for source in self.info["sources"]) for split in SPLITS}
         cells = ", ".join(f"{split} {n:,}" for split, n in n_cells.items() if n)
-        names = ", ".join(self.sources[:5]) + (", …" if len(self.sources) > 5 else "")
         return (
             f"Corpus in {str(self.folder)!r}, split by {self.split_word}\n"
             f"    cells: {cells}\n"
-            f"    sources: {len(self.sources):,} ({names})\n"
+            f"    sources: {len(self.sources):,} ({some(self.sources)})\n"
             f"    genes: {len(self.tokenizer.panel):,} in {self.tokenizer.binner.n_bins} bins\n"
             f"    phenotypes: {', '.join(self.tokenizer.schema.names)}"
         )

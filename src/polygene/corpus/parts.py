@@ -26,6 +26,7 @@ from polygene.runtime.files import loading, read_json
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import Part, one_process
 from polygene.vocab.binning import InverseFit
+from polygene.vocab.columns import some
 from polygene.vocab.tokenizer import CellTokenizer
 
 INFO, COUNTS = "part.json", "counts.safetensors"
@@ -171,8 +172,7 @@ def _check(infos: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:
         msg = f"part {twice[0]} of {first['parts']} is there twice: {same}. Give each part once."
         raise CorpusError(msg)
     if missing := sorted({*range(1, first["parts"] + 1)} - {*numbers}):
-        listed = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
-        msg = f"of {first['parts']} parts {len(missing)} are missing: {listed}. Make them, and give all."
+        msg = f"of {first['parts']} parts {len(missing)} are missing: {some(missing, 10)}. Make them, and give all."
         raise CorpusError(msg)
 
 

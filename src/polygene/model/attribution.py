@@ -21,6 +21,7 @@ from polygene.model.inference import cells_and_ranks
 from polygene.nn.attention import CellOffsets
 from polygene.nn.packing import PackedCells
 from polygene.vocab.cells import EncodedCells
+from polygene.vocab.columns import some
 
 
 def labels_of(model: PolyGene, phenotype: str, label: str) -> np.ndarray:
@@ -31,8 +32,8 @@ def labels_of(model: PolyGene, phenotype: str, label: str) -> np.ndarray:
         msg = f"A fine-tuned head predicts {phenotype} here: attribution is of the network's own labels."
         raise DataError(msg)
     if len(labels) < 2 or label not in labels:
-        some = ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
-        msg = f"The model knows no label {label!r} of {phenotype} that others differ from; it knows {some}."
+        known = some(labels, 8)
+        msg = f"The model knows no label {label!r} of {phenotype} that others differ from; it knows {known}."
         raise DataError(msg)
     below_VV = model.at_or_below(phenotype)
     chosen_V = np.array(labels) == label if below_VV is None else below_VV[labels.index(label)]

@@ -90,7 +90,7 @@ def name_columns(var: pd.DataFrame) -> list[np.ndarray]:
         if (name in columns or share > 0.5) and not all(map(_NUMBER.fullmatch, names)):
             found.append((-round(share, 1), names))
     if not found:
-        texts = ", ".join(map(str, text.columns[:5]))
+        texts = some(text.columns)
         msg = (
             f"The genes have numbers for names ({some(var.index.astype(str))}), which do not identify them: set "
             f"adata.var_names to gene symbols or Ensembl ids{f'; adata.var has the columns {texts}' if texts else ''}."
