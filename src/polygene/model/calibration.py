@@ -137,14 +137,13 @@ class Calibration:
             labels = {name: LabelCalibration(**one) for name, one in table["labels"].items()}
             studies = {name: StudyCalibration(**one) for name, one in table.get("studies", {}).items()}
             fits = tuple(table["coverages"]) == COVERAGES and all(one.fits(sizes[name]) for name, one in labels.items())
-            fits = fits and all(len(one.least_A) == len(COVERAGES) for one in studies.values())
+            if not fits or any(len(one.least_A) != len(COVERAGES) for one in studies.values()):
+                msg = "its numbers are of other labels or coverages, or are none"
+                raise ValueError(msg)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            fits, labels, studies, why = False, {}, {}, f" ({type(error).__name__}: {error})"
-        else:
-            why = ""
-        if not fits:
-            msg = f"{file} is no calibration of this model{why}: get the checkpoint again, whole."
-            raise CheckpointError(msg)
+            why = f"{type(error).__name__}: {error}"
+            msg = f"{file} is no calibration of this model ({why}): get the checkpoint again, whole."
+            raise CheckpointError(msg) from error
         return cls(labels=labels, studies=studies)
 
 
