@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.shared import command, effort, files
 from benchmarks.shared.splits import join_runs
 from polygene.corpus.prepare import PrepareConfig
-from polygene.evaluation.evaluate import summarise, tally
+from polygene.evaluation.evaluate import predict_split, summarise
 from polygene.evaluation.test_cells import MODEL
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 
@@ -77,7 +77,7 @@ def run(experiment: Experiment, path: Path, folder: Path, seeds: list[int]) -> t
         started = time.perf_counter()
         model = effort.train(recipe)
         trained = time.perf_counter()
-        runs.append(tally(model, corpus, seed=seed))
+        runs.append(predict_split(model, corpus, seed=seed).tallies)
         seconds["train"] += trained - started
         seconds["score"] += time.perf_counter() - trained
     return summarise(join_runs(runs)), seconds

@@ -20,7 +20,7 @@ from polygene.evaluation import evaluate as evaluation
 from polygene.evaluation import masked_genes
 from polygene.evaluation import test_cells as held_out
 from polygene.evaluation.ages import years_interval
-from polygene.evaluation.evaluate import evaluate, summarise, tally
+from polygene.evaluation.evaluate import evaluate, predict_split, summarise
 from polygene.evaluation.masked_genes import score_genes
 from polygene.evaluation.novelty import learn_novelty, query_states, score_novelty
 from polygene.evaluation.reliability import score_reliability
@@ -127,7 +127,7 @@ def test_pooled_sources_stand_apart_and_naming_the_source_wins_them(scores):
 
 
 def test_a_corpus_of_one_source_has_no_pooled_rows(toy_corpus):
-    found = tally(PolyGene.new(toy_corpus.tokenizer, **SHAPE), toy_corpus)
+    found = predict_split(PolyGene.new(toy_corpus.tokenizer, **SHAPE), toy_corpus).tallies
     assert "cell_type" in found
     assert not [name for name in found if "pooled" in name]
 
@@ -276,7 +276,7 @@ def test_tables_show_calibration_and_by_how_much_sets_fail_and_why(results, mode
 
 def test_scores_do_not_depend_on_how_many_test_cells_are_in_memory(model, corpus, scores, monkeypatch):
     monkeypatch.setattr(held_out, "BLOCK", 7)
-    np.testing.assert_allclose(summarise(tally(model, corpus)).value, scores.value, rtol=1e-6)
+    np.testing.assert_allclose(summarise(predict_split(model, corpus).tallies).value, scores.value, rtol=1e-6)
 
 
 def test_baselines_learn_from_so_many_cells_at_most_and_it_is_said(model, corpus, monkeypatch, caplog):
@@ -334,7 +334,7 @@ def test_baselines_get_the_weights_that_the_model_had(training, balanced, model,
 
     monkeypatch.setattr(held_out, "tuned_probabilities", predict)
     recipe = Recipe(corpus="corpus", out="out", training=training)
-    tally(replace(model, recipe=recipe), corpus)
+    predict_split(replace(model, recipe=recipe), corpus)
     assert {"sex", "cell_type"} <= given.keys()
     assert given == {name: "balanced" if name in balanced else None for name in given}
 

@@ -14,7 +14,7 @@ from polygene.evaluation.bootstrap import N_RESAMPLES, TAILS, resample
 from polygene.evaluation.metrics import Tally, class_formula, credited
 
 
-def class_scores(tally: Tally, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> pd.DataFrame:
+def class_scores(tally: Tally, *, seed: int = 0) -> pd.DataFrame:
     """Score each class of a `label_tally`: precision, recall and F1, taken within each source and averaged.
 
     Returns
@@ -26,13 +26,12 @@ def class_scores(tally: Tally, *, n_resamples: int = N_RESAMPLES, seed: int = 0)
     """
     by_label = replace(tally, formula=class_formula)
     values = {name: value_RV[0] for name, value_RV in by_label.scores().items()}
-    f1_RV = resample({"": by_label}, n_resamples, seed)[""]["f1"]
-    truths_UV = np.split(tally.sums_UK[:, :-1], 3, axis=1)[1]
-    cells_V = truths_UV.sum(axis=0)
+    f1_RV = resample({"": by_label}, N_RESAMPLES, seed)[""]["f1"]
+    cells_V = tally.truths_UV.sum(axis=0)
     named = tally.donors_U.dtype == object  # else cells are their own donors
     rows = []
     for v in sorted(np.flatnonzero(cells_V), key=lambda v: -cells_V[v]):
-        donors = len(np.unique(tally.donors_U[truths_UV[:, v] > 0]))
+        donors = len(np.unique(tally.donors_U[tally.truths_UV[:, v] > 0]))
         low, high = np.nanquantile(f1_RV[:, v], TAILS) if donors > 1 else (np.nan, np.nan)
         rows.append(
             {

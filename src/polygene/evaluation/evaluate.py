@@ -114,11 +114,6 @@ def evaluate(model: PolyGene | str | Path, corpus: Corpus | str | Path, *, seed:
     )
 
 
-def tally(model: PolyGene, corpus: Corpus, *, seed: int = 0) -> Tallies:
-    """Sum what the scores of the test cells need, of the model and of every baseline."""
-    return predict_split(model, corpus, seed=seed).tallies
-
-
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
     """What is predicted for the test cells, and its sums.

@@ -67,10 +67,14 @@ class Tally:
     labels: tuple[Hashable, ...] = ()
 
     @property
+    def truths_UV(self) -> np.ndarray:
+        """The cells that have each label."""
+        return self.sums_UK[:, len(self.labels) : 2 * len(self.labels)]
+
+    @property
     def n_labels(self) -> float:
         """How many labels are scored; NaN for ages."""
-        n = len(self.labels)
-        return float(np.count_nonzero(self.sums_UK[:, n : 2 * n].sum(axis=0))) if n else np.nan
+        return float(np.count_nonzero(self.truths_UV.sum(axis=0))) if self.labels else np.nan
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.sums_UK).all():
@@ -180,11 +184,10 @@ def label_scores(tally: Tally) -> dict[str, float]:
 
     Over fewer than two labels hits and misses are no score: NaN. Log loss stays, since it chooses among fits.
     """
-    truths_UV = np.split(tally.sums_UK[:, :-1], 3, axis=1)[1]
     support = {
-        "cells": truths_UV.sum(),
+        "cells": tally.truths_UV.sum(),
         "donors": len(pd.unique(tally.donors_U)),
-        "labels": np.count_nonzero(truths_UV.sum(axis=0)),
+        "labels": tally.n_labels,
         "sources": len(np.unique(tally.sources_U)),
     }
     scores = {name: value_R[0] for name, value_R in tally.scores().items()}
