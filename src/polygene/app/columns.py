@@ -13,7 +13,7 @@ import pandas as pd
 
 from polygene.app.incoming import column_file
 from polygene.io.read import CellSource
-from polygene.vocab.columns import factorize
+from polygene.vocab.columns import by_code, factorize
 
 MOST_LABELS = 300
 """Labels that the page names and colours; of more the most frequent, and the others as one."""
@@ -32,14 +32,14 @@ def packed(column: pd.Series) -> tuple[dict[str, Any], np.ndarray]:
     codes_C, labels, counts = factorize(column)
     order = np.argsort(-np.asarray(counts, dtype=np.int64), kind="stable")
     named, others = order[:MOST_LABELS], order[MOST_LABELS:]
-    place = np.full(len(labels) + 1, -1, dtype=np.int16)  # the last entry serves the code -1
+    place = np.full(len(labels), -1, dtype=np.int16)
     place[named] = np.arange(len(named))
     texts, n_cells = [labels[i][:MOST_LETTERS] for i in named], [int(counts[i]) for i in named]
     if len(others):
         place[others] = len(named)
         texts.append(f"{OTHERS} ({len(others):,})")
         n_cells.append(int(sum(counts[i] for i in others)))
-    return {"kind": "labels", "labels": texts, "counts": n_cells, "n": len(codes_C)}, place[codes_C]
+    return {"kind": "labels", "labels": texts, "counts": n_cells, "n": len(codes_C)}, by_code(place, codes_C, -1)
 
 
 def is_number(column: pd.Series) -> bool:

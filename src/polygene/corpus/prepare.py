@@ -42,7 +42,7 @@ from polygene.runtime.pool import process_pool
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import WHOLE, Part, one_process
 from polygene.vocab.binning import ExpressionBinner, InverseFit
-from polygene.vocab.columns import SYNTHETIC, is_synthetic
+from polygene.vocab.columns import SYNTHETIC, by_code, is_synthetic
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.panel import GenePanel
 from polygene.vocab.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
@@ -226,9 +226,10 @@ class Preparation:
                 written.sources.append(describe(source, tokenizer.schema, match.measured_G, labels_CP))
                 years_C = years_of(source.frame, tokenizer.schema.phenotypes)
                 source.frame = source.frame.iloc[:0].copy()  # a byte a cell and column, not needed any more
-                donors = np.array([*source.donors, ""], dtype=object)  # the last entry serves the code -1
+                donors = np.array(source.donors, dtype=object)
                 for window in (window for number, window in self.blocks if number == s):
-                    of_cells = labels_CP[window], source.part_C[window], years_C[window], donors[source.donor_C[window]]
+                    donors_C = by_code(donors, source.donor_C[window], "")
+                    of_cells = labels_CP[window], source.part_C[window], years_C[window], donors_C
                     thinned_C = source.thinned_C[(source.thinned_C >= window.start) & (source.thinned_C < window.stop)]
                     yield s, (window, match, tokenizer, s, *of_cells, thinned_C, self.config.seed)
 

@@ -17,7 +17,7 @@ from polygene.corpus.config import PrepareConfig
 from polygene.errors import PolyGeneError
 from polygene.io.read import CellSource
 from polygene.vocab.ages import age_in_years
-from polygene.vocab.columns import given_texts, is_synthetic, some
+from polygene.vocab.columns import by_code, given_texts, is_synthetic, some
 from polygene.vocab.expression import TOTALS, log1p_values, warn_totals
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.panel import merged_genes
@@ -142,8 +142,8 @@ def years_of(frame: pd.DataFrame, phenotypes: Sequence[Phenotype]) -> np.ndarray
     for phenotype in phenotypes:
         if phenotype.ordinal == "age" and phenotype.column in frame:
             codes_C, texts = given_texts(frame[phenotype.column])
-            years = [age_in_years(text) for text in texts]
-            return np.array([*(np.nan if one is None else one for one in years), np.nan], np.float32)[codes_C]
+            years = np.array([age_in_years(text) for text in texts], dtype=np.float32)  # None becomes NaN
+            return by_code(years, codes_C, np.nan)
     return np.full(len(frame), np.nan, np.float32)
 
 

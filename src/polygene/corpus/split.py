@@ -14,7 +14,7 @@ from scipy import sparse
 from polygene.corpus.arrow import SPLITS
 from polygene.errors import DataError, missing_column
 from polygene.io.read import CellSource
-from polygene.vocab.columns import given_texts, is_synthetic
+from polygene.vocab.columns import by_code, given_texts, is_synthetic
 from polygene.vocab.phenotypes import Phenotype
 
 logger = logging.getLogger("polygene")
@@ -74,12 +74,11 @@ def _split_units(
     """Draw the parts of donors or files, whose codes (-1 = none) and names come for each source."""
     first_source = {name: source for source in reversed(range(len(units))) for name in units[source][1]}
     place = {name: unit for unit, name in enumerate(sorted(first_source))}
-    # The last entry serves the code -1: no donor.
-    units_of = [np.array([*(place[name] for name in some), -1], dtype=np.int32)[codes_C] for codes_C, some in units]
+    units_of = [by_code(np.array([place[name] for name in some], np.int32), codes_C, -1) for codes_C, some in units]
     within_DL, pooled_DL = _labels_of_units(units_of, len(place), frames, phenotypes)
     stratum_D = np.array([0 if by == "study" else first_source[name] for name in place])
     part_D = draw_units(within_DL, pooled_DL, stratum_D, fractions=fractions, seed=seed, by=by)
-    parts = [np.append(part_D, np.int8(0))[unit_C] for unit_C in units_of]
+    parts = [by_code(part_D, unit_C, 0) for unit_C in units_of]
     _set_aside(parts, units_of, seen, seed, by)
     return parts
 
@@ -233,9 +232,9 @@ def _pairs(a_C: np.ndarray, b_C: np.ndarray, step: int = 100_000) -> tuple[np.nd
 def _without(synthetic_C: np.ndarray, unit_C: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Take synthetic cells out of the units, and units that no real cell has."""
     left = sorted(set(unit_C[~synthetic_C]) - {-1})
-    place = np.full(len(names) + 1, -1, dtype=np.int32)  # the last entry serves the code -1
+    place = np.full(len(names), -1, dtype=np.int32)
     place[left] = np.arange(len(left))
-    return np.where(synthetic_C, -1, place[unit_C]), [names[code] for code in left]
+    return np.where(synthetic_C, -1, by_code(place, unit_C, -1)), [names[code] for code in left]
 
 
 def _check_donors(

@@ -17,6 +17,7 @@ from polygene.evaluation.estimators import CellTable
 from polygene.evaluation.scorable import scorable
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
+from polygene.vocab.columns import by_code
 
 log = logging.getLogger("polygene")
 
@@ -129,4 +130,4 @@ def scored_labels(
 
 def actual_years(split: CorpusSplit, years_V: np.ndarray, labels_C: np.ndarray) -> np.ndarray:
     """Age of each cell in years, also of ages that no training cell has, where the corpus wrote them down; else NaN."""
-    return np.append(years_V, np.nan)[labels_C] if split.years_C is None else split.years_C.astype(float)
+    return by_code(years_V, labels_C, np.nan) if split.years_C is None else split.years_C.astype(float)

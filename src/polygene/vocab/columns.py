@@ -37,8 +37,13 @@ def given_texts(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     codes_C, texts, _ = factorize(column)
     names = sorted(set(filter(is_given, texts)))
     place = {name: code for code, name in enumerate(names)}
-    # The last entry serves the code -1, which is NaN.
-    return np.array([*(place.get(text, -1) for text in texts), -1], dtype=np.int32)[codes_C], names
+    return by_code(np.array([place.get(text, -1) for text in texts], dtype=np.int32), codes_C, -1), names
+
+
+def by_code(values: np.ndarray, codes_C: np.ndarray, absent: object) -> np.ndarray:
+    """Give each cell the value of its code, and `absent` where the code is -1."""
+    taken_C: np.ndarray = np.append(values, np.array([absent], dtype=values.dtype))[codes_C]
+    return taken_C
 
 
 def is_given(label: str) -> bool:

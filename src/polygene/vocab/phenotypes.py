@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from polygene.errors import PhenotypeError, missing_column
-from polygene.vocab.columns import factorize, is_given, some
+from polygene.vocab.columns import by_code, factorize, is_given, some
 from polygene.vocab.label_matching import LabelPlaces, one_name_an_age, order_of_ages
 
 logger = logging.getLogger("polygene")
@@ -221,12 +221,11 @@ class PhenotypeSchema:
     def _encode_column(self, p: int, column: pd.Series, unknown: str) -> tuple[np.ndarray, dict[str, int]]:
         """Return (labels_C, how many cells are not given for which reason)."""
         codes_C, texts, counts = factorize(column)
-        # The last entry serves the code -1, which is NaN.
-        labels = np.array([*(self.find(p, text) if is_given(text) else -1 for text in texts), -1], dtype=np.int16)
-        labels_C = labels[codes_C]
+        labels = np.array([self.find(p, text) if is_given(text) else -1 for text in texts], dtype=np.int16)
+        labels_C = by_code(labels, codes_C, -1)
         absent = {"NaN": int((codes_C < 0).sum())}
         outside = {}
-        for text, n, v in zip(texts, counts, labels[:-1], strict=True):
+        for text, n, v in zip(texts, counts, labels, strict=True):
             if v < 0 and is_given(text):
                 if unknown == "error" and self._places[p].between(text):
                     of_C = codes_C == texts.index(text)
