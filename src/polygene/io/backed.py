@@ -3,7 +3,7 @@
 Legend: C cells, G genes, N entries of a block.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -22,10 +22,8 @@ BLOCK = 2_000_000  # entries of a CSC matrix read at once
 class BackedCSR:
     """A sparse matrix in a file, by cells (CSR), of which only the rows that are sliced are read."""
 
-    def __init__(self, group: Any, shape: Iterable[int]) -> None:
-        self.group = group
-        n_rows, n_columns = map(int, shape)
-        self.shape = n_rows, n_columns
+    def __init__(self, group: Any, shape: Sequence[int]) -> None:
+        self.group, self.shape = group, (int(shape[0]), int(shape[1]))
 
     def __getitem__(self, rows: slice) -> sparse.csr_matrix:
         indptr = self.group["indptr"][rows.start : rows.stop + 1].astype(np.int64)
@@ -45,10 +43,8 @@ class BackedCSC:
 
     order = "by genes (CSC)"
 
-    def __init__(self, group: Any, shape: Iterable[int]) -> None:
-        self.group = group
-        n_rows, n_columns = map(int, shape)
-        self.shape = n_rows, n_columns
+    def __init__(self, group: Any, shape: Sequence[int]) -> None:
+        self.group, self.shape = group, (int(shape[0]), int(shape[1]))
         self.n_entries, self.dtype = int(group["data"].shape[0]), native(np.empty(0, group["data"].dtype)).dtype
 
     def blocks(self) -> Iterator[Entries]:

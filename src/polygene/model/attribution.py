@@ -17,7 +17,7 @@ from polygene.errors import DataError
 from polygene.model.batches import batches, pack_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.eval_mode import predicts
-from polygene.model.inference import cells_and_ranks
+from polygene.model.inference import cells_and_ranks, row_of
 from polygene.nn.attention import CellOffsets
 from polygene.nn.packing import PackedCells
 from polygene.vocab.cells import EncodedCells
@@ -114,7 +114,7 @@ def _gradient(model: PolyGene, row: _Row, p: int, target_V: Tensor, share: float
 def _odds(model: PolyGene, row: _Row, p: int, target_V: Tensor, share: float) -> tuple[Tensor, Sequence[Tensor]]:
     """Log-odds of each cell, (C,), where genes count by a share, and the shares of each gene in encoder and branch."""
     network, device = model.network, model.network.device
-    inputs = {name: x.to(device) for name, x in row.packed.as_dict().items()}
+    inputs = row_of(row.packed, network)
     ids_T, slots_T, unmeasured = inputs["input_ids"][0], inputs["position_ids"][0], inputs.get("unmeasured")
     cells, at_Q = CellOffsets(inputs["n_keys"], inputs["n_queries"]), row.query_at.to(device)
     places = CellOffsets(inputs["n_keys"], inputs["n_queries"], at_Q)

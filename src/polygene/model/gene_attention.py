@@ -11,7 +11,7 @@ from torch import Tensor
 from polygene.model.batches import batches, pack_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.eval_mode import predicts
-from polygene.model.inference import key_labels
+from polygene.model.inference import key_labels, row_of
 from polygene.nn.attention import CellOffsets
 from polygene.nn.linear import linear
 from polygene.vocab.cells import EncodedCells
@@ -36,9 +36,9 @@ def attention_sums(model: PolyGene, cells: EncodedCells) -> tuple[np.ndarray, np
         for rows in batches(cells, first_gene + 1, network):
             part = cells.rows(rows)
             packed, _ = pack_cells(model.tokenizer, part, key_labels(model, part, ()), no_query, no_query)
-            inputs = {name: x.to(network.device) for name, x in packed.as_dict().items()}
-            network.encode(**inputs, before_last=not one_layer, few=False, known=None)
-            offsets = CellOffsets(inputs["n_keys"], inputs["n_queries"])
+            row = row_of(packed, network)
+            network.encode(**row, before_last=not one_layer, few=False, known=None)
+            offsets = CellOffsets(row["n_keys"], row["n_queries"])
             for layer, x_TD in seen:
                 _add(sums_GG, layer, x_TD, offsets, part, first_gene)
             seen.clear()

@@ -35,10 +35,9 @@ def key_labels(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np
     return labels_CP
 
 
-def states(network: PolyGeneModel, packed: PackedCells, read_at_R: Tensor) -> Tensor:
-    """Last hidden states at these places of the row, ascending, (R, D), on the network's device."""
-    inputs = {name: x.to(network.device) for name, x in (packed.as_dict() | {"read_at": read_at_R}).items()}
-    return network.encode(**inputs, before_last=False, few=False, known=None)
+def row_of(packed: PackedCells, network: PolyGeneModel) -> dict[str, Tensor]:
+    """Give packed cells as the network takes them, on its device."""
+    return {name: x.to(network.device) for name, x in packed.as_dict().items()}
 
 
 def shared_tokens(tokenizer: CellTokenizer) -> PackedCells:
@@ -132,7 +131,7 @@ def _label_states(
     cells_Q = np.repeat(np.arange(len(cells)), n)
     slots_Q = np.tile(model.tokenizer.phenotype_slots[list(phenotypes)], len(cells))
     packed, at_Q = pack_cells(model.tokenizer, cells, labels_CP, cells_Q, slots_Q, visible_share=visible_share)
-    row = {name: x.to(network.device) for name, x in packed.as_dict().items()}
+    row = row_of(packed, network)
     label_at, few = torch.from_numpy(at_Q).to(network.device), n <= MOST_ASKED and network.device.type == "cpu"
     hidden_QD = network.encode(**row, read_at=label_at, before_last=False, few=few, known=known)
     places = (row["input_ids"], row["position_ids"], CellOffsets(row["n_keys"], row["n_queries"]), label_at)
@@ -191,8 +190,7 @@ def key_states(model: PolyGene, cells: EncodedCells, *, given: Sequence[str] = (
 def _key_states(model: PolyGene, cells: EncodedCells, labels_CP: np.ndarray, rows: slice) -> KeyStates:
     network, no_query = model.network, np.zeros(0, dtype=np.int64)
     packed, _ = pack_cells(model.tokenizer, cells, labels_CP, no_query, no_query)
-    inputs = {name: x.to(network.device) for name, x in packed.as_dict().items()}
-    hidden_TD = network.encode(**inputs, before_last=True, few=False, known=None).float().cpu().numpy()
+    hidden_TD = network.encode(**row_of(packed, network), before_last=True, few=False, known=None).float().cpu().numpy()
     cell_N, rank_N = (x.numpy() for x in cells_and_ranks(cells))
     first_gene, cls_at_C = network.config.first_gene_slot, packed.cls_at.numpy()
     return KeyStates(
@@ -252,7 +250,8 @@ def bin_probabilities(
             visible_N[cells.offsets_C1[rows.start] : cells.offsets_C1[rows.stop]],
             visible_share,
         )
-        hidden_QD = states(network, packed, torch.from_numpy(at_Q))
+        read_at = torch.from_numpy(at_Q).to(network.device)
+        hidden_QD = network.encode(**row_of(packed, network), read_at=read_at, before_last=False, few=False, known=None)
         logits_QB = network.decode_genes(hidden_QD, torch.from_numpy(genes_Q).to(hidden_QD.device))
         return bins_from_logits(logits_QB.cpu(), network.config.bin_targets).numpy()
 
