@@ -99,8 +99,9 @@ class PrepareConfig:
         """Give the phenotypes: the five of CELLxGENE, then those that are added."""
         known = [replace(one, column=self.phenotypes.get(one.name, one.column)) for one in CELLXGENE]
         names = {one.name for one in known}
-        columns = [one.column for one in known] + [c for n, c in self.phenotypes.items() if n not in names]
+        added = [Phenotype(name=n, column=c) for n, c in self.phenotypes.items() if n not in names]
+        columns = [one.column for one in (*known, *added)]
         if twice := sorted({column for column in columns if columns.count(column) > 1}):
             msg = f"two phenotypes are read from the column {twice[0]!r}: one would give the other away. Name one only."
             raise RecipeError(msg)
-        return (*known, *(Phenotype(name=n, column=c) for n, c in self.phenotypes.items() if n not in names))
+        return (*known, *added)
