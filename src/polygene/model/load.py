@@ -1,5 +1,6 @@
 """The network of a checkpoint folder: its sizes are compared before memory is taken, and nothing else is opened."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,6 @@ from polygene.nn.network import PolyGeneModel
 from polygene.runtime.files import read_json
 from polygene.vocab.tokenizer import CellTokenizer
 
-USED = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"),
-    *("max_position_embeddings", "type_vocab_size", "vocab_size", "n_genes", "n_bins", "phenotype_sizes", "n_added"),
-    *("bin_targets", "unmeasured_vectors", "label_regression"),
-)
-"""Keys of config.json that a network of PolyGene is made by; all others are as transformers sets them."""
 LARGEST_CONFIG = 4_000_000  # bytes: targets of 256 × 256 bins
 
 
@@ -56,7 +50,8 @@ def load_network(folder: Path, tokenizer: CellTokenizer) -> PolyGeneModel:
     given = {"label_regression": False} | read_json(folder / CONFIG, LARGEST_CONFIG)  # networks were made without it
     header = tensors(folder / WEIGHTS)
     _check_sizes(folder, given, header, tokenizer)
-    config = PolyGeneConfig(**{name: given[name] for name in USED})
+    # A network is made by these keys of config.json; all others are as transformers sets them.
+    config = PolyGeneConfig(**{one.name: given[one.name] for one in fields(PolyGeneConfig)})
     usual = config.to_dict()
     free = {"dtype", "architectures", "transformers_version", "use_cache"}  # change no prediction
     if odd := [name for name in given if name in usual and name not in free and given[name] != usual[name]]:
