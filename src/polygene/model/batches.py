@@ -96,10 +96,10 @@ def pack_cells(
         cells_N, slots_N, ids_N = cells_N[visible_N], slots_N[visible_N], ids_N[visible_N]
     phenotype_ids_CP = tokenizer.phenotype_token_ids(key_labels_CP)
     if (key_labels_CP[:, n_leading:] >= 0).any():  # labels of added phenotypes follow the genes of their cell
-        told_A, added_A = np.nonzero(key_labels_CP[:, n_leading:] >= 0)
-        cells_N = np.concatenate([cells_N, told_A])
+        given_A, added_A = np.nonzero(key_labels_CP[:, n_leading:] >= 0)
+        cells_N = np.concatenate([cells_N, given_A])
         slots_N = np.concatenate([slots_N, tokenizer.phenotype_slots[n_leading + added_A]])
-        ids_N = np.concatenate([ids_N, phenotype_ids_CP[told_A, n_leading + added_A]])
+        ids_N = np.concatenate([ids_N, phenotype_ids_CP[given_A, n_leading + added_A]])
         order_N = np.argsort(cells_N, kind="stable")
         cells_N, slots_N, ids_N = cells_N[order_N], slots_N[order_N], ids_N[order_N]
     unmeasured_CG = cells.unmeasured_CG if unmeasured_CG is None else unmeasured_CG

@@ -23,7 +23,7 @@ from polygene.nn.packing import PackedCells, rank_within
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.tokenizer import CellTokenizer
 
-MOST_KNOWN, MOST_ASKED = 2**25, 8  # numbers kept of known tokens; phenotypes up to which `few_attention` is less work
+MOST_KNOWN, MOST_QUERIES = 2**25, 8  # numbers kept of known tokens; phenotypes up to which `few_attention` is less work
 
 
 def key_labels(model: PolyGene, cells: EncodedCells, given: Sequence[str]) -> np.ndarray:
@@ -41,7 +41,7 @@ def row_of(packed: PackedCells, network: PolyGeneModel) -> dict[str, Tensor]:
 
 
 def shared_tokens(tokenizer: CellTokenizer) -> PackedCells:
-    """Lay out what cells share: genes in every bin, [CLS], [END], phenotypes that are not given or are asked for."""
+    """Lay out what cells share: genes in every bin, [CLS], [END], phenotypes that are not given or are queries."""
     bins_CG = np.arange(1, tokenizer.binner.n_bins, dtype=np.uint8)[:, None].repeat(len(tokenizer.panel), axis=1)
     nothing_CP = np.full((len(bins_CG), len(tokenizer.schema.names)), -1, dtype=np.int16)
     all_G, slots_P = np.ones(len(tokenizer.panel), dtype=bool), tokenizer.phenotype_slots
@@ -86,7 +86,7 @@ def predict_labels(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return what `label_probabilities` does, and the hidden states of the queries, (C, D) for each.
 
-    With `branch` the linear branch is added to the states, as where labels are decoded; without it they tell novel
+    With `branch` the linear branch is added to the states, as where labels are decoded; without it they show novel
     cells (docs/decisions.md). Where the model has a head for a phenotype, it predicts, from states with the branch and
     from the genes of the cell.
     """
@@ -132,7 +132,7 @@ def _label_states(
     slots_Q = np.tile(model.tokenizer.phenotype_slots[list(phenotypes)], len(cells))
     packed, at_Q = pack_cells(model.tokenizer, cells, labels_CP, cells_Q, slots_Q, visible_share=visible_share)
     row = row_of(packed, network)
-    label_at, few = torch.from_numpy(at_Q).to(network.device), n <= MOST_ASKED and network.device.type == "cpu"
+    label_at, few = torch.from_numpy(at_Q).to(network.device), n <= MOST_QUERIES and network.device.type == "cpu"
     hidden_QD = network.encode(**row, read_at=label_at, before_last=False, few=few, known=known)
     places = (row["input_ids"], row["position_ids"], CellOffsets(row["n_keys"], row["n_queries"]), label_at)
     return hidden_QD, network.label_states(hidden_QD, *places, row.get("unmeasured"))

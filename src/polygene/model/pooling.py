@@ -1,4 +1,4 @@
-"""Probabilities of many cells: the temperature with the least log loss, and what a group says together.
+"""Probabilities of many cells: the temperature with the least log loss, and the prediction for a group of cells.
 
 Legend: C cells, G groups, V labels of one phenotype.
 """

@@ -130,7 +130,7 @@ def refuse_input(target: str | Path, *inputs: object, do: str = "choose another 
 
 
 FULL = ("No space left", "quota exceeded", "PytorchStreamWriter", "iostream error", "unexpected pos")
-"""What torch and safetensors say of a full disk, in errors that are no OSError."""
+"""Words of torch and safetensors for a full disk, in errors that are no OSError."""
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def process_group() -> Iterator[Callable[[Any], list[Any]]]:
 
 
 class _Group:
-    """The processes, met over gloo, which needs no GPU."""
+    """The processes, connected by gloo, which needs no GPU."""
 
     def __init__(self) -> None:
         import torch

@@ -40,7 +40,7 @@ class Advance:
     ) -> None:
         """Add what was just done; `idle` seconds do not count for the speed, and `note` is shown behind it.
 
-        `made` is what those who listen get of it.
+        `made` is the result of this step, for those who listen.
         """
         self.n, self._idle, self.total = self.n + n, self._idle + idle, total or self.total
         self._note = self._note if note is None else f" {note}"

@@ -31,7 +31,7 @@ EPOCHS, BATCH, RATE = 12, 256, 0.02
 
 
 def join_regression(network: PolyGeneModel, recipe: Recipe, corpus: Corpus) -> PolyGeneModel:
-    """Fit the labels on the bins of the training cells, and give a network that answers with the mean of both."""
+    """Fit the labels on the bins of the training cells, and give a network that predicts the mean of both."""
     loss, counts = loss_of(recipe, corpus), label_counts(recipe, corpus)
     fits = [_fit(network, recipe, corpus, loss, counts_V, p) for p, counts_V in enumerate(counts)]
     weights_GL, bias_L = (torch.cat(parts, dim=-1) for parts in zip(*fits, strict=True))

@@ -1,4 +1,4 @@
-"""Which label of a model a text means: by name, by age in years, by the ontology; and what to say where none does."""
+"""Which label of a model a text means: by name, by age in years, by the ontology; and a hint where it means none."""
 
 import difflib
 from collections import Counter

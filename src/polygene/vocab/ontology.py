@@ -48,10 +48,10 @@ class Ontology:
 
     @cached_property
     def information(self) -> dict[str, float]:
-        """What an id says, from 0 (the root) to 1 (nothing below), needing no corpus: Seco et al. 2004, ECAI, 1089."""
+        """How specific an id is, from 0 (the root) to 1 (nothing below it): Seco et al. 2004, ECAI, 1089."""
         n_below = Counter(term for terms in self.above.values() for term in terms)
-        says_N = 1 - np.log(list(n_below.values())) / np.log(max(n_below.values()))
-        return dict(zip(n_below, says_N.tolist(), strict=True))
+        specific_N = 1 - np.log(list(n_below.values())) / np.log(max(n_below.values()))
+        return dict(zip(n_below, specific_N.tolist(), strict=True))
 
 
 @cache
@@ -128,25 +128,25 @@ def reported_labels(probabilities_CV: np.ndarray, at_or_below_VV: np.ndarray | N
 
 
 class LabelTree:
-    """The labels of a model and the terms above them, most telling first; a label that is no term stands for itself."""
+    """Labels of a model and the terms above them, specific ones first; a label that is no term stands for itself."""
 
     def __init__(self, labels: Sequence[str], phenotype: str = "cell_type") -> None:
         terms_of = ontology_of(phenotype)
         found = [terms_of.find(label) for label in labels]
         self.unknown = tuple(label for label, term in zip(labels, found, strict=True) if term is None)
         above = [{label} if term is None else terms_of.above[term] for label, term in zip(labels, found, strict=True)]
-        says = {term: terms_of.information.get(term, 1.0) for terms in above for term in terms}
-        terms = sorted(says, key=lambda term: (-says[term], term))
+        information = {term: terms_of.information.get(term, 1.0) for terms in above for term in terms}
+        terms = sorted(information, key=lambda term: (-information[term], term))
         # A label that stands for itself has no id, and all the information there is.
         self.ids_N = np.array([term if term in terms_of.names else "" for term in terms], dtype=object)
         self.names_N = np.array([terms_of.names.get(term, term) for term in terms], dtype=object)
-        self.information_N = np.array([says[term] for term in terms])
+        self.information_N = np.array([information[term] for term in terms])
         self.under_NV = np.stack([np.array([term in above_V for term in terms]) for above_V in above], axis=1)
         place = {term: n for n, term in enumerate(terms)}
         self.of_label_V = np.array([place[term or label] for label, term in zip(labels, found, strict=True)])
 
     def back_off(self, probabilities_CV: np.ndarray, level: float = SURE) -> tuple[np.ndarray, np.ndarray]:
-        """Predict for each cell the most telling term that is sure: (term_C, -1 where none is; probability_C).
+        """Predict for each cell the most specific term that is sure: (term_C, -1 where none is; probability_C).
 
         A term is as probable as the labels at and below it together.
         """
@@ -177,16 +177,16 @@ class LabelTree:
         found = {}
         reported_C = self.of_label_V[reported_labels(p_CV, at_or_below_VV)]
         for name, term_C in (("backed_off", self.back_off(p_CV, level)[0]), ("label", reported_C)):
-            answered_C = term_C >= 0
+            sure_C = term_C >= 0
             under_CV, below_truth_CV = self.under_NV[term_C], self.under_NV[self.of_label_V[truth_C]]
-            correct_C = answered_C & under_CV[np.arange(len(truth_C)), truth_C]
-            finer_C = answered_C & ~correct_C & ~(under_CV & ~below_truth_CV).any(axis=1)
+            correct_C = sure_C & under_CV[np.arange(len(truth_C)), truth_C]
+            finer_C = sure_C & ~correct_C & ~(under_CV & ~below_truth_CV).any(axis=1)
             columns = {
-                "at_label": answered_C & np.isin(term_C, self.of_label_V),
+                "at_label": sure_C & np.isin(term_C, self.of_label_V),
                 "correct": correct_C,
                 "finer": finer_C,
-                "wrong": answered_C & ~correct_C & ~finer_C,
-                "information": np.where(answered_C, self.information_N[term_C], 0.0),
+                "wrong": sure_C & ~correct_C & ~finer_C,
+                "information": np.where(sure_C, self.information_N[term_C], 0.0),
             }
             by_donor = pd.DataFrame(columns).astype(float).groupby(donor_C).mean()
             found[name] = {key: float(value) for key, value in by_donor.mean().items()}
@@ -196,5 +196,5 @@ class LabelTree:
 def check_level(level: float) -> None:
     """Refuse a level at which two predictions that exclude each other could both be sure."""
     if not 0.5 < level <= 1:
-        msg = f"an answer is backed off until its probability is above 0.5 and at most 1, such as {SURE}; got {level}"
+        msg = f"a prediction is backed off until its probability is above 0.5 and at most 1, as {SURE}; got {level}"
         raise PhenotypeError(msg)
