@@ -203,7 +203,7 @@ def test_a_killed_server_takes_its_workers_with_it(private: Path) -> None:
         "import sys, time, tempfile; tempfile.tempdir = sys.argv[1]\n"
         "from polygene.app.sessions import Sessions\n"
         "if __name__ == '__main__':\n"
-        "    session = Sessions().new(); session.warm(); print(session.worker_pid, flush=True); time.sleep(600)"
+        "    session = Sessions().new(); session.warm(); print(session._worker.pid, flush=True); time.sleep(600)"
     )
     script = private / "server.py"
     script.write_text(code)

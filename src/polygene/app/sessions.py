@@ -93,11 +93,6 @@ class Session:
             self._stop()
             delete(self.folder)
 
-    @property
-    def worker_pid(self) -> int | None:
-        """The number of the process that computes, if there is one."""
-        return self._worker.pid if self._worker else None
-
     def _stop(self) -> None:
         if self._worker:
             self._worker.stop()
