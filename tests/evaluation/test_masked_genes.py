@@ -6,7 +6,10 @@ from scipy.special import softmax
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
-from polygene.evaluation.masked_genes import gene_scores
+from polygene.evaluation.masked_genes import bin_scores, value_scores
+
+ALIKE = np.ones(400)
+"""Weights of masked genes of which each stands for itself."""
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def test_gene_scores_are_those_of_a_plain_loop(genes):
         if truth > 0:
             exact.append(int(np.argmax(p_B)) == truth)
             near.append(abs(int(np.argmax(p_B)) - int(truth)) <= 1)
-    scores = gene_scores(probabilities_QB, bins_Q)
+    scores = bin_scores(probabilities_QB, bins_Q, ALIKE)
     assert scores["bin_accuracy"] == pytest.approx(np.mean(exact))
     assert scores["bin_accuracy_within_one"] == pytest.approx(np.mean(near))
     assert scores["cross_entropy"] == pytest.approx(np.mean(surprise))
@@ -43,7 +46,7 @@ def test_bin_accuracy_does_not_see_what_is_said_of_unexpressed_genes(genes):
     probabilities_QB, bins_Q = genes
     worse_QB = probabilities_QB.copy()
     worse_QB[bins_Q == 0] = np.eye(6)[5] * 0.95 + 0.05 / 6
-    better, worse = gene_scores(probabilities_QB, bins_Q), gene_scores(worse_QB, bins_Q)
+    better, worse = (bin_scores(p_QB, bins_Q, ALIKE) for p_QB in (probabilities_QB, worse_QB))
     assert better["bin_accuracy"] == worse["bin_accuracy"]
     assert better["bin_accuracy_within_one"] == worse["bin_accuracy_within_one"]
     assert better["cross_entropy"] < worse["cross_entropy"]
@@ -55,21 +58,21 @@ def test_a_weight_of_three_is_three_genes(genes, rng):
     weights_Q = np.where(bins_Q == 0, 3, 1)
     repeated = np.repeat(np.arange(400), weights_Q)
     weighted, plain = (
-        gene_scores(probabilities_QB, bins_Q, weights_Q=weights_Q),
-        gene_scores(probabilities_QB[repeated], bins_Q[repeated]),
+        bin_scores(probabilities_QB, bins_Q, weights_Q),
+        bin_scores(probabilities_QB[repeated], bins_Q[repeated], np.ones(len(repeated))),
     )
     assert weighted == pytest.approx(plain)
-    assert weighted["cross_entropy"] != pytest.approx(gene_scores(probabilities_QB, bins_Q)["cross_entropy"])
+    assert weighted["cross_entropy"] != pytest.approx(bin_scores(probabilities_QB, bins_Q, ALIKE)["cross_entropy"])
 
 
 def test_values_are_scored_by_spearman_within_each_gene_that_varies(genes, rng):
-    probabilities_QB, bins_Q = genes
+    bins_Q = genes[1]
     genes_Q = rng.integers(0, 8, 400)
     values_Q = np.where(bins_Q > 0, bins_Q + rng.random(400), 0.0)
     values_Q[genes_Q == 3] = 0.0
     expected_Q = values_Q + 5 * genes_Q + rng.normal(0, 1, 400)
     expected_Q[genes_Q == 5] = 1.0
-    scores = gene_scores(probabilities_QB, bins_Q, genes_Q=genes_Q, expected_Q=expected_Q, values_Q=values_Q)
+    scores = value_scores(expected_Q, values_Q, genes_Q, ALIKE)
     each = [spearmanr(expected_Q[genes_Q == g], values_Q[genes_Q == g]).statistic for g in range(8) if g not in (3, 5)]
     assert scores["spearman_gene"] == pytest.approx(np.mean(each))
     assert scores["spearman_genes"] == 6
@@ -77,7 +80,7 @@ def test_values_are_scored_by_spearman_within_each_gene_that_varies(genes, rng):
 
 
 def test_average_precision_is_nan_where_nothing_is_expressed(genes):
-    scores = gene_scores(genes[0], np.zeros(400, dtype=np.uint8))
+    scores = bin_scores(genes[0], np.zeros(400, dtype=np.uint8), ALIKE)
     assert np.isnan(scores["average_precision_expressed"])
     assert np.isnan(scores["bin_accuracy"])
     assert scores["cross_entropy"] == pytest.approx(-np.log(genes[0][:, 0]).mean())
@@ -87,7 +90,7 @@ def test_average_precision_agrees_with_sklearn_on_ties():
     probabilities_QB = np.array([[0.5, 0.5], [0.5, 0.5], [0.1, 0.9]])
     bins_Q = np.array([0, 1, 1], dtype=np.uint8)
     expected = average_precision_score([0, 1, 1], [0.5, 0.5, 0.9])
-    assert gene_scores(probabilities_QB, bins_Q)["average_precision_expressed"] == pytest.approx(expected)
+    assert bin_scores(probabilities_QB, bins_Q, ALIKE[:3])["average_precision_expressed"] == pytest.approx(expected)
 
 
 # Donor bootstrap

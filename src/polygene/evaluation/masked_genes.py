@@ -34,45 +34,31 @@ def score_masked_genes(
 
     Returns
     -------
-    Scores by predictor: the model, and "training mean", which predicts the frequencies of each gene in training.
+    Scores by predictor, those of `bin_scores` and `value_scores`: the model, and "training mean", which predicts the
+    frequencies of each gene in training.
     """
     n_genes = measured_CG.shape[1]
     random_CG = uniform(seed, np.zeros(len(cells)), np.arange(len(cells)), np.arange(n_genes))
     cells_Q, genes_Q, bins_Q, weights_Q, visible_N = mask_genes(cells, measured_CG, random_CG, MaskingConfig())
     order = np.lexsort((genes_Q, cells_Q))
     cells_Q, genes_Q, bins_Q, weights_Q = cells_Q[order], genes_Q[order], bins_Q[order], weights_Q[order]
-    values_CG = cells.as_csr(cells.values_N, n_genes)
+    values_Q = np.asarray(cells.as_csr(cells.values_N, n_genes)[cells_Q, genes_Q]).ravel()
     counts_GB = model.tokenizer.inverse.counts_GB + 0.5
     predictions = {
         MODEL: bin_probabilities(model, cells, cells_Q, genes_Q, visible_N),
         "training mean": (counts_GB / counts_GB.sum(1, keepdims=True))[genes_Q].astype(np.float32),
     }
     return {
-        name: gene_scores(
-            probabilities_QB,
-            bins_Q,
-            weights_Q=weights_Q,
-            genes_Q=genes_Q,
-            expected_Q=model.tokenizer.inverse.expectation(probabilities_QB, genes_Q),
-            values_Q=np.asarray(values_CG[cells_Q, genes_Q]).ravel(),
-        )
-        for name, probabilities_QB in predictions.items()
+        name: bin_scores(p_QB, bins_Q, weights_Q)
+        | value_scores(model.tokenizer.inverse.expectation(p_QB, genes_Q), values_Q, genes_Q, weights_Q)
+        for name, p_QB in predictions.items()
     }
 
 
-def gene_scores(
-    probabilities_QB: np.ndarray,
-    bins_Q: np.ndarray,
-    *,
-    weights_Q: np.ndarray | None = None,
-    genes_Q: np.ndarray | None = None,
-    expected_Q: np.ndarray | None = None,
-    values_Q: np.ndarray | None = None,
-) -> dict[str, float]:
+def bin_scores(probabilities_QB: np.ndarray, bins_Q: np.ndarray, weights_Q: np.ndarray) -> dict[str, float]:
     """Score predicted bins of masked genes; bin 0 is "not expressed".
 
-    `weights_Q` is how many genes each one stands for, where unexpressed genes were sampled. `genes_Q`, `expected_Q` and
-    `values_Q` are panel index, expected value and true value (log1p counts per 10,000); all three or none.
+    `weights_Q` is how many genes each one stands for, where unexpressed genes were sampled.
 
     Returns
     -------
@@ -80,30 +66,39 @@ def gene_scores(
         Share of the expressed genes whose most probable bin, bin 0 included, is the true one, or next to it.
     `cross_entropy`, `average_precision_expressed`
         Mean −ln p(true bin); of 1 − p(bin 0) against "expressed", NaN where no gene is expressed.
-    `mse_value`, `spearman_gene`, `spearman_genes`
-        With values: mean squared error; Spearman correlation over the cells of a gene, zeros included, averaged over
-        genes in which truth and prediction vary; and how many those are.
     """
-    w_Q = np.ones(len(bins_Q)) if weights_Q is None else np.asarray(weights_Q, dtype=float)
     expressed_Q = bins_Q > 0
     distance_Q = np.abs(probabilities_QB.argmax(axis=1) - bins_Q.astype(int))
     p_Q = probabilities_QB[np.arange(len(bins_Q)), bins_Q].astype(float)
     scores = {
-        "bin_accuracy": _mean(distance_Q[expressed_Q] == 0, w_Q[expressed_Q]),
-        "bin_accuracy_within_one": _mean(distance_Q[expressed_Q] <= 1, w_Q[expressed_Q]),
-        "cross_entropy": _mean(-np.log(np.clip(p_Q, SMALLEST_PROBABILITY, 1.0)), w_Q),
+        "bin_accuracy": _mean(distance_Q[expressed_Q] == 0, weights_Q[expressed_Q]),
+        "bin_accuracy_within_one": _mean(distance_Q[expressed_Q] <= 1, weights_Q[expressed_Q]),
+        "cross_entropy": _mean(-np.log(np.clip(p_Q, SMALLEST_PROBABILITY, 1.0)), weights_Q),
         "average_precision_expressed": float("nan"),
     }
     if expressed_Q.any():
-        expressed = average_precision_score(expressed_Q, 1 - probabilities_QB[:, 0], sample_weight=w_Q)
+        expressed = average_precision_score(expressed_Q, 1 - probabilities_QB[:, 0], sample_weight=weights_Q)
         scores["average_precision_expressed"] = float(expressed)
-    if genes_Q is None or expected_Q is None or values_Q is None:
-        return scores
-    correlations = _spearman_by_gene(genes_Q, expected_Q, values_Q)
-    scores["mse_value"] = _mean((expected_Q.astype(float) - values_Q) ** 2, w_Q)
-    scores["spearman_gene"] = _mean(correlations, np.ones(len(correlations)))
-    scores["spearman_genes"] = float(len(correlations))
     return scores
+
+
+def value_scores(
+    expected_Q: np.ndarray, values_Q: np.ndarray, genes_Q: np.ndarray, weights_Q: np.ndarray
+) -> dict[str, float]:
+    """Score expected values of masked genes against the true ones, log1p counts per 10,000.
+
+    Returns
+    -------
+    `mse_value`, `spearman_gene`, `spearman_genes`
+        Mean squared error; Spearman correlation over the cells of a gene, zeros included, averaged over genes in which
+        truth and prediction vary; and how many those are.
+    """
+    correlations = _spearman_by_gene(genes_Q, expected_Q, values_Q)
+    return {
+        "mse_value": _mean((expected_Q.astype(float) - values_Q) ** 2, weights_Q),
+        "spearman_gene": _mean(correlations, np.ones(len(correlations))),
+        "spearman_genes": float(len(correlations)),
+    }
 
 
 def _spearman_by_gene(genes_Q: np.ndarray, expected_Q: np.ndarray, values_Q: np.ndarray) -> np.ndarray:

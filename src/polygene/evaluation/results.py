@@ -47,7 +47,7 @@ class Evaluation:
     hierarchy
         Cell types scored by the Cell Ontology, see `evaluate.score_hierarchy`.
     genes
-        `predictor`, and the scores of masked genes, see `masked_genes.gene_scores`.
+        `predictor`, and the scores of masked genes, see `masked_genes.bin_scores` and `value_scores`.
     novelty
         One row: how often test cells are flagged as novel, see `novelty.score_novelty`.
     """

@@ -30,7 +30,7 @@ def validation_scores(
     Returns
     -------
     For each phenotype `<name>_accuracy`, `_macro_f1`, `_balanced_accuracy`, `_log_loss` over all sources together, of
-    how many `_labels`, and `<name>_mae_years` where it is an age; `gene_…` as `masked_genes.gene_scores` names them;
+    how many `_labels`, and `<name>_mae_years` where it is an age; `gene_…` as functions of `masked_genes` name them;
     and `loss`, which chooses the best checkpoint: cross-entropy of the genes and mean log loss of the phenotypes,
     without smoothing, by the weights of the training loss. In it a phenotype costs at most what predicting the training
     frequencies would: one that cannot be learned from these donors grows overconfident and would otherwise choose
