@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from polygene.corpus.arrow import SPLITS, ranges
+from polygene.corpus.arrow import SPLITS
 from polygene.corpus.corpus import Corpus, digest_of
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.errors import CorpusError
+from polygene.vocab.cells import ranges
 
 CONFIG = PrepareConfig(n_genes=24, fractions=(0.5, 0.25, 0.25), seen=0.05)
 

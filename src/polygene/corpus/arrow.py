@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from polygene.errors import CorpusError
-from polygene.vocab.cells import EncodedCells
+from polygene.vocab.cells import EncodedCells, ranges
 
 SplitName = Literal["train", "validation", "test", "seen"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -160,9 +160,3 @@ class Shard:
 def _address(buffer: pa.Buffer | None, file: pa.Buffer) -> int:
     """Offset of a buffer in the file; one without content is never read."""
     return 0 if buffer is None or buffer.size == 0 else int(buffer.address - file.address)
-
-
-def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Join start, start + 1, … of given lengths: ranges([5, 0], [2, 1]) is [5, 6, 0]."""
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from polygene.corpus.arrow import SPLITS, VALUES, Shard, SplitName, ranges
+from polygene.corpus.arrow import SPLITS, VALUES, Shard, SplitName
 from polygene.errors import CorpusError, PolyGeneError
 from polygene.runtime.files import loading, read_json, sha256
 from polygene.runtime.json import write_json
-from polygene.vocab.cells import EncodedCells
+from polygene.vocab.cells import EncodedCells, ranges
 from polygene.vocab.columns import some
 from polygene.vocab.tokenizer import CellTokenizer
 

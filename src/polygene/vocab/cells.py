@@ -23,9 +23,7 @@ class EncodedCells:
     measured_G: np.ndarray  # bool, whether the file measured the gene; of several files, whether all of them did
     measured_SG: np.ndarray | None = None  # of several files only: what each measured, bool
     sources_C: np.ndarray | None = None  # and the file of each cell
-    own: Mapping[str, np.ndarray] = field(
-        default_factory=dict
-    )  # of heads: values of their own genes, NaN: not measured
+    own: Mapping[str, np.ndarray] = field(default_factory=dict)  # of heads: values of their genes, NaN: not measured
 
     def __len__(self) -> int:
         return len(self.offsets_C1) - 1
@@ -46,7 +44,7 @@ class EncodedCells:
         chosen = np.arange(len(self))[which]
         starts, lengths = self.offsets_C1[chosen], np.diff(self.offsets_C1)[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        entries = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        entries = ranges(starts, lengths)
         return type(self)(
             offsets_C1=offsets,
             genes_N=self.genes_N[entries],
@@ -67,3 +65,9 @@ class EncodedCells:
     def as_csr(self, entries_N: np.ndarray, n_genes: int) -> sparse.csr_matrix:
         """Lay something of every expressed gene (values, bins) out as a matrix of cells x genes of the panel."""
         return sparse.csr_matrix((entries_N, self.genes_N.astype(np.int32), self.offsets_C1), (len(self), n_genes))
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Join start, start + 1, … of given lengths: ranges([5, 0], [2, 1]) is [5, 6, 0]."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
