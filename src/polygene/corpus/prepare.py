@@ -22,7 +22,7 @@ import numpy as np
 from polygene.corpus.arrow import ShardWriter, cell_tables
 from polygene.corpus.config import PrepareConfig
 from polygene.corpus.corpus import Corpus
-from polygene.corpus.source import PreparedSource, describe, warn_of_ages, years_of
+from polygene.corpus.source import PreparedSource, describe, warn_of_ages, within, years_of
 from polygene.corpus.split import split_cells
 from polygene.corpus.variable_genes import (
     GeneMoments,
@@ -207,7 +207,7 @@ class Preparation:
             (s, rows)
             for s in sums
             for window in self.sources[s].windows()
-            if len(rows := self.sources[s].ranks(window))
+            if len(rows := within(self.sources[s].ranking, window))
         ]
         tasks = ((s, (rows, sums[s].empty())) for s, rows in places)
         for (s, rows), part in zip(places, self.pool(_add_cells, tasks), strict=True):
@@ -230,7 +230,7 @@ class Preparation:
                 for window in (window for number, window in self.blocks if number == s):
                     donors_C = by_code(donors, source.donor_C[window], "")
                     of_cells = labels_CP[window], source.part_C[window], years_C[window], donors_C
-                    thinned_C = source.thinned_C[(source.thinned_C >= window.start) & (source.thinned_C < window.stop)]
+                    thinned_C = within(source.thinned_C, window)
                     yield s, (window, match, tokenizer, s, *of_cells, thinned_C, self.config.seed)
 
         for (s, window), (counts, n, tables) in zip(self.blocks, self.pool(_encode_block, tasks()), strict=True):

@@ -81,10 +81,6 @@ class PreparedSource:
         stretch = np.arange(len(rows)) // STRETCH
         self.ranking = rows[np.floor((stretch + 1) * share) > np.floor(stretch * share)]
 
-    def ranks(self, window: slice) -> np.ndarray:
-        """Give the rows of a block that rank the genes."""
-        return self.ranking[slice(*np.searchsorted(self.ranking, [window.start, window.stop]))]
-
     def windows(self) -> Iterator[slice]:
         """Cut the rows into blocks of `BLOCK`."""
         for first in range(0, self.cells.n_obs, BLOCK):
@@ -104,6 +100,11 @@ class PreparedSource:
                 raise
             msg = f"{self.cells.label}: {error}"
             raise type(error)(msg) from error
+
+
+def within(rows: np.ndarray, window: slice) -> np.ndarray:
+    """Give those of some rows, ascending, that are in a block."""
+    return rows[slice(*np.searchsorted(rows, [window.start, window.stop]))]
 
 
 def thinned(counts_CG: sparse.csr_matrix, shares_C: np.ndarray, rng: np.random.Generator) -> sparse.csr_matrix:
