@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from polygene.corpus.arrow import SPLITS
-from polygene.corpus.corpus import Corpus, digest_of
+from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
+from polygene.corpus.written import digest_of
 from polygene.errors import CorpusError
 from polygene.vocab.cells import ranges
 

@@ -3,9 +3,7 @@
 Legend: C cells, N expressed entries (cell, gene), G panel genes, P phenotypes, S sources.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -16,15 +14,13 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from polygene.corpus.arrow import SPLITS, VALUES, Shard, SplitName
+from polygene.corpus.written import FORMAT, digest_of
 from polygene.errors import CorpusError, PolyGeneError
 from polygene.runtime.files import loading, read_json, sha256
-from polygene.runtime.json import write_json
 from polygene.vocab.cells import EncodedCells, ranges
 from polygene.vocab.columns import some
 from polygene.vocab.tokenizer import CellTokenizer
 
-FORMAT = 1
-"""The layout of the folder; a corpus of another format is refused."""
 AGAIN = "copy the folder again, whole, or run polygene prepare"
 
 
@@ -163,17 +159,6 @@ class Corpus:
             if digest and digest != _hash_of(path, path.stat().st_size, path.stat().st_mtime_ns):
                 msg = f"{path} was altered: its SHA-256 is not the one that was written down; {AGAIN}"
                 raise CorpusError(msg)
-
-
-def digest_of(info: Mapping[str, Any]) -> str:
-    """Hash the content of corpus.json, but for the hash itself."""
-    text = json.dumps({name: value for name, value in info.items() if name != "digest"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_info(file: Path, info: Mapping[str, Any]) -> None:
-    """Write the content of corpus.json, or that of a part, with its hash."""
-    write_json(file, {**info, "digest": digest_of(info)})
 
 
 @cache

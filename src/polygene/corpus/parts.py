@@ -16,9 +16,9 @@ from safetensors.numpy import load_file, save_file
 from polygene._version import __version__
 from polygene.corpus.arrow import SPLITS, ShardWriter
 from polygene.corpus.config import PrepareConfig
-from polygene.corpus.corpus import FORMAT, Corpus, digest_of, write_info
+from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import preparation
-from polygene.corpus.written import Written, finish
+from polygene.corpus.written import FORMAT, Written, digest_of, finish, write_info
 from polygene.errors import CorpusError
 from polygene.io.read import Source
 from polygene.runtime.atomic import atomic_folder, refuse_input

@@ -1,5 +1,7 @@
 """Tokens that were written, and what makes a corpus of them."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from polygene._version import __version__
-from polygene.corpus.corpus import FORMAT, write_info
 from polygene.runtime.files import sha256
+from polygene.runtime.json import write_json
 from polygene.vocab.binning import InverseFit
 from polygene.vocab.tokenizer import CellTokenizer
 
 logger = logging.getLogger("polygene")
+
+FORMAT = 1
+"""The layout of a corpus; one of another format is refused."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +45,14 @@ def finish(folder: Path, config: Mapping[str, Any], written: Written, *, keep_in
     info = {"format": FORMAT, "polygene": __version__, "tokenizer": tokenizer.fingerprint()}
     info |= {"config": config, "sources": written.sources, "files": files}
     write_info(folder / "corpus.json", info)
+
+
+def write_info(file: Path, info: Mapping[str, Any]) -> None:
+    """Write the content of corpus.json, or that of a part, with its hash."""
+    write_json(file, {**info, "digest": digest_of(info)})
+
+
+def digest_of(info: Mapping[str, Any]) -> str:
+    """Hash the content of corpus.json, but for the hash itself."""
+    text = json.dumps({name: value for name, value in info.items() if name != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
