@@ -11,7 +11,6 @@ from polygene.errors import DataError
 from polygene.io import transpose
 from polygene.io.read import open_cells
 from polygene.io.transpose import TransposedMatrix
-from polygene.runtime.scratch import remove
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +69,7 @@ def test_a_process_that_was_forked_leaves_the_files_to_the_first(monkeypatch):
     del matrix
     assert folder.is_dir()
     monkeypatch.undo()
-    remove(folder, owner)
+    transpose._remove(folder, owner)
     assert not folder.exists()
 
 

@@ -6,6 +6,7 @@ Legend: C cells, G genes, N entries of a block.
 import errno
 import logging
 import os
+import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from polygene.errors import DataError
-from polygene.runtime.scratch import remove, scratch_folder
+from polygene.runtime.scratch import scratch_folder
 
 logger = logging.getLogger("polygene")
 
@@ -31,7 +32,7 @@ class TransposedMatrix:
     def __init__(self, blocks: Iterator[Entries], shape: tuple[int, int], n_entries: int, dtype: np.dtype) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.folder = Path(tempfile.mkdtemp(dir=scratch_folder()))
-        weakref.finalize(self, remove, self.folder, os.getpid())
+        weakref.finalize(self, _remove, self.folder, os.getpid())
         n_buckets = min(-(-max(n_entries, 1) // BUCKET), 1 << 16, shape[0])
         self._rows = -(-shape[0] // n_buckets)  # of a bucket
         try:
@@ -104,6 +105,12 @@ def transpose_on_disk(matrix: Any, label: str) -> TransposedMatrix:
         tempfile.gettempdir(),
     )  # fmt: skip
     return TransposedMatrix(matrix.blocks(), matrix.shape, matrix.n_entries, matrix.dtype)
+
+
+def _remove(folder: Path, owner: int) -> None:
+    """Remove a temporary folder in the process that made it, not in those that were forked from it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(file: BinaryIO, values: np.ndarray) -> None:

@@ -42,12 +42,6 @@ def scratch_folder() -> str:
     return str(folder.path)
 
 
-def remove(folder: str | Path, owner: int) -> None:
-    """Remove a temporary folder in the process that made it, not in those that were forked from it."""
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _remove_dead(user: int) -> None:
     """Remove the folders of this user whose lock nobody holds."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
