@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 def write_json(path: Path, value: Any) -> None:
     """Write nested dicts and lists as JSON, null where a number is NaN or infinite, which JSON has no words for."""
@@ -16,7 +14,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def finite(value: Any) -> Any:
     """Replace every NaN and infinity in nested dicts, lists and arrays by None; numpy's numbers become Python's."""
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
         return {key: finite(one) for key, one in value.items()}
