@@ -10,13 +10,13 @@ import numpy as np
 from scipy import sparse
 
 from polygene.corpus.source import thinned
-from polygene.errors import DataError, PhenotypeError, missing_column
+from polygene.errors import DataError, PhenotypeError
 from polygene.io.read import CellSource
 from polygene.tl._gene_weights import joined
-from polygene.tl._reader import CellReader, donors_of
+from polygene.tl._reader import CellReader, column_of, donors_of
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.columns import factorize
+from polygene.vocab.columns import given_texts
 from polygene.vocab.tokenizer import CellTokenizer
 
 logger = logging.getLogger("polygene")
@@ -51,11 +51,9 @@ def ages_of(cells: CellSource, tokenizer: CellTokenizer, column: str | None) -> 
             )
             raise PhenotypeError(msg)
         column = tokenizer.schema.phenotypes[tokenizer.schema.index("age")].column
-    if column not in cells.columns:
-        raise missing_column(column, cells.columns, of=cells.label, holds="the age of each donor", do="Name it: age=….")
-    codes_C, texts, _ = factorize(cells.frame([column])[column])
-    years = [age_in_years(text) for text in texts]
-    return np.array([*(np.nan if one is None else one for one in years), np.nan])[codes_C], column
+    ages = column_of(cells, column, holds="the age of each donor", do="Name it: age=….")
+    codes_C, texts = given_texts(ages)
+    return np.array([*map(age_in_years, texts), None], dtype=float)[codes_C], column
 
 
 def depths_of(reader: CellReader, rows: np.ndarray, totals: str | None) -> np.ndarray:

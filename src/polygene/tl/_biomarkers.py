@@ -10,7 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from polygene.errors import DataError, missing_column
+from polygene.errors import DataError
 from polygene.io.read import Source
 from polygene.io.results import record_in_uns
 from polygene.model.attribution import integrated_gradients, labels_of, removal_effects
@@ -19,7 +19,7 @@ from polygene.model.shipped import DEFAULT
 from polygene.runtime.progress import progress
 from polygene.tl import _donor_tests as tests
 from polygene.tl._contexts import add_rows
-from polygene.tl._reader import CellReader, donors_of, made_by, panel_var
+from polygene.tl._reader import CellReader, column_of, donors_of, made_by, panel_var
 from polygene.tl._states import Models, balanced, check_call, encoded, groups_of, named_models
 from polygene.vocab.columns import given_texts
 
@@ -172,9 +172,7 @@ def _choose(
     cells, schema = reader.cells, model.tokenizer.schema
     p = schema.index(phenotype)
     column = schema.phenotypes[p].column
-    if column not in cells.columns:
-        raise missing_column(column, cells.columns, of=cells.label, holds=f"the {phenotype} of each cell")
-    codes_C, names = given_texts(cells.frame([column])[column])
+    codes_C, names = given_texts(column_of(cells, column, holds=f"the {phenotype} of each cell"))
     chosen_V, found = labels_of(model, phenotype, label), [schema.find(p, name) for name in names]
     has_V = np.array([v >= 0 and bool(chosen_V[v]) for v in found], dtype=bool)
     label_C = np.where(codes_C >= 0, np.append(has_V, False)[codes_C], -1).astype(np.int64)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from polygene.errors import check_sums, missing_column
+from polygene.errors import check_sums
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import record_in_uns
 from polygene.io.write import write_table
@@ -29,7 +29,7 @@ from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_count, check_seed
 from polygene.tl._labels_changed import Changes, LabelChanges, parse_changes, read_controls, rows_to_change
-from polygene.tl._reader import CellReader, donors_of, load_model, made_by, written
+from polygene.tl._reader import CellReader, column_of, donors_of, load_model, made_by, written
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
 from polygene.vocab.tokenizer import CellTokenizer
@@ -154,13 +154,11 @@ def _described(names: Sequence[str], changes: Changes, labels_CP: np.ndarray, ta
 
 def _units(cells: CellSource, donor: str, groupby: str | None) -> tuple[np.ndarray, pd.DataFrame]:
     """Number the donors within groups: unit_C, -1 for a cell without donor or group; (donor, group) of each unit."""
-    if groupby and groupby not in cells.columns:
-        raise missing_column(groupby, cells.columns, of=cells.label)
     donor_C, donors = donors_of(cells, donor)
     if donor not in cells.columns:
         logger.warning("%s has no column %r: its cells count as one donor, without intervals", cells.label, donor)
         donor_C, donors = np.zeros_like(donor_C), [""]
-    group_C, groups = given_texts(cells.frame([groupby])[groupby]) if groupby else (np.zeros_like(donor_C), [""])
+    group_C, groups = given_texts(column_of(cells, groupby)) if groupby else (np.zeros_like(donor_C), [""])
     unit_C = np.where((donor_C < 0) | (group_C < 0), -1, group_C * len(donors) + donor_C)
     return unit_C, pd.DataFrame([(name, group) for group in groups for name in donors], columns=["donor", "group"])
 

@@ -120,13 +120,18 @@ def own_genes(genes: GenePanel, cells: CellSource, name: str) -> GeneMatch:
     return match
 
 
+def column_of(cells: CellSource, column: str, *, holds: str = "", do: str = "") -> pd.Series:
+    """Read a column of `obs`; `holds` and `do` are for the error where it is missing."""
+    if column not in cells.columns:
+        raise missing_column(column, cells.columns, of=cells.label, holds=holds, do=do)
+    return cells.frame([column])[column]
+
+
 def donors_of(cells: CellSource, donor: str) -> tuple[np.ndarray, list[str]]:
     """Read the donor of each cell: (codes_C, -1 = not given; the names). Only the default column may be missing."""
-    if donor in cells.columns:
-        return given_texts(cells.frame([donor])[donor])
-    if donor != "donor_id":
-        raise missing_column(donor, cells.columns, of=cells.label, holds="the donor of each cell")
-    return np.full(cells.n_obs, -1, dtype=np.int32), []
+    if donor == "donor_id" and donor not in cells.columns:
+        return np.full(cells.n_obs, -1, dtype=np.int32), []
+    return given_texts(column_of(cells, donor, holds="the donor of each cell"))
 
 
 def blank(cells: EncodedCells) -> np.ndarray:

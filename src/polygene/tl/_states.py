@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from polygene.errors import DataError, missing_column
+from polygene.errors import DataError
 from polygene.io.read import CellSource
 from polygene.io.results import check_writable
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import KeyStates, key_states
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_count, check_seed
-from polygene.tl._reader import CellReader, donors_of, load_model
+from polygene.tl._reader import CellReader, column_of, donors_of, load_model
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts
 
@@ -56,9 +56,7 @@ def encoded(reader: CellReader, rows: np.ndarray | None = None) -> Iterator[tupl
 
 def groups_of(cells: CellSource, column: str, *, holds: str) -> tuple[np.ndarray, list[str]]:
     """Read a column of labels: (codes_C, -1 = not given; the labels that cells have)."""
-    if column not in cells.columns:
-        raise missing_column(column, cells.columns, of=cells.label, holds=holds)
-    codes_C, names = given_texts(cells.frame([column])[column])
+    codes_C, names = given_texts(column_of(cells, column, holds=holds))
     there, codes_of = np.unique(codes_C[codes_C >= 0], return_inverse=True)
     codes_C = codes_C.copy()
     codes_C[codes_C >= 0] = codes_of

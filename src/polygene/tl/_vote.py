@@ -20,7 +20,7 @@ from polygene.model.calibration import summed
 from polygene.model.pooling import pooled
 from polygene.runtime import extras
 from polygene.runtime.ranks import one_process
-from polygene.tl._reader import CellReader
+from polygene.tl._reader import CellReader, column_of
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.columns import given_texts
 from polygene.vocab.ontology import at_or_below, reported_labels
@@ -175,9 +175,7 @@ def check_share(share: float) -> None:
 
 
 def _column(cells: CellSource, groupby: str) -> pd.Series:
-    if groupby not in cells.columns:
-        raise missing_column(groupby, cells.columns, of=cells.label, holds="the groups that vote")
-    groups: pd.Series = cells.frame([groupby])[groupby]
+    groups = column_of(cells, groupby, holds="the groups that vote")
     if not given_texts(groups)[1]:
         msg = f"{cells.label}: no cell has a value in obs[{groupby!r}], so there are no groups that vote."
         raise DataError(msg)
