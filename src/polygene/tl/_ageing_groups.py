@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import sparse, stats
+from scipy import sparse
 
 from polygene.errors import DataError
 from polygene.model.checkpoint import PolyGene
 from polygene.tl import _graph
 from polygene.tl._ageing_design import Design
+from polygene.tl._donor_tests import benjamini_hochberg
 from polygene.tl._gene_network import FEWEST
 from polygene.tl._gene_weights import correlations, cosines, state_sums
 from polygene.tl._reader import panel_var
@@ -188,16 +189,11 @@ def change_tables(
         p = (1 + int((null_R >= value).sum())) / (1 + len(null_R))
         facts = {"value": value, "shuffled": float(null_R.mean()), "shuffled_low": low, "shuffled_high": high, "p": p}
         rows.append({"change": name, **facts})
-        known_M, p_M = np.isfinite(own_M), gene_p(own_M, null_RM)
-        q_M = p_M.copy()
-        q_M[known_M] = stats.false_discovery_control(p_M[known_M])
-        known_RM, mean_M = np.isfinite(null_RM), np.full(len(own_M), np.nan)
+        p_M, known_RM, mean_M = gene_p(own_M, null_RM), np.isfinite(null_RM), np.full(len(own_M), np.nan)
         n_M = known_RM.sum(axis=0)
         np.divide(np.where(known_RM, null_RM, 0).sum(axis=0), n_M, where=n_M > 0, out=mean_M)
-        genes |= {name: own_M, f"{name}_shuffled": mean_M, f"{name}_p": p_M, f"{name}_q": q_M}
+        genes |= {name: own_M, f"{name}_shuffled": mean_M, f"{name}_p": p_M, f"{name}_q": benjamini_hochberg(p_M)}
     table = pd.DataFrame(genes)
-    excess = table["turnover"] - table["turnover_shuffled"]
-    order = (
-        pd.DataFrame({"p": table["turnover_p"], "excess": -excess}).sort_values(["p", "excess"], kind="stable").index
-    )
-    return pd.DataFrame(rows), table.loc[order].reset_index(drop=True)
+    table["excess"] = table["turnover"] - table["turnover_shuffled"]
+    table = table.sort_values(["turnover_p", "excess"], ascending=[True, False], kind="stable", ignore_index=True)
+    return pd.DataFrame(rows), table.drop(columns="excess")

@@ -229,9 +229,7 @@ def _table(cells: _Cells, measured: _Measured, model: PolyGene, measured_G: np.n
                 tested = [one._replace(p_G=np.full(len(one.p_G), np.nan)) for one in tested]
             found = tests.found(*tested)
             part[method], part[f"{method}_p"], part[f"{method}_q"] = found.effect_G, found.p_G, found.q_G
-            again_G = pd.array(found.replicates_G > 0, "boolean")
-            again_G[np.isnan(found.replicates_G)] = pd.NA
-            part[f"{method}_replicates"] = again_G
+            part[f"{method}_replicates"] = pd.array(found.replicates_G, "boolean")
         parts.append(part)
     table = pd.concat(parts, ignore_index=True)
     again = table[[f"{method}_replicates" for method in METHODS]].fillna(False).to_numpy(dtype=bool)

@@ -94,13 +94,17 @@ def by_cells(x_CG: np.ndarray, has_label_C: np.ndarray) -> Tested:
 
 def found(whole: Tested, discovery: Tested, held_out: Tested) -> Found:
     """Say what is found in discovery donors (Benjamini–Hochberg), and which of it has its sign again in the others."""
-    q_G = np.full(len(discovery.p_G), np.nan)
-    known = np.isfinite(discovery.p_G)
-    if known.any():
-        q_G[known] = stats.false_discovery_control(discovery.p_G[known])
+    q_G = benjamini_hochberg(discovery.p_G)
     again_G = (np.sign(discovery.effect_G) == np.sign(held_out.effect_G)) & (held_out.p_G / 2 <= LEVEL)
     replicates_G = np.where(np.isnan(held_out.p_G) | np.isnan(q_G), np.nan, (q_G <= LEVEL) & again_G)
     return Found(whole.effect_G, discovery.p_G, q_G, replicates_G)
+
+
+def benjamini_hochberg(p_G: np.ndarray) -> np.ndarray:
+    """Adjust p-values for the false discovery rate, (G,); what is NaN stays so and does not count."""
+    q_G, known = np.full(len(p_G), np.nan), np.isfinite(p_G)
+    q_G[known] = stats.false_discovery_control(p_G[known])
+    return q_G
 
 
 def are_paired(label_D: np.ndarray, rest_D: np.ndarray) -> bool:

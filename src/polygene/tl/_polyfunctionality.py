@@ -19,6 +19,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.progress import progress
 from polygene.tl._contexts import ContextSums, add_rows, clusters_of
+from polygene.tl._donor_tests import benjamini_hochberg
 from polygene.tl._reader import CellReader, donors_of, made_by, panel_var
 from polygene.tl._states import Models, balanced, check_call, groups_of, named_models, states_of
 
@@ -233,13 +234,12 @@ def _table(sums: ContextSums, symbols: list[str], min_cells: int) -> pd.DataFram
     null = shuffled.all_G[np.isfinite(shuffled.all_G)]
     if len(null) > 1:  # as normal: counting cannot go below one in the number of genes, where one gene alone stands out
         table.loc[known_G, "p_value"] = stats.norm.sf(spread.all_G[known_G], null.mean(), null.std(ddof=1))
-        table.loc[known_G, "q_value"] = stats.false_discovery_control(table.loc[known_G, "p_value"])
+        table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
     level_G2 = table[["expression", "detection"]].to_numpy()
     table["expected"], table["percentile"] = among_like(spread.all_G, level_G2)
     halves = [among_like(half_G, level_G2)[1] for half_G in spread.halves_HG]
     lower_G = np.minimum(*halves) if sums.by_donor else np.full(len(table), np.nan)
-    table["replicates"] = pd.array(lower_G >= TOP, dtype="boolean")
-    table.loc[np.isnan(lower_G), "replicates"] = pd.NA
+    table["replicates"] = pd.array(np.where(np.isnan(lower_G), np.nan, lower_G >= TOP), dtype="boolean")
     found = (table["q_value"] <= 0.05) & (table["percentile"] >= TOP) & table["replicates"].fillna(False)
     table["polyfunctional"], table["stability"] = found.astype(bool), np.nan
     return table
