@@ -6,6 +6,7 @@ Legend: G nodes, E edges, R rewired copies.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -59,21 +60,19 @@ def strongest(kept: sparse.csr_matrix, n_edges: int) -> sparse.csr_matrix:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Let igraph draw from a seed, and from Python's generator again afterwards."""
+def seeded_graph(n_nodes: int, pairs_E2: np.ndarray, seed: int) -> Iterator[Any]:
+    """Give a graph of igraph, which draws from a seed here, and from Python's generator again afterwards."""
     igraph = extras.load("igraph")
     igraph.set_random_number_generator(random.Random(seed))
     try:
-        yield
+        yield igraph.Graph(n_nodes, pairs_E2.tolist())
     finally:
         igraph.set_random_number_generator(random)
 
 
 def modules(n_nodes: int, pairs_E2: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Number the modules by Leiden with modularity, from the largest one, int64 (G,)."""
-    igraph = extras.load("igraph")
-    graph = igraph.Graph(n_nodes, pairs_E2.tolist())
-    with _seeded(seed):
+    with seeded_graph(n_nodes, pairs_E2, seed) as graph:
         found = graph.community_leiden(objective_function="modularity", n_iterations=5)
     member_G = np.array(found.membership, dtype=np.int64)
     sizes = np.bincount(member_G)
@@ -100,11 +99,9 @@ def measure(n_nodes: int, pairs_E2: np.ndarray, *, seed: int = 0) -> dict[str, f
 
 def rewired(n_nodes: int, pairs_E2: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Swap ends of edges at random, (E, 2): every node keeps its degree."""
-    igraph = extras.load("igraph")
-    graph = igraph.Graph(n_nodes, pairs_E2.tolist())
-    with _seeded(seed):
+    with seeded_graph(n_nodes, pairs_E2, seed) as graph:
         graph.rewire(n=SWAPS * len(pairs_E2))
-    return np.sort(np.array(graph.get_edgelist(), dtype=np.int64).reshape(-1, 2), axis=1)
+        return np.sort(np.array(graph.get_edgelist(), dtype=np.int64).reshape(-1, 2), axis=1)
 
 
 def jaccard(a: sparse.csr_matrix, b: sparse.csr_matrix) -> float:

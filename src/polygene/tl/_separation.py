@@ -3,13 +3,11 @@
 Legend: C cells, R a run of them, N neighbours, E edges, D dimensions or donors, K clusters, V labels.
 """
 
-import random
 import warnings
-from typing import Any
 
 import numpy as np
 
-from polygene.runtime import extras
+from polygene.tl._graph import seeded_graph
 
 RESOLUTIONS = (0.25, 0.5, 1.0, 2.0)
 
@@ -42,18 +40,13 @@ def purity(x_CD: np.ndarray, codes_C: np.ndarray, donors_C: np.ndarray, n_neighb
 
 def leiden(x_CD: np.ndarray, n_neighbors: int, seed: int) -> list[np.ndarray]:
     """Leiden clusters of the graph of nearest neighbours, by modularity, at each resolution."""
-    igraph: Any = extras.load("igraph")
     _, near_CN = nearest(x_CD, np.arange(len(x_CD)), n_neighbors)
     pairs_E2 = np.column_stack([np.repeat(np.arange(len(x_CD)), near_CN.shape[1]), near_CN.ravel()])
-    graph = igraph.Graph(len(x_CD), np.unique(np.sort(pairs_E2, axis=1), axis=0).tolist())
-    igraph.set_random_number_generator(random.Random(seed))
-    try:
+    with seeded_graph(len(x_CD), np.unique(np.sort(pairs_E2, axis=1), axis=0), seed) as graph:
         return [
             np.array(graph.community_leiden("modularity", resolution=resolution, n_iterations=2).membership)
             for resolution in RESOLUTIONS
         ]
-    finally:
-        igraph.set_random_number_generator(random)
 
 
 def counts_of(clusters_C: np.ndarray, codes_C: np.ndarray, donors_C: np.ndarray, n_donors: int) -> np.ndarray:
