@@ -16,7 +16,7 @@ N = 120
 def a_network() -> GeneNetwork:
     """Two contexts of 120 genes: four modules of 30, and noise; genes 100 to 119 are nodes of the first alone."""
     rng = np.random.default_rng(0)
-    weights, tables = {}, []
+    weights, tables = {}, {}
     for context in ("modules", "noise"):
         x_GG = rng.normal(size=(N, N))
         x_GG += (np.arange(N)[:, None] // 30 == np.arange(N) // 30) * (2.5 if context == "modules" else 0)
@@ -24,17 +24,15 @@ def a_network() -> GeneNetwork:
         x_GG[~node_G] = x_GG[:, ~node_G] = np.nan
         weights[context] = _graph.top_edges((x_GG + x_GG.T) / 2, round(0.05 * node_G.sum() * (node_G.sum() - 1) / 2))
         mean_G = np.arange(N) / N
-        tables.append(
-            pd.DataFrame(
-                {
-                    "context": context,
-                    "gene": [f"G{g}" for g in range(N)],
-                    "is_node": node_G,
-                    "n_cells": 50,
-                    "detection": 0.5,
-                    "mean_expression": mean_G,
-                }
-            )
+        tables[context] = pd.DataFrame(
+            {
+                "context": context,
+                "gene": [f"G{g}" for g in range(N)],
+                "is_node": node_G,
+                "n_cells": 50,
+                "detection": 0.5,
+                "mean_expression": mean_G,
+            }
         )
     ones = {
         context: sparse.csr_matrix((np.ones(len(x.data)), x.indices, x.indptr), x.shape)

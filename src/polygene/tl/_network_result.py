@@ -34,8 +34,8 @@ class GeneNetwork:
         The panel genes that the file measures, (M,): rows and columns of the matrices.
     weights, n_models
         By context: weights of the edges, symmetric, sparse (M, M); how many models alone have each edge.
-    n_cells
-        By context: how many cells it rests on.
+    n_cells, tables
+        By context: how many cells it rests on, and its rows of `genes`.
     columns_M
         The genes' columns in the file.
     """
@@ -49,7 +49,7 @@ class GeneNetwork:
     weights: dict[str, sparse.csr_matrix] = field(default_factory=dict)
     n_models: dict[str, sparse.csr_matrix] = field(default_factory=dict)
     n_cells: dict[str, int] = field(default_factory=dict)
-    tables: list[pd.DataFrame] = field(default_factory=list)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         lines = [
@@ -67,7 +67,7 @@ class GeneNetwork:
     @property
     def genes(self) -> pd.DataFrame:
         """A row for each context and gene: is_node, n_cells that express it, their share detection, mean_expression."""
-        return pd.concat(self.tables, ignore_index=True)
+        return pd.concat(self.tables.values(), ignore_index=True)
 
     @property
     def edges(self) -> pd.DataFrame:
@@ -84,8 +84,7 @@ class GeneNetwork:
     def nodes(self, context: str) -> np.ndarray:
         """Which genes are nodes of a context, bool (M,)."""
         self.check(context)
-        genes = self.tables[self.contexts.index(context)]
-        return np.asarray(genes["is_node"].to_numpy(dtype=bool))
+        return np.asarray(self.tables[context]["is_node"].to_numpy(dtype=bool))
 
     def neighbours(self, gene: str) -> pd.DataFrame:
         """List the neighbours of a gene, strongest first: context, neighbour, weight, n_models.
@@ -124,8 +123,8 @@ class GeneNetwork:
         self.check(context)
         nx = extras.load("networkx")
         graph = nx.Graph(context=context, by=self.by, null=self.null or "")
-        genes, edges = self.genes, self.edges
-        for row in genes[(genes["context"] == context) & genes["is_node"]].itertuples():
+        genes, edges = self.tables[context], self.edges
+        for row in genes[genes["is_node"]].itertuples():
             counted = {"n_cells": int(row.n_cells), "detection": float(row.detection)}
             graph.add_node(row.gene, **counted, mean_expression=float(row.mean_expression))
         for row in edges[edges["context"] == context].itertuples():
@@ -143,8 +142,7 @@ class GeneNetwork:
     ) -> None:
         """Add a context."""
         self.weights[context], self.n_models[context] = kept, sparse.csr_matrix(n_models)
-        self.n_cells[context] = n_cells
-        self.tables.append(table)
+        self.n_cells[context], self.tables[context] = n_cells, table
 
     def write_into(self, adata: ad.AnnData, key: str, facts: Mapping[str, Any]) -> None:
         """Write weights into `varp` and the rest into `uns`."""

@@ -106,7 +106,7 @@ def network_statistics(
     extras.require("igraph", "powerlaw")
     measures, laws, genes = [], [], []
     for context in network.contexts:
-        node_M, table = network.nodes(context), network.tables[network.contexts.index(context)]
+        node_M, table = network.nodes(context), network.tables[context]
         kept, mean_M = network.weights[context][node_M][:, node_M], table["mean_expression"].to_numpy()[node_M]
         n = int(node_M.sum())
         for density in densities:
