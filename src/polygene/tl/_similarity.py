@@ -3,8 +3,8 @@
 Legend: C cells, G genes that two models share, N things that are compared (cells or genes), D width, R resamples.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import combinations
+from collections.abc import Sequence
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +136,7 @@ def _alike(
     values = {"cka": cka(x_ND, y_ND), "neighbors": float(shared_N.mean())}
     drawn: dict[str, list[float]] = {"cka": [], "neighbors": []}
     if donors_N is not None and len(set(donors_N)) > 1:
-        for weights_N in _draws(donors_N, n_resamples, seed):
+        for weights_N in chain.from_iterable(donor_draws(donors_N, n_resamples, seed)):
             drawn["cka"].append(cka(x_ND, y_ND, weights_N))
             drawn["neighbors"].append(float(weights_N @ shared_N / weights_N.sum()))
     found: dict[str, float] = {}
@@ -144,11 +144,6 @@ def _alike(
         low, high = np.quantile(drawn[name], TAILS) if drawn[name] else (np.nan, np.nan)
         found |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
     return {**found, "cka_shuffled": cka(x_ND, y_ND[shuffled]), "neighbors_chance": n / (len(x_ND) - 1)}
-
-
-def _draws(donors_N: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    for weights_RN in donor_draws(donors_N, n_resamples, seed):
-        yield from weights_RN
 
 
 def cka(x_ND: np.ndarray, y_ND: np.ndarray, weights_N: np.ndarray | None = None) -> float:
