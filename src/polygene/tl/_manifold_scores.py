@@ -4,6 +4,7 @@ Legend: C cells, D dimensions or donors, K clusters, V labels, R resamples, G pa
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import anndata as ad
@@ -25,8 +26,6 @@ from polygene.vocab.cells import EncodedCells
 
 BASELINES = ("pca", "random weights")
 COMPONENTS = 50
-Score = Callable[[np.ndarray], np.ndarray]
-"""Takes the weights of donors, (R, D), and gives the score of each resample, (R,)."""
 
 
 def manifold_scores(
@@ -105,7 +104,7 @@ def manifold_scores(
     counts = {"max_cells": max_cells, "n_neighbors": n_neighbors, "n_resamples": n_resamples}
     check_call("manifold_scores", adata, seed, **counts)
     chosen = [beside] if isinstance(beside, str) else list(beside)
-    own = _own_spaces(adata, chosen)
+    given = _own_spaces(adata, chosen)
     extras.require(*(["scib_metrics"] if mixing else []))
     several, columns = ([one] if isinstance(one, str) else list(one) for one in (states, phenotypes))
     tables = []
@@ -116,33 +115,23 @@ def manifold_scores(
         labels = _labels(reader, columns, rows)
         donors_C = np.unique(donors_C[rows], return_inverse=True)[1]
         found = []
-        given = (
-            {key: np.asarray(adata.obsm[key])[rows] for key in chosen if key in own}
-            if isinstance(adata, ad.AnnData)
-            else {}
-        )
         for space, x_CD in _spaces(reader, one, rows, given, chosen, several, seed):
             for column, codes_C in labels.items():
-                args = (x_CD, codes_C, donors_C)
-                found += [
-                    {"space": space, "phenotype": column, **row} for row in _scores(*args, n_neighbors, mixing, seed)
-                ]
+                scores = _scores(x_CD, codes_C, donors_C, n_neighbors, mixing, seed)
+                found += [{"space": space, "phenotype": column, **row} for row in scores]
         tables.append(_with_intervals(pd.DataFrame(found), donors_C, n_resamples, seed).assign(model=name))
     table = pd.concat(tables, ignore_index=True)
-    table["survives"] = (
-        (table["gain_low"] > 0).groupby([table[key] for key in ("space", "phenotype", "score")]).transform("all")
-    )
+    of_models = (table["gain_low"] > 0).groupby([table[key] for key in ("space", "phenotype", "score")])
+    table["survives"] = of_models.transform("all")
     return table[["model", *(column for column in table if column != "model")]]
 
 
-def _own_spaces(adata: Source, chosen: list[str]) -> set[str]:
-    """Which spaces the AnnData holds; refuse a name that is none."""
-    own = set(adata.obsm) if isinstance(adata, ad.AnnData) else set()
+def _own_spaces(adata: Source, chosen: list[str]) -> dict[str, Any]:
+    """Return the spaces that the AnnData holds; refuse a name that is none."""
+    own = dict(adata.obsm) if isinstance(adata, ad.AnnData) else {}
     if unknown := [name for name in chosen if name not in {*BASELINES, *own}]:
         names = ", ".join([*BASELINES, *sorted(own)])
-        msg = (
-            f"beside names spaces, 'pca', 'random weights' or a key of obsm; got {unknown[0]!r}, and there are {names}."
-        )
+        msg = f"beside names spaces: 'pca', 'random weights' or keys of obsm; got {unknown[0]!r}. There are {names}."
         raise DataError(msg)
     return own
 
@@ -160,7 +149,7 @@ def _labels(reader: CellReader, columns: Sequence[str], rows: np.ndarray) -> dic
 
 
 def _spaces(
-    reader: CellReader, model: PolyGene, rows: np.ndarray, given: dict[str, np.ndarray], beside: list[str],
+    reader: CellReader, model: PolyGene, rows: np.ndarray, given: dict[str, Any], beside: list[str],
     states: list[Any], seed: int,
 ) -> Iterator[tuple[str, np.ndarray]]:  # fmt: skip
     """Give the baselines, then the states, (C, D) each."""
@@ -172,7 +161,7 @@ def _spaces(
         elif name == "random weights":
             yield name, _embedded(random_weights(model, seed=seed), cells, "cell_type")
         else:
-            yield name, given[name].astype(float)
+            yield name, np.asarray(given[name])[rows].astype(float)
     for one in states:
         yield one, _embedded(model, cells, one)
 
@@ -190,7 +179,10 @@ def _components(x_CG: np.ndarray) -> np.ndarray:
 def _scores(
     x_CD: np.ndarray, codes_C: np.ndarray, donors_C: np.ndarray, n_neighbors: int, mixing: bool, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Score one space for one phenotype; cells without a label are left out."""
+    """Score one space for one phenotype; cells without a label are left out.
+
+    `of` is the score, or where it can be resampled a function of the weights of donors, (R, D), that gives (R,) scores.
+    """
     known = codes_C >= 0
     n_donors = int(donors_C.max()) + 1  # those without a labelled cell too: all scores share their draws
     x_CD, codes_C, donors_C = x_CD[known], codes_C[known], donors_C[known]
@@ -201,14 +193,14 @@ def _scores(
     counts = [counts_of(clusters_C, codes_C, donors_C, n_donors) for clusters_C in leiden(x_CD, n_neighbors, seed)]
     best_DKV = max(counts, key=lambda count_DKV: nmi(count_DKV.sum(axis=0)))
     for name, score in (("ari", ari), ("nmi", nmi)):
-        yield {"score": name, "of": _of_counts(best_DKV, score), **facts}
+        yield {"score": name, "of": partial(_of_counts, best_DKV, score), **facts}
     if mixing and facts["n_donors"] > 1:
         for name, value in mixing_of(x_CD, codes_C, donors_C, n_neighbors).items():
             yield {"score": name, "of": value, **facts}
 
 
-def _of_counts(count_DKV: np.ndarray, score: Callable[[np.ndarray], float]) -> Score:
-    return lambda w_RD: np.array([score(np.tensordot(w_D, count_DKV, 1)) for w_D in w_RD])
+def _of_counts(count_DKV: np.ndarray, score: Callable[[np.ndarray], float], w_RD: np.ndarray) -> np.ndarray:
+    return np.array([score(np.tensordot(w_D, count_DKV, 1)) for w_D in w_RD])
 
 
 def _with_intervals(table: pd.DataFrame, donors_C: np.ndarray, n_resamples: int, seed: int) -> pd.DataFrame:
@@ -218,8 +210,9 @@ def _with_intervals(table: pd.DataFrame, donors_C: np.ndarray, n_resamples: int,
     values, drawn = [], []
 
     # centred on the value: a resample holds fewer different donors, which raises indices of clusters
-    def interval(value: float, drawn_R: np.ndarray) -> list[float]:
-        return [value - 1.96 * float(np.std(drawn_R)), value + 1.96 * float(np.std(drawn_R))]
+    def interval(value: float, drawn_R: np.ndarray) -> tuple[float, float]:
+        half = 1.96 * float(np.std(drawn_R))
+        return value - half, value + half
 
     for score in table.pop("of"):
         values.append(float(score(np.ones((1, n_donors)))[0]) if callable(score) else score)
