@@ -33,20 +33,17 @@ def check_call(verb: str, adata: object, seed: int, **counts: int) -> None:
         check_count(name, value, 1_000_000)
 
 
-def states_of(
-    reader: CellReader, model: PolyGene, rows: np.ndarray | None = None, *, given: Sequence[str] = ()
-) -> Iterator[tuple[slice, KeyStates]]:
-    """Compute the states of the keys of all cells, or of the cells `rows` (ascending), batch by batch.
+def states_of(reader: CellReader, model: PolyGene, rows: np.ndarray) -> Iterator[tuple[slice, KeyStates]]:
+    """Compute the states of the keys of the cells `rows` (ascending), batch by batch.
 
     Yields which cells they are (a slice of `rows`) and their states before the last layer (`inference.key_states`).
-    `reader` must read the phenotypes that are `given`.
     """
     for first, cells in encoded(reader, rows):
-        for states in key_states(model, cells, given=given):
+        for states in key_states(model, cells):
             yield slice(first + states.rows.start, first + states.rows.stop), states
 
 
-def encoded(reader: CellReader, rows: np.ndarray | None = None) -> Iterator[tuple[int, EncodedCells]]:
+def encoded(reader: CellReader, rows: np.ndarray) -> Iterator[tuple[int, EncodedCells]]:
     """Read cells as tokens, chunk by chunk, and how many cells came before."""
     first = 0
     for names_C, cells in reader.chunks(rows):
