@@ -52,16 +52,16 @@ class Sets:
     def _warn(self, predict: Sequence[str]) -> None:
         needed = units_needed(self.coverage)
         for name in predict:
-            one = self.used.get(name)
-            unit = "study" if isinstance(one, StudyCalibration) else "" if one is None else one.unit
-            if one is None:
+            if (one := self.used.get(name)) is None:
                 logger.warning("%s: no sets, since the model was not calibrated for it", name)
-            elif one.units < needed:
+                continue
+            units = "studies" if isinstance(one, StudyCalibration) else f"{one.unit}s"
+            if one.units < needed:
                 logger.warning(
                     "%s: sets rest on %d calibration %s, %d are needed for %g: they may hold the true label less often",
-                    name, one.units, "studies" if unit == "study" else f"{unit}s", needed, self.coverage,
+                    name, one.units, units, needed, self.coverage,
                 )  # fmt: skip
-            if unit != "study" and one is not None and name == "cell_type":
+            if units != "studies" and name == "cell_type":
                 logger.warning(
                     "%s: sets hold for new donors of the studies that trained the model; it was not calibrated on "
                     "studies that were left out, so for a new study they hold the true label less often", name,
