@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def vote(
     >>> adata.obs["polygene_cell_type_author_label"].nunique() > 3
     True
     """
-    check_share(share)
+    if not 0 <= share <= 1:
+        msg = f"share is the share of a group's cells that must agree with its label, 0 to 1; got {share}."
+        raise DataError(msg)
     cells = open_cells(adata)
     held = adata if isinstance(adata, ad.AnnData) else ad.read_h5ad(adata, backed="r")
     uns, key = held.uns.get(UNS_KEY, {}).get("annotate", {}), f"polygene_{phenotype}"
@@ -115,10 +118,7 @@ def vote(
     columns, facts = of_groups(groups, np.asarray(held.obsm[key]), uns, phenotype, share)
     columns.index = held.obs_names
     votes = {**uns.get(VOTES, {}), f"{phenotype}_{groupby}": facts}
-
-    def chunks(rows: range) -> list[ResultsChunk]:
-        return [ResultsChunk(columns.iloc[rows.start : rows.stop], {})]
-
+    chunks = partial(_some, ResultsChunk(columns, {}))
     results = Results(verb="annotate", cells=cells, chunks=chunks, uns={**uns, VOTES: votes})
     write_results(results, adata, out, overwrite=overwrite)
 
@@ -140,13 +140,14 @@ def with_votes(results: Results, wanted: Mapping[str, str], points_CD: Callable[
         mixed_G = facts["table"]["heterogeneous"]
         logger.info("%s: %d groups voted, of which %d are heterogeneous", voted.columns[0], len(mixed_G), mixed_G.sum())
     obs = pd.concat(columns, axis=1)
-    obs = obs.loc[:, ~obs.columns.duplicated()]
+    whole = ResultsChunk(obs.loc[:, ~obs.columns.duplicated()], chunk.obsm)
+    return replace(results, chunks=partial(_some, whole), uns={**results.uns, VOTES: votes})
 
-    def chunks(rows: range) -> list[ResultsChunk]:
-        some = slice(rows.start, rows.stop)
-        return [ResultsChunk(obs.iloc[some], {name: array[some] for name, array in chunk.obsm.items()})]
 
-    return replace(results, chunks=chunks, uns={**results.uns, VOTES: votes})
+def _some(whole: ResultsChunk, rows: range) -> list[ResultsChunk]:
+    """Give the results of some rows, of those of all cells."""
+    some = slice(rows.start, rows.stop)
+    return [ResultsChunk(whole.obs.iloc[some], {name: array[some] for name, array in whole.obsm.items()})]
 
 
 def check_votes(cells: CellSource, wanted: Mapping[str, str], predict: list[str], part: str | None = None) -> None:
@@ -165,13 +166,6 @@ def check_votes(cells: CellSource, wanted: Mapping[str, str], predict: list[str]
         else:
             do = f"Only {LEIDEN!r} is computed where it is missing, of at least {FEWEST} cells."
             raise missing_column(groupby, cells.columns, of=cells.label, holds="the groups that vote", do=do)
-
-
-def check_share(share: float) -> None:
-    """Refuse what is no share."""
-    if not 0 <= share <= 1:
-        msg = f"share is the share of a group's cells that must agree with its label, 0 to 1; got {share}."
-        raise DataError(msg)
 
 
 def _column(cells: CellSource, groupby: str) -> pd.Series:
