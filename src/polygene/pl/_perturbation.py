@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from polygene.errors import DataError
-from polygene.pl._axes import axes_for, check_drawable, finish
+from polygene.pl._axes import axes_for, check_drawable, finish, from_uns
 
 UNITS = {"embedding": "distance moved", "expression": "change of expected log1p counts per 10,000"}
 
@@ -47,7 +47,9 @@ def perturbation(
     DataError
         There are no effects, or neither or both of `target` and `perturbation` are given.
     """
-    rows, title, unit, names = _chosen(_effects_of(effects), target, perturbation)
+    table = from_uns(effects, "perturb", "effects", "pg.tl.perturb(adata, model, knock_out='all')")
+    check_drawable(table, "target perturbation effect", "what pg.tl.perturb returned")
+    rows, title, unit, names = _chosen(table, target, perturbation)
     largest = np.argsort(-rows["effect"].abs().to_numpy(), kind="stable")[:n_names]
     rows, names = rows.iloc[largest], [names[i] for i in largest]
     at, low, high = np.arange(len(rows)), rows["low"].to_numpy(), rows["high"].to_numpy()
@@ -62,16 +64,6 @@ def perturbation(
     ax.set_title(title, fontsize="medium")
     ax.set_xlabel(f"{unit}\n95 % interval over {what}; association, not mechanism")
     return finish(ax, show=show, save=save)
-
-
-def _effects_of(effects: pd.DataFrame | ad.AnnData) -> pd.DataFrame:
-    if isinstance(effects, ad.AnnData):
-        if "perturb" not in effects.uns.get("polygene", {}):
-            msg = "uns['polygene'] has no 'perturb': run pg.tl.perturb(adata, model, knock_out='all') first."
-            raise DataError(msg)
-        effects = effects.uns["polygene"]["perturb"]["effects"]
-    check_drawable(effects, "target perturbation effect", "what pg.tl.perturb returned")
-    return effects
 
 
 def _chosen(
