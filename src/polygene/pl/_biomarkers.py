@@ -65,25 +65,20 @@ def biomarkers(
     ax.set_yticks(range(len(genes)), genes, fontsize="x-small")
     ax.set_xticks(range(len(contexts)), contexts, rotation=40, ha="right", rotation_mode="anchor", fontsize="small")
     ax.set(xlim=(-0.7, len(contexts) - 0.3), ylim=(len(genes) - 0.4, -0.6))
-    figure = ax.get_figure(root=True)
-    if figure is not None:
-        bar = figure.colorbar(dots, ax=ax, shrink=0.5, aspect=14, pad=0.03)
-        bar.set_label("change of log1p mean counts per 10,000", fontsize="x-small")
+    bar = ax.figure.colorbar(dots, ax=ax, shrink=0.5, aspect=14, pad=0.03)
+    bar.set_label("change of log1p mean counts per 10,000", fontsize="x-small")
     _legend(ax, largest)
     return finish(ax, show=show, save=save)
 
 
 def _legend(ax: Axes, largest: float) -> None:
     """Say what sizes, triangles and edges mean."""
+    sizes = (("^", LARGEST, f"+{largest:.2g} log-odds"), ("v", LARGEST / 4, f"−{largest / 4:.2g}"))
     rows = [
-        Line2D(
-            [], [], marker="^", linestyle="", color="0.6", markersize=LARGEST**0.5, label=f"+{largest:.2g} log-odds"
-        ),
-        Line2D(
-            [], [], marker="v", linestyle="", color="0.6", markersize=(LARGEST / 4) ** 0.5, label=f"−{largest / 4:.2g}"
-        ),
-        Line2D([], [], marker="^", linestyle="", markerfacecolor="none", color="black", label="replicates"),
+        Line2D([], [], marker=marker, linestyle="", color="0.6", markersize=area**0.5, label=label)
+        for marker, area, label in sizes
     ]
+    rows.append(Line2D([], [], marker="^", linestyle="", markerfacecolor="none", color="black", label="replicates"))
     ax.legend(
         handles=rows, loc="lower left", bbox_to_anchor=(-0.1, 1.0), frameon=False, fontsize="x-small", ncols=3,
         handletextpad=0.2, columnspacing=0.9,

@@ -71,10 +71,8 @@ def dotplot(
     dots = ax.scatter(x, y, s=LARGEST * sizes, c=sure, cmap="viridis_r", vmin=0, vmax=1, linewidths=0, zorder=3)
     ax.set(ylabel=reference, xlabel=prediction)
     _name(ax, [f"{name}  ({cells_R[name]:,})" for name in share_RV.index], list(share_RV.columns))
-    figure = ax.get_figure(root=True)
-    if figure is not None:
-        figure.colorbar(dots, ax=ax, label="mean probability", shrink=0.6, aspect=12, pad=0.02)
-        _legend(ax)
+    ax.figure.colorbar(dots, ax=ax, label="mean probability", shrink=0.6, aspect=12, pad=0.02)
+    _legend(ax)
     return finish(ax, show=show, save=save)
 
 
