@@ -138,13 +138,12 @@ def _permutations(sides: np.ndarray, n_permutations: int, *, paired: bool, seed:
     """Signs or sides, without those that change nothing or everything: all of them if they are few, else drawn."""
     n, k = len(sides), int((sides > 0).sum())
     rng = np.random.default_rng(seed)
-    if paired:
-        few = 2**n <= n_permutations
-        drawn = list(product((1.0, -1.0), repeat=n)) if few else list(rng.choice((1.0, -1.0), (n_permutations, n)))
+    if paired and 2**n <= n_permutations:
+        drawn = [np.array(signs) for signs in product((1.0, -1.0), repeat=n)]
+    elif paired:
+        drawn = list(rng.choice((1.0, -1.0), (n_permutations, n)))
+    elif comb(n, k) <= n_permutations:
+        drawn = [np.where(np.isin(np.arange(n), some), 1.0, -1.0) for some in combinations(range(n), k)]
     else:
-        if comb(n, k) <= n_permutations:
-            drawn = [np.where(np.isin(np.arange(n), some), 1.0, -1.0) for some in combinations(range(n), k)]
-        else:
-            drawn = [rng.permutation(sides) for _ in range(n_permutations)]
-    arrays = [np.asarray(one) for one in drawn]
-    return [one for one in arrays if not np.array_equal(one, sides) and not np.array_equal(one, -sides)]
+        drawn = [rng.permutation(sides) for _ in range(n_permutations)]
+    return [one for one in drawn if not np.array_equal(one, sides) and not np.array_equal(one, -sides)]
