@@ -97,12 +97,11 @@ def fit_power_law(degrees_N: np.ndarray, *, n_bootstrap: int = 100, seed: int = 
         if n_tail < FEWEST:
             why = f"{CANNOT}: the tail has {n_tail} nodes, fewer than {FEWEST}"
             return PowerLaw(n_nodes=len(degrees_N), n_tail=n_tail, **nothing, verdict=why)
-        others = [name for name in ALTERNATIVES if name != TRUNCATED]
+        others = ("lognormal", "exponential")
         ratios = {name: fit.distribution_compare("power_law", name, normalized_ratio=True) for name in others}
     ratios[TRUNCATED] = truncated_ratio(degrees_N[degrees_N >= fit.xmin], int(fit.xmin), float(fit.alpha))
     p = bootstrap_p(degrees_N, int(fit.xmin), float(fit.alpha), n_bootstrap, seed)
-    compared = {name: float(ratio) for name, (ratio, _) in ratios.items()}
-    compared |= {f"{name}_p": float(chance) for name, (_, chance) in ratios.items()}
+    ratios = {name: (float(ratio), float(chance)) for name, (ratio, chance) in ratios.items()}
     return PowerLaw(
         n_nodes=len(degrees_N),
         n_tail=n_tail,
@@ -111,8 +110,9 @@ def fit_power_law(degrees_N: np.ndarray, *, n_bootstrap: int = 100, seed: int = 
         exponent_error=float((fit.alpha - 1) / np.sqrt(n_tail)),
         distance=float(fit.D),
         p=p,
-        **compared,
-        verdict=verdict(p, {name: (float(ratio), float(chance)) for name, (ratio, chance) in ratios.items()}),
+        **{name: ratio for name, (ratio, _) in ratios.items()},
+        **{f"{name}_p": chance for name, (_, chance) in ratios.items()},
+        verdict=verdict(p, ratios),
     )
 
 
@@ -138,11 +138,9 @@ def over_thresholds(verdicts: Sequence[str]) -> str:
         return heads[0]
     if NO in heads and YES not in heads:
         return f"{NO}: at {heads.count(NO)} of {len(heads)} thresholds, and it cannot be told at the others"
-    return (
-        f"{CANNOT}: it depends on the threshold"
-        if NO in heads
-        else f"{CANNOT} at {heads.count(CANNOT)} of {len(heads)} thresholds"
-    )
+    if NO in heads:
+        return f"{CANNOT}: it depends on the threshold"
+    return f"{CANNOT} at {heads.count(CANNOT)} of {len(heads)} thresholds"
 
 
 def truncated_ratio(tail_N: np.ndarray, x_min: int, exponent: float) -> tuple[float, float]:
