@@ -258,8 +258,7 @@ def _donor_means(x_CG: np.ndarray, donors_C: np.ndarray, some_C: np.ndarray, n_d
         add_rows(sums_DG, donors_C[some_C], x_CG[some_C])
     counts_D = np.bincount(donors_C[some_C], minlength=n_donors).astype(float)
     counts_D[counts_D == 0] = np.nan
-    means_DG: np.ndarray = sums_DG / counts_D[:, None]
-    return means_DG
+    return sums_DG / counts_D[:, None]
 
 
 def _add_removal(

@@ -68,22 +68,19 @@ class ContextSums:
 
     def enough(self, min_cells: int, kind: str = "raw") -> np.ndarray:
         """Which contexts have so many cells that express the gene in each half, bool (G, K)."""
-        enough_GK: np.ndarray = np.all(self._n[kind] >= min_cells, axis=0)
-        return enough_GK
+        return np.all(self._n[kind] >= min_cells, axis=0)
 
     def means(self, kind: str = "relative") -> np.ndarray:
         """Mean state of each gene in each context over all donors, (G, K, D)."""
         sums_GKD = self._sums[kind][..., :-1].sum(axis=0)
-        means_GKD: np.ndarray = sums_GKD / np.maximum(self._n[kind].sum(axis=0), 1)[:, :, None]
-        return means_GKD
+        return sums_GKD / np.maximum(self._n[kind].sum(axis=0), 1)[:, :, None]
 
     def halves(self, kind: str, g: int) -> np.ndarray:
         """Mean states of a gene by half and context, with what its bin explains taken off, (H, K, D)."""
         n_HK, sums_HKD = self._n[kind][:, g], self._sums[kind][:, g].astype(float)
         means_HKD = sums_HKD / np.maximum(n_HK, 1)[:, :, None]
         bins_HK = means_HKD[..., -1] - sums_HKD[..., -1].sum() / max(n_HK.sum(), 1)
-        adjusted_HKD: np.ndarray = means_HKD[..., :-1] - bins_HK[:, :, None] * self._within(kind, g)[0]
-        return adjusted_HKD
+        return means_HKD[..., :-1] - bins_HK[:, :, None] * self._within(kind, g)[0]
 
     def spread(self, kind: str, min_cells: int) -> Spread:
         """Share of variance between contexts, of every gene with two contexts of enough cells."""

@@ -115,8 +115,7 @@ def scaled_alike(features_CF: np.ndarray, weights_F: np.ndarray, power: float) -
     varies_F = spread_F > 1e-6
     factor_F = weights_F * np.where(varies_F, np.where(varies_F, spread_F, 1) ** -power, 0)
     length: float = np.sqrt(np.square(factor_F * spread_F).sum())
-    scaled_F: np.ndarray = factor_F / max(length, 1e-12)
-    return scaled_F
+    return factor_F / max(length, 1e-12)
 
 
 def held_out_by(labels_C: np.ndarray, donors_C: np.ndarray) -> Literal["donors", "cells"]:
@@ -172,8 +171,7 @@ def _choose(
 
 
 def _mixed(logits_ECV: Sequence[np.ndarray], weights_E: Sequence[float] | np.ndarray) -> np.ndarray:
-    mixed_CV: np.ndarray = sum(w * x_CV for w, x_CV in zip(weights_E, logits_ECV, strict=True))
-    return mixed_CV
+    return sum(w * x_CV for w, x_CV in zip(weights_E, logits_ECV, strict=True))
 
 
 def _fits(
@@ -206,5 +204,4 @@ def axes_of(x_CF: np.ndarray) -> np.ndarray:
     """Give axes in which the cells lie, (F, R): a ridge has no weight outside them, so fewer cells need fewer axes."""
     lengths_R, cells_CR = np.linalg.eigh(x_CF @ x_CF.T)
     kept = lengths_R > 1e-9 * lengths_R[-1]
-    axes_FR: np.ndarray = x_CF.T @ (cells_CR[:, kept] / np.sqrt(lengths_R[kept]))
-    return axes_FR
+    return x_CF.T @ (cells_CR[:, kept] / np.sqrt(lengths_R[kept]))

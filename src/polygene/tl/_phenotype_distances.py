@@ -144,8 +144,7 @@ def _distances(x_CD: np.ndarray, labels_C: np.ndarray, donors_C: np.ndarray, the
         states.append(means_ED.mean(axis=0) if len(donors) else np.full(x_CD.shape[1], np.nan))
     x_LD = np.array(states)
     x_LD = x_LD - np.nanmean(x_LD, axis=0)
-    distances: np.ndarray = np.maximum(pdist(x_LD, "cosine"), 0)
-    return distances
+    return np.maximum(pdist(x_LD, "cosine"), 0)
 
 
 def _agreement(one: np.ndarray, other: np.ndarray) -> float:

@@ -34,8 +34,7 @@ def purity(x_CD: np.ndarray, codes_C: np.ndarray, donors_C: np.ndarray, n_neighb
     distance_CN, near_CN = nearest(x_CD, groups_C, n_neighbors)
     there_CN = np.isfinite(distance_CN)
     same_CN = (codes_C[near_CN] == codes_C[:, None]) & there_CN
-    found_C: np.ndarray = same_CN.sum(axis=1) / np.maximum(there_CN.sum(axis=1), 1)
-    return found_C
+    return same_CN.sum(axis=1) / np.maximum(there_CN.sum(axis=1), 1)
 
 
 def leiden(x_CD: np.ndarray, n_neighbors: int, seed: int) -> list[np.ndarray]:

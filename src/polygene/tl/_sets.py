@@ -108,8 +108,7 @@ def common_terms(set_CV: np.ndarray, tree: LabelTree) -> np.ndarray:
     """Name each set by the most telling term of the ontology that is at or above all its labels; "" without one."""
     outside_CN = set_CV.astype(np.float32) @ (~tree.under_NV).T.astype(np.float32)
     holds_CN = outside_CN < 0.5
-    names_C: np.ndarray = np.where(holds_CN.any(axis=1), tree.names_N[holds_CN.argmax(axis=1)], "")
-    return names_C
+    return np.where(holds_CN.any(axis=1), tree.names_N[holds_CN.argmax(axis=1)], "")
 
 
 class Summary:

@@ -165,5 +165,4 @@ def shared_neighbors(x_ND: np.ndarray, y_ND: np.ndarray, n_neighbors: int) -> np
         is_near_NN = np.zeros(closeness_NN.shape, dtype=bool)
         np.put_along_axis(is_near_NN, np.argpartition(-closeness_NN, n_neighbors - 1, axis=1)[:, :n_neighbors], True, 1)
         near.append(is_near_NN)
-    shared_N: np.ndarray = (near[0] & near[1]).sum(axis=1) / n_neighbors
-    return shared_N
+    return (near[0] & near[1]).sum(axis=1) / n_neighbors

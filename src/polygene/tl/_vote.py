@@ -276,8 +276,7 @@ def principal_components(reader: CellReader, n_genes: int) -> np.ndarray:
 
     x_CG = sparse.vstack([cells.as_csr(cells.values_N, n_genes) for _, cells in reader.chunks()], format="csr")
     n_components = min(COMPONENTS, *(side - 1 for side in x_CG.shape))
-    components_CD: np.ndarray = PCA(n_components, svd_solver="arpack", random_state=0).fit_transform(x_CG)
-    return components_CD
+    return PCA(n_components, svd_solver="arpack", random_state=0).fit_transform(x_CG)
 
 
 def leiden(points_CD: np.ndarray, resolution: float = RESOLUTION) -> np.ndarray:
@@ -288,5 +287,4 @@ def leiden(points_CD: np.ndarray, resolution: float = RESOLUTION) -> np.ndarray:
     cells = ad.AnnData(obs=pd.DataFrame(index=[*map(str, range(len(points_CD)))]), obsm={"X": points_CD})
     sc.pp.neighbors(cells, min(NEIGHBOURS, len(points_CD) - 1), use_rep="X")
     sc.tl.leiden(cells, resolution=resolution, flavor="igraph", n_iterations=2, directed=False)
-    clusters_C: np.ndarray = cells.obs["leiden"].to_numpy(dtype=str)
-    return clusters_C
+    return cells.obs["leiden"].to_numpy(dtype=str)
