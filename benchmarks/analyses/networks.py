@@ -26,7 +26,6 @@ from polygene.tl._gene_weights import (
     correlations,
     cosines,
     gene_weights,
-    joined,
     random_weights,
     shuffled,
     state_sums,
@@ -120,7 +119,7 @@ def context_dependence(scene: Scene) -> list[dict[str, Any]]:
             reader = CellReader(adata, model.tokenizer)
             rows_of = context_rows(reader.cells, "cell_type", None, effort.at_most(CONTEXT_CELLS, 60), None, scene.seed)
             donor_C = donors_of(reader.cells, "donor_id")[0]
-            read = {key: joined([cells for _, cells in reader.chunks(rows)]) for key, rows in rows_of.items()}
+            read = {key: reader.read(rows) for key, rows in rows_of.items()}
             units = {key: donor_C[rows] for key, rows in rows_of.items()}
             cases = {"contextual": model, "contextual, random weights": random_weights(model), "correlation": None}
             for case, one in cases.items():
@@ -174,7 +173,7 @@ def edges_of_reference(scene: Scene) -> list[dict[str, Any]]:
     for file, adata in available(scene, REFERENCE_FILES):
         reader = CellReader(adata, model.tokenizer)
         chosen = context_rows(reader.cells, None, None, effort.at_most(REFERENCE_CELLS, 60), None, scene.seed)
-        cells = joined([one for _, one in reader.chunks(next(iter(chosen.values())))])
+        cells = reader.read(next(iter(chosen.values())))
         n_genes = len(cells.measured_G)
         node_G = np.bincount(cells.genes_N, minlength=n_genes) >= MIN_CELLS
         genes = np.flatnonzero(node_G)

@@ -12,8 +12,7 @@ from scipy import sparse
 from polygene.corpus.source import thinned
 from polygene.errors import DataError, PhenotypeError
 from polygene.io.read import CellSource
-from polygene.tl._gene_weights import joined
-from polygene.tl._reader import CellReader, column_of, donors_of
+from polygene.tl._reader import CellReader, column_of, donors_of, joined
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import given_texts

@@ -2,12 +2,10 @@
 
 import logging
 from collections.abc import Sequence
-from operator import attrgetter
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
-from scipy import sparse
 
 from polygene.errors import DataError
 from polygene.io.h5ad import write_held
@@ -93,15 +91,11 @@ def balance(
 
 def _real_cells(reader: CellReader, model: PolyGene) -> tuple[ad.AnnData, np.ndarray]:
     """Read all cells as they are in the panel, and labels_CP."""
-    chunks = [cells for _, cells in reader.chunks()]
-    panel = model.tokenizer.panel
-    x_CG, bins_CG = (
-        sparse.vstack([cells.as_csr(entries_of(cells), len(panel)) for cells in chunks], format="csr")
-        for entries_of in (attrgetter("values_N"), attrgetter("bins_N"))
-    )
+    cells, panel = reader.read(), model.tokenizer.panel
+    x_CG, bins_CG = (cells.as_csr(entries_N, len(panel)) for entries_N in (cells.values_N, cells.bins_N))
     obs = reader.cells.obs.assign(**{GENERATED: False})
     real = ad.AnnData(X=x_CG, obs=obs, var=panel_var(panel), layers={"polygene_bins": bins_CG})
-    return real, np.concatenate([cells.labels_CP for cells in chunks])
+    return real, cells.labels_CP
 
 
 def _ordered(

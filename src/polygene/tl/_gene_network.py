@@ -17,7 +17,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.progress import progress
 from polygene.runtime.seeds import check_count
-from polygene.tl._gene_weights import gene_weights, joined, random_weights, shuffled
+from polygene.tl._gene_weights import gene_weights, random_weights, shuffled
 from polygene.tl._graph import top_edges
 from polygene.tl._network_result import GeneNetwork
 from polygene.tl._reader import CellReader, donors_of, made_by, panel_var
@@ -127,7 +127,7 @@ def gene_network(
     network = _empty(reader, first, by=by, null=null, density=density, models=tuple(models))
     with progress(sum(map(len, rows_of.values())), done=f"gene network ({by})", device=first.network.device) as advance:
         for number, (context, rows) in enumerate(rows_of.items()):
-            cells = joined([cells for _, cells in reader.chunks(rows)])
+            cells = reader.read(rows)
             # a shuffle of its own for each context: else what goes together by chance does so in all
             cells = shuffled(cells, seed=seed + number) if null == "genes" else cells
             _add(network, context, models, cells, min_cells, named=contexts is not None)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from polygene.errors import DataError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.gene_attention import attention_sums
 from polygene.model.inference import key_states, static_genes
@@ -107,15 +106,3 @@ def random_weights(model: PolyGene, *, seed: int = 0) -> PolyGene:
         torch.manual_seed(LARGEST - seed)  # training starts from small seeds: these must not be its first weights
         network = PolyGeneModel(model.network.config).to(model.network.device).eval()
     return PolyGene(tokenizer=model.tokenizer, network=network)
-
-
-def joined(parts: list[EncodedCells]) -> EncodedCells:
-    """Put cells of one file, read in chunks, into one batch."""
-    if not parts:
-        msg = "There are no cells to join."
-        raise DataError(msg)
-    lengths = [np.diff(part.offsets_C1) for part in parts]
-    offsets_C1 = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    names = ("genes_N", "bins_N", "values_N", "labels_CP")
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return replace(parts[0], offsets_C1=offsets_C1, own={}, **arrays)

@@ -77,6 +77,10 @@ class CellReader:
         """Give log1p counts per 10,000 of the genes that were matched and measured."""
         return log1p_values(chunk, match, totals=self._totals, scale=self.scale)
 
+    def read(self, rows: np.ndarray | None = None) -> EncodedCells:
+        """Read the tokens of cells, all or some `rows` (one at least), at once."""
+        return joined([cells for _, cells in self.chunks(rows)])
+
     def chunks(self, rows: range | np.ndarray | None = None) -> Iterator[tuple[pd.Index, EncodedCells]]:
         """Read the names and the tokens of cells, all or some `rows`; warn of cells that express no panel gene."""
         labels_CP = self._labels_CP
@@ -103,6 +107,15 @@ class CellReader:
                 "%s of %s cells express no gene of the panel: they are kept, and their predictions mean nothing",
                 f"{n_blank:,}", f"{first:,}",
             )  # fmt: skip
+
+
+def joined(parts: Sequence[EncodedCells]) -> EncodedCells:
+    """Put cells of one file, read in chunks, into one batch."""
+    lengths = [np.diff(part.offsets_C1) for part in parts]
+    offsets_C1 = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    names = ("genes_N", "bins_N", "values_N", "labels_CP")
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], offsets_C1=offsets_C1, own={}, **arrays)
 
 
 def own_genes(genes: GenePanel, cells: CellSource, name: str) -> GeneMatch:

@@ -10,7 +10,6 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from polygene.errors import DataError, PhenotypeError, missing_column
 from polygene.evaluation.metrics import expected_years
@@ -274,7 +273,8 @@ def principal_components(reader: CellReader, n_genes: int) -> np.ndarray:
     """Give the first principal components of the panel genes' log values, (C, D)."""
     from sklearn.decomposition import PCA
 
-    x_CG = sparse.vstack([cells.as_csr(cells.values_N, n_genes) for _, cells in reader.chunks()], format="csr")
+    cells = reader.read()
+    x_CG = cells.as_csr(cells.values_N, n_genes)
     n_components = min(COMPONENTS, *(side - 1 for side in x_CG.shape))
     return PCA(n_components, svd_solver="arpack", random_state=0).fit_transform(x_CG)
 
