@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import anndata as ad
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from polygene.errors import DataError
 from polygene.io.read import CellSource, Source
@@ -181,7 +182,8 @@ def _add(
             "mean_expression": sums_M / len(cells),
         }
     )
-    network.add(context, kept, alone, table, len(cells))
+    network.weights[context], network.n_models[context] = kept, sparse.csr_matrix(alone)
+    network.n_cells[context], network.tables[context] = len(cells), table
 
 
 def context_rows(

@@ -137,13 +137,6 @@ class GeneNetwork:
         with atomic_file(path, (".graphml",)) as part:
             nx.write_graphml(graph, part)
 
-    def add(
-        self, context: str, kept: sparse.csr_matrix, n_models: sparse.csr_matrix, table: pd.DataFrame, n_cells: int
-    ) -> None:
-        """Add a context."""
-        self.weights[context], self.n_models[context] = kept, sparse.csr_matrix(n_models)
-        self.n_cells[context], self.tables[context] = n_cells, table
-
     def write_into(self, adata: ad.AnnData, key: str, facts: Mapping[str, Any]) -> None:
         """Write weights into `varp` and the rest into `uns`."""
         keys = [f"{key}_{context}".replace("/", "|") for context in self.contexts]
