@@ -26,15 +26,15 @@ class ContextSums:
     """Counts, bins and states summed by half of the donors, gene and context.
 
     A state is D - 1 numbers, and the bin. `reference_GD` is the mean of each gene over all cells, `cells_K` how many
-    cells each context has.
+    cells each context has; without donors (`by_donor`) the halves are of cells.
     """
 
-    by_donor = True
-
-    def __init__(self, contexts: list[str], cells_K: np.ndarray, reference_GD: np.ndarray) -> None:
+    def __init__(
+        self, contexts: list[str], cells_K: np.ndarray, reference_GD: np.ndarray, *, by_donor: bool = True
+    ) -> None:
         n_genes, width = reference_GD.shape
         shape = (2, n_genes, len(contexts))
-        self.contexts, self.cells_K, self.reference_GD = contexts, cells_K, reference_GD
+        self.contexts, self.cells_K, self.reference_GD, self.by_donor = contexts, cells_K, reference_GD, by_donor
         self._n = {kind: np.zeros(shape) for kind in KINDS}
         self._sums = {kind: np.zeros((*shape, width), np.float32) for kind in KINDS}
         self._squares = {kind: np.zeros((n_genes, 1)) for kind in KINDS[:2]}

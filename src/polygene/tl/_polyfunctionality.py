@@ -169,11 +169,11 @@ def context_sums(
             n_G += np.bincount(states.genes_N, minlength=len(n_G))
             advance(where.stop - where.start)
         means_GD /= np.maximum(n_G, 1)[:, None]
-        sums = ContextSums(names, np.bincount(contexts_C, minlength=len(names)), means_GD.astype(np.float32))
+        cells_K = np.bincount(contexts_C, minlength=len(names))
+        sums = ContextSums(names, cells_K, means_GD.astype(np.float32), by_donor=by_donor)
         for where, states in states_of(reader, model, chosen):
             sums.add(states, halves_C[where], contexts_C[where], shuffled_C[where])
             advance(where.stop - where.start)
-    sums.by_donor = by_donor
     return sums
 
 
