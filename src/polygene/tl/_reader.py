@@ -5,7 +5,7 @@ Legend: C cells, G panel genes, M measured panel genes, P phenotypes.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,10 +203,12 @@ def written(out: str | Path | None, suffixes: tuple[str, ...], source: Source | 
     """
     if ".h5ad" not in suffixes:
         check_writable(source)  # which gets what goes into a table
-    with ExitStack() as stack:
-        if out is not None:
-            refuse_input(out, source.filename if isinstance(source, ad.AnnData) else source, do="choose another file")
-        yield None if out is None else stack.enter_context(atomic_file(out, suffixes))
+    if out is None:
+        yield None
+        return
+    refuse_input(out, source.filename if isinstance(source, ad.AnnData) else source, do="choose another file")
+    with atomic_file(out, suffixes) as part:
+        yield part
 
 
 def panel_var(panel: GenePanel) -> pd.DataFrame:
