@@ -131,12 +131,12 @@ def test_turnover_and_drift_are_between_the_youngest_and_the_oldest(tiny_model: 
     networks = GroupNetworks.of(tiny_model, cells, plan, by="contextual", n_groups=3, density=0.1, min_cells=5)
     computed = networks.compute(networks.donors_AU, seed=0)
     same = networks.compute(networks.donors_AU[[0, 1, 0]], seed=0)
-    assert (same.turnover_M[np.isfinite(same.turnover_M)] == 0).all()
-    np.testing.assert_allclose(same.drift_M, 0, atol=1e-6)
+    assert (same.changes["turnover"][np.isfinite(same.changes["turnover"])] == 0).all()
+    np.testing.assert_allclose(same.changes["drift"], 0, atol=1e-6)
     a, b = networks.weights(networks.donors_AU)[0], networks.weights(networks.donors_AU)[2]
-    gene = int(np.flatnonzero(computed.turnover_M > 0)[0])
+    gene = int(np.flatnonzero(computed.changes["turnover"] > 0)[0])
     of_a, of_b = (set(kept[gene].indices.tolist()) for kept in (a, b))
-    assert computed.turnover_M[gene] == pytest.approx(1 - len(of_a & of_b) / len(of_a | of_b))
+    assert computed.changes["turnover"][gene] == pytest.approx(1 - len(of_a & of_b) / len(of_a | of_b))
 
 
 def test_slopes_are_those_of_polyfit() -> None:

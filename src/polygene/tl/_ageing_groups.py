@@ -23,11 +23,13 @@ from polygene.vocab.cells import EncodedCells
 
 
 class Computed(NamedTuple):
-    """Measures of each group, (A, measures); turnover and drift of each gene from the first to the last group, (M,)."""
+    """Measures of each group, (A, measures); changes of each gene from the first to the last group, (M,) by name.
+
+    The changes are "turnover" and, where genes have states, "drift".
+    """
 
     measures_AX: np.ndarray
-    turnover_M: np.ndarray
-    drift_M: np.ndarray
+    changes: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,10 +119,10 @@ class GroupNetworks:
     def compute(self, donors_AU: np.ndarray, *, seed: int) -> Computed:
         """Measure a grouping, and compare its first group with its last."""
         networks = self.weights(donors_AU)
-        drift_M = np.full(len(self.genes_M), np.nan)
+        changes = {"turnover": _graph.turnover(networks[0], networks[-1])}
         if self.sums_UMD is not None:
-            drift_M = np.linalg.norm(self.means(donors_AU[-1]) - self.means(donors_AU[0]), axis=1)
-        return Computed(self.measures(networks, seed=seed), _graph.turnover(networks[0], networks[-1]), drift_M)
+            changes["drift"] = np.linalg.norm(self.means(donors_AU[-1]) - self.means(donors_AU[0]), axis=1)
+        return Computed(self.measures(networks, seed=seed), changes)
 
 
 def measure_tables(
@@ -179,11 +181,8 @@ def change_tables(
     """Tabulate turnover and drift, over all genes and gene by gene, beside those on shuffled ages."""
     rows = []
     genes: dict[str, np.ndarray | pd.Index] = {"gene": networks.genes_M, "mean_expression": networks.mean_M}
-    for name in ("turnover", "drift"):
-        own_M = getattr(observed, f"{name}_M")
-        null_RM = np.array([getattr(one, f"{name}_M") for one in shuffles])
-        if np.isnan(own_M).all():
-            continue
+    for name, own_M in observed.changes.items():
+        null_RM = np.array([one.changes[name] for one in shuffles])
         null_R = np.nanmean(null_RM, axis=1)
         value, (low, high) = float(np.nanmean(own_M)), np.quantile(null_R, [0.025, 0.975])
         p = (1 + int((null_R >= value).sum())) / (1 + len(null_R))
