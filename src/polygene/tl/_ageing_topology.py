@@ -241,13 +241,11 @@ def _tables(
     ]
     measures, slopes = measure_tables(networks, observed, samples, shuffles, plan)
     changes, genes = change_tables(networks, observed, shuffles)
-    facts: dict[str, float] = {
-        "n_donors": donors_AU.size,
-        "n_groups": len(donors_AU),
-        "cells_per_donor": plan.cells_per_donor,
-    }
-    facts |= {"depth": plan.depth, "genes": len(networks.genes_M), "edges": networks.n_edges, **plan.left_out}
-    return {"measures": measures, "slopes": slopes, "changes": changes, "genes": genes, "design": pd.DataFrame([facts])}
+    design_of = pd.DataFrame([{
+        "n_donors": donors_AU.size, "n_groups": len(donors_AU), "cells_per_donor": plan.cells_per_donor,
+        "depth": plan.depth, "genes": len(networks.genes_M), "edges": networks.n_edges, **plan.left_out,
+    }])  # fmt: skip
+    return {"measures": measures, "slopes": slopes, "changes": changes, "genes": genes, "design": design_of}
 
 
 def _check(by: str, n_groups: int, density: float, n_cells: int, min_cells: int) -> None:

@@ -93,9 +93,9 @@ def states_of_cells(model: PolyGene, cells: EncodedCells, states: States) -> np.
     """Compute what `embed` writes, float32 (C, D)."""
     if states == "cell_type":
         return cell_states(model, cells)
-    keys, nothing = list(key_states(model, cells)), [np.zeros((0, model.network.config.hidden_size), np.float32)]
-    cls_CD = np.concatenate(nothing + [part.leading_CSD[:, 0] for part in keys])
-    genes_CD = np.concatenate(nothing + [part.means_CD for part in keys])
+    keys = list(key_states(model, cells))
+    cls_CD = np.concatenate([part.leading_CSD[:, 0] for part in keys])
+    genes_CD = np.concatenate([part.means_CD for part in keys])
     if states in ("cls", "genes"):
         return cls_CD if states == "cls" else genes_CD
     queries = predict_labels(model, cells, predict=model.tokenizer.schema.names, branch=True)[1]
