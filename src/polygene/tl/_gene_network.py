@@ -18,7 +18,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.progress import progress
 from polygene.runtime.seeds import check_count
-from polygene.tl._gene_weights import gene_weights, random_weights, shuffled
+from polygene.tl._gene_weights import DEFINITIONS, By, gene_weights, random_weights, shuffled
 from polygene.tl._graph import top_edges
 from polygene.tl._network_result import GeneNetwork
 from polygene.tl._reader import CellReader, donors_of, made_by, panel_var
@@ -27,7 +27,6 @@ from polygene.vocab.cells import EncodedCells
 
 logger = logging.getLogger("polygene")
 
-By = Literal["contextual", "static", "attention", "correlation"]
 Null = Literal["genes", "weights", "donors"]
 ALL = "all cells"
 FEWEST = 20
@@ -229,7 +228,7 @@ def _permuted(code_C: np.ndarray, donor_C: np.ndarray, rng: np.random.Generator,
 def _check(by: str, null: str | None, density: float, n_cells: int, min_cells: int) -> None:
     check_count("n_cells", n_cells, 100_000)
     check_count("min_cells", min_cells, 100_000)
-    for name, value, allowed in (("by", by, get_args(By)), ("null", null, (None, *get_args(Null)))):
+    for name, value, allowed in (("by", by, DEFINITIONS), ("null", null, (None, *get_args(Null)))):
         if value not in allowed:
             msg = f"{name} is one of {', '.join(map(repr, allowed))}; got {value!r}."
             raise DataError(msg)

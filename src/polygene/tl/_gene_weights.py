@@ -4,6 +4,7 @@ Legend: C cells, G panel genes, U units (donors, contexts), N expressed entries,
 """
 
 from dataclasses import replace
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from polygene.runtime.seeds import LARGEST
 from polygene.tl._contexts import add_rows
 from polygene.vocab.cells import EncodedCells
 
-DEFINITIONS = ("contextual", "static", "attention", "correlation")
+By = Literal["contextual", "static", "attention", "correlation"]
+DEFINITIONS: tuple[str, ...] = get_args(By)
 TOGETHER = 5
 """Attention between two genes is known where so many cells express both."""
 
