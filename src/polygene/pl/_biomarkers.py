@@ -72,7 +72,7 @@ def biomarkers(
 
 
 def _legend(ax: Axes, largest: float) -> None:
-    """Say what sizes, triangles and edges mean."""
+    """Explain sizes, triangles and edges."""
     sizes = (("^", LARGEST, f"+{largest:.2g} log-odds"), ("v", LARGEST / 4, f"−{largest / 4:.2g}"))
     rows = [
         Line2D([], [], marker=marker, linestyle="", color="0.6", markersize=area**0.5, label=label)

@@ -93,7 +93,7 @@ def _name(ax: Axes, rows: list[str], columns: list[str]) -> None:
 
 
 def _legend(ax: Axes) -> None:
-    """Say what the sizes mean."""
+    """Explain the sizes."""
     sizes = [(LARGEST * share) ** 0.5 for share in SHARES]
     dots = [Line2D([], [], marker="o", linestyle="", color="0.4", markersize=size, mew=0) for size in sizes]
     ax.legend(

@@ -51,33 +51,33 @@ def polyfunctionality(
     if not len(table):
         msg = "No gene has an expected spread, as fewer than ten are measured: read more cells, or lower min_cells."
         raise DataError(msg)
-    asked = [genes] if isinstance(genes, str) else list(genes)
+    wanted = [genes] if isinstance(genes, str) else list(genes)
     x, y, strong = table["expected"], table["spread"], table["polyfunctional"].astype(bool)
     ax = axes_for(ax, show=show, size=(4.8, 4.2))
     ax.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)
     ax.scatter(x[~strong], y[~strong], s=12, facecolors="none", edgecolors="0.6", linewidths=0.7)
     ax.scatter(x[strong], y[strong], s=16, color="tab:blue", linewidths=0, zorder=3)
     farthest = table[strong].assign(by=y - x).nlargest(LABELLED, "by").index
-    named = table.loc[table["gene"].isin(asked) | table.index.isin(farthest)].sort_values("spread")
-    is_asked = named["gene"].isin(asked)
-    ax.scatter(named["expected"][is_asked], named["spread"][is_asked], s=60, facecolors="none", edgecolors="tab:red")
+    named = table.loc[table["gene"].isin(wanted) | table.index.isin(farthest)].sort_values("spread")
+    is_wanted = named["gene"].isin(wanted)
+    ax.scatter(named["expected"][is_wanted], named["spread"][is_wanted], s=60, facecolors="none", edgecolors="tab:red")
     margin = 0.05 * (y.max() - min(y.min(), 0))
     low, high = min(y.min(), 0) - margin, y.max() + margin
     ax.set(xlim=(x.min() - 0.02, x.max() + 0.02), ylim=(low, high))
-    _name(ax, named, asked, (high - low) / 22)
+    _name(ax, named, wanted, (high - low) / 22)
     ax.set_xlabel("spread expected of genes of like expression")
     ax.set_ylabel("spread between contexts, share of variance")
     ax.set_title(f"{int(strong.sum())} of {len(table)} genes stand out in both halves of the donors", fontsize="small")
     return finish(ax, show=show, save=save)
 
 
-def _name(ax: Axes, named: pd.DataFrame, asked: list[str], step: float) -> None:
+def _name(ax: Axes, named: pd.DataFrame, wanted: list[str], step: float) -> None:
     """Write names to the right of the axes, from below, none closer to the one before than a line."""
     below, right = -np.inf, ax.get_xlim()[1] + 0.04 * np.diff(ax.get_xlim())[0]
     for _, row in named.iterrows():
         below = max(row["spread"], below + step)
         ax.annotate(
             row["gene"], (row["expected"], row["spread"]), (right, below), fontsize="x-small", va="center",
-            color="tab:red" if row["gene"] in asked else "0.1", annotation_clip=False,
+            color="tab:red" if row["gene"] in wanted else "0.1", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "0.75", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2},
         )  # fmt: skip

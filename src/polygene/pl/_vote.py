@@ -1,4 +1,4 @@
-"""Vote: what the cells of each group say, a bar a group with its runner-up."""
+"""Vote: the label of each group and its runner-up, as bars."""
 
 import textwrap
 from pathlib import Path

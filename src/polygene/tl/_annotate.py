@@ -135,7 +135,7 @@ def annotate(
     own = {name: model.heads[name].genes for name in predict if name in model.heads}
     reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals, own=own)
     check_votes(reader.cells, vote or {}, predict, part)
-    if "sex" in predict and not _tells_sex(model, reader.match.measured_G):
+    if "sex" in predict and not _can_predict_sex(model, reader.match.measured_G):
         why = "the file measures neither XIST nor a gene of Y, which alone tell it in any study"
         logger.warning("sex: %s; each cell gets the share of the sexes that the model expects of any cell", why)
     done, always = f"annotated ({', '.join(predict)})", ("novelty", "unknown")
@@ -149,10 +149,10 @@ def annotate(
             logger.info("%s", line)
 
 
-def _tells_sex(model: PolyGene, measured_G: np.ndarray) -> bool:
-    """Whether a file measures any gene of sex; True of a model that reads none, or has a head of its own for it."""
-    telling_G = np.isin(model.tokenizer.panel.symbols, [XIST, *Y_GENES])
-    return "sex" in model.heads or not telling_G.any() or bool(measured_G[telling_G].any())
+def _can_predict_sex(model: PolyGene, measured_G: np.ndarray) -> bool:
+    """Whether a file measures any gene of sex; True for a model that reads none, or has a head for sex."""
+    of_sex_G = np.isin(model.tokenizer.panel.symbols, [XIST, *Y_GENES])
+    return "sex" in model.heads or not of_sex_G.any() or bool(measured_G[of_sex_G].any())
 
 
 @dataclass(eq=False)
@@ -180,7 +180,7 @@ class _Annotator:
         """Predict a chunk of cells."""
         p_PCV, states_PCD = predict_labels(self.model, cells, predict=self.predict, given=self.given)
         p_of = dict(zip(self.predict, p_PCV, strict=True))
-        if "sex" in p_of and not _tells_sex(self.model, cells.measured_G):  # other genes tell the study (decisions.md)
+        if "sex" in p_of and not _can_predict_sex(self.model, cells.measured_G):  # other genes name the study
             none_CG = np.zeros((len(cells), len(self.model.tokenizer.panel)), dtype=np.uint8)
             unseen = self.model.tokenizer.from_bins(none_CG, cells.labels_CP, none_CG[0] > 0)
             (p_of["sex"],) = label_probabilities(self.model, unseen, predict=["sex"], given=self.given)

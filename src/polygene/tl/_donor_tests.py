@@ -17,14 +17,14 @@ FEWEST = 3
 
 
 class Tested(NamedTuple):
-    """Effect and two-sided p-value of each gene, (G,); p is NaN where donors are too few to say."""
+    """Effect and two-sided p-value of each gene, (G,); p is NaN where donors are too few."""
 
     effect_G: np.ndarray
     p_G: np.ndarray
 
 
 class Found(NamedTuple):
-    """Effect over all donors; p and q of discovery donors; whether it replicates in the others (NaN: no telling)."""
+    """Effect over all donors; p and q of discovery donors; whether it replicates in the others (NaN: not known)."""
 
     effect_G: np.ndarray
     p_G: np.ndarray
@@ -93,7 +93,7 @@ def by_cells(x_CG: np.ndarray, has_label_C: np.ndarray) -> Tested:
 
 
 def found(whole: Tested, discovery: Tested, held_out: Tested) -> Found:
-    """Say what is found in discovery donors (Benjamini–Hochberg), and which of it has its sign again in the others."""
+    """Adjust p of discovery donors (Benjamini–Hochberg), and mark what replicates, with its sign, in the others."""
     q_G = benjamini_hochberg(discovery.p_G)
     again_G = (np.sign(discovery.effect_G) == np.sign(held_out.effect_G)) & (held_out.p_G / 2 <= LEVEL)
     replicates_G = np.where(np.isnan(held_out.p_G) | np.isnan(q_G), np.nan, (q_G <= LEVEL) & again_G)

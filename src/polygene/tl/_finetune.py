@@ -95,7 +95,7 @@ def finetune(
     reader = CellReader(cells, model.tokenizer, totals=totals)
     about = (labels_C[known], donors_C[known], len(labels), seed)
     head, fit = _fitted(model, reader, query_like(model, label), known, *about)
-    _say(name, len(known), len(labels), fit)
+    _log_score(name, len(known), len(labels), fit)
     schema, held_out = extended.tokenizer.schema, known[fit.held_out_C]
     if lost := len(schema.labels[schema.index(name)]) - len(labels):
         do = "to keep them, learn from a copy of the column under another name"
@@ -133,7 +133,7 @@ def _check_free(out: str | Path | None) -> None:
             pass
 
 
-def _say(name: str, n_cells: int, n_labels: int, fit: Fit) -> None:
+def _log_score(name: str, n_cells: int, n_labels: int, fit: Fit) -> None:
     logger.info(
         "%s: trained on %s cells with %d labels; cross-validated macro-F1 %s (held-out %s, %d labels scored)",
         name, f"{n_cells:,}", n_labels, number(fit.macro_f1), fit.held_out, len(fit.scored),
@@ -193,7 +193,7 @@ def _fitted(
 ) -> tuple[Head, Fit]:
     """Fit a head to the labels of the rows `known`: three experts, on state, on label probabilities and on genes."""
     width, schema = model.network.config.hidden_size, model.tokenizer.schema
-    # the network's own thoughts: of an earlier head's labels it has none
+    # what the network predicts without heads: it never learned the labels of an earlier head
     bare, before = replace(model, calibration=Calibration(), heads={}), model.heads.get(query)
     n_known = before.n_known(width) if before else len(schema.labels[schema.index(query)])
     genes, in_panel_H = _own_genes(reader, model.tokenizer.panel, query, known[spread(len(known), CHOSEN_ON)])
@@ -204,7 +204,7 @@ def _fitted(
             found.append((states_CD, log_probabilities(p_CN[:, :n_known]), encoded.own[query]))
             advance(len(encoded))
     parts = [np.concatenate(of_chunks) for of_chunks in zip(*found, strict=True)]
-    # genes of the panel, which tell cells apart in other studies too, weigh as much as those that vary in this one
+    # genes of the panel, which separate cells in other studies too, weigh as much as those that vary in this one
     alike = [scaled_alike(parts[2], weights_H, 0.5) for weights_H in (np.ones(len(genes)), in_panel_H)]
     factors = [scaled_alike(part, np.ones(part.shape[1]), power) for part, power in ((parts[0], 1.0), (parts[1], 0.0))]
     factors.append(np.hypot(*alike) / np.sqrt(2))

@@ -1,4 +1,4 @@
-"""Fit a head: three logistic regressions on what the network and the genes say of a cell, mixed into one.
+"""Fit a head: three logistic regressions, on what the network computes and on genes, mixed into one.
 
 Legend: C cells, F features, E experts, V labels.
 """
@@ -149,7 +149,7 @@ def _choose(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Choose a strength for each expert and then their weights, by the log loss on what was held out.
 
-    A cell whose label its fold did not leave in training says nothing.
+    A cell does not count if no training cell of its fold has its label.
     """
     rows = np.arange(len(labels_C))
     known = np.flatnonzero(tried[0][STRENGTHS[0]][rows, labels_C] > NEVER / 2)

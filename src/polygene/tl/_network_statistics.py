@@ -117,7 +117,7 @@ def network_statistics(
             laws.append({**named, **asdict(fit_power_law(degrees_M, n_bootstrap=n_bootstrap, seed=seed))})
         genes.append(_genes(context, table[node_M], kept, mean_M, seed))
     power_law = pd.DataFrame(laws)
-    together = power_law.groupby("context", sort=False)["verdict"].agg(lambda said: over_thresholds(list(said)))
+    together = power_law.groupby("context", sort=False)["verdict"].agg(lambda verdicts: over_thresholds(list(verdicts)))
     return NetworkStatistics(
         measures=pd.DataFrame(measures),
         genes=pd.concat(genes, ignore_index=True),

@@ -32,7 +32,7 @@ TOP = 95.0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Polyfunctionality:
-    """What `tl.polyfunctionality` found: a row for each gene, and a row for each asked gene in each context."""
+    """What `tl.polyfunctionality` found: a row for each gene, and a row for each named gene in each context."""
 
     genes: pd.DataFrame
     contexts: pd.DataFrame
@@ -98,16 +98,16 @@ def polyfunctionality(
         Whether the percentile is 95 or above in both halves of the donors (missing without donors); whether also q is
         at most 0.05 and the percentile 95 or above; whether that holds in each model that measures the gene.
     `stability`
-        Of asked genes: adjusted Rand index of the contexts' clusters in the two halves.
+        Of named genes: adjusted Rand index of the contexts' clusters in the two halves.
 
-    `contexts`, a row for each model, asked gene and context: `n_cells`, `cluster`, and the `nearest` genes by the
+    `contexts`, a row for each model, named gene and context: `n_cells`, `cluster`, and the `nearest` genes by the
     cosine of their states there, each less its mean over all cells and what the genes of a cell share. An AnnData gets
     both in `uns["polygene"]["polyfunctionality"]`.
 
     Raises
     ------
     DataError, ColumnError, GeneError
-        There is one context, a column is missing, or no asked gene can be measured.
+        There is one context, a column is missing, or no named gene can be measured.
 
     Notes
     -----
@@ -123,13 +123,13 @@ def polyfunctionality(
     ''
     """
     check_call("polyfunctionality", adata, seed, max_cells=max_cells, min_cells=min_cells)
-    asked = [genes] if isinstance(genes, str) else list(genes)
+    wanted = [genes] if isinstance(genes, str) else list(genes)
     models = named_models(model)
     tables, contexts = [], []
     for name, one in models.items():
         reader = CellReader(adata, one.tokenizer, layer=layer, totals=totals)
         sums = context_sums(reader, one, context, donor, max_cells=max_cells, seed=seed)
-        table, of_contexts = _of_model(sums, one, reader, asked, min_cells, name)
+        table, of_contexts = _of_model(sums, one, reader, wanted, min_cells, name)
         tables.append(table)
         contexts.append(of_contexts)
     table = pd.concat(tables, ignore_index=True)
@@ -189,12 +189,12 @@ def _shuffled(codes_C: np.ndarray, donors_C: np.ndarray, rng: np.random.Generato
 
 
 def _of_model(
-    sums: ContextSums, model: PolyGene, reader: CellReader, asked: Sequence[str], min_cells: int, name: str
+    sums: ContextSums, model: PolyGene, reader: CellReader, wanted: Sequence[str], min_cells: int, name: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     panel, names = model.tokenizer.panel, panel_var(model.tokenizer.panel).index.tolist()
     table = _table(sums, names, min_cells)
     rows, lacking = {}, {}
-    for gene in asked:
+    for gene in wanted:
         try:
             rows[gene] = panel.index(gene)
         except GeneError:
@@ -205,7 +205,7 @@ def _of_model(
             f"{why}." if reader.match.measured_G[g] else f"is not measured in {reader.cells.label}."
         )
     reasons = [*lacking.values(), *(table["reason"][g] for g in rows.values() if table["reason"][g])]
-    if asked and len(reasons) == len(asked):
+    if wanted and len(reasons) == len(wanted):
         raise GeneError(" ".join(reasons))
     for reason in reasons:
         logger.warning("%s", reason)

@@ -117,7 +117,7 @@ def fit_power_law(degrees_N: np.ndarray, *, n_bootstrap: int = 100, seed: int = 
 
 
 def verdict(p: float, ratios: dict[str, tuple[float, float]]) -> str:
-    """Say in words what the fit and the ratios (log ratio, p) to the alternatives amount to."""
+    """Put into words what follows from the fit and the ratios (log ratio, p) to the alternatives."""
     if p < REFUSED:
         return f"{NO}: a true one fits as badly in {100 * p:.0f} % of samples"
     better = [name for name, (ratio, chance) in ratios.items() if ratio < 0 and chance < DECIDED]

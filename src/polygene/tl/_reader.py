@@ -119,7 +119,7 @@ def joined(parts: Sequence[EncodedCells]) -> EncodedCells:
 
 
 def own_genes(genes: GenePanel, cells: CellSource, name: str) -> GeneMatch:
-    """Find the genes that a head reads, and say how many of them the file lacks."""
+    """Find the genes that a head reads, and warn of those that the file lacks."""
     try:
         match = genes.match(cells.var)
     except GeneError:  # it has none of them

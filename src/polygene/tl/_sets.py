@@ -91,7 +91,7 @@ class Sets:
         return {f"polygene_{name}_{ending}": column_C for ending, column_C in columns.items()}
 
     def uns(self) -> dict[str, Any]:
-        """Say what the sets rest on."""
+        """Describe what the sets rest on."""
         found: dict[str, Any] = {}
         for name, one in self.used.items():
             evidence = {"coverage": self.coverage, "units": one.units}
@@ -105,7 +105,7 @@ class Sets:
 
 
 def common_terms(set_CV: np.ndarray, tree: LabelTree) -> np.ndarray:
-    """Name each set by the most telling term of the ontology that is at or above all its labels; "" without one."""
+    """Name each set by the most specific term of the ontology that is at or above all its labels; "" without one."""
     outside_CN = set_CV.astype(np.float32) @ (~tree.under_NV).T.astype(np.float32)
     holds_CN = outside_CN < 0.5
     return np.where(holds_CN.any(axis=1), tree.names_N[holds_CN.argmax(axis=1)], "")
@@ -114,7 +114,8 @@ def common_terms(set_CV: np.ndarray, tree: LabelTree) -> np.ndarray:
 class Summary:
     """Counts of what was predicted, and three lines of them for people, with one more for each head.
 
-    `polygene_unknown` tells unknown tissues if its threshold is of studies never seen, else how many are uncertain.
+    Whether the tissue is unknown follows from `polygene_unknown`, if its threshold was learned on studies never seen,
+    else from how many cells are uncertain.
     """
 
     def __init__(self, on_studies: bool, heads: Sequence[str]) -> None:
@@ -134,7 +135,7 @@ class Summary:
             self.unknown += int((columns.get("polygene_unknown", unsure_C) if self.on_studies else unsure_C).sum())
 
     def lines(self) -> list[str]:
-        """Say how many cells and which labels, how many are uncertain, and what to do if most are unknown."""
+        """Write how many cells and which labels, how many are uncertain, and what to do if most are unknown."""
         lines, titles = list[str](), {"cell_type": f"{self.cells:,} cells"}
         for name in dict.fromkeys(["cell_type", *self.heads]):
             if counts := self.labels[name]:
