@@ -124,15 +124,15 @@ def _ones(kept: sparse.csr_matrix) -> sparse.csr_matrix:
     return sparse.csr_matrix((np.ones(len(kept.indices)), kept.indices, kept.indptr), kept.shape)
 
 
-def hub_percentile(degrees_G: np.ndarray, expression_G: np.ndarray, *, alike: int = ALIKE) -> np.ndarray:
-    """Rank each gene's degree among the `alike` genes of nearest mean expression, percent (G,).
+def hub_percentile(degrees_G: np.ndarray, expression_G: np.ndarray) -> np.ndarray:
+    """Rank each gene's degree among the `ALIKE` genes of nearest mean expression, percent (G,).
 
     50 is a gene with as many neighbours as its expression leads one to expect; ties count half.
     """
     n = len(degrees_G)
     order = np.argsort(expression_G, kind="stable")
     sorted_G, percent_G = degrees_G[order], np.empty(n)
-    width = min(alike + 1, n)
+    width = min(ALIKE + 1, n)
     for place in range(n):
         first = min(max(place - width // 2, 0), n - width)
         window = sorted_G[first : first + width]
