@@ -58,7 +58,6 @@ def plan_of(adata: ad.AnnData, model: PolyGene, **options) -> tuple[CellReader, 
         "cells_per_donor": None,
         "most": 5_000,
         "depth": None,
-        "totals": None,
     }
     return reader, design(reader, "T cell", np.arange(adata.n_obs), age_C, seed=0, **{**settings, **options})
 
@@ -96,7 +95,7 @@ def test_thinned_cells_hold_the_expected_counts(tiny_model: PolyGene) -> None:
 
 def test_a_group_has_the_correlations_of_its_cells(tiny_model: PolyGene) -> None:
     reader, plan = plan_of(aged(), tiny_model)
-    cells = read_thinned(reader, tiny_model.tokenizer, plan, totals=None, seed=0)
+    cells = read_thinned(reader, tiny_model.tokenizer, plan, seed=0)
     networks = GroupNetworks.of(tiny_model, cells, plan, by="correlation", n_groups=3, density=0.1, min_cells=5)
     nodes = [tiny_model.tokenizer.panel.index(gene) for gene in networks.genes_M]
     computed = networks.compute(networks.donors_AU, seed=0)
@@ -110,7 +109,7 @@ def test_a_group_has_the_correlations_of_its_cells(tiny_model: PolyGene) -> None
 
 def test_a_group_has_the_mean_states_of_its_cells_and_a_donor_may_count_twice(tiny_model: PolyGene) -> None:
     reader, plan = plan_of(aged(), tiny_model)
-    cells = read_thinned(reader, tiny_model.tokenizer, plan, totals=None, seed=0)
+    cells = read_thinned(reader, tiny_model.tokenizer, plan, seed=0)
     networks = GroupNetworks.of(tiny_model, cells, plan, by="contextual", n_groups=3, density=0.1, min_cells=5)
     nodes = [tiny_model.tokenizer.panel.index(gene) for gene in networks.genes_M]
     donors_U = np.array([0, 2, 2, 5])
@@ -127,7 +126,7 @@ def test_a_group_has_the_mean_states_of_its_cells_and_a_donor_may_count_twice(ti
 
 def test_turnover_and_drift_are_between_the_youngest_and_the_oldest(tiny_model: PolyGene) -> None:
     reader, plan = plan_of(aged(), tiny_model)
-    cells = read_thinned(reader, tiny_model.tokenizer, plan, totals=None, seed=0)
+    cells = read_thinned(reader, tiny_model.tokenizer, plan, seed=0)
     networks = GroupNetworks.of(tiny_model, cells, plan, by="contextual", n_groups=3, density=0.1, min_cells=5)
     computed = networks.compute(networks.donors_AU, seed=0)
     same = networks.compute(networks.donors_AU[[0, 1, 0]], seed=0)

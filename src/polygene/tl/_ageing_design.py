@@ -55,10 +55,10 @@ def ages_of(cells: CellSource, tokenizer: CellTokenizer, column: str | None) -> 
     return np.array([*map(age_in_years, texts), None], dtype=float)[codes_C], column
 
 
-def depths_of(reader: CellReader, rows: np.ndarray, totals: str | None) -> np.ndarray:
-    """Counts of these cells: over all genes of the file, or what the column `totals` records."""
-    if totals is not None:
-        return np.asarray(reader.cells.frame([totals])[totals].to_numpy(dtype=np.float64))[rows]
+def depths_of(reader: CellReader, rows: np.ndarray) -> np.ndarray:
+    """Counts of these cells: over all genes of the file, or what the column of totals records."""
+    if reader.totals is not None:
+        return column_of(reader.cells, reader.totals).to_numpy(dtype=np.float64)[rows]
     sums = [np.asarray(chunk.X.sum(axis=1), dtype=np.float64).ravel() for chunk in reader.raw(rows)]
     return np.concatenate(sums)
 
@@ -74,7 +74,6 @@ def design(
     cells_per_donor: int | None,
     most: int,
     depth: float | None,
-    totals: str | None,
     seed: int,
 ) -> Design:
     """Choose the cells of one context from `rows`, at most `most`."""
@@ -84,7 +83,7 @@ def design(
     if not len(known):
         msg = f"{context}: no cell has both an age and a donor in obs[{donor!r}]."
         raise DataError(msg)
-    depth_C = depths_of(reader, known, totals)
+    depth_C = depths_of(reader, known)
     target = float(np.quantile(depth_C, 0.25)) if depth is None else float(depth)
     deep = depth_C >= max(target, 1)
     kept, kept_depth = known[deep], depth_C[deep]
@@ -137,11 +136,9 @@ def _cells_per_donor(counts_U: np.ndarray, n_groups: int, most: int) -> int:
     return best
 
 
-def read_thinned(
-    reader: CellReader, tokenizer: CellTokenizer, plan: Design, *, totals: str | None, seed: int
-) -> EncodedCells:
+def read_thinned(reader: CellReader, tokenizer: CellTokenizer, plan: Design, *, seed: int) -> EncodedCells:
     """Read the cells of a design with their counts thinned to its depth."""
-    rng, first, parts = np.random.default_rng(seed), 0, []
+    rng, first, parts, totals = np.random.default_rng(seed), 0, [], reader.totals
     for chunk in reader.raw(plan.rows_C):
         shares = plan.share_C[first : first + chunk.n_obs]
         first += chunk.n_obs

@@ -162,13 +162,12 @@ def ageing_topology(
         raise DataError(msg)
     age_C, column = ages_of(reader.cells, first.tokenizer, age)
     rows_of = context_rows(reader.cells, groupby, contexts, EVERY, None, seed)
-    choose: dict[str, Any] = {"cells_per_donor": cells_per_donor, "most": n_cells, "depth": depth, "totals": totals}
-    choose |= {"donor": donor, "n_groups": n_groups, "seed": seed}
+    choose: dict[str, Any] = {"cells_per_donor": cells_per_donor, "most": n_cells, "depth": depth, "donor": donor}
+    choose |= {"n_groups": n_groups, "seed": seed}
     must = contexts is not None or len(rows_of) == 1
     plans = _plans(reader, rows_of, age_C, must=must, **choose)
     summed: dict[str, Any] = {"by": by, "n_groups": n_groups, "density": density, "min_cells": min_cells}
-    draws = (n_bootstrap, n_shuffled, seed)
-    parts = _parts(reader, models, plans, summed, draws, totals, must=must)
+    parts = _parts(reader, models, plans, summed, (n_bootstrap, n_shuffled, seed), must=must)
     found = AgeingTopology(**{key: pd.concat([part[key] for part in parts], ignore_index=True) for key in parts[0]})
     if isinstance(adata, ad.AnnData):
         facts = {**made_by(first), "models": list(models), "groupby": groupby, "age": column, "by": by, "seed": seed}
@@ -178,14 +177,14 @@ def ageing_topology(
 
 def _parts(
     reader: CellReader, models: dict[str, PolyGene], plans: list[Design], summed: dict[str, Any],
-    draws: tuple[int, int, int], totals: str | None, *, must: bool,
+    draws: tuple[int, int, int], *, must: bool,
 ) -> list[dict[str, pd.DataFrame]]:  # fmt: skip
     """Compute the tables of each context and model."""
     parts: list[dict[str, pd.DataFrame]] = []
     device = next(iter(models.values())).network.device
     with progress(len(plans) * len(models), done="ageing topology", device=device) as advance:
         for plan, (name, one) in product(plans, models.items()):
-            cells = read_thinned(reader, one.tokenizer, plan, totals=totals, seed=draws[-1])
+            cells = read_thinned(reader, one.tokenizer, plan, seed=draws[-1])
             with _or_left_out(must=must):
                 tables = _tables(GroupNetworks.of(one, cells, plan, **summed), plan, *draws)
                 parts.append({key: _named(table, name, plan.context) for key, table in tables.items()})

@@ -36,7 +36,7 @@ class CellReader:
     """The cells of an AnnData or a file; labels, scale and genes are checked before the first cell is read.
 
     `cells` is the source, `scale` that of its values, `match` the columns of the panel genes in it, `genes` how much of
-    the panel it measures. `own` are genes that heads read besides, by phenotype.
+    the panel it measures. `own` are genes that heads read besides, by phenotype. `totals` is as for `annotate`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CellReader:
         own: Mapping[str, GenePanel] | None = None,
     ) -> None:
         self.cells = cells = source if isinstance(source, CellSource) else open_cells(source, layer=layer)
-        self._tokenizer, self._totals = tokenizer, totals
+        self._tokenizer, self.totals = tokenizer, totals
         self._warned = False
         schema = tokenizer.schema
         check_given(schema, given)
@@ -71,11 +71,11 @@ class CellReader:
 
     def raw(self, rows: np.ndarray | None) -> Iterator[ad.AnnData]:
         """Read cells with nothing but what their values depend on."""
-        return self.cells.chunks(rows, columns=[self._totals] if self._totals else ())
+        return self.cells.chunks(rows, columns=[self.totals] if self.totals else ())
 
     def values(self, chunk: ad.AnnData, match: GeneMatch) -> sparse.csr_matrix:
         """Give log1p counts per 10,000 of the genes that were matched and measured."""
-        return log1p_values(chunk, match, totals=self._totals, scale=self.scale)
+        return log1p_values(chunk, match, totals=self.totals, scale=self.scale)
 
     def read(self, rows: np.ndarray | None = None) -> EncodedCells:
         """Read the tokens of cells, all or some `rows` (one at least), at once."""
@@ -90,7 +90,7 @@ class CellReader:
         first = n_blank = 0
         for chunk in self.raw(rows):
             cells = self._tokenizer.encode(
-                chunk, match=self.match, totals=self._totals, scale=self.scale, use_labels=False
+                chunk, match=self.match, totals=self.totals, scale=self.scale, use_labels=False
             )
             own = {}
             for name, match in self.own.items():
