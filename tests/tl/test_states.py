@@ -12,7 +12,7 @@ from polygene.model import inference
 from polygene.model.batches import pack_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.tl import _states
-from polygene.tl._reader import CellReader
+from polygene.tl._reader import CellReader, groups_of
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_balanced_cells_are_spread_over_the_groups_and_depend_on_the_seed_alone(
 def test_a_missing_column_is_named_with_what_it_would_hold(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     reader = CellReader(adata, tiny_model.tokenizer)
     with pytest.raises(ColumnError, match=r"'organ'.*the context of each cell"):
-        _states.groups_of(reader.cells, "organ", holds="the context of each cell")
+        groups_of(reader.cells, "organ", holds="the context of each cell")
 
 
 def test_two_models_of_one_name_stay_apart(tiny_model: PolyGene) -> None:

@@ -12,10 +12,9 @@ from scipy import sparse
 from polygene.corpus.source import thinned
 from polygene.errors import DataError, PhenotypeError
 from polygene.io.read import CellSource
-from polygene.tl._reader import CellReader, column_of, donors_of, joined
+from polygene.tl._reader import CellReader, column_of, donors_of, groups_of, joined
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.columns import given_texts
 from polygene.vocab.tokenizer import CellTokenizer
 
 logger = logging.getLogger("polygene")
@@ -50,8 +49,7 @@ def ages_of(cells: CellSource, tokenizer: CellTokenizer, column: str | None) -> 
             )
             raise PhenotypeError(msg)
         column = tokenizer.schema.phenotypes[tokenizer.schema.index("age")].column
-    ages = column_of(cells, column, holds="the age of each donor", do="Name it: age=….")
-    codes_C, texts = given_texts(ages)
+    codes_C, texts = groups_of(cells, column, holds="the age of each donor", do="Name it: age=….")
     return np.array([*map(age_in_years, texts), None], dtype=float)[codes_C], column
 
 

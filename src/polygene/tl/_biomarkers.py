@@ -19,9 +19,8 @@ from polygene.model.shipped import DEFAULT
 from polygene.runtime.progress import progress
 from polygene.tl import _donor_tests as tests
 from polygene.tl._contexts import add_rows
-from polygene.tl._reader import CellReader, column_of, donors_of, made_by, panel_var
-from polygene.tl._states import Models, balanced, check_call, encoded, groups_of, named_models
-from polygene.vocab.columns import given_texts
+from polygene.tl._reader import CellReader, donors_of, groups_of, made_by, panel_var
+from polygene.tl._states import Models, balanced, check_call, encoded, named_models
 
 logger = logging.getLogger("polygene")
 
@@ -172,7 +171,7 @@ def _choose(
     cells, schema = reader.cells, model.tokenizer.schema
     p = schema.index(phenotype)
     column = schema.phenotypes[p].column
-    codes_C, names = given_texts(column_of(cells, column, holds=f"the {phenotype} of each cell"))
+    codes_C, names = groups_of(cells, column, holds=f"the {phenotype} of each cell")
     chosen_V, found = labels_of(model, phenotype, label), [schema.find(p, name) for name in names]
     has_V = np.array([v >= 0 and bool(chosen_V[v]) for v in found], dtype=bool)
     label_C = np.where(codes_C >= 0, np.append(has_V, False)[codes_C], -1).astype(np.int64)

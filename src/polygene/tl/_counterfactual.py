@@ -29,9 +29,8 @@ from polygene.runtime.progress import progress
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_count, check_seed
 from polygene.tl._labels_changed import Changes, LabelChanges, parse_changes, read_controls, rows_to_change
-from polygene.tl._reader import CellReader, column_of, donors_of, load_model, made_by, written
+from polygene.tl._reader import CellReader, donors_of, groups_of, load_model, made_by, written
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.columns import given_texts
 from polygene.vocab.tokenizer import CellTokenizer
 
 logger = logging.getLogger("polygene")
@@ -158,7 +157,7 @@ def _units(cells: CellSource, donor: str, groupby: str | None) -> tuple[np.ndarr
     if donor not in cells.columns:
         logger.warning("%s has no column %r: its cells count as one donor, without intervals", cells.label, donor)
         donor_C, donors = np.zeros_like(donor_C), [""]
-    group_C, groups = given_texts(column_of(cells, groupby)) if groupby else (np.zeros_like(donor_C), [""])
+    group_C, groups = groups_of(cells, groupby) if groupby else (np.zeros_like(donor_C), [""])
     unit_C = np.where((donor_C < 0) | (group_C < 0), -1, group_C * len(donors) + donor_C)
     return unit_C, pd.DataFrame([(name, group) for group in groups for name in donors], columns=["donor", "group"])
 

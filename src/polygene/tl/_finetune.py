@@ -29,8 +29,7 @@ from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_seed
 from polygene.runtime.subsample import spread
 from polygene.tl._head import CHOSEN_ON, Fit, fit_head, scaled_alike
-from polygene.tl._reader import CellReader, column_of, donors_of, load_model
-from polygene.vocab.columns import given_texts
+from polygene.tl._reader import CellReader, donors_of, groups_of, load_model
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.panel import GenePanel, merged_genes
 
@@ -170,7 +169,7 @@ def _calibration(
 
 def _labels(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
     """Read the labels to learn: (labels_C, -1 = not given; the labels)."""
-    labels_C, labels = given_texts(column_of(cells, key, holds="the labels to learn"))
+    labels_C, labels = groups_of(cells, key, holds="the labels to learn")
     n_labelled = int((labels_C >= 0).sum())
     if len(labels) < 2 or len(labels) > n_labelled / 2:
         msg = (

@@ -21,8 +21,8 @@ from polygene.runtime.seeds import check_count
 from polygene.tl._gene_weights import DEFINITIONS, By, gene_weights, random_weights, shuffled
 from polygene.tl._graph import top_edges
 from polygene.tl._network_result import GeneNetwork
-from polygene.tl._reader import CellReader, donors_of, made_by, panel_var
-from polygene.tl._states import Models, check_call, groups_of, named_models, one_panel
+from polygene.tl._reader import CellReader, donors_of, groups_of, made_by, panel_var
+from polygene.tl._states import Models, check_call, named_models, one_panel
 from polygene.vocab.cells import EncodedCells
 
 logger = logging.getLogger("polygene")

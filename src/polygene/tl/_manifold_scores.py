@@ -19,9 +19,9 @@ from polygene.model.shipped import DEFAULT
 from polygene.runtime import extras
 from polygene.tl._embed import States, states_of_cells
 from polygene.tl._gene_weights import random_weights
-from polygene.tl._reader import CellReader
+from polygene.tl._reader import CellReader, groups_of
 from polygene.tl._separation import ari, counts_of, leiden, mixing_of, nmi, purity
-from polygene.tl._states import Models, balanced, check_call, donors_or_one, encoded, groups_of, named_models
+from polygene.tl._states import Models, balanced, check_call, donors_or_one, encoded, named_models
 from polygene.vocab.cells import EncodedCells
 
 BASELINES = ("pca", "random weights")

@@ -21,8 +21,8 @@ from polygene.model.inference import predict_labels
 from polygene.model.shipped import DEFAULT
 from polygene.tl._contexts import add_rows
 from polygene.tl._donor_tests import halves_of_donors
-from polygene.tl._reader import CellReader, load_model, made_by
-from polygene.tl._states import balanced, check_call, donors_or_one, encoded, groups_of
+from polygene.tl._reader import CellReader, groups_of, load_model, made_by
+from polygene.tl._states import balanced, check_call, donors_or_one, encoded
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

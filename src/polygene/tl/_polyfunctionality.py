@@ -20,8 +20,8 @@ from polygene.model.shipped import DEFAULT
 from polygene.runtime.progress import progress
 from polygene.tl._contexts import ContextSums, add_rows, clusters_of
 from polygene.tl._donor_tests import benjamini_hochberg
-from polygene.tl._reader import CellReader, donors_of, made_by, panel_var
-from polygene.tl._states import Models, balanced, check_call, groups_of, named_models, states_of
+from polygene.tl._reader import CellReader, donors_of, groups_of, made_by, panel_var
+from polygene.tl._states import Models, balanced, check_call, named_models, states_of
 
 logger = logging.getLogger("polygene")
 

@@ -140,11 +140,16 @@ def column_of(cells: CellSource, column: str, *, holds: str = "", do: str = "") 
     return cells.frame([column])[column]
 
 
+def groups_of(cells: CellSource, column: str, *, holds: str = "", do: str = "") -> tuple[np.ndarray, list[str]]:
+    """Read a column of labels: (codes_C, -1 = not given; the labels that cells have)."""
+    return given_texts(column_of(cells, column, holds=holds, do=do))
+
+
 def donors_of(cells: CellSource, donor: str) -> tuple[np.ndarray, list[str]]:
     """Read the donor of each cell: (codes_C, -1 = not given; the names). Only the default column may be missing."""
     if donor == "donor_id" and donor not in cells.columns:
         return np.full(cells.n_obs, -1, dtype=np.int32), []
-    return given_texts(column_of(cells, donor, holds="the donor of each cell"))
+    return groups_of(cells, donor, holds="the donor of each cell")
 
 
 def blank(cells: EncodedCells) -> np.ndarray:

@@ -16,9 +16,8 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import KeyStates, key_states
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_count, check_seed
-from polygene.tl._reader import CellReader, column_of, donors_of, load_model
+from polygene.tl._reader import CellReader, donors_of, load_model
 from polygene.vocab.cells import EncodedCells
-from polygene.vocab.columns import given_texts
 
 Models = PolyGene | str | Path | Sequence[PolyGene | str | Path]
 """One model, or several whose findings are compared."""
@@ -49,15 +48,6 @@ def encoded(reader: CellReader, rows: np.ndarray) -> Iterator[tuple[int, Encoded
     for names_C, cells in reader.chunks(rows):
         yield first, cells
         first += len(names_C)
-
-
-def groups_of(cells: CellSource, column: str, *, holds: str) -> tuple[np.ndarray, list[str]]:
-    """Read a column of labels: (codes_C, -1 = not given; the labels that cells have)."""
-    codes_C, names = given_texts(column_of(cells, column, holds=holds))
-    there, codes_of = np.unique(codes_C[codes_C >= 0], return_inverse=True)
-    codes_C = codes_C.copy()
-    codes_C[codes_C >= 0] = codes_of
-    return codes_C, [names[i] for i in there]
 
 
 def donors_or_one(cells: CellSource, donor: str) -> np.ndarray:
