@@ -30,6 +30,7 @@ SUMMED = 20_000
 """Degrees over which a truncated power law is normalised; what lies beyond is taken from the integral."""
 CANNOT, NO, YES = "cannot be told", "no power law", "power law"
 EXPONENTS_A = np.arange(1.01, 8.0, 0.01)
+NAN = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +56,17 @@ class PowerLaw:
 
     n_nodes: int
     n_tail: int
-    x_min: float
-    exponent: float
-    exponent_error: float
-    distance: float
-    p: float
-    lognormal: float
-    lognormal_p: float
-    exponential: float
-    exponential_p: float
-    truncated_power_law: float
-    truncated_power_law_p: float
+    x_min: float = NAN
+    exponent: float = NAN
+    exponent_error: float = NAN
+    distance: float = NAN
+    p: float = NAN
+    lognormal: float = NAN
+    lognormal_p: float = NAN
+    exponential: float = NAN
+    exponential_p: float = NAN
+    truncated_power_law: float = NAN
+    truncated_power_law_p: float = NAN
     verdict: str
 
 
@@ -82,11 +83,9 @@ def fit_power_law(degrees_N: np.ndarray, *, n_bootstrap: int = 100, seed: int = 
         Decides the samples.
     """
     degrees_N = np.sort(degrees_N[degrees_N > 0]).astype(np.int64)
-    nothing = dict.fromkeys((f"{name}{end}" for name in ALTERNATIVES for end in ("", "_p")), np.nan)
-    nothing |= dict.fromkeys(("x_min", "exponent", "exponent_error", "distance", "p"), np.nan)
     if len(np.unique(degrees_N)) < 3:
         why = f"{CANNOT}: the degrees have fewer than three values"
-        return PowerLaw(n_nodes=len(degrees_N), n_tail=0, **nothing, verdict=why)
+        return PowerLaw(n_nodes=len(degrees_N), n_tail=0, verdict=why)
     powerlaw = extras.load("powerlaw")
     with warnings.catch_warnings():  # of optimisers at the edge of their range
         warnings.simplefilter("ignore")
@@ -96,7 +95,7 @@ def fit_power_law(degrees_N: np.ndarray, *, n_bootstrap: int = 100, seed: int = 
         n_tail = int((degrees_N >= fit.xmin).sum())
         if n_tail < FEWEST:
             why = f"{CANNOT}: the tail has {n_tail} nodes, fewer than {FEWEST}"
-            return PowerLaw(n_nodes=len(degrees_N), n_tail=n_tail, **nothing, verdict=why)
+            return PowerLaw(n_nodes=len(degrees_N), n_tail=n_tail, verdict=why)
         others = ("lognormal", "exponential")
         ratios = {name: fit.distribution_compare("power_law", name, normalized_ratio=True) for name in others}
     ratios[TRUNCATED] = truncated_ratio(degrees_N[degrees_N >= fit.xmin], int(fit.xmin), float(fit.alpha))
