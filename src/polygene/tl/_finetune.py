@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import block_diag
 
 from polygene.errors import DataError, PhenotypeError
 from polygene.evaluation.tables import number
@@ -207,8 +208,7 @@ def _fitted(
     alike = [scaled_alike(parts[2], weights_H, 0.5) for weights_H in (np.ones(len(genes)), in_panel_H)]
     factors = [scaled_alike(part, np.ones(part.shape[1]), power) for part, power in ((parts[0], 1.0), (parts[1], 0.0))]
     factors.append(np.hypot(*alike) / np.sqrt(2))
-    own_EE = np.eye(len(factors))
-    experts = [np.concatenate([one * own for one, own in zip(factors, own_E, strict=True)]) for own_E in own_EE]
+    experts = list(block_diag(*factors))  # each reads its own features
     fit = fit_head(np.hstack(parts), labels_C, donors_C, experts=experts, n_labels=n_labels, seed=seed)
     mean_H = parts[2].mean(axis=0, dtype=float)
     weights = {"weights_FV": fit.weights_FV.astype(np.float32), "bias_V": fit.bias_V.astype(np.float32)}
