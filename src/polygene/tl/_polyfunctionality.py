@@ -199,18 +199,16 @@ def _of_model(
             rows[gene] = panel.index(gene)
         except GeneError:
             lacking[gene] = f"{gene} is not in the panel of {name}, so the model has no state for it."
+    few = f"is expressed by fewer than {min_cells} cells of each half in all contexts but one"
     for g in np.flatnonzero(table["spread"].isna()):
-        why = f"is expressed by fewer than {min_cells} cells of each half in all contexts but one"
-        table.loc[g, "reason"] = f"{names[g]} " + (
-            f"{why}." if reader.match.measured_G[g] else f"is not measured in {reader.cells.label}."
-        )
+        why = few if reader.match.measured_G[g] else f"is not measured in {reader.cells.label}"
+        table.loc[g, "reason"] = f"{names[g]} {why}."
     reasons = [*lacking.values(), *(table["reason"][g] for g in rows.values() if table["reason"][g])]
     if wanted and len(reasons) == len(wanted):
         raise GeneError(" ".join(reasons))
     for reason in reasons:
         logger.warning("%s", reason)
-    known = {gene: g for gene, g in rows.items() if not table["reason"][g]}
-    of_contexts = [_contexts_of(sums, table, g, names, min_cells) for g in known.values()]
+    of_contexts = [_contexts_of(sums, table, g, names, min_cells) for g in rows.values() if not table["reason"][g]]
     extra = pd.DataFrame({"gene": list(lacking), "reason": list(lacking.values())})
     table = pd.concat([table, extra], ignore_index=True) if lacking else table
     table["polyfunctional"] = table["polyfunctional"].eq(True)
