@@ -70,10 +70,10 @@ class ContextSums:
         """Which contexts have so many cells that express the gene in each half, bool (G, K)."""
         return np.all(self._n[kind] >= min_cells, axis=0)
 
-    def means(self, kind: str = "relative") -> np.ndarray:
-        """Mean state of each gene in each context over all donors, (G, K, D)."""
-        sums_GKD = self._sums[kind][..., :-1].sum(axis=0)
-        return sums_GKD / np.maximum(self._n[kind].sum(axis=0), 1)[:, :, None]
+    def means(self) -> np.ndarray:
+        """Mean relative state of each gene in each context over all donors, (G, K, D)."""
+        sums_GKD = self._sums["relative"][..., :-1].sum(axis=0)
+        return sums_GKD / np.maximum(self._n["relative"].sum(axis=0), 1)[:, :, None]
 
     def halves(self, kind: str, g: int) -> np.ndarray:
         """Mean states of a gene by half and context, with what its bin explains taken off, (H, K, D)."""
