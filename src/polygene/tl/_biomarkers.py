@@ -18,7 +18,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.progress import progress
 from polygene.tl import _donor_tests as tests
-from polygene.tl._contexts import add_rows
+from polygene.tl._contexts import group_means
 from polygene.tl._reader import CellReader, donors_of, groups_of, made_by, panel_var
 from polygene.tl._states import Models, balanced, check_call, encoded, named_models
 
@@ -244,20 +244,11 @@ def _tested(
     if method == "wilcoxon":
         return tests.by_cells(x.values_CG[of_C], label_C[of_C])
     values_CG = x.attribution_CG if method == "attribution" else np.expm1(x.values_CG)
-    sides = [_donor_means(values_CG, donors_C, of_C & (label_C == side), len(some_D)) for side in (True, False)]
+    masks = [of_C & (label_C == side) for side in (True, False)]
+    sides = [group_means(values_CG[side_C], donors_C[side_C], len(some_D)) for side_C in masks]
     if method == "pseudobulk":
         return tests.by_t(*(np.log1p(means_DG) for means_DG in sides), paired=paired)
     return tests.by_permutation(*sides, paired=paired, n_permutations=N_PERMUTATIONS, seed=seed)
-
-
-def _donor_means(x_CG: np.ndarray, donors_C: np.ndarray, some_C: np.ndarray, n_donors: int) -> np.ndarray:
-    """Mean over some cells of each donor, (D, G), NaN for a donor without any."""
-    sums_DG = np.zeros((n_donors, x_CG.shape[1]))
-    if some_C.any():
-        add_rows(sums_DG, donors_C[some_C], x_CG[some_C])
-    counts_D = np.bincount(donors_C[some_C], minlength=n_donors).astype(float)
-    counts_D[counts_D == 0] = np.nan
-    return sums_DG / counts_D[:, None]
 
 
 def _add_removal(

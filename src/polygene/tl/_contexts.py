@@ -116,6 +116,14 @@ def add_rows(into_MD: np.ndarray, rows_N: np.ndarray, x_ND: np.ndarray) -> None:
     into_MD[rows] += np.add.reduceat(x_ND[order], first, axis=0)
 
 
+def group_means(x_CD: np.ndarray, group_C: np.ndarray, n_groups: int) -> np.ndarray:
+    """Mean over the cells of each group, (groups, D); NaN for a group without any."""
+    sums_KD, counts_K = np.zeros((n_groups, x_CD.shape[1])), np.bincount(group_C, minlength=n_groups).astype(float)
+    add_rows(sums_KD, group_C, x_CD)
+    counts_K[counts_K == 0] = np.nan
+    return sums_KD / counts_K[:, None]
+
+
 def clusters_of(halves_HKD: np.ndarray) -> tuple[np.ndarray, float]:
     """Cluster contexts by their mean states, (K,) from 1, and the adjusted Rand index of the halves' own clusters.
 

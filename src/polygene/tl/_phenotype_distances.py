@@ -19,7 +19,7 @@ from polygene.io.results import record_in_uns
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import predict_labels
 from polygene.model.shipped import DEFAULT
-from polygene.tl._contexts import add_rows
+from polygene.tl._contexts import group_means
 from polygene.tl._donor_tests import halves_of_donors
 from polygene.tl._reader import CellReader, groups_of, load_model, made_by
 from polygene.tl._states import balanced, check_call, donors_or_one, encoded
@@ -134,16 +134,12 @@ def phenotype_distances(
 
 def _distances(x_CD: np.ndarray, labels_C: np.ndarray, donors_C: np.ndarray, there: np.ndarray) -> np.ndarray:
     """1 less the correlation of labels, condensed; NaN for a label without cells."""
-    states = []
-    for label in there:
-        donors, of_C = np.unique(donors_C[labels_C == label], return_inverse=True)
-        sums_ED = np.zeros((len(donors), x_CD.shape[1]))
-        if len(donors):
-            add_rows(sums_ED, of_C, x_CD[labels_C == label])
-        means_ED = sums_ED / np.maximum(np.bincount(of_C, minlength=len(donors)), 1)[:, None]
-        states.append(means_ED.mean(axis=0) if len(donors) else np.full(x_CD.shape[1], np.nan))
-    x_LD = np.array(states)
-    x_LD = x_LD - np.nanmean(x_LD, axis=0)
+    x_LD = np.full((len(there), x_CD.shape[1]), np.nan)
+    for state_D, label in zip(x_LD, there, strict=True):
+        if (of_C := labels_C == label).any():
+            donors, donor_C = np.unique(donors_C[of_C], return_inverse=True)
+            state_D[:] = group_means(x_CD[of_C], donor_C, len(donors)).mean(axis=0)
+    x_LD -= np.nanmean(x_LD, axis=0)
     return np.maximum(pdist(x_LD, "cosine"), 0)
 
 
