@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from benchmarks.models import external, known
+from benchmarks.models import external, known, never_seen
 
 LABELS = ("T cell", "CD4-positive, alpha-beta T cell", "B cell", "naive B cell", "monocyte")
 
@@ -28,6 +28,19 @@ def test_a_prediction_below_the_true_label_is_right_and_one_above_it_is_not() ->
 def test_a_cell_of_a_known_study_is_right_at_or_below_its_true_label() -> None:
     truth = ["B cell", "CD4-positive, alpha-beta T cell", "monocyte"]
     assert known.right(one_hot("naive B cell", "T cell", "monocyte"), LABELS, truth).tolist() == [True, False, True]
+
+
+def test_a_t_cell_is_contradicted_by_the_other_kinds_gene_where_its_own_is_not_expressed() -> None:
+    genes = pd.DataFrame(index=["CD4", "CD8A", "CD8B", "CD3E"])
+    cells = ad.AnnData(
+        sparse.csr_matrix(
+            np.float32([[0, 1, 0, 1], [1, 1, 0, 1], [0, 0, 0, 1], [2, 0, 0, 1], [0, 0, 3, 1], [0, 0, 1, 0]])
+        ),
+        var=genes,
+    )
+    truth = ["CD4-positive, alpha-beta memory T cell"] * 3 + ["CD8-positive, alpha-beta T cell"] * 2 + ["B cell"]
+    wrong = never_seen.contradicted(cells, np.array(truth))
+    assert wrong.tolist() == [True, False, False, True, False, False]
 
 
 def test_among_the_labels_of_the_study_probabilities_below_each_are_summed() -> None:

@@ -544,6 +544,11 @@ def test_info_refuses_another_folder(name: str, says: str, tmp_path: Path) -> No
     assert says in refusal(polygene("info", tmp_path / name))
 
 
+def test_info_names_what_makes_a_corpus_of_a_part(made: Path, tmp_path: Path) -> None:
+    assert polygene("prepare", made / "cells.h5ad", "--part", "1/2", "--out", tmp_path / "part").exit_code == 0
+    assert "polygene join makes a corpus of all parts" in refusal(polygene("info", tmp_path / "part"))
+
+
 def test_an_interrupt_is_no_error_and_names_the_way_to_go_on(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt

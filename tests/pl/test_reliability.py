@@ -7,7 +7,20 @@ import pandas as pd
 import pytest
 
 from polygene.errors import DataError
-from polygene.pl import biomarkers, counterfactual, dotplot, forest, manifold, perturbation, reliability, vote
+from polygene.pl import (
+    ageing,
+    biomarkers,
+    counterfactual,
+    degree_distribution,
+    dotplot,
+    forest,
+    manifold,
+    network,
+    perturbation,
+    reliability,
+    umap,
+    vote,
+)
 
 SCORES = {"ece": 0.031, "ece_low": 0.02, "ece_high": 0.05}
 RESULTS = SimpleNamespace(
@@ -47,6 +60,10 @@ def test_a_phenotype_that_was_not_scored_is_refused() -> None:
         (manifold, "pass what pg.tl.manifold_scores returned"),
         (lambda wrong: perturbation(wrong, target="B cell"), "pass what pg.tl.perturb returned"),
         (counterfactual, "pass what pg.tl.counterfactual returned"),
+        (lambda wrong: umap(wrong, color="a"), "has no obs, obsm to draw here: pass an AnnData"),
+        (network, "pass what pg.tl.gene_network returned"),
+        (degree_distribution, "pass what pg.tl.network_statistics returned"),
+        (ageing, "pass what pg.tl.ageing_topology returned"),
         (biomarkers, "has no model to draw here: pass what the verb"),
     ],
 )

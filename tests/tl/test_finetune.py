@@ -45,9 +45,11 @@ def predicted(adata: ad.AnnData, model: PolyGene, name: str) -> np.ndarray:
 
 
 def test_a_head_predicts_a_new_phenotype_and_leaves_the_others_alone(
-    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path
+    adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="polygene")
     tuned = finetune(adata, tiny_model, label="stage of mine", out=tmp_path / "mine")
+    assert "40 cells without a label in obs['stage of mine'] are left out" in caplog.text
     loaded = PolyGene.from_pretrained(tmp_path / "mine")
     asked = adata.obs["stage of mine"].isna().to_numpy()
     annotate(adata, loaded, predict=["stage_of_mine", "sex"])

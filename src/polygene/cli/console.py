@@ -48,9 +48,9 @@ class Commands(TyperGroup):
         except OSError as error:
             message, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), WRONG_INPUT
         except KeyboardInterrupt:
-            goes_on = ctx.invoked_subcommand in ("train", "perturb")
-            message = f"stopped{'; the same command goes on from the last saved state' if goes_on else ''}"
-            code = STOPPED
+            message, code = "stopped", STOPPED
+            if ctx.invoked_subcommand in ("train", "perturb"):
+                message += "; the same command goes on from the last saved state, if there is one"
         else:
             return found
         if rank() == 0 or ctx.invoked_subcommand == "train":  # the others' errors reach the first process

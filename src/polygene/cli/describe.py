@@ -32,6 +32,9 @@ def describe(folder: str | Path, *, brief: bool = False) -> list[Table]:
         verify(folder)
         with loading(folder, CheckpointError, AGAIN):
             return _describe_checkpoint(folder, brief)
+    if (folder / "part.json").is_file():
+        msg = f"{folder} is a part of a corpus: polygene join makes a corpus of all parts, which info then describes."
+        raise DataError(msg)
     msg = (
         f"{folder} is neither a corpus (no corpus.json) nor a checkpoint (no config.json)."
         if folder.is_dir()

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from polygene.errors import DataError
-from polygene.pl._axes import axes_for, finish, of_model
+from polygene.pl._axes import axes_for, check_drawable, finish, of_model
 from polygene.pl._network import COLOURS, MARKERS
 
 
@@ -45,6 +45,7 @@ def ageing(
     DataError
         There is no such measure or model.
     """
+    check_drawable(found, "slopes measures", "what pg.tl.ageing_topology returned")
     slopes = of_model(found.slopes, model)
     if measure is None:
         return _slopes(slopes, ax, show=show, save=save)

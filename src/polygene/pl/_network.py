@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from scipy.special import zeta
 
 from polygene.errors import DataError
-from polygene.pl._axes import axes_for, finish
+from polygene.pl._axes import axes_for, check_drawable, finish
 from polygene.runtime import extras
 
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
@@ -58,6 +58,7 @@ def network(
     DataError
         There is no such context.
     """
+    check_drawable(network, "contexts to_networkx", "what pg.tl.gene_network returned")
     nx = extras.load("networkx")
     context = network.contexts[0] if context is None else context
     whole = network.to_networkx(context)
@@ -161,6 +162,7 @@ def degree_distribution(
     DataError
         There is no such context, or there are more than six.
     """
+    check_drawable(statistics, "genes power_law verdicts", "what pg.tl.network_statistics returned")
     genes, laws = statistics.genes, statistics.power_law
     there = list(genes["context"].unique())
     chosen = there[: len(COLOURS)] if contexts is None else list(contexts)

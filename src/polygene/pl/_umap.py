@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from polygene.errors import DataError, missing_column
+from polygene.pl._axes import check_drawable
 
 PANEL, LEGEND = 4.0, 2.6  # inches
 LABELS_IN_A_COLUMN = 18
@@ -37,6 +38,7 @@ def umap(adata: ad.AnnData, *, color: str | Sequence[str], basis: str = "X_umap"
     DataError, ColumnError
         The plane or a column is missing.
     """
+    check_drawable(adata, "obs obsm", "an AnnData")
     columns = [color] if isinstance(color, str) else list(color)
     if basis not in adata.obsm:
         msg = f"obsm has no {basis!r}: run sc.pp.neighbors(adata, use_rep='X_polygene') and sc.tl.umap(adata) first."

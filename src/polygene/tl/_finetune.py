@@ -178,6 +178,8 @@ def _labels(cells: CellSource, key: str) -> tuple[np.ndarray, list[str]]:
             "To learn, it needs two labels or more, of two cells each on average (a number is no label: bin it first)."
         )
         raise PhenotypeError(msg)
+    if n_labelled < len(labels_C):
+        logger.info("%s cells without a label in obs[%r] are left out", f"{len(labels_C) - n_labelled:,}", key)
     return labels_C, labels
 
 
