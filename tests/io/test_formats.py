@@ -166,12 +166,46 @@ def test_a_packed_file_is_refused_with_what_unpacks_it(make_adata, write_as, tmp
         open_cells(packed)
 
 
-@pytest.mark.parametrize("name", ["counts.csv", "counts.csv.gz", "counts.tsv.gz"])
-def test_of_a_table_is_said_what_makes_a_file_of_it_whether_packed_or_not(tmp_path, name):
-    (tmp_path / name).write_bytes(gzip.compress(b",CD74\ncell,1\n"))
-    with pytest.raises(DataError, match=r"Make an \.h5ad of it first: anndata\.io\.read_csv\(path\)") as raised:
-        open_cells(tmp_path / name)
+@pytest.mark.parametrize(
+    ("name", "call", "options"),
+    [
+        ("counts.csv", "read_csv(path)", {}),
+        ("counts.csv.gz", "read_csv(path)", {}),
+        ("counts.tsv", r"read_csv(path, delimiter='\t')", {"delimiter": "\t"}),
+        ("counts.txt.gz", r"read_csv(path, delimiter='\t')", {"delimiter": "\t"}),
+    ],
+)
+def test_of_a_table_is_said_what_makes_a_file_of_it_and_it_does(tmp_path, name, call, options):
+    content = options.get("delimiter", ",").join(["cell", "CD74", "LYZ\ncell-1", "1", "3\n"]).encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(DataError) as raised:
+        open_cells(path)
+    assert f"Make an .h5ad of it: anndata.io.{call}.write_h5ad('cells.h5ad'), with .T where" in str(raised.value)
     assert "gunzip" not in str(raised.value)
+    made = ad.io.read_csv(path, **options)
+    assert (made.var_names.tolist(), made.X.tolist()) == (["CD74", "LYZ"], [[1, 3]])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a.rds", "In R, write a folder of 10x"),
+        ("a.tar.gz", "Unpack it first, and give"),
+        ("a.pkl", "cut off. PolyGene"),
+    ],
+)
+def test_a_file_that_is_not_read_is_refused_with_what_to_do(tmp_path, name, says):
+    (tmp_path / name).write_bytes(b"no cells")
+    with pytest.raises(DataError, match=says):
+        open_cells(tmp_path / name)
+
+
+def test_values_that_are_python_objects_are_refused(make_adata):
+    adata = make_adata()
+    adata.X = adata.X.toarray().astype(object)
+    with pytest.raises(DataError, match=r"Python objects, not numbers: set adata\.X = adata\.X\.astype"):
+        open_cells(adata)
 
 
 @pytest.mark.parametrize("kind", ["csr.h5ad", "dense.h5ad", "csr.zarr", "csc.h5ad"])

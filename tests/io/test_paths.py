@@ -104,6 +104,19 @@ def test_a_file_is_fetched_once_however_often_it_is_read(make_adata, write_as, s
     assert cells.path.read_bytes() == (folder / "cells-csr.h5ad").read_bytes()
 
 
+def test_a_file_that_came_damaged_is_fetched_anew(make_adata, write_as, server):
+    url, folder, _ = server
+    path = write_as(make_adata(), folder, "csr.h5ad")
+    content = path.read_bytes()
+    for broken, says in ((content[: len(content) // 2], "cut off or damaged"), (b"<html>log in</html>", "is not an")):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match=says):
+            whole(open_cells(f"{url}/{path.name}"))
+        assert not any(path.name in name for name in scratch())
+    path.write_bytes(content)
+    assert whole(open_cells(f"{url}/{path.name}")).nnz
+
+
 def test_a_url_that_stops_half_way_says_how_much_came_and_leaves_nothing(make_adata, write_as, server):
     url, folder, _ = server
     path = write_as(make_adata(), folder, "csr.h5ad")

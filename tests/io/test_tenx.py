@@ -95,6 +95,14 @@ def test_entries_in_any_order_twice_or_without_value_are_added_up(make_adata, wr
         (lambda text: text.replace("\n1 1 ", "\none 1 ", 1), "cut off or damaged"),
         (lambda text: text.replace("coordinate", "array", 1), "is no Matrix Market file of a sparse matrix"),
         (lambda text: text.replace("30 150 ", "30 151 ", 1), "30 genes × 151 cells, but .* 30 genes and 150 cells"),
+        (
+            lambda text: text.replace("30 150 ", "150 30 ", 1),
+            "rows are cells, and those of 10x are genes: write its tr",
+        ),
+        (
+            lambda text: text.partition("30 150 ")[0] + "30 150 0\n",
+            "holds no counts, only the numbers of genes and cells",
+        ),
         (lambda text: text.replace("30 150 ", "30 ", 1), "cut off or damaged"),
     ],
 )
@@ -105,6 +113,12 @@ def test_a_damaged_matrix_is_refused(make_adata, write_as, tmp_path, change, mes
     repack(path / "matrix.mtx.gz", change)
     with pytest.raises(DataError, match=message):
         list(open_cells(path).chunks())
+
+
+def test_of_a_folder_above_is_said_which_holds_the_matrix(make_adata, write_as, tmp_path):
+    path = write_as(make_adata(), tmp_path, "mtx")
+    with pytest.raises(DataError, match=rf"holds no matrix\.mtx; give {path}$"):
+        open_cells(tmp_path)
 
 
 def test_a_matrix_of_which_the_gzip_is_cut_off_is_refused(make_adata, write_as, tmp_path):

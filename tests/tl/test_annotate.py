@@ -620,3 +620,11 @@ def test_without_genes_of_sex_every_cell_gets_the_share_of_the_sexes_and_it_is_s
     assert np.ptp(cells.obsm["polygene_sex"][:, 1]) > 0.3
     annotate(without, predict="cell_type")
     assert sum("neither XIST" in message for message in caplog.messages) == 1
+
+
+def test_a_record_that_is_no_record_is_refused_before_the_work(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    adata.uns["polygene"] = "my note"
+    before = list(adata.obs)
+    with pytest.raises(DataError, match=r"adata\.uns\['polygene'\] is a str, .* rename it"):
+        annotate(adata, tiny_model)
+    assert list(adata.obs) == before

@@ -172,3 +172,41 @@ def test_a_row_is_a_gene_where_nothing_else_can_be_meant(symbols, ids, keys, unc
 )
 def test_the_species_is_told_by_ids_or_by_how_symbols_are_written(symbols, ids, species):
     assert other_species(symbols, ids) == species
+
+
+def with_ids(symbols: list[str], ids: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({"gene_ids": ids}, index=symbols)
+
+
+@pytest.mark.parametrize("mixed", [lambda ids: ids[1:] + ids[:1], sorted])
+def test_ids_that_are_of_other_genes_than_the_symbols_are_refused(mixed) -> None:
+    symbols = sorted(human_genes().symbols.values())[:200]
+    ids = [human_genes().ids[symbol] for symbol in symbols]
+    table = gene_table(with_ids(symbols, ids))
+    assert table["ensembl_id"].tolist() == ids
+    with pytest.raises(GeneError, match=r"of 200 genes that have both, (200|19\d) are two genes, such as .* with ENSG"):
+        gene_table(with_ids(symbols, mixed(ids)))
+
+
+def test_a_few_symbols_that_moved_to_another_gene_are_no_contradiction() -> None:
+    symbols = sorted(human_genes().symbols.values())[:200]
+    ids = [human_genes().ids[symbol] for symbol in symbols]
+    ids[:20] = ids[1:20] + ids[:1]
+    assert gene_table(with_ids(symbols, ids))["symbol"].tolist() == symbols
+
+
+@pytest.mark.parametrize("prefix", ["GRCh38_", "hg19_", "GRCh38___", "GRCh38-"])
+def test_the_prefix_of_a_genome_is_no_symbol_where_an_id_stands_behind_it(prefix: str) -> None:
+    table = gene_table(with_ids([f"{prefix}CD74"], [f"{prefix}{CD74}"]))
+    assert table.to_numpy().tolist() == [["CD74", CD74]]
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "None", "-", ""])
+def test_a_word_for_missing_is_no_name_of_a_gene(word: str) -> None:
+    names = name_columns(pd.DataFrame({"symbol": [word, word]}, index=["CD74", "HLA.DRA"]))
+    assert [column.tolist() for column in names] == [["CD74", "HLA.DRA"], ["", ""]]
+
+
+@pytest.mark.parametrize("names", [["gene_0", "gene_1"], ["Gene0", "Gene1"], ["123_at", "4567_s_at"]])
+def test_placeholders_name_no_species(names: list[str]) -> None:
+    assert not other_species(names, ["", ""])

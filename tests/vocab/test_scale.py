@@ -49,12 +49,21 @@ def test_the_scale_is_told_from_rows_all_over_a_large_matrix():
     assert detect_scale(sparse.csr_matrix(x)) == "log1p"
 
 
+def test_a_gene_that_is_nan_in_every_cell_is_what_to_drop():
+    x = COUNTS.astype(float)
+    x[:, 1] = np.nan
+    with pytest.raises(
+        ScaleError, match=rf"in {len(x)} cells and 1 genes are NaN or infinite: drop or repair these genes"
+    ):
+        detect_scale(x)
+
+
 @pytest.mark.parametrize(
     ("bad", "problem"),
     [
         (-1.5, "looks scaled: 1 of .* are negative, down to -1.5"),
-        (np.nan, "1 expression values in 1 cells are NaN or infinite"),
-        (np.inf, "1 expression values in 1 cells are NaN or infinite"),
+        (np.nan, "1 expression values in 1 cells and 1 genes are NaN or infinite: drop or repair these cells"),
+        (np.inf, "1 expression values in 1 cells and 1 genes are NaN or infinite: drop or repair these cells"),
     ],
 )
 @pytest.mark.parametrize("scale", [None, "counts", "log1p"])

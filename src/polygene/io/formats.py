@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import anndata as ad
 import h5py
+import numpy as np
 import pandas as pd
 import zarr
 from anndata.io import read_elem
@@ -23,14 +24,23 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
 from polygene.errors import DataError, PolyGeneError
 from polygene.io.backed import is_null, native, sparse_in
 from polygene.io.h5ad import copy_group
-from polygene.io.paths import PathOrURL, filesystem, local_copy, name_of, url_options
+from polygene.io.paths import PathOrURL, filesystem, forget, local_copy, name_of, url_options
 from polygene.io.soma import SomaCells, is_soma, open_soma
 from polygene.io.tenx import PARTS, MatrixMarket, TenXFile
 from polygene.vocab.features import is_gene_type
 
 logger = logging.getLogger("polygene")
 
-TABLE = " Make an .h5ad of it first: anndata.io.read_csv(path).write_h5ad('cells.h5ad'), with .T where genes are rows."
+AS_H5AD = "Make an .h5ad of it: anndata.io.{}.write_h5ad('cells.h5ad'), with .T where genes are rows."
+OTHERS = {
+    r"\.csv(\.gz)?$": AS_H5AD.format("read_csv(path)"),
+    r"\.(tsv|txt)(\.gz)?$": AS_H5AD.format(r"read_csv(path, delimiter='\t')"),
+    r"\.loom$": AS_H5AD.format("read_loom(path)"),
+    r"\.(rds|rdata|h5seurat)$": "In R, write a folder of 10x: write10xCounts of DropletUtils (docs/interoperation.md).",
+    r"\.(tar|tgz|tar\.gz|zip)$": "Unpack it first, and give what was in it.",
+    r"\.gz$": "Unpack it first, with gunzip.",
+}
+"""What to do with a file that is not read, by its ending."""
 KNOWN = "PolyGene reads .h5ad, .zarr, .h5mu, 10x .h5, and folders with matrix.mtx.gz"
 ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _SPARSE_PART = re.compile(r"^(X|raw/X|layers/[^/]+)/(data|indices)/(c/)?\d+$")
@@ -52,21 +62,22 @@ def open_format(place: PathOrURL, layer: str | None) -> "Format":
         raise DataError(msg)
     if any((path / name).exists() for name in ZARR_FILES) or zipfile.is_zipfile(path):
         return AnnDataFile(path, layer, label)
+    remedy = next((do for ending, do in OTHERS.items() if re.search(ending, path.name, re.IGNORECASE)), "")
+    remedy = f"{remedy} {KNOWN}".strip()
     with read_errors(label):
         found: Format
         if path.is_dir() or re.search(r"\.mtx(\.gz)?$", path.name):
             found = MatrixMarket(path, label)
         elif not h5py.is_hdf5(path):
-            hint = " Unpack it first, with gunzip." if path.suffix == ".gz" else ""
-            hint = TABLE if re.search(r"\.(csv|tsv|txt)(\.gz)?$", path.name) else hint
-            msg = f"{label} is not an .h5ad file nor other HDF5, or its beginning is cut off.{hint} {KNOWN}."
+            forget(label)
+            msg = f"{label} is not an .h5ad file nor other HDF5, or its beginning is cut off. {remedy}."
             raise DataError(msg)
         else:
             with h5py.File(path) as file:
                 names = list(file)
                 is_tenx = any(isinstance(group, h5py.Group) and "barcodes" in group for group in file.values())
             if not is_tenx and not {"obs", "var"} <= set(names):
-                msg = f"{label} is HDF5 but holds no cells: it has {', '.join(names) or 'nothing'}. {KNOWN}."
+                msg = f"{label} is HDF5 but holds no cells: it has {', '.join(names) or 'nothing'}. {remedy}."
                 raise DataError(msg)
             found = TenXFile(path, label) if is_tenx else AnnDataFile(path, layer, label)
     if layer and not isinstance(found, AnnDataFile):
@@ -90,6 +101,7 @@ def read_errors(label: str) -> Iterator[None]:
             msg = f"{label} cannot be read, you may not open it ({why})."
         elif _is_damage(error, far="://" in label):
             wrong = "out of reach, cut off or damaged" if "://" in label else "cut off or damaged"
+            forget(label)
             msg = f"{label} cannot be read, it is {wrong} ({why}). Copy or download it again."
         else:
             msg = (
@@ -125,6 +137,11 @@ class InMemory:
     def __init__(self, adata: ad.AnnData, layer: str | None, label: str) -> None:
         self.adata, self.layer, self.others = adata, layer, _others(adata, layer)
         matrix = _select(adata, layer, label)
+        if getattr(matrix, "dtype", np.dtype(float)).hasobject:
+            msg = (
+                f"the expression of {label} is of Python objects, not numbers: set adata.X = adata.X.astype('float32')"
+            )
+            raise DataError(msg)
         if sparse.issparse(matrix):
             matrix = native(matrix if matrix.format == "csc" else matrix.tocsr()).tocsr()
         self._matrix = sparse_in(matrix.group) if hasattr(matrix, "group") else matrix
@@ -183,7 +200,8 @@ class AnnDataFile:
             try:
                 opened = zarr.open_group(_CheckedStore(store), mode="r")
             except FileNotFoundError as error:
-                msg = f"there is no zarr store at {self._label}"
+                hint = " in it; unpack it, and give what was in it" if self.path and self.path.is_file() else ""
+                msg = f"there is no zarr store at {self._label}{hint}"
                 raise DataError(msg) from error
             yield self._anndata_in(opened)
 

@@ -75,6 +75,9 @@ def filesystem(url: str) -> tuple[Any, str]:
     except ValueError as error:
         msg = f"{url} cannot be read: {error}. Download it, and give its path."
         raise DataError(msg) from error
+    except OSError as error:  # some connect at once
+        msg = f"{url} cannot be reached: {_reason(error)}"
+        raise DataError(msg) from error
 
 
 def url_options(url: str) -> dict[str, Any]:
@@ -121,6 +124,12 @@ def local_copy(url: str, parts: Collection[str] = ()) -> Path:
 
 
 _copies: dict[str, Path] = {}
+
+
+def forget(url: str) -> None:
+    """Remove the copy of what came damaged, so that it is fetched anew."""
+    if url in _copies:
+        shutil.rmtree(_copies.pop(url).parent, ignore_errors=True)
 
 
 def _fetch(files: Any, path: str, target: Path, url: str) -> None:

@@ -134,6 +134,9 @@ def used(column: pd.Series) -> Any:
 
 def check_writable(adata: Any) -> None:
     """Refuse, before the work, an AnnData that results cannot be written into; a file is another matter."""
+    if isinstance(adata, ad.AnnData) and not isinstance(there := adata.uns.get(UNS_KEY, {}), Mapping):
+        msg = f"adata.uns[{UNS_KEY!r}] is a {type(there).__name__}, where results are recorded by verb: rename it"
+        raise DataError(msg)
     if isinstance(adata, ad.AnnData) and adata.isbacked and adata.is_view:
         msg = "adata is a view of a backed AnnData, which cannot be changed: pass adata.to_memory()"
         raise DataError(msg)

@@ -68,9 +68,13 @@ class MatrixMarket:
         found = [path] if path.is_file() else sorted([*path.glob("*matrix.mtx"), *path.glob("*matrix.mtx.gz")])
         if len(found) != 1:
             names = ", ".join(one.name for one in found) or "no matrix.mtx"
-            msg = (
-                f"{label} holds {names}; PolyGene reads a folder with one matrix.mtx.gz, or the path of one of several"
+            below = ", ".join(str(one.parent) for one in sorted(path.glob("*/**/*matrix.mtx*")))
+            do = (
+                f"give {below}"
+                if below
+                else "PolyGene reads a folder with one matrix.mtx.gz, or the path of one of several"
             )
+            msg = f"{label} holds {names}; {do}"
             raise DataError(msg)
         self._matrix = found[0]
         before, is_named, _ = self._matrix.name.partition("matrix.mtx")
@@ -83,11 +87,18 @@ class MatrixMarket:
         if features.shape[1] > 2:
             self._var["feature_types"] = features[2].to_numpy()
         with self._lines() as (_, _, (n_genes, n_cells, self.n_entries)):
-            if (n_genes, n_cells) != (len(self._var), len(self._obs)):
+            named = len(self._var), len(self._obs)
+            if (n_genes, n_cells) != named:
+                why = "The three files are not of one sample, or one has a header line."
+                if (n_cells, n_genes) == named:
+                    why = "Its rows are cells, and those of 10x are genes: write its transpose."
                 msg = (
                     f"{label}: {self._matrix.name} holds {n_genes:,} genes × {n_cells:,} cells, but there are names of "
-                    f"{len(self._var):,} genes and {len(self._obs):,} cells. The three files are not of one sample."
+                    f"{named[0]:,} genes and {named[1]:,} cells. {why}"
                 )
+                raise DataError(msg)
+            if not self.n_entries:
+                msg = f"{label}: {self._matrix.name} holds no counts, only the numbers of genes and cells"
                 raise DataError(msg)
         self.shape = n_cells, len(self._var)
 

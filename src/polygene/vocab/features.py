@@ -34,7 +34,7 @@ _NAMES = {
     "guides": r"^sgRNA|^gRNA|^sg[-_.]?[A-Z][A-Z\d]|[-_.]sgRNA|[-_.]gRNA",
     "peaks": r"^(?:chr\w+|\d{1,2}|[XY]|MT|(?:GL|KI)\d{6}\.\d)[:_.-]\d{3,}[_.-]\d{3,}$",
     "spike-ins": r"^(?:gSpikein[-_])?ERCC[-_.]\d{5}$|^SIRV\d|^RNA[-_.]SPIKE",
-    "genes of mouse": r"^_*(?:mm\d+|GRCm\d+)_",
+    "genes of mouse": r"^_*(?:mm\d+|GRCm\d+)[_-]",
 }
 # TotalSeq hashtags come first: Hashtag1_TotalSeqA is one, not an antibody.
 _KINDS = ("hashtags", *(kind for kind in _NAMES if kind != "hashtags"))

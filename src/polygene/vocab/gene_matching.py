@@ -247,7 +247,7 @@ def _why_few(file: pd.DataFrame, ids_G: Sequence[str]) -> str:
         return (
             f"Only {n_human:,} of the {len(file):,} names in the file are names of human genes (it has "
             f"{some(file['symbol'], 3)}): put gene symbols or Ensembl ids into adata.var_names, or into "
-            "adata.var['feature_name'] or ['feature_id']."
+            "adata.var['feature_name'] or ['feature_id']. Where adata.obs_names are the genes, pass adata.T."
         )
     if len(file) < 5_000:
         return (

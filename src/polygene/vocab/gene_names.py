@@ -13,17 +13,25 @@ import numpy as np
 import pandas as pd
 
 from polygene.errors import GeneError, repeated_column
-from polygene.vocab.columns import shipped_table, some
+from polygene.vocab.columns import is_given, shipped_table, some
 
 NAME_COLUMNS = ("feature_id", "gene_ids", "ensembl_id", "feature_name", "gene_symbols", "gene_name", "symbol")
 """Columns of `var` that name genes whatever they hold (CELLxGENE, 10x, scanpy)."""
+
+CONTRADICTED, FEW = 0.2, 10
+"""Share and number of genes whose symbol may be of another gene than their id; real files have up to 0.05."""
 
 XIST = "XIST"  # expressed from the inactive X of a woman (Brown et al. 1991, Nature 349:38)
 # expressed widely (Skaletsky et al. 2003, Nature 423:825)
 Y_GENES = ("DDX3Y", "EIF1AY", "KDM5D", "RPS4Y1", "USP9Y", "UTY", "ZFY")
 
-_ENSEMBL = re.compile(r"(?:^|_)(ENS[A-Z]*G\d{11})(?:\.\d+)?$")  # also TBCE_ENSG00000284770, as CELLxGENE writes
+GENOME = r"^(?:hg19|hg38|GRCh37|GRCh38)[_-]+"  # before a name, of Cell Ranger with several genomes; - of Seurat
+# also TBCE_ENSG00000284770, as CELLxGENE writes
+_ENSEMBL = re.compile(rf"(?:{GENOME}|^|_)(ENS[A-Z]*G\d{{11}})(?:\.\d+)?$")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_PLACEHOLDER = re.compile(
+    r"(?:gene|feature|var)[-_ ]?\d|\d+_\w?_?at$", re.IGNORECASE
+)  # probes of Affymetrix are none either
 _TITLE = re.compile(r"(?!Mar-|Sep-|Dec-)[A-Z][a-z]")  # Actb; no symbol that HGNC approved begins so
 _DATE = re.compile(r"(?:0?(?P<day>\d{1,2})-(?P<month>Mar|Sep|Dec)|(?P<month2>Mar|Sep|Dec)-0?(?P<day2>\d{1,2}))")
 _SPECIES = {"ENSMUS": "mouse", "ENSRNO": "rat", "ENSDAR": "zebrafish", "ENSMMU": "macaque", "ENSSSC": "pig"}
@@ -85,7 +93,8 @@ def name_columns(var: pd.DataFrame) -> list[np.ndarray]:
     columns = {"var_names": var.index.to_series(), **{name: var[name] for name in NAME_COLUMNS if name in var}}
     found = []
     for name, column in {**columns, **{name: text[name] for name in text if name not in columns}}.items():
-        names = column.astype(object).where(column.notna().to_numpy(), "").map(str).to_numpy(object)
+        texts = column.astype(object).where(column.notna().to_numpy(), "").map(str)
+        names = texts.where(texts.map(is_given), "").to_numpy(object)  # NA is an alias of a gene, too
         share = np.mean([name in human_genes().ids or bool(_ENSEMBL.search(name)) for name in names])
         if (name in columns or share > 0.5) and not all(map(_NUMBER.fullmatch, names)):
             found.append((-round(share, 1), names))
@@ -106,8 +115,25 @@ def gene_table(var: pd.DataFrame) -> pd.DataFrame:
     for names in name_columns(var):
         ensembl_ids = np.where(ensembl_ids == "", ensembl_of(names), ensembl_ids)
         symbols = np.where(symbols == "", symbols_of(names), symbols)
+    bare = np.array([re.sub(GENOME, "", symbol) for symbol in symbols], dtype=object)
+    symbols = np.where(ensembl_ids == "", symbols, bare)  # without an id, what a prefix hides is for mended_symbols
+    _refuse_contradiction(symbols, ensembl_ids)
     symbols = np.where(symbols == "", ensembl_ids, symbols)
     return pd.DataFrame({"symbol": symbols, "ensembl_id": ensembl_ids}, index=var.index)
+
+
+def _refuse_contradiction(symbols: Iterable[str], ids: Iterable[str]) -> None:
+    """Refuse a file in which one column of names was sorted, shifted or filtered by itself."""
+    known = human_genes()
+    both = [(one, id_) for one, id_ in zip(symbols, ids, strict=True) if one in known.ids and id_ in known.symbols]
+    wrong = [(one, id_) for one, id_ in both if known.ids[one] != id_]
+    if len(wrong) > max(CONTRADICTED * len(both), FEW):
+        msg = (
+            f"Symbols and Ensembl ids contradict each other: of {len(both):,} genes that have both, {len(wrong):,} are "
+            f"two genes, such as {wrong[0][0]} with {wrong[0][1]}, which is {known.symbols[wrong[0][1]]}. "
+            "One column of adata.var was sorted or shifted by itself: join the right ids again, or delete that column."
+        )
+        raise GeneError(msg)
 
 
 def resolve(symbols: Sequence[str], ids: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -150,7 +176,7 @@ def other_species(symbols: Iterable[str], ids: Iterable[str]) -> str:
         prefix = prefixes.most_common(1)[0][0]
         return "" if prefix == "ENS" else _SPECIES.get(prefix, f"another species ({prefix}G…)")
     # Mouse and rat write Actb, zebrafish actb1.
-    written = [symbol for symbol in symbols if any(map(str.isalpha, symbol))]
+    written = [symbol for symbol in symbols if any(map(str.isalpha, symbol)) and not _PLACEHOLDER.match(symbol)]
     if sum(bool(_TITLE.match(symbol)) for symbol in written) > 0.3 * len(written):
         return "mouse or rat"
     lower = [symbol for symbol in written if symbol == symbol.lower()]

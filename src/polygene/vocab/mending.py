@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 
-from polygene.vocab.gene_names import human_genes, unmangled
+from polygene.vocab.gene_names import GENOME, human_genes, unmangled
 
-_PREFIX = re.compile(r"^(?:hg19|hg38|GRCh37|GRCh38)_+")  # of Cell Ranger with several genomes
+_PREFIX = re.compile(GENOME)
 _X = re.compile(r"^X(?=\d)")  # make.names puts X before a digit: X7SK
 _NUMBER = re.compile(r"\.\d+$")  # of make.unique, or the version of a gene model
 _MOST_MARKS = 4

@@ -55,9 +55,10 @@ def check_values(x_CG: sparse.csr_matrix, others: Sequence[str] | None = None) -
     broken = np.flatnonzero(~np.isfinite(data))
     if broken.size:
         n_cells = np.unique(np.searchsorted(x_CG.indptr, broken, side="right")).size
+        n_genes = np.unique(x_CG.indices[broken]).size
         msg = (
-            f"{broken.size:,} expression values in {n_cells:,} cells are NaN or infinite: "
-            f"drop or repair these cells. {remedy}."
+            f"{broken.size:,} expression values in {n_cells:,} cells and {n_genes:,} genes are NaN or infinite: "
+            f"drop or repair these {'genes' if n_genes < n_cells else 'cells'}. {remedy}."
         )
         raise ScaleError(msg)
     n_negative = int((data < 0).sum())
