@@ -68,6 +68,12 @@ def test_three_parts_in_any_order_are_the_corpus_made_at_once(whole, three, tmp_
     assert_same_bytes(joined.folder, whole.folder)
 
 
+def test_files_of_corpora_and_parts_are_for_all_who_may_read_the_folder(whole, three):
+    for folder in (whole.folder, *three):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+        assert set(modes.values()) == {folder.stat().st_mode & 0o666}, modes
+
+
 def test_more_parts_than_blocks_leave_one_empty_and_change_no_byte(files, whole, tmp_path):
     config = replace(CONFIG, rank_cells=300)
     parts = [prepare_part(files, tmp_path / f"{k}", f"{k}/7", config=config) for k in range(1, 8)]

@@ -229,6 +229,16 @@ def test_every_source_has_a_name_of_its_own(adata, tmp_path):
         open_sources([])
 
 
+def test_a_file_that_two_patterns_name_is_read_once_and_this_is_said(adata, tmp_path, caplog):
+    path = saved(adata, tmp_path)
+    (tmp_path / "link.h5ad").symlink_to(path)
+    given = [path, str(tmp_path / "c*.h5ad"), tmp_path / "link.h5ad"]
+    assert [cells.name for cells in open_sources(given)] == ["cells"]
+    assert [message for message in caplog.messages if "was given before, and is read once" in message][1:] == [
+        f"{tmp_path / 'link.h5ad'} was given before, and is read once"
+    ]
+
+
 def test_what_is_no_anndata_is_refused(adata, tmp_path):
     with pytest.raises(DataError, match="got DataFrame"):
         open_cells(adata.obs)

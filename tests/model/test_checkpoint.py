@@ -171,6 +171,13 @@ def test_a_name_that_is_no_folder_is_fetched_from_the_hub_and_checked(tiny_model
         PolyGene.from_pretrained("owner/name")
 
 
+@pytest.mark.parametrize("name", ["config.json", "SHA256SUMS", "model.safetensors"])
+def test_a_file_that_was_copied_empty_is_missing(saved, name):
+    (saved / name).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=f"is not a complete PolyGene checkpoint: {name} missing or empty"):
+        PolyGene.from_pretrained(saved)
+
+
 @pytest.fixture
 def another(tiny_model):
     """A model with other weights."""
@@ -337,7 +344,7 @@ def test_the_novelty_detector_travels_with_the_checkpoint_and_is_hashed(discerni
     with pytest.raises(CheckpointError, match=NOVELTY):
         PolyGene.from_pretrained(tmp_path / "saved")
     path.unlink()
-    with pytest.raises(CheckpointError, match=f"{NOVELTY} missing"):
+    with pytest.raises(CheckpointError, match=f"{NOVELTY} missing or empty"):
         PolyGene.from_pretrained(tmp_path / "saved")
 
 

@@ -35,8 +35,8 @@ from polygene.nn.losses import LossConfig
 from polygene.runtime.atomic import locked
 from polygene.training import defaults, engine, states
 from polygene.training import train as training
-from polygene.training.data import class_weights
-from polygene.training.engine import Engine
+from polygene.training.data import TrainingCells, class_weights
+from polygene.training.engine import Engine, of_interest
 from polygene.training.setup import new_model, spread_counts
 from polygene.training.train import train
 
@@ -118,7 +118,7 @@ import torch
 torch.set_num_threads(int(sys.argv[2]))
 from polygene.model.recipe import Recipe
 from polygene.training.data import TrainingCells
-from polygene.training.engine import Engine
+from polygene.training.engine import Engine, of_interest
 from polygene.training.train import train
 
 def kill_at(kind, name, call):
@@ -555,12 +555,41 @@ def test_every_cell_is_learned_once_an_epoch_in_another_order(recipe_for, learne
 # --- what is refused ---
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_corpus_is_no_folder_for_a_model(toy_corpus):
     folder = toy_corpus.folder
     before = files_of(folder)
-    with pytest.raises(RecipeError, match="is a corpus, and no model is written into one"):
+    with pytest.raises(RecipeError, match=r"holds corpus\.json, .*, and no run of training"):
         train(folder, out=folder)
+    with pytest.raises(RecipeError, match="is in the corpus, and no model is written into one"):
+        train(folder, out=folder / "model")
     assert files_of(folder) == before
+
+
+def test_a_folder_that_holds_something_else_is_not_written_into(recipe_for, uninterrupted):
+    recipe = recipe_for(epochs=1)
+    shutil.copytree(uninterrupted, recipe.out, ignore=shutil.ignore_patterns("training"))  # as of a downloaded model
+    before = files_of(recipe.out)
+    for restart in (False, True):
+        with pytest.raises(RecipeError, match=r"holds README\.md, .*, and no run of training: choose another `out`"):
+            train(recipe, restart=restart)
+    assert files_of(recipe.out) == before
+
+
+def test_a_run_goes_on_with_as_many_processes_as_began_it(recipe_for, monkeypatch):
+    recipe = recipe_for(epochs=1, evaluations=2)
+    monkeypatch.setattr(training._Run, "finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe)
+    monkeypatch.undo()
+    monkeypatch.setattr(TrainingCells, "__len__", lambda _: 1)  # as of so many processes that one step is an epoch
+    with pytest.raises(
+        RecipeError, match=r"is of a run of [\d,]+ steps, and with 1 processes these are 1: start as many"
+    ):
+        train(recipe)
 
 
 def test_a_folder_with_a_run_of_another_recipe_is_refused(uninterrupted):
@@ -650,3 +679,8 @@ def test_a_recipe_that_comes_along_loads_and_explains_every_field(path):
     for line in text.splitlines():
         if "=" in line.partition("#")[0]:
             assert line.partition("#")[2].strip(), f"{line} is not explained"
+
+
+def test_a_score_names_its_labels_and_a_loss_none():
+    scores = {"loss": 1.095, "sex_macro_f1": 0.5, "sex_labels": 2.0, "sex_log_loss": 0.7}
+    assert of_interest(scores) == "loss 1.095, sex_macro_f1 0.500 of 2 labels"

@@ -60,13 +60,25 @@ def open_sources(
         msg = f"where={where!r} (--where) selects cells of a SOMA experiment, and none of the sources is one (soma://…)"
         raise DataError(msg)
     opened: list[CellSource] = []
-    for name, source in pairs:
+    for name, source in _each_once(pairs):
         for cells in _open_each(source, layer, where, name):
             taken = {other.name for other in opened}
             names = chain([cells.name], (f"{cells.name}-{number}" for number in count(2)))
             cells.name = next(name for name in names if name not in taken)
             opened.append(cells)
     return opened
+
+
+def _each_once(pairs: Iterable[tuple[str | None, Source]]) -> Iterator[tuple[str | None, Source]]:
+    """Leave out a file that was given before, as where globs overlap."""
+    seen: set[Path] = set()
+    for name, source in pairs:
+        if isinstance(source, str | Path) and (path := Path(source)).exists():
+            if path.resolve() in seen:
+                logger.warning("%s was given before, and is read once", source)
+                continue
+            seen.add(path.resolve())
+        yield name, source
 
 
 def _open_each(source: Source, layer: str | None, where: str | None, name: str | None) -> Iterator["CellSource"]:

@@ -47,6 +47,10 @@ def verify(folder: Path) -> frozenset[str]:
         return _verify(folder)
 
 
+def _is_there(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
 def _verify(folder: Path) -> frozenset[str]:
     known = {*DECISIVE, *OPTIONAL, METRICS, CARD, SUMS}
     for path in sorted(folder.iterdir()):
@@ -56,7 +60,7 @@ def _verify(folder: Path) -> frozenset[str]:
             msg = f"{path} is no file of a PolyGene checkpoint, and weights or code could come from it: move it away."
             raise CheckpointError(msg)
     config = folder / CONFIG
-    if config.is_file() and '"unmeasured_vectors"' not in read_text(config):
+    if _is_there(config) and '"unmeasured_vectors"' not in read_text(config):
         msg = (
             f"{folder} is a checkpoint of version 0.1 of PolyGene, whose networks did not know which genes a file "
             "measured. This version does not read it: train it again from its recipe.toml, or use version 0.1."
@@ -65,10 +69,10 @@ def _verify(folder: Path) -> frozenset[str]:
     sums = read_text(folder / SUMS) if (folder / SUMS).is_file() else ""
     saved = {name: digest for digest, _, name in (line.partition("  ") for line in sums.splitlines())}
     decisive = [*DECISIVE, *(name for name in OPTIONAL if name in saved)]
-    missing = [name for name in (*decisive, SUMS) if not (folder / name).is_file()]
+    missing = [name for name in (*decisive, SUMS) if not _is_there(folder / name)]
     if missing:
         msg = (
-            f"{folder} is not a complete PolyGene checkpoint: {', '.join(missing)} missing. "
+            f"{folder} is not a complete PolyGene checkpoint: {', '.join(missing)} missing or empty. "
             "Copy the whole folder again, or give the folder that `polygene train` wrote."
         )
         raise CheckpointError(msg)

@@ -55,6 +55,7 @@ def atomic_folder(target: str | Path, *, replace: str | None = None) -> Iterator
             raise OutputError(msg)
         partial.mkdir()
         yield partial
+        _open_to_readers(partial)
         sync(partial)
         before = partial.with_suffix(".before")
         if target.exists():
@@ -77,8 +78,7 @@ def atomic_update(folder: str | Path, *, last: str) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         files = sorted(partial.iterdir(), key=lambda file: (file.name == last, file.name))
-        for file in files:  # safetensors writes files that only their owner can read
-            file.chmod((partial / last).stat().st_mode)
+        _open_to_readers(partial)
         sync(partial)
         if not folder.exists() or not any(folder.iterdir()):
             if folder.exists():
@@ -91,6 +91,13 @@ def atomic_update(folder: str | Path, *, last: str) -> Iterator[Path]:
                 file.replace(folder / file.name)
             sync(folder, deep=False)
         sync(folder.parent, deep=False)
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Let those read the files who may read the folder: safetensors writes files that only their owner can read."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(folder.stat().st_mode & 0o666)
 
 
 def write_text(target: Path, text: str) -> None:

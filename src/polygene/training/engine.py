@@ -26,6 +26,7 @@ from polygene.model.recipe import Recipe
 from polygene.nn.losses import PolyGeneLoss
 from polygene.nn.network import PolyGeneModel
 from polygene.runtime.atomic import writing
+from polygene.runtime.files import read_json
 from polygene.runtime.progress import progress
 from polygene.runtime.ranks import world_size
 from polygene.training.data import TrainingCells
@@ -64,7 +65,16 @@ class Engine(Trainer):
         (log.info if self.is_world_process_zero() else log.debug)(message, *values)
 
     def learn(self, state: str | None) -> None:
-        """Train to the end, from a saved state if there is one."""
+        """Train to the end, from a saved state if there is one, which as many processes saved."""
+        if state is not None:
+            begun = read_json(Path(state) / "trainer_state.json")["max_steps"]
+            n_steps = -(-len(self.train_dataset) // self.args.gradient_accumulation_steps)
+            if begun != n_steps:
+                msg = (
+                    f"{state} is of a run of {begun:,} steps, and with {self.args.world_size} processes these are "
+                    f"{n_steps:,}: start as many processes as began it, or begin anew: restart=True (--restart)."
+                )
+                raise RecipeError(msg)
         try:
             with writing(Path(self.args.output_dir), "what was saved is whole: make room, the same command goes on"):
                 self.train(resume_from_checkpoint=state)
@@ -205,7 +215,7 @@ def of_interest(scores: Mapping[str, float]) -> str:
     """Name the scores that are looked at while waiting."""
     shown = {name: f"{value:.3f}" for name, value in scores.items() if name == "loss" or name.endswith("macro_f1")}
     for name in shown:
-        if n_labels := scores.get(name.replace("macro_f1", "labels")):
+        if n_labels := scores.get(f"{name.removesuffix('macro_f1')}labels"):
             shown[name] += f" of {n_labels:.0f} labels"
     return ", ".join(f"{name} {text}" for name, text in shown.items())
 

@@ -30,6 +30,7 @@ from polygene.training.engine import Engine, of_interest, trainer_arguments
 from polygene.training.regression import join_regression, without_regression
 from polygene.training.setup import copy_model, loss_of, new_model
 from polygene.training.states import drop_states, last_whole_state
+from polygene.vocab.columns import some
 
 log = logging.getLogger("polygene")
 MOST_CALIBRATION_CELLS = 20_000
@@ -76,6 +77,7 @@ def train(
     extras.require("accelerate", "sklearn")  # named before the hours of training, not after
     recipe = find_recipe(recipe, out)
     folder, states = Path(recipe.out), Path(recipe.out) / "training"
+    _check_free(folder, states)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder) if rank() == 0 else nullcontext():
         if restart:
@@ -86,10 +88,20 @@ def train(
         return _train(recipe, start)
 
 
+def _check_free(folder: Path, states: Path) -> None:
+    """Refuse a folder that holds anything, unless a run of training wrote it."""
+    others = sorted(one.name for one in folder.iterdir() if one != states) if folder.is_dir() else []
+    if folder.is_file() or (others and not (states / "recipe.toml").exists()):
+        holds = f"holds {some(others, 3)}" if others else "is a file"
+        msg = f"{str(folder)!r} {holds}, and no run of training: choose another `out`, or delete it."
+        raise RecipeError(msg)
+
+
 def _forget(states: Path) -> None:
     drop_states(states)
-    for name in ("finished", "recipe.toml"):
-        (states / name).unlink(missing_ok=True)
+    (states / "finished").unlink(missing_ok=True)
+    if (states / "recipe.toml").exists():  # empty, it is still the mark of a run's folder
+        write_text(states / "recipe.toml", "")
 
 
 def _train(recipe: Recipe, start: PolyGene | None) -> PolyGene:
@@ -126,11 +138,11 @@ class _Run:
         self.states = self.out / "training"
         self.finished = self.states / "finished"  # a mark: the checkpoint is written
         self.description = _description(recipe, self.corpus, start)
-        if (self.out / "corpus.json").exists():  # the checkpoint would replace the corpus's tokenizer
-            msg = f"{self.out} is a corpus, and no model is written into one. Choose another `out`."
+        if self.out.resolve().is_relative_to(self.corpus.folder.resolve()):
+            msg = f"{self.out} is in the corpus, and no model is written into one. Choose another `out`."
             raise RecipeError(msg)
         written = self.states / "recipe.toml"
-        if written.exists() and written.read_bytes() != self.description.encode():
+        if written.exists() and written.read_bytes() not in (b"", self.description.encode()):
             msg = (
                 f"{self.out} holds a run of another recipe, or of a corpus that was made anew since (see {written}). "
                 "Choose another `out`, to train on from a model with start=…, or begin anew: restart=True (--restart)."
