@@ -132,6 +132,16 @@ def test_what_cannot_be_scored_is_named(adata: ad.AnnData, tiny_model: PolyGene)
         manifold_scores(adata, tiny_model, phenotypes="organ")
     with pytest.raises(DataError, match="no score 'asw'; it has purity"):
         draw(manifold_scores(adata, tiny_model, states="genes", n_resamples=2), score="asw")
+    with pytest.raises(DataError, match=r"states is one of cell_type, cls, .*; got 'Cell_type'"):
+        manifold_scores(adata, tiny_model, states=["cls", "Cell_type"])
+    with pytest.raises(DataError, match=r"8 cells .* are scored, and a cell has 15 neighbours: lower n_neighbors"):
+        manifold_scores(adata, tiny_model, max_cells=8)
+
+
+def test_no_interval_leaves_what_a_score_can_be(adata: ad.AnnData, tiny_model: PolyGene) -> None:
+    scores = manifold_scores(adata, tiny_model, states="cls", max_cells=30, n_neighbors=5, n_resamples=50)
+    assert scores["high"].max() <= 1
+    assert scores.loc[scores["score"] != "ari", "low"].min() >= 0
 
 
 def test_distances_are_one_less_the_correlation_of_the_means_over_donors(

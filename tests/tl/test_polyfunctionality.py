@@ -130,6 +130,8 @@ def test_bad_input_is_refused_or_said(
     with pytest.raises(GeneError, match="GENE5 is expressed by fewer than 10 cells"):
         polyfunctionality(adata, tiny_model, genes="GENE5")
     adata.obs["cell_type"] = adata.obs["cell_type"].cat.add_categories("a context without cells")
+    with pytest.raises(DataError, match="No gene is expressed by 1,000 cells of each half in two contexts"):
+        polyfunctionality(adata, tiny_model, min_cells=1_000)
     adata.obs["donor_id"] = "one donor"
     found = polyfunctionality(adata, tiny_model, min_cells=3)
     assert found.genes["replicates"].isna().all()

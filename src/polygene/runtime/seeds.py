@@ -13,8 +13,8 @@ def check_seed(seed: int) -> None:
         raise DataError(msg)
 
 
-def check_count(name: str, value: int, most: int) -> None:
-    """Refuse a number of things that is below 1, or beyond what memory or patience can hold."""
-    if not 1 <= value <= most:
-        msg = f"{name} = {value:,}: give a whole number from 1 to {most:,}."
+def check_count(name: str, value: int, most: int, *, least: int = 1) -> None:
+    """Refuse a number of things that is too small, or beyond what memory or patience can hold."""
+    if not least <= value <= most:
+        msg = f"{name} = {value:,}: give a whole number from {least} to {most:,}."
         raise DataError(msg)

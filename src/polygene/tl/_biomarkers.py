@@ -17,6 +17,7 @@ from polygene.model.attribution import integrated_gradients, labels_of, removal_
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime.progress import progress
+from polygene.runtime.seeds import check_count
 from polygene.tl import _donor_tests as tests
 from polygene.tl._contexts import group_means
 from polygene.tl._reader import CellReader, donors_of, groups_of, made_by, panel_var
@@ -133,6 +134,7 @@ def biomarkers(
     True
     """
     check_call("biomarkers", adata, seed, max_cells=max_cells, n_steps=n_steps)
+    check_count("n_removed", n_removed, 1_000_000, least=0)
     models, tables = named_models(model), []
     for name, one in models.items():
         labels_of(one, phenotype, label)  # says what is wrong before a cell is read

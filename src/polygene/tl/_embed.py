@@ -19,6 +19,13 @@ from polygene.vocab.cells import EncodedCells
 States = Literal["cell_type", "cls", "phenotypes", "genes", "all"]
 
 
+def check_states(states: str) -> None:
+    """Refuse a name of states that is none."""
+    if states not in get_args(States):
+        msg = f"states is one of {', '.join(get_args(States))}; got {states!r}."
+        raise DataError(msg)
+
+
 def embed(
     adata: Source,
     model: PolyGene | str | Path = DEFAULT,
@@ -74,9 +81,7 @@ def embed(
     >>> scaled = [x / np.linalg.norm(x - x.mean(axis=0)) for x in (adata.obsm["X_polygene"], adata.obsm["X_pca"])]
     >>> adata.obsm["X_joint"] = np.hstack(scaled)
     """
-    if states not in get_args(States):
-        msg = f"states is one of {', '.join(get_args(States))}; got {states!r}."
-        raise DataError(msg)
+    check_states(states)
     model = load_model(model)
     reader = CellReader(adata, model.tokenizer, layer=layer, totals=totals)
 

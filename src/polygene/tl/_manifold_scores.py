@@ -17,7 +17,7 @@ from polygene.io.read import Source
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime import extras
-from polygene.tl._embed import States, states_of_cells
+from polygene.tl._embed import States, check_states, states_of_cells
 from polygene.tl._gene_weights import random_weights
 from polygene.tl._reader import CellReader, groups_of
 from polygene.tl._separation import ari, counts_of, leiden, mixing_of, nmi, purity
@@ -107,12 +107,14 @@ def manifold_scores(
     given = _own_spaces(adata, chosen)
     extras.require(*(["scib_metrics"] if mixing else []))
     several, columns = ([one] if isinstance(one, str) else list(one) for one in (states, phenotypes))
+    for state in several:
+        check_states(state)
     tables = []
     for name, one in named_models(model).items():
         reader = CellReader(adata, one.tokenizer, layer=layer, totals=totals)
         donors_C = donors_or_one(reader.cells, donor)
         rows = balanced([donors_C], max_cells, seed=seed)
-        labels = _labels(reader, columns, rows)
+        labels = _labels(reader, columns, rows, n_neighbors)
         donors_C = np.unique(donors_C[rows], return_inverse=True)[1]
         found = []
         for space, x_CD in _spaces(reader, one, rows, given, chosen, several, seed):
@@ -136,7 +138,7 @@ def _own_spaces(adata: Source, chosen: list[str]) -> dict[str, Any]:
     return own
 
 
-def _labels(reader: CellReader, columns: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
+def _labels(reader: CellReader, columns: Sequence[str], rows: np.ndarray, n_neighbors: int) -> dict[str, np.ndarray]:
     """Read the labels of these cells in each column, codes_C, -1 = not given."""
     labels = {column: groups_of(reader.cells, column, holds="labels")[0][rows] for column in columns}
     for column, codes_C in labels.items():
@@ -144,6 +146,12 @@ def _labels(reader: CellReader, columns: Sequence[str], rows: np.ndarray) -> dic
             number = "no" if n == 0 else "one"
             read = f"among the {len(rows):,} cells that are read"
             msg = f"obs[{column!r}] of {reader.cells.label} has {number} label {read}: there is nothing to separate."
+            raise DataError(msg)
+        if (n_cells := int((codes_C >= 0).sum())) <= n_neighbors:
+            msg = (
+                f"{n_cells} cells with a label in obs[{column!r}] are scored, and a cell has {n_neighbors} neighbours: "
+                "lower n_neighbors, or raise max_cells."
+            )
             raise DataError(msg)
     return labels
 
@@ -219,6 +227,8 @@ def _with_intervals(table: pd.DataFrame, donors_C: np.ndarray, n_resamples: int,
         drawn.append(score(draws) if callable(score) and draws is not None else np.full(1, np.nan))
     table["value"] = values
     table[["low", "high"]] = [interval(*one) for one in zip(values, drawn, strict=True)]
+    least = table["score"].map({"ari": -0.5}).fillna(0.0)  # no score is outside, whatever its interval
+    table["low"], table["high"] = table["low"].clip(lower=least), table["high"].clip(upper=1.0)
     reference = {(row.phenotype, row.score): i for i, row in enumerate(table.itertuples()) if row.space == "pca"}
     for i, row in enumerate(table.itertuples()):
         base = reference.get((row.phenotype, row.score))

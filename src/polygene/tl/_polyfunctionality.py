@@ -27,6 +27,8 @@ logger = logging.getLogger("polygene")
 
 N_LIKE, N_NEAREST = 50, 5
 TOP = 95.0
+FEWEST = 10
+"""Genes that a null, and what is expected of a gene, are learned from."""
 """Percentile among like genes from which on a gene counts as polyfunctional."""
 
 
@@ -130,6 +132,9 @@ def polyfunctionality(
         reader = CellReader(adata, one.tokenizer, layer=layer, totals=totals)
         sums = context_sums(reader, one, context, donor, max_cells=max_cells, seed=seed)
         table, of_contexts = _of_model(sums, one, reader, wanted, min_cells, name)
+        if table["spread"].isna().all():
+            msg = f"No gene is expressed by {min_cells:,} cells of each half in two contexts: lower min_cells."
+            raise DataError(msg)
         tables.append(table)
         contexts.append(of_contexts)
     table = pd.concat(tables, ignore_index=True)
@@ -230,7 +235,8 @@ def _table(sums: ContextSums, symbols: list[str], min_cells: int) -> pd.DataFram
     })  # fmt: skip
     known_G = np.isfinite(spread.all_G)
     null = shuffled.all_G[np.isfinite(shuffled.all_G)]
-    if len(null) > 1:  # as normal: counting cannot go below one in the number of genes, where one gene alone stands out
+    if len(null) >= FEWEST:
+        # as normal: counting cannot go below one in the number of genes, where one gene alone stands out
         table.loc[known_G, "p_value"] = stats.norm.sf(spread.all_G[known_G], null.mean(), null.std(ddof=1))
         table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
     level_G2 = table[["expression", "detection"]].to_numpy()
@@ -246,11 +252,11 @@ def _table(sums: ContextSums, symbols: list[str], min_cells: int) -> pd.DataFram
 def among_like(spread_G: np.ndarray, level_G2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Regress spread on expression and detection; the expected spread, and the percentile of the rest among like genes.
 
-    Like genes are the `N_LIKE` nearest in the ranks of both; with fewer than ten measured genes nothing is expected.
+    Like genes are the `N_LIKE` nearest in the ranks of both; with fewer than `FEWEST` measured nothing is expected.
     """
     known = np.flatnonzero(np.isfinite(spread_G))
     expected_G, percentile_G = np.full((2, len(spread_G)), np.nan)
-    if len(known) < 10:
+    if len(known) < FEWEST:
         return expected_G, percentile_G
     level_M2 = stats.rankdata(level_G2[known], axis=0) / len(known)
     terms = np.column_stack([np.ones(len(known)), level_M2, level_M2**2, level_M2.prod(axis=1)])
