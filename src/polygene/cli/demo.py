@@ -151,8 +151,9 @@ def _tuned(adata: ad.AnnData, start: PolyGene, out: Path, seed: int) -> Iterator
         corpus.split("train").names_C, np.unique(start.tokenizer.panel.match(cells.var).columns_N)
     ].copy()
     train_cells.obs["counts"] = np.asarray(cells[train_cells.obs_names].X.sum(axis=1)).ravel()
-    model = finetune(train_cells, start, label=LABEL, totals="counts", out=out / "model", seed=seed)
+    finetune(train_cells, start, label=LABEL, totals="counts", out=out / "model", seed=seed)
     seconds = time.perf_counter() - began
+    model = PolyGene.from_pretrained(out / "model")
     annotate(adata, model, predict=LABEL)
     adata.obs["held_out"] = adata.obs_names.isin(corpus.split("test").names_C)
     results = evaluate(model, corpus, seed=seed)

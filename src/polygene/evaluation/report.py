@@ -135,6 +135,7 @@ def _about_model(model: PolyGene) -> dict[str, Any]:
         "width": network.hidden_size,
         "weights": sum(weights.numel() for weights in model.network.parameters()),
         "epochs": model.recipe.training.epochs if model.recipe else None,
+        "tuned": model.metrics.finetuned,
         "recipe": model.recipe.to_toml() if model.recipe else "",
         "binning": f"{model.tokenizer.binner.n_bins} bins, {model.tokenizer.binner.kind}",
     }
