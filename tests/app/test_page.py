@@ -1,6 +1,7 @@
 """The page in a real browser: headless Chromium, its software renderer, and no network but the server."""
 
 import base64
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -24,7 +26,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sy
 
 import polygene as pg
 from polygene import app as app_room
-from polygene.app import incoming
+from polygene.app import columns, incoming
 
 FOUND = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
@@ -138,27 +140,75 @@ FILE = {
     "name": "mine.h5ad", "cells": 3, "genes": 9, "scale": "counts", "example": False, "notes": [],
     "maps": ["X_umap"], "columns": [], "layers": [], "layer": None,
     "models": [{"name": "polygene-512", "measured": 9, "panel": 512, "lowest": 1, "expected": 1}],
-    "phenotypes": [{"name": "cell_type", "labels": [], "n_labels": 0, "known": []}],
+    "phenotypes": [
+        {"name": "cell_type", "column": "cell_type", "in_file": False, "labels": [], "n_labels": 0, "known": ["B cell", "T cell"]},
+        {"name": "sex", "column": "sex", "in_file": False, "labels": [], "n_labels": 0, "known": ["female", "male"]},
+    ],
 }  # fmt: skip
 RUN = {"options": {"model": "polygene-512"}, "columns": [], "predict": ["cell_type"], "notes": []}
+OBS = {"polygene_cell_type": ["T cell", "B cell", "T cell"], "cell_type": ["T", "B", "T"]}
+EFFECTS = {"kind": "expression", "cells": 2, "donors": 0, "taken": [], "down": []}
+EFFECTS["up"] = [{"gene": "CD74", "before": 1, "change": 0.5, "low": None, "high": None, "half": 0.2}]
 
 
-def chosen(page: Page, idle: list[Any]) -> None:
+def chosen(page: Page, idle: list[Any], **facts: Any) -> None:
     """Open a file by hand."""
     with page.expect_response("**/api/open"):
         page.click("#example")
-    idle[-1].say("state", state={"file": FILE})
+    idle[-1].say("state", state={"file": FILE | facts})
     idle[-1].say("done", result={})
     expect(page.locator("#run")).to_be_visible()
 
 
-def predicted(page: Page, idle: list[Any]) -> None:
+def predicted(page: Page, idle: list[Any], **facts: Any) -> None:
     """Predict by hand, up to where the page has asked for the map."""
     with page.expect_response("**/api/run"):
         page.click("#run")
     with page.expect_response("**/api/draw"):
-        idle[-1].say("state", state={"run": RUN})
+        idle[-1].say("state", state={"run": RUN | facts})
         idle[-1].say("done", result={})
+
+
+def looked(page: Page, idle: list[Any], xy: Any = None, *, drawn: bool = True, **obs: Any) -> None:
+    """Predict these columns by hand, and with `drawn` put the cells on a map; by default three cells."""
+    obs = obs or OBS
+    n, folder = len(next(iter(obs.values()))), idle[-1].folder
+    chosen(page, idle, cells=n)
+    (folder / "columns").mkdir()
+    described = []
+    for name, values in obs.items():
+        facts, numbers = columns.packed(pd.Series(values))
+        columns.write(incoming.column_file(folder / "columns", name), facts, numbers)
+        described.append({"name": name, "kind": facts["kind"], "n_labels": len(facts.get("labels", ()))})
+    (folder / "names.json").write_text(json.dumps([f"cell{i}" for i in range(n)]))
+    (folder / "genes.json").write_text(json.dumps({"all": ["CD74", "MS4A1"], "panel": ["CD74", "MS4A1"]}))
+    predicted(page, idle, columns=described)
+    if drawn:
+        xy = [[np.cos(i), np.sin(i)] for i in range(n)] if xy is None else xy
+        (folder / "map.bin").write_bytes(np.asarray(xy, np.float32).tobytes())
+        idle[-1].say("state", state={"map": "the map is X_umap of the file"})
+        idle[-1].say("done", result={})
+    expect(page.locator("#legend li").first).to_be_visible()
+
+
+def picked(page: Page, idle: list[Any], label: str) -> None:
+    """Select the cells of a label by the legend, and say what they are."""
+    page.click("#tab-look")
+    with page.expect_response("**/api/selection"):
+        page.locator("#legend button", has_text=label).first.click()
+    share = {"cells": 1, "phenotypes": [{"name": "cell_type", "labels": [[label, 1.0]]}], "unsure": 0.0}
+    idle[-1].say("done", result={**share, "by_sets": True, "of": "cell_type"})
+    idle[-1].say("done", result={"genes": [], "why": "too few cells"})
+    expect(page.locator("#selected")).to_contain_text("too few cells")
+
+
+def asked(page: Page) -> None:
+    """Ask what if the selected cells were of a female."""
+    page.click("#tab-what-if")
+    page.select_option("#change-name", "sex")
+    page.select_option("#change-label", "female")
+    with page.expect_response("**/api/what-if"):
+        page.click("#change-form button")
 
 
 def saved(page: Page, what: str) -> bytes:
@@ -258,6 +308,58 @@ def test_an_answer_that_is_late_does_not_take_the_map_away(browser: Browser, by_
     page.evaluate("() => fetch('/api/state').then((answer) => answer.json())")  # by then the late one has been read
     idle[-1].say("done", result={})
     assert "X_umap of the file" in page.locator("#map-about").inner_text()
+
+
+@browser_test
+def test_the_heading_of_an_answer_says_what_was_asked(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page = opened(browser, by_hand)
+    looked(page, idle)
+    picked(page, idle, "T cell")
+    asked(page)
+    page.select_option("#change-name", "cell_type")
+    idle[-1].say("done", result=EFFECTS)
+    expect(page.locator("#what-if-found h2")).to_have_text("If sex were female")
+
+
+@browser_test
+def test_an_answer_goes_when_other_cells_are_selected(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page = opened(browser, by_hand)
+    looked(page, idle)
+    picked(page, idle, "T cell")
+    asked(page)
+    idle[-1].say("done", result=EFFECTS)
+    expect(page.locator("#what-if-found")).to_contain_text("CD74")
+    picked(page, idle, "B cell")
+    expect(page.locator("#what-if-found")).to_be_empty()
+    asked(page)  # and one that comes late does not come back
+    page.click("#tab-selected")
+    page.locator("#selected button", has_text="Clear").click()
+    idle[-1].say("done", result=EFFECTS)
+    page.click("#tab-take")
+    with page.expect_response("**/api/take/csv"):
+        page.click('[data-take="csv"]')
+    idle[-1].say("failed", text="the answer has come by now")
+    expect(page.locator("#alert")).to_contain_text("by now")
+    expect(page.locator("#what-if-found")).to_be_empty()
+
+
+@browser_test
+def test_what_waits_for_the_map_says_so_and_a_question_stays_as_it_is(
+    browser: Browser, by_hand: str, idle: list[Any]
+) -> None:
+    page = opened(browser, by_hand)
+    looked(page, idle, drawn=False)
+    page.locator("#legend button", has_text="T cell").first.click()
+    expect(page.locator("#selected")).to_contain_text("after the map is drawn")
+    asked(page)
+    expect(page.locator("#what-if-found")).to_contain_text("after the map is drawn")
+    (idle[-1].folder / "map.bin").write_bytes(np.zeros((3, 2), np.float32).tobytes())
+    idle[-1].say("state", state={"map": "the map is X_umap of the file"})
+    expect(page.locator("#map-about")).to_contain_text("X_umap of the file")
+    assert page.locator("#change-name").input_value() == "sex"
+    assert page.locator("#change-label").input_value() == "female"
+    expect(page.locator("#what-if-found")).to_contain_text("after the map is drawn")
+    expect(page.locator("#n-selected")).to_have_text("2")
 
 
 @browser_test

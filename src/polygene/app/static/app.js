@@ -2,10 +2,10 @@
 
 import { get, job, listen, post, result, settle, upload } from "./api.js";
 import { startAsking, showPython } from "./ask.js";
-import { leave, look, restyle } from "./look.js";
+import { leave, look, restyle, showMap } from "./look.js";
 import { $, attempt, bars, count, duration, element, fill, option, percent, warn, words } from "./page.js";
 
-let state = {}, view = "", shown = null, uploading = false, drawing = false;
+let state = {}, view = "", shown = null, mapped = null, uploading = false, drawing = false;
 const MOST_CLUSTERED = 50_000;
 const VIEWS = ["token", "open", "busy", "choose", "look"];
 const TITLES = { read: "Reading the file", annotate: "Predicting", upload: "Taking the file in" };
@@ -22,15 +22,16 @@ function settled() { // the view that the state asks for
 }
 
 function enterLook() {
-  const key = JSON.stringify([state.run.options, state.map]);
-  if (shown !== key) { shown = key; attempt(() => look(state)); startAsking(state); }
+  const key = JSON.stringify(state.run.options), before = mapped;
+  mapped = state.map;
+  if (shown !== key) { shown = key; attempt(() => look(state)); startAsking(state); } else if (mapped !== before) attempt(() => showMap(state));
   if (!state.map && !drawing) draw(job("draw"));
 }
 
 async function draw(drawn) { // the map comes after the predictions, which can be read before
   const wait = (text, action, name) => fill($("map-wait"), element("p", { id: "map-text", textContent: text }), element("button", { textContent: name, onclick: action }));
-  drawing = true; $("map-wait").hidden = false; wait("Drawing the map…", () => post("cancel"), "Cancel");
-  try { await drawn; } catch (error) { if (!error.cancelled) warn(error.message); wait("There is no map.", () => draw(job("draw")), "Draw the map"); } finally { drawing = false; }
+  drawing = true; $("map-wait").classList.add("drawing"); $("map-wait").hidden = false; wait("Drawing the map…", () => post("cancel"), "Cancel");
+  try { await drawn; } catch (error) { if (!error.cancelled) warn(error.message); wait("There is no map.", () => draw(job("draw")), "Draw the map"); } finally { drawing = false; $("map-wait").classList.remove("drawing"); }
 }
 
 function onMessage(message) {

@@ -2,10 +2,10 @@
 
 import { get, job } from "./api.js";
 import { picture, selectedNames, selectedRows, showGene } from "./look.js";
-import { $, attempt, capital, count, download, element, fill, option, percent, warn, words } from "./page.js";
+import { $, attempt, capital, count, download, element, fill, option, percent, soon, warn, words } from "./page.js";
 
 const NS = "http://www.w3.org/2000/svg";
-let state, asked = 0;
+let state, asked = 0, about = selectedRows(); // of which cells the answer is
 
 export function startAsking(given) {
   state = given;
@@ -13,7 +13,7 @@ export function startAsking(given) {
   fill($("change-name"), ...able.map((one) => option(one.name, words(one.name)))); labels();
   const donors = state.file.columns.filter((one) => one.n_labels > 0);
   fill($("donor"), ...(donors.some((one) => one.name === "donor_id") ? [] : [option("donor_id", "no column")]), ...donors.map((one) => option(one.name)));
-  $("donor").value = "donor_id"; fill($("what-if-found")); about(); showPython();
+  $("donor").value = "donor_id"; forget(); showPython();
 }
 
 function labels() {
@@ -21,7 +21,9 @@ function labels() {
   fill($("change-label"), ...(one?.known ?? []).map((label) => option(label)));
 }
 
-function about() {
+function forget() { asked += 1; about = selectedRows(); fill($("what-if-found")); sayOf(); }
+
+function sayOf() {
   const n = selectedRows().length;
   $("what-if-of").textContent = n ? `About the ${count(n)} selected cells${n > 1000 ? "; 1,000 of them, evenly spread, are read" : ""}.` : "First select cells: draw around them on the map, or click a label of the legend.";
   for (const button of document.querySelectorAll(".ask button")) button.disabled = !n;
@@ -29,13 +31,13 @@ function about() {
 
 async function ask(body, draw) {
   const number = ++asked;
-  fill($("what-if-found"), element("p", { id: "asking", className: "soft", textContent: "The model is asked…" }));
+  fill($("what-if-found"), element("p", { id: "asking", className: "soft", textContent: soon("The model is asked…") }));
   const found = await attempt(() => job("what-if", { ...body, donor: $("donor").value }));
   if (number === asked) fill($("what-if-found"), ...(found ? draw(found) : []));
 }
 
-function changed(found) {
-  const name = words($("change-name").value), to = $("change-label").value, unit = found.kind === "expression" ? "log1p counts per 10,000" : "probability of being expressed";
+function changed(found, name, to) { // as they were when it was asked: the menus may have moved on
+  const unit = found.kind === "expression" ? "log1p counts per 10,000" : "probability of being expressed";
   const most = Math.max(...[...found.up, ...found.down].map(({ change, low, high }) => Math.max(Math.abs(change), Math.abs(low ?? 0), Math.abs(high ?? 0))), 1e-9);
   const donors = found.donors > 1 ? `a mean over ${count(found.donors)} donors, with 95 % intervals` : "without intervals, for which donors are needed";
   const taken = found.taken.length ? ` Their own ${words(found.taken[0])} is the predicted one.` : "";
@@ -116,9 +118,9 @@ async function savePicture(what) {
   canvas.toBlob((blob) => download(blob, "map.png"));
 }
 
-document.addEventListener("selected", about);
+document.addEventListener("selected", () => { if (about !== selectedRows()) forget(); });
 $("change-name").onchange = labels;
-$("change-form").onsubmit = (event) => { event.preventDefault(); ask({ changes: { [$("change-name").value]: $("change-label").value } }, changed); };
+$("change-form").onsubmit = (event) => { event.preventDefault(); const [name, to] = [$("change-name").value, $("change-label").value]; ask({ changes: { [name]: to } }, (found) => changed(found, words(name), to)); };
 $("knock-form").onsubmit = (event) => { event.preventDefault(); const gene = $("knock-gene").value.trim(); if (gene) ask({ [$("knock-how").value]: [gene] }, moved); };
 for (const button of document.querySelectorAll("[data-take]")) button.onclick = () => attempt(() => save(button.dataset.take));
 $("copy").onclick = () => navigator.clipboard.writeText($("python").textContent).then(() => { $("copy").textContent = "Copied"; }, () => warn("Copying is not allowed here: select the text."));

@@ -1,7 +1,7 @@
 // Looking: the map and its colours, the legend, the selected cells, and the table.
 
 import { binary, column, job, json, post, result } from "./api.js";
-import { $, attempt, bars, capital, count, element, fill, option, percent, words } from "./page.js";
+import { $, attempt, bars, capital, count, element, fill, option, percent, soon, words } from "./page.js";
 import { Scatter } from "./scatter.js";
 
 // Okabe and Ito's colours, then Krzywinski's: told apart with any kind of colour vision; further labels are grey
@@ -20,14 +20,15 @@ export function restyle() { if (!scatter) return; scatter.draw(); if (colours) {
 
 export async function look(given) {
   state = given; scatter ??= new Scatter($("points"), $("over"), select);
-  const run = state.run;
-  $("map-wait").hidden = Boolean(state.map); $("map-about").textContent = state.map ? `${capital(state.map)}.` : "";
-  choices(run);
-  if (state.map) { scatter.setPoints(new Float32Array(await binary("map"))); scatter.setSelected(selection); }
-  await colourBy($("colour").value, "obs"); await showTable();
+  choices(state.run); showSelected();
+  await showMap(state); await colourBy($("colour").value, "obs"); await showTable();
   const genes = await json("genes");
   fill($("gene-list"), ...genes.all.slice(0, 70_000).map((name) => option(name))); fill($("panel-list"), ...genes.panel.map((name) => option(name)));
-  showSelected();
+}
+
+export async function showMap(given) { // it comes later than all else, which stays as it is
+  state = given; $("map-wait").hidden = Boolean(state.map); $("map-about").textContent = state.map ? `${capital(state.map)}.` : "";
+  if (state.map) { scatter.setPoints(new Float32Array(await binary("map"))); scatter.setSelected(selection); paint(); }
 }
 
 function choices(run) {
@@ -134,7 +135,7 @@ async function showSelected() {
   const about = $("selected"), number = ++asked, n = selection.length;
   document.dispatchEvent(new CustomEvent("selected"));
   if (!n) { fill(about, element("h2", { textContent: "No cell is selected" }), element("p", { className: "soft", textContent: "Draw around cells on the map, click a cell, or click a label of the legend." })); return; }
-  fill(about, element("h2", { textContent: `${count(n)} selected ${n === 1 ? "cell" : "cells"}` }), element("p", { className: "soft", textContent: "Reading…" }));
+  fill(about, element("h2", { textContent: `${count(n)} selected ${n === 1 ? "cell" : "cells"}` }), element("p", { className: "soft", textContent: soon("Reading…") }));
   await attempt(async () => {
     const ids = await post("selection", selection, "application/octet-stream"), genes = result(ids.markers).catch((error) => ({ genes: [], why: error.message }));
     const found = await result(ids.id);
@@ -168,8 +169,9 @@ function markers(rows, read) {
 
 export async function showGene(name) {
   if (!name.trim()) return;
+  $("legend-about").textContent = soon("Reading the gene…");
   const found = await attempt(() => job("gene", { name: name.trim() }));
-  if (!found) return;
+  if (!found) { if (colours) showLegend(); return; }
   $("gene").value = found.gene; $("colour-gene").hidden = false; $("colour-gene").textContent = `expression of ${found.gene}`; $("colour").value = ""; await colourBy(found.gene, "gene"); if (matchMedia("(max-width: 52rem)").matches) $("map").scrollIntoView();
 }
 

@@ -30,6 +30,9 @@ export function warn(text) {
   fill($("alert"), element("span", { textContent: text }), close); $("alert").hidden = false;
 }
 
+// a session computes one thing after the other
+export const soon = (text) => ($("map-wait").classList.contains("drawing") ? `${text.slice(0, -1)} after the map is drawn, which you can cancel on the left…` : text);
+
 export function duration(seconds) {
   if (seconds < 5) return "a few seconds";
   if (seconds < 90) return `${Math.round(seconds)} seconds`;
