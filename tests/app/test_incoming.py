@@ -40,17 +40,37 @@ def test_an_upload_lands_in_the_private_folder_of_its_session(client: TestClient
     answer = client.post("/api/upload", params={"name": "../../../evil.h5ad"}, content=b"bytes")
     assert answer.status_code == 200
     (session,) = app.state.sessions._sessions.values()
-    assert (session.folder / "file" / "evil.h5ad").read_bytes() == b"bytes"
+    (path,) = session.folder.glob("file-*/*")
+    assert (path.name, path.read_bytes()) == ("evil.h5ad", b"bytes")
     assert session.folder.is_relative_to(private)
     assert app.state.sessions.root.stat().st_mode & 0o077 == 0
     assert not list(private.parent.glob("evil*"))
 
 
-def test_a_new_upload_takes_the_place_of_the_old_one(client: TestClient, app) -> None:
-    for name in ("one.h5ad", "two.h5ad"):
-        client.post("/api/upload", params={"name": name}, content=b"bytes")
+def test_only_a_file_that_was_read_takes_the_place_of_the_one_before(client: TestClient, app, idle) -> None:
     (session,) = app.state.sessions._sessions.values()
-    assert [path.name for path in (session.folder / "file").iterdir()] == ["two.h5ad"]
+
+    def there() -> list[str]:
+        return [path.name for path in session.folder.glob("file-*/*")]
+
+    for name in ("one.h5ad", "broken.h5ad", "two.h5ad"):
+        client.post("/api/upload", params={"name": name}, content=b"bytes")
+        if name == "broken.h5ad":
+            idle[-1].say("failed", text="it is cut off")
+            assert there() == ["one.h5ad"]
+            assert session.state["file"]["name"] == "one.h5ad"
+        else:
+            path = idle[-1].sent[-1][1]["path"]
+            idle[-1].say("state", state={"file": {"name": name, "path": path}})
+            idle[-1].say("done", result={})
+            assert there() == [name]
+
+
+def test_a_file_keeps_the_whole_of_its_name(client: TestClient, idle) -> None:
+    name = "My collaborator's PBMC data (final) " + "re-annotated " * 8 + "试验.h5ad"
+    assert len(name) > 140
+    client.post("/api/upload", params={"name": f"C:\\data\\{name}"}, content=b"bytes")
+    assert idle[-1].sent[-1][1]["name"] == name
 
 
 def test_an_upload_that_says_it_is_too_large_is_refused_at_once(client: TestClient, monkeypatch) -> None:

@@ -141,8 +141,8 @@ FILE = {
     "maps": ["X_umap"], "columns": [], "layers": [], "layer": None,
     "models": [{"name": "polygene-512", "measured": 9, "panel": 512, "lowest": 1, "expected": 1}],
     "phenotypes": [
-        {"name": "cell_type", "column": "cell_type", "in_file": False, "labels": [], "n_labels": 0, "known": ["B cell", "T cell"]},
-        {"name": "sex", "column": "sex", "in_file": False, "labels": [], "n_labels": 0, "known": ["female", "male"]},
+        {"name": name, "column": name, "in_file": False, "labels": [], "n_labels": 0, "known": known}
+        for name, known in (("cell_type", ["B cell", "T cell"]), ("sex", ["female", "male"]))
     ],
 }  # fmt: skip
 RUN = {"options": {"model": "polygene-512"}, "columns": [], "predict": ["cell_type"], "notes": []}
@@ -290,6 +290,7 @@ def test_from_a_dropped_file_to_what_is_taken_away(browser: Browser, address: st
 
     page.reload()
     expect(page.locator("#legend")).to_contain_text("monocyte", timeout=LONG)
+    page.on("dialog", lambda one: one.accept())
     page.click("#another")
     expect(page.locator("#open-view")).to_be_visible()
 
@@ -369,27 +370,76 @@ def test_a_file_that_is_opened_while_a_map_is_drawn_has_a_map_too(
     page = opened(browser, by_hand)
     chosen(page, idle)
     predicted(page, idle)
+    page.on("dialog", lambda one: one.accept())
     page.click("#another")
     chosen(page, idle)
     predicted(page, idle)
     assert idle[-1].sent[-1][0] == "draw"
 
 
+def refused(page: Page, idle: list[Any]) -> None:
+    """Drop a file that cannot be read."""
+    with page.expect_response("**/api/upload?*"):
+        drop(page, "broken.h5ad", b"broken")
+    idle[-1].say("failed", text="broken.h5ad is cut off")
+    expect(page.locator("#alert")).to_contain_text("broken.h5ad is cut off")
+
+
 @browser_test
-def test_a_file_that_is_not_taken_leaves_nothing_of_the_one_before(
+def test_a_file_that_is_refused_leaves_the_one_before_alone(
     browser: Browser, by_hand: str, idle: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = opened(browser, by_hand)
     chosen(page, idle)
-    with page.expect_response("**/api/upload?*"):
-        drop(page, "broken.h5ad", b"broken")
-    idle[-1].say("failed", text="broken.h5ad is cut off")
-    expect(page.locator("#open-view")).to_be_visible()
-    chosen(page, idle)
+    refused(page, idle)
+    expect(page.locator("#choose-view")).to_be_visible()
     monkeypatch.setattr(incoming, "MOST_BYTES", 0)
     drop(page, "large.h5ad", b"large")
-    expect(page.locator("#open-view")).to_be_visible()
     expect(page.locator("#alert")).to_contain_text("larger than")
+    expect(page.locator("#choose-view")).to_be_visible()
+    page.reload()
+    expect(page.locator("#choose-title")).to_have_text("mine.h5ad")
+
+
+@browser_test
+def test_results_go_when_a_file_has_been_read_and_the_reader_agrees(
+    browser: Browser, by_hand: str, idle: list[Any]
+) -> None:
+    page, said = opened(browser, by_hand), list[str]()
+    looked(page, idle)
+    picked(page, idle, "T cell")
+    page.once("dialog", lambda one: (said.append(one.message), one.dismiss()))
+    page.click("#another")
+    assert "Leave these results?" in said[0]
+    expect(page.locator("#look-view")).to_be_visible()
+    page.on("dialog", lambda one: one.accept())
+    refused(page, idle)
+    expect(page.locator("#selected")).to_contain_text("2 selected cells")
+    page.reload()
+    expect(page.locator("#legend li")).to_have_count(2)
+    with page.expect_response("**/api/upload?*"):
+        drop(page, "good.h5ad", b"good")
+    path = idle[-1].sent[-1][1]["path"]
+    idle[-1].say("state", state={"file": FILE | {"name": "good.h5ad", "path": path}})
+    idle[-1].say("done", result={})
+    expect(page.locator("#choose-title")).to_have_text("good.h5ad")
+    assert {one.name for one in idle[-1].folder.iterdir()} == {Path(path).parent.name, "genes.json"}
+    page.click("#another")
+    expect(page.locator("#open-view")).to_be_visible()
+
+
+@browser_test
+def test_from_the_settings_a_way_leads_back_to_the_map(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page = opened(browser, by_hand)
+    chosen(page, idle)
+    expect(page.locator("#back")).to_be_hidden()
+    page.on("dialog", lambda one: one.accept())
+    page.click("#another")
+    looked(page, idle)
+    picked(page, idle, "T cell")
+    page.click("#again")
+    page.click("#back")
+    expect(page.locator("#selected")).to_contain_text("2 selected cells")
 
 
 @browser_test

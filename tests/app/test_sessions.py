@@ -88,10 +88,23 @@ def test_a_worker_that_dies_ends_its_job_with_a_message_and_another_goes_on(sess
     assert idle[-1] is not idle[0]
 
 
+def test_a_worker_whose_scratch_folder_goes_with_a_file_is_replaced(session: Session, idle) -> None:
+    session.forget()
+    assert len(idle) == 1
+    (session.folder / "polygene-transposed").mkdir()  # it would be looked for when the file is opened again
+    session.forget()
+    assert idle[0].stopped
+    assert len(idle) == 2
+    assert not list(session.folder.iterdir())
+
+
 def test_messages_name_no_folder_of_the_server(session: Session, idle) -> None:
     session.submit("read", path="x")
-    idle[0].say("failed", text=f"{session.folder}/file/cells.h5ad is cut off")
+    idle[0].say("failed", text=f"{session.folder}/cells.h5ad is cut off")
     assert said(session)[0]["text"] == "cells.h5ad is cut off"
+    session.submit("read", path="x")
+    idle[0].say("failed", text=f"{session.folder}/file-a1_b/cells.h5ad is cut off")
+    assert said(session)[1]["text"] == "cells.h5ad is cut off"
 
 
 def test_memory_of_a_large_file_is_free_after_predicting(session: Session, idle) -> None:

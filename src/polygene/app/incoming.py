@@ -10,6 +10,7 @@ from pathlib import Path
 from polygene.errors import DataError
 from polygene.io.paths import parse_path
 
+FOLDER = "file-"  # of each upload in the folder of its session
 MOST_BYTES = 50 * 10**9
 """Of one file, and of what an archive unpacks to."""
 RESERVE = 10**9  # bytes of the disk that stay free

@@ -5,6 +5,7 @@ Legend: C cells.
 
 import json
 import logging
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import numpy as np
 
 from polygene.app import columns
 from polygene.app.ask import change_genes, change_labels, markers, selected
-from polygene.app.incoming import column_file
+from polygene.app.incoming import FOLDER, column_file
 from polygene.app.layout import MOST_FITTED, lay_out
 from polygene.app.takeaway import take
 from polygene.app.unpack import unpack
@@ -58,7 +59,7 @@ def read(
     """Open a file (None: the example that ships), and say what is in it and what to expect of it."""
     file = Path(str(PBMC)) if path is None else Path(path)
     if zipfile.is_zipfile(file) and file.suffix == ".zip":
-        file = unpack(file, folder / "file" / file.stem)
+        file = unpack(file, Path(tempfile.mkdtemp(prefix=FOLDER, dir=folder)) / file.stem)
     with _warnings() as notes:
         facts, tokenizer, cells = _describe(file, layer, models)
     facts |= {"name": name, "path": str(file), "example": example, "notes": list(dict.fromkeys(notes))}

@@ -3,6 +3,8 @@
 import asyncio
 import hmac
 import json
+import re
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -119,15 +121,14 @@ Own = Annotated[Session, Depends(own)]
 
 @api.post("/upload")
 async def upload(request: Request, session: Own, name: str) -> Job:
-    """Take a file in, block by block, and open it."""
-    await asyncio.to_thread(session.forget)
-    folder = session.folder / "file"
-    folder.mkdir(exist_ok=True)
+    """Take a file in, block by block, and open it; the one before stays until it has been read."""
+    await asyncio.to_thread(session.cancel)
+    folder = Path(tempfile.mkdtemp(prefix=incoming.FOLDER, dir=session.folder))
     path, most = folder / incoming.safe_name(name), incoming.room(folder)
     if int(request.headers.get("content-length", 0)) > most:
         raise incoming.too_large(path.name, most)
     await incoming.receive_file(request.stream(), path, most)
-    return _read(session, str(path))
+    return _read(session, str(path), name=re.split(r"[/\\]", name)[-1][:255])
 
 
 @api.post("/open")
@@ -140,7 +141,7 @@ def open_path(request: Request, opened: Opened, session: Own) -> Job:
         msg = "This server is open to other computers, so it opens no paths: drop the file."
         raise DataError(msg)
     path = None if opened.path is None else incoming.local_path(opened.path)
-    session.forget()
+    session.cancel()
     return _read(session, path)
 
 

@@ -1,6 +1,6 @@
 """Sessions: each browser has a folder, a worker and a state of its own, and sees those of no other."""
 
-import os
+import re
 import secrets
 import tempfile
 import threading
@@ -10,10 +10,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from polygene.app.incoming import FOLDER
 from polygene.app.worker import Worker
 from polygene.errors import DataError
 from polygene.runtime.atomic import delete
-from polygene.runtime.scratch import ScratchFolder
+from polygene.runtime.scratch import PREFIX, ScratchFolder
 
 MOST = 8  # sessions at a time; each may hold a worker of some 600 MB
 IDLE = 600.0  # seconds after which a worker without work is ended
@@ -60,6 +61,7 @@ class Session:
             ended, self._job, self.progress, self._waiting = [self._job, *self._waiting], None, None, deque()
             self._stop()
             delete(*self.folder.glob(".*.part*"), *self.folder.glob("polygene-*"))
+            self._drop(f"{FOLDER}*")
             for number, name, _ in ended:
                 self._tell({"kind": "failed", "id": number, "name": name, "text": "Cancelled.", "cancelled": True})
         self.warm()
@@ -74,6 +76,9 @@ class Session:
         """Remove the files of the session and its state; the page still hears of jobs that it waits for."""
         with self._lock:
             self.cancel()
+            if list(self.folder.glob(f"{PREFIX}*")):  # of the worker, which would look for it in vain
+                self._stop()
+                self.warm()
             self.messages = deque((one for one in self.messages if one[1]["kind"] != "state"), KEPT)
             delete(*self.folder.iterdir())
             self.state = {}
@@ -117,25 +122,35 @@ class Session:
                 return
             number, name, _ = self._job
             if isinstance(message.get("text"), str):  # a path of the server is no help to the reader
-                for folder in (self.folder / "file", self.folder):
-                    message["text"] = message["text"].replace(f"{folder}{os.sep}", "")
+                ours = rf"{re.escape(str(self.folder))}[/\\]({FOLDER}\w+[/\\])?"
+                message["text"] = re.sub(ours, "", message["text"])
             if message["kind"] == "progress":
                 self.progress = self.progress | message
             elif message["kind"] == "note":
                 self.progress = self.progress | {"notes": [*self.progress["notes"], message]}
             elif message["kind"] == "state":
+                if name == "read":  # only a file that can be read takes the place of the one before
+                    self.state = message["state"]
+                    self._drop("*")
                 self.change(**message["state"])
             else:
                 self._finish(message | {"id": number, "name": name, "notes": self.progress["notes"]})
 
     def _finish(self, message: dict[str, Any]) -> None:
         self._job = self.progress = None
+        if message["name"] == "read":
+            self._drop(f"{FOLDER}*")
         is_heavy = message["name"] == "annotate" and self.state.get("file", {}).get("cells", 0) > HEAVY
         if message.pop("ended", False) or is_heavy:
             self._stop()
             self.warm()
         self._tell(message)
         self._next()
+
+    def _drop(self, names: str) -> None:
+        """Delete what has such a name and is neither of the open file nor of the worker."""
+        kept = [*Path(self.state.get("file", {}).get("path") or "").parents, self.folder / "genes.json"]
+        delete(*(one for one in self.folder.glob(names) if one not in kept and not one.name.startswith(PREFIX)))
 
     def _tell(self, message: dict[str, Any]) -> None:
         self.messages.append((next(self._numbers), message))

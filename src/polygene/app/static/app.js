@@ -13,7 +13,7 @@ const TITLES = { read: "Reading the file", annotate: "Predicting", upload: "Taki
 function show(name) {
   view = name;
   for (const one of VIEWS) $(`${one}-view`).hidden = one !== name;
-  $("another").hidden = name !== "choose" && name !== "look"; $("again").hidden = name !== "look";
+  $("another").hidden = name !== "choose" && name !== "look"; $("again").hidden = name !== "look"; $("back").hidden = name !== "choose" || !state.run;
   $("file-name").hidden = !state.file || name === "open"; $("file-name").textContent = state.file ? `${state.file.name} · ${count(state.file.cells)} cells` : "";
 }
 
@@ -66,21 +66,23 @@ function bar(share) {
 }
 
 async function working(name, begin) {
-  $("alert").hidden = true; shown = null; leave();
+  $("alert").hidden = true; if (name === "annotate") { shown = null; leave(); }
   $("busy-title").textContent = TITLES[name]; $("busy-text").textContent = ""; $("live").hidden = true; bar(null); show("busy");
   // the state has come as a message before the end of the job: one that is asked for could be older, without the map
   try { await result((await begin()).id); } catch (error) { if (!error.cancelled) warn(error.message); }
   settled();
 }
 
+// what was predicted goes only when a file has been read, and when its reader says so
+const leaves = () => !state.run || confirm("Leave these results? What you have not taken away is lost.");
+
 async function take(file) {
-  if (!file) return;
   $("file").value = "";
+  if (!file || !leaves()) return;
   await working("upload", async () => {
     uploading = true;
     try {
       return await upload(file, (done, all) => { bar(done / all); $("busy-text").textContent = `${(done / 1e6).toFixed(0)} of ${(all / 1e6).toFixed(0)} MB`; });
-    } catch (error) { if (!(await get("state").catch(() => ({ state }))).state.file) state = {}; throw error; // the file of before may be closed
     } finally { uploading = false; $("busy-title").textContent = TITLES.read; $("busy-text").textContent = ""; bar(null); }
   });
 }
@@ -143,11 +145,11 @@ function wire() {
   document.addEventListener("drop", (event) => { if (view !== "busy") take(event.dataTransfer.files[0]); });
   $("example").onclick = () => working("read", () => post("open", {}));
   $("path-form").onsubmit = (event) => { event.preventDefault(); if ($("path").value.trim()) working("read", () => post("open", { path: $("path").value })); };
-  $("layer").onchange = () => working("read", () => post("open", { again: true, layer: $("layer").value || null }));
+  $("layer").onchange = () => { if (!leaves()) { $("layer").value = state.file.layer || ""; return; } working("read", () => post("open", { again: true, layer: $("layer").value || null })); };
   $("run-form").onsubmit = run;
   $("cancel").onclick = () => { upload.request?.abort(); post("cancel"); };
-  $("another").onclick = async () => { await post("close"); state = {}; shown = null; settled(); };
-  $("again").onclick = showChoose;
+  $("another").onclick = async () => { if (!leaves()) return; await post("close"); state = {}; shown = null; settled(); };
+  $("again").onclick = showChoose; $("back").onclick = settled;
   $("theme").onclick = () => { const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark"; localStorage.setItem("theme", next); theme(next); };
   $("token-form").onsubmit = (event) => { event.preventDefault(); attempt(() => enter($("token").value.trim())); };
 }
