@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("umap")
 
 import polygene as pg
-from polygene.app import ask, columns, jobs, layout, worker
+from polygene.app import ask, columns, jobs, layout, takeaway, worker
 from polygene.app.incoming import column_file
 from polygene.app.python import python_of
 from polygene.errors import DataError, GeneError
@@ -127,6 +128,23 @@ def test_a_gene_is_shown_in_log1p_counts_per_10000(annotated) -> None:
     np.testing.assert_allclose(values_C, np.log1p(1e4 * own_C / counts_CG.sum(axis=1)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["ms4a1", "ENSG00000156738", "ensg00000156738.17", "CD20", "cd20"])
+def test_a_gene_is_found_by_any_of_its_names_and_shown_by_its_symbol(annotated, name: str) -> None:
+    assert jobs.gene(file=annotated["file"], folder=annotated["folder"], name=name) == {"gene": "MS4A1"}
+    _, values_C = unpacked(column_file(annotated["folder"], "gene MS4A1"))
+    own_C = annotated["cells"][:, "MS4A1"].X.toarray()[:, 0]
+    np.testing.assert_array_equal(values_C > 0, own_C > 0)
+
+
+def test_a_gene_of_a_file_with_ids_only_is_shown_by_its_symbol(tmp_path: Path) -> None:
+    cells = pg.datasets.pbmc()[:20, ["MS4A1", "CD79A"]].copy()
+    cells.var = pd.DataFrame(index=["ENSG00000156738", "ENSG00000105369"])
+    cells.write_h5ad(tmp_path / "ids.h5ad")
+    file = {"path": str(tmp_path / "ids.h5ad"), "layer": None}
+    for name in ("ms4a1", "ENSG00000156738"):
+        assert jobs.gene(file=file, folder=tmp_path, name=name) == {"gene": "MS4A1"}
+
+
 def test_a_gene_that_is_not_there_is_refused_in_words(annotated) -> None:
     for name in ("NOPE", ""):
         with pytest.raises(GeneError, match=f"'{name}' is not among the 13,656 genes"):
@@ -214,6 +232,26 @@ def test_the_report_escapes_what_comes_from_the_file(annotated) -> None:
     assert "&lt;script&gt;" in text
     assert "data:image/png;base64," in text
     assert "classical monocyte" in text
+
+
+def test_the_report_begins_with_cell_type_and_warns_where_a_cell_is_flagged(annotated, tmp_path, monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr(takeaway, "_picture", lambda _, phenotype, __: drawn.append(phenotype))
+    run = annotated["run"] | {"predict": ["age", "cell_type"]}
+    folder = shutil.copytree(annotated["folder"], tmp_path / "session")
+    texts = []
+    for n_unknown in (0, 1):
+        with h5py.File(folder / "annotated.h5ad", "r+") as opened:
+            flags = np.zeros(annotated["cells"].n_obs, bool)
+            flags[:n_unknown] = True
+            opened["obs/polygene_unknown"][...] = flags
+        jobs.take(what="html", state=annotated["state"] | {"run": run}, folder=folder)
+        texts.append((folder / "take.html").read_text())
+    assert drawn == ["cell_type", "cell_type"]
+    assert texts[0].index("<h2>Cell type</h2>") < texts[0].index("<h2>Age</h2>")
+    assert "do not trust" not in texts[0]
+    assert "No cell is unlike" in texts[0]
+    assert "1 of the 117 cells (0.9%) is unlike" in " ".join(texts[1].split())
 
 
 def test_the_lines_of_python_run_and_give_the_same(annotated, monkeypatch) -> None:

@@ -30,7 +30,7 @@ from polygene.model.shipped import NAMES, folder_of
 from polygene.tl import annotate as annotate_cells
 from polygene.vocab.expression import counts_share, log1p_values
 from polygene.vocab.gene_matching import GeneMatch
-from polygene.vocab.gene_names import gene_table
+from polygene.vocab.gene_names import find_gene, gene_table
 from polygene.vocab.phenotypes import count_labels
 from polygene.vocab.tokenizer import CellTokenizer
 
@@ -143,15 +143,14 @@ def draw(*, file: dict[str, Any], folder: Path, model: str, plane: str | None = 
 
 def gene(*, file: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
     """Write the expression of one gene in log1p counts per 10,000, as a column."""
-    path = column_file(folder, f"gene {name}")
+    cells = open_cells(file["path"], layer=file["layer"])
+    found, places = find_gene(name, cells.var)
+    if not places:
+        msg = f"{name!r} is not among the {len(cells.var):,} genes of this file; choose one from the list."
+        raise GeneError(msg)
+    path = column_file(folder, f"gene {found}")
     if not path.exists():
-        cells = open_cells(file["path"], layer=file["layer"])
-        table = gene_table(cells.var)
-        places = np.flatnonzero(((table["symbol"] == name) | (table["ensembl_id"] == name)).to_numpy())
-        if not name or not len(places):
-            msg = f"{name!r} is not among the {len(table):,} genes of this file; choose one from the list."
-            raise GeneError(msg)
-        match = GeneMatch.of({0: places.tolist()}, 1, found={})
+        match = GeneMatch.of({0: places}, 1, found={})
         x_C, first = np.zeros(cells.n_obs, np.float32), 0
         for chunk in cells.chunks(size=10_000, columns=()):
             x_C[first : first + chunk.n_obs] = log1p_values(chunk, match, scale=cells.scale).toarray()[:, 0]
@@ -159,7 +158,7 @@ def gene(*, file: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
             say("progress", n=first, total=cells.n_obs)
         facts, x_C = columns.packed_numbers(x_C)
         columns.write(path, facts | {"low": 0.0, "high": max(facts["high"], float(x_C.max()) / 2, 1e-3)}, x_C)
-    return {"gene": name}
+    return {"gene": found}
 
 
 @contextmanager

@@ -40,14 +40,14 @@ def _report(table: pd.DataFrame, state: dict[str, Any], folder: Path) -> str:
 
     loader = FileSystemLoader(Path(__file__).parent)
     page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    run, tables = state["run"], {}
-    for name in run["predict"]:
+    tables, predicted = {}, sorted(state["run"]["predict"], key=lambda name: name != "cell_type")
+    for name in predicted:
         column, sure = table[f"polygene_{name}"], table[f"polygene_{name}_probability"]
         by_label = sure.groupby(column, observed=True).agg(["size", "mean"]).sort_values("size", ascending=False)
         tables[name] = [(str(label), int(n), float(p)) for label, n, p in by_label.head(SHOWN).itertuples()]
-    unknown = table["polygene_unknown"].mean() if "polygene_unknown" in table else None
+    unknown = int(table["polygene_unknown"].sum()) if "polygene_unknown" in table else None
     return page.get_template("report.html.jinja").render(
-        state, tables=tables, unknown=unknown, picture=_picture(table, run["predict"][0], folder),
+        state, tables=tables, unknown=unknown, picture=_picture(table, predicted[0], folder),
         code=python_of(state | {"asked": []}), version=__version__,
     )  # fmt: skip
 

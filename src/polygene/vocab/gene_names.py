@@ -166,6 +166,18 @@ def resolve(symbols: Sequence[str], ids: Sequence[str]) -> tuple[list[str], dict
     return keys, unclear
 
 
+def find_gene(name: str, var: pd.DataFrame) -> tuple[str, list[int]]:
+    """Find a gene in a file by its symbol in any case, its Ensembl id or another name: its symbol, and its rows."""
+    table, known, capitals = gene_table(var), human_genes(), name.upper()
+    key = str(ensembl_of([capitals])[0]) or known.ids.get(name) or known.ids.get(capitals, "")
+    ways = [(table["symbol"], name), (table["symbol"].str.upper(), capitals)]
+    for names, wanted in [*ways, (resolve(table["symbol"], table["ensembl_id"])[0], key)]:
+        if wanted and (places := np.flatnonzero(np.asarray(names) == wanted)).size:
+            symbol = str(table["symbol"].iloc[places[0]])
+            return known.symbols.get(symbol, symbol), places.tolist()
+    return "", []
+
+
 def other_species(symbols: Iterable[str], ids: Iterable[str]) -> str:
     """Name the species that genes are of, by their ids or else by how their symbols are written; "" for human.
 
