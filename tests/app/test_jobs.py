@@ -346,6 +346,7 @@ def test_a_zipped_10x_folder_is_read(tmp_path: Path, write_as) -> None:
     shutil.make_archive(str(tmp_path / "sample"), "zip", folder.parent, folder.name)
     file = jobs.read(path=str(tmp_path / "sample.zip"), name="sample.zip", folder=tmp_path)
     assert (file["cells"], file["genes"]) == cells.shape
+    assert not file["notes"], "that it is transposed is nothing to do for who reads the page"
 
 
 @pytest.mark.slow  # umap-learn compiles itself when it is first used

@@ -345,6 +345,86 @@ def test_an_answer_goes_when_other_cells_are_selected(browser: Browser, by_hand:
 
 
 @browser_test
+def test_a_name_stands_only_where_most_cells_are_its_own(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    rng = np.random.default_rng(0)
+    at = {"blood": [(-0.8, 0), (0.8, 0)], "kidney": [(0, 0.8)], "lung": [(-0.8, 0), (0.8, 0)]}
+    n_of = {"blood": 100, "kidney": 60, "lung": 10}
+    labels = [label for label, n in n_of.items() for _ in range(n)]
+    places = [at[label][i % len(at[label])] for label, n in n_of.items() for i in range(n)]
+    page = opened(browser, by_hand)
+    xy = np.array(places) + rng.normal(0, 0.02, (len(places), 2))
+    looked(page, idle, np.clip(xy, -1, 1), polygene_cell_type=labels)
+    look = "import('/static/look.js').then((one) => one.picture().scatter.labels)"
+    while not (names := page.evaluate(look)):
+        page.wait_for_timeout(100)
+    shown = {one["text"]: (one["x"], one["y"]) for one in names}
+    assert shown.keys() == {"blood", "kidney"}  # lung is a minority wherever it is
+    assert np.allclose(shown["kidney"], (0, 0.8), atol=0.1)
+    assert np.allclose(np.abs(shown["blood"]), (0.8, 0), atol=0.1)  # not between its two groups
+
+
+@browser_test
+def test_columns_of_like_names_are_told_apart(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page, two = opened(browser, by_hand), ["a", "b"]
+    names = ["polygene_cell_type", "polygene_cell_type_set_term", "polygene_tissue_set_term", "leiden", "cell_type"]
+    looked(page, idle, **dict.fromkeys(names, two))
+    texts = page.locator("#colour option:not([hidden])").all_inner_texts()
+    common = [f"{one}, what its set has in common" for one in ("cell type", "tissue")]
+    assert texts == ["cell type, predicted", *common, "clusters that PolyGene made", "cell_type, of the file"]
+    expect(page.locator("#legend-about")).to_contain_text("Cell type, predicted: 2 labels")
+    page.select_option("#colour", "cell_type")
+    expect(page.locator("#legend-about")).to_contain_text("Cell_type, of the file: 2 labels")
+
+
+@browser_test
+def test_a_message_goes_with_the_next_action(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page = opened(browser, by_hand)
+    looked(page, idle)
+    page.fill("#gene", "NOPE")
+    with page.expect_response("**/api/gene"):
+        page.click("#gene-form button")
+    idle[-1].say("failed", text="'NOPE' is not among the 9 genes")
+    expect(page.locator("#alert")).to_contain_text("NOPE")
+    page.select_option("#colour", "cell_type")
+    expect(page.locator("#alert")).to_be_hidden()
+
+
+@browser_test
+def test_messages_speak_of_the_page(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page, name = opened(browser, by_hand), "My collaborator's cells, annotated again, " + "and again " * 9 + ".h5ad"
+    problem = "It looks scaled. PolyGene reads counts or log1p values: pass layer='counts', whichever holds them."
+    chosen(page, idle, name=name, cells=1, problem=problem, layers=["counts"], notes=["see adata.raw"])
+    expect(page.locator("#problem")).to_have_text(
+        "It looks scaled. PolyGene reads counts or log1p values: choose where those are under “Expression is in”."
+    )
+    expect(page.locator("#layer")).to_be_visible()
+    expect(page.locator("#warnings")).to_have_text("see raw")
+    expect(page.locator("#choose-title")).to_have_text(re.compile(r"^My collaborator's .+….+\.h5ad$"))
+    expect(page.locator("#file-name")).to_have_text(re.compile(r"^My collaborator's .+….+\.h5ad · 1 cell$"))
+
+
+@browser_test
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_stand_out_from_the_page(browser: Browser, by_hand: str, idle: list[Any], theme: str) -> None:
+    page = opened(browser, by_hand, theme=theme)
+    looked(page, idle, polygene_cell_type=[f"label {i:02}" for i in range(20)], age=[None, *map(float, range(19))])
+    dots = "all => all.map((one) => getComputedStyle(one).backgroundColor)"
+    block = STYLE.split(':root[data-theme="dark"]')[theme == "dark"].partition("}")[0]
+    back = [luminance(dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6})", block))[one]) for one in ("back", "card")]
+    colours = page.locator("#legend i").evaluate_all(dots)
+    assert len(set(colours)) == 20
+    for colour in colours:
+        own = luminance("#" + "".join(f"{int(one):02x}" for one in re.findall(r"\d+", colour)))
+        assert min((max(own, one) + 0.05) / (min(own, one) + 0.05) for one in back) >= 3, colour
+    page.select_option("#colour", "age")
+    expect(page.locator("#legend")).to_contain_text("no value1")
+    absent, ramp = page.locator("#legend i").evaluate_all(dots)[0], page.locator("#ramp i").get_attribute("style")
+    assert absent not in ramp
+    red, _, blue = map(int, re.findall(r"\d+", absent))
+    assert red > blue + 40  # warm, where what is lowest is grey or blue
+
+
+@browser_test
 def test_what_waits_for_the_map_says_so_and_a_question_stays_as_it_is(
     browser: Browser, by_hand: str, idle: list[Any]
 ) -> None:
@@ -477,6 +557,25 @@ def test_a_broken_file_is_explained_and_another_can_be_opened(browser: Browser, 
     page.fill("#path", "/nowhere/cells.h5ad")
     page.click("#path-form button")
     expect(page.locator("#alert")).to_contain_text("There is no file '/nowhere/cells.h5ad'")
+
+
+@browser_test
+def test_one_tab_at_a_time_is_alive(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page = opened(browser, by_hand)
+    chosen(page, idle)
+    other = page.context.new_page()
+    other.set_default_timeout(LONG)
+    other.goto(by_hand)
+    expect(other.locator("#elsewhere-view")).to_be_visible()
+    expect(other.locator("#choose-view")).to_be_hidden()
+    drop(other, "other.h5ad", b"bytes")
+    expect(page.locator("#choose-title")).to_have_text("mine.h5ad")
+    assert [name for name, _ in idle[-1].sent] == ["read"]
+    other.click("#here")
+    expect(other.locator("#choose-title")).to_have_text("mine.h5ad")
+    expect(page.locator("#elsewhere-view")).to_be_visible()
+    other.reload()
+    expect(other.locator("#choose-title")).to_have_text("mine.h5ad")
 
 
 @browser_test

@@ -166,6 +166,7 @@ def _warnings() -> Iterator[list[str]]:
     """Collect what is warned of in the block."""
     notes: list[str] = []
     handler = logging.Handler(logging.WARNING)
+    handler.addFilter(lambda record: record.module != "transpose")  # of which the page's reader need know nothing
     handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("polygene")
     logger.addHandler(handler)

@@ -34,6 +34,7 @@ export async function job(path, body, type) { return result((await post(path, bo
 export function listen(last, onMessage) {
   const source = new EventSource(`/api/events?last=${last}`);
   source.onmessage = (event) => onMessage(JSON.parse(event.data));
+  listen.source = source;
   source.onerror = () => { if (source.readyState === EventSource.CLOSED) onMessage({ kind: "gone" }); };
 }
 

@@ -3,18 +3,26 @@
 import { get, job, listen, post, result, settle, upload } from "./api.js";
 import { startAsking, showPython } from "./ask.js";
 import { leave, look, restyle, showMap } from "./look.js";
-import { $, attempt, bars, count, duration, element, fill, option, percent, warn, words } from "./page.js";
+import { $, attempt, bars, count, duration, element, fill, many, option, percent, plain, shorten, warn, words } from "./page.js";
 
 let state = {}, view = "", shown = null, mapped = null, uploading = false, drawing = false;
 const MOST_CLUSTERED = 50_000;
-const VIEWS = ["token", "open", "busy", "choose", "look"];
+const VIEWS = ["token", "elsewhere", "open", "busy", "choose", "look"];
 const TITLES = { read: "Reading the file", annotate: "Predicting", upload: "Taking the file in" };
 
+const tabs = new BroadcastChannel("polygene"); // all tabs of a browser have one session: one of them is alive
+
+tabs.onmessage = ({ data }) => {
+  if (data === "is it here?") { if (view !== "elsewhere" && view !== "token") tabs.postMessage("it is here"); }
+  else { listen.source?.close(); show("elsewhere"); }
+};
+
 function show(name) {
+  if (view === "elsewhere") return; // until it is loaded again
   view = name;
   for (const one of VIEWS) $(`${one}-view`).hidden = one !== name;
   $("another").hidden = name !== "choose" && name !== "look"; $("again").hidden = name !== "look"; $("back").hidden = name !== "choose" || !state.run;
-  $("file-name").hidden = !state.file || name === "open"; $("file-name").textContent = state.file ? `${state.file.name} · ${count(state.file.cells)} cells` : "";
+  $("file-name").hidden = !state.file || name === "open"; $("file-name").textContent = state.file ? `${shorten(state.file.name)} · ${many(state.file.cells, "cell")}` : ""; $("file-name").title = state.file?.name ?? "";
 }
 
 function settled() { // the view that the state asks for
@@ -89,10 +97,10 @@ async function take(file) {
 
 function showChoose() {
   const file = state.file, able = (file.models || []).filter((one) => !one.problem);
-  $("choose-title").textContent = file.name;
+  $("choose-title").textContent = shorten(file.name); $("choose-title").title = file.name;
   fact([["Cells", count(file.cells)], ["Genes", count(file.genes)], ["Values", file.scale ? file.scale.split(" ")[0] : "not readable", file.scale?.split(" ").slice(1).join(" ")]], able[0]);
-  $("problem").hidden = !file.problem; $("problem").textContent = file.problem || "";
-  fill($("warnings"), ...file.notes.map((text) => element("li", { textContent: text })));
+  $("problem").hidden = !file.problem; $("problem").textContent = plain(file.problem || "");
+  fill($("warnings"), ...file.notes.map((text) => element("li", { textContent: plain(text) })));
   fill($("model"), ...able.map((one) => option(one.name, `${one.name}: ${count(one.measured)} of its ${count(one.panel)} genes`)));
   fill($("plane"), ...file.maps.map((name) => option(name, `${name} of the file`)), option("", "make a new UMAP"));
   fill($("vote"), ...votes(file));
@@ -137,12 +145,15 @@ function run(event) {
 function theme(name) { document.documentElement.dataset.theme = name; restyle(); }
 
 function wire() {
+  for (const kind of ["click", "change", "submit", "drop"]) { // a message is of the action before
+    document.addEventListener(kind, (event) => { if (kind !== "click" || event.target.closest("button, canvas, [type=checkbox]")) $("alert").hidden = true; }, true);
+  }
   const drop = $("drop");
   $("file").onchange = () => take($("file").files[0]);
   for (const kind of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.toggle("over", kind === "dragover" && view === "open"); });
   }
-  document.addEventListener("drop", (event) => { if (view !== "busy") take(event.dataTransfer.files[0]); });
+  document.addEventListener("drop", (event) => { if (!["busy", "elsewhere", "token"].includes(view)) take(event.dataTransfer.files[0]); });
   $("example").onclick = () => working("read", () => post("open", {}));
   $("path-form").onsubmit = (event) => { event.preventDefault(); if ($("path").value.trim()) working("read", () => post("open", { path: $("path").value })); };
   $("layer").onchange = () => { if (!leaves()) { $("layer").value = state.file.layer || ""; return; } working("read", () => post("open", { again: true, layer: $("layer").value || null })); };
@@ -150,6 +161,7 @@ function wire() {
   $("cancel").onclick = () => { upload.request?.abort(); post("cancel"); };
   $("another").onclick = async () => { if (!leaves()) return; await post("close"); state = {}; shown = null; settled(); };
   $("again").onclick = showChoose; $("back").onclick = settled;
+  $("here").onclick = () => { tabs.postMessage("it is here"); location.reload(); };
   $("theme").onclick = () => { const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark"; localStorage.setItem("theme", next); theme(next); };
   $("token-form").onsubmit = (event) => { event.preventDefault(); attempt(() => enter($("token").value.trim())); };
 }
@@ -159,7 +171,8 @@ async function enter(token) { await post("token", { name: token }); await start(
 async function start() {
   let all;
   try { all = await get("state"); } catch { show("token"); return; }
-  state = all.state; listen(all.last, onMessage);
+  state = all.state; if (view === "elsewhere") return;
+  listen(all.last, onMessage);
   if (all.progress?.name === "draw") draw(result(all.progress.id));
   if (all.progress?.name in TITLES) { show("busy"); result(all.progress.id).catch((error) => { if (!error.cancelled) warn(error.message); }).then(settled); }
   else { settled(); }
@@ -168,5 +181,5 @@ async function start() {
 const dark = matchMedia("(prefers-color-scheme: dark)"), token = location.hash.slice(1);
 theme(localStorage.getItem("theme") || (dark.matches ? "dark" : "light"));
 dark.onchange = () => { if (!localStorage.getItem("theme")) theme(dark.matches ? "dark" : "light"); };
-wire();
+wire(); tabs.postMessage("is it here?");
 if (token) { history.replaceState(null, "", "/"); enter(token).catch(start); } else { start(); }

@@ -2,7 +2,7 @@
 
 import { get, job } from "./api.js";
 import { picture, selectedNames, selectedRows, showGene } from "./look.js";
-import { $, attempt, capital, count, download, element, fill, option, percent, soon, warn, words } from "./page.js";
+import { $, attempt, capital, count, download, element, fill, many, option, percent, soon, warn, words } from "./page.js";
 
 const NS = "http://www.w3.org/2000/svg";
 let state, asked = 0, about = selectedRows(); // of which cells the answer is
@@ -25,7 +25,7 @@ function forget() { asked += 1; about = selectedRows(); fill($("what-if-found"))
 
 function sayOf() {
   const n = selectedRows().length;
-  $("what-if-of").textContent = n ? `About the ${count(n)} selected cells${n > 1000 ? "; 1,000 of them, evenly spread, are read" : ""}.` : "First select cells: draw around them on the map, or click a label of the legend.";
+  $("what-if-of").textContent = n ? `About the ${n === 1 ? "selected cell" : `${count(n)} selected cells`}${n > 1000 ? "; 1,000 of them, evenly spread, are read" : ""}.` : "First select cells: draw around them on the map, or click a label of the legend.";
   for (const button of document.querySelectorAll(".ask button")) button.disabled = !n;
 }
 
@@ -43,7 +43,7 @@ function changed(found, name, to) { // as they were when it was asked: the menus
   const taken = found.taken.length ? ` Their own ${words(found.taken[0])} is the predicted one.` : "";
   return [
     element("h2", { textContent: `If ${name} were ${to}` }),
-    element("p", { className: "soft small", textContent: `${count(found.cells)} cells with another ${name}; ${unit}; ${donors}.${taken}` }),
+    element("p", { className: "soft small", textContent: `${many(found.cells, "cell")} with another ${name}; ${unit}; ${donors}.${taken}` }),
     effects("Expected higher", found.up, "gene", most, (one) => signed(one.change), (one) => signed(one.half)), effects("Expected lower", found.down, "gene", most, (one) => signed(one.change), (one) => signed(one.half)),
     element("p", { className: "soft small", textContent: "By labels: the change where the model sees labels only. By half: the change where it also sees half of the cell's other genes, which often contradict the new label." }), keep(),
   ];
@@ -57,7 +57,7 @@ function moved(found) {
     return shown.length ? effects(capital(words(name)), shown, "target", name === "age" ? Math.max(most, 5) : most, text) : null;
   }).filter(Boolean);
   const none = tables.length ? null : element("p", { textContent: "No probability moves by half a percent, and no age by half a year." });
-  return [element("h2", { textContent: found.perturbation.replace(" KO", " removed").replace(" OE", " raised") }), element("p", { className: "soft small", textContent: `${count(found.cells)} of ${count(found.read)} cells change${found.donors > 1 ? `; a mean over ${found.donors} donors, with 95 % intervals` : ""}.` }), none, ...tables, keep()];
+  return [element("h2", { textContent: found.perturbation.replace(" KO", " removed").replace(" OE", " raised") }), element("p", { className: "soft small", textContent: `${count(found.cells)} of ${many(found.read, "cell")} ${found.cells === 1 ? "changes" : "change"}${found.donors > 1 ? `; a mean over ${found.donors} donors, with 95 % intervals` : ""}.` }), none, ...tables, keep()];
 }
 
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
@@ -100,7 +100,7 @@ async function savePicture(what) {
   if (!scatter?.n || !colours) { warn("There is no map yet."); return; }
   scatter.paint();
   const { width, height } = scatter.points, ratio = window.devicePixelRatio || 1, style = getComputedStyle(document.documentElement), ink = style.getPropertyValue("--ink"), back = style.getPropertyValue("--card");
-  const rows = colours.kind === "labels" ? colours.labels.map((label, i) => [label, palette[i], colours.counts[i]]).filter((_, i) => !hidden.has(i)).slice(0, 40) : palette.map((colour, i) => [i ? (i === palette.length - 1 ? `${colours.high.toFixed(2)}, ${words(colours.name)}` : "") : colours.low.toFixed(2), colour, null]);
+  const rows = colours.kind === "labels" ? colours.labels.map((label, i) => [label, palette[i], colours.counts[i]]).filter((_, i) => !hidden.has(i)).slice(0, 40) : palette.map((colour, i) => [i ? (i === palette.length - 1 ? `${colours.high.toFixed(2)}, ${colours.title}` : "") : colours.low.toFixed(2), colour, null]);
   const wide = width + 420 * ratio, high = Math.max(height, (rows.length + 2) * 22 * ratio);
   if (what === "svg") {
     const escape = (text) => text.replace(/[&<>"]/g, (one) => `&#${one.charCodeAt(0)};`), at = (i) => (i + 1.4) * 22 * ratio;

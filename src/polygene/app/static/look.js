@@ -1,7 +1,7 @@
 // Looking: the map and its colours, the legend, the selected cells, and the table.
 
 import { binary, column, job, json, post, result } from "./api.js";
-import { $, attempt, bars, capital, count, element, fill, option, percent, soon, words } from "./page.js";
+import { $, attempt, bars, capital, count, element, fill, many, option, percent, soon, words } from "./page.js";
 import { Scatter } from "./scatter.js";
 
 // Okabe and Ito's colours, then Krzywinski's: told apart with any kind of colour vision; further labels are grey
@@ -34,9 +34,10 @@ export async function showMap(given) { // it comes later than all else, which st
 function choices(run) {
   const described = run.columns, kept = $("colour").value, groups = [["Predicted", []], ["How sure", []], ["In the file", []]];
   for (const { name } of described) {
-    if (!name.startsWith("polygene_")) groups[2][1].push([name, name]);
+    if (name === "leiden" && !state.file.columns.some((one) => one.name === name)) groups[0][1].push([name, "clusters that PolyGene made"]);
+    else if (!name.startsWith("polygene_")) groups[2][1].push([name, `${name}, of the file`]);
     else if (/_(probability|abstains|set_size|agree|error|novelty|unknown)$/.test(name)) groups[1][1].push([name, sure(name)]);
-    else groups[0][1].push([name, name.endsWith("_set_term") ? "cell type, what its set has in common" : name.endsWith("_term") ? "cell type, broader" : words(name)]);
+    else groups[0][1].push([name, `${words(name.replace(/(_set)?_term$/, ""))}, ${name.endsWith("_set_term") ? "what its set has in common" : name.endsWith("_term") ? "broader" : "predicted"}`]);
   }
   fill($("colour"), element("option", { id: "colour-gene", value: "", hidden: true }), ...groups.filter(([, some]) => some.length).map(([label, some]) => element("optgroup", { label }, ...some.map(([name, text]) => option(name, text)))));
   const first = described.some((one) => one.name === kept) ? kept : run.predict.includes("cell_type") ? "polygene_cell_type" : `polygene_${run.predict[0]}`;
@@ -52,11 +53,12 @@ async function colourBy(name, kind) {
   if (!name) return;
   const number = ++painted, next = await column(name, kind);
   if (number !== painted) return;
-  colours = { ...next, name, isGene: kind === "gene" };
+  colours = { ...next, name, isGene: kind === "gene", title: kind === "gene" ? name : [...$("colour").options].find((one) => one.value === name).textContent };
   if (colours.labels) colours.labels = colours.labels.map((label) => label || (name.endsWith("_abstains") ? "sure of one label" : "(empty)")); hidden = new Set();
   paint(); showLegend();
 }
 
+const isNone = (value) => Number.isNaN(value) || (colours.kind === "labels" && value < 0), none = () => (isDark() ? "#9a6458" : "#c98c7d"); // a brown that no ramp has
 const isDark = () => document.documentElement.dataset.theme === "dark";
 const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)), hex = (parts) => `#${parts.map((part) => Math.round(part).toString(16).padStart(2, "0")).join("")}`;
 const stops = () => (isDark() ? VIRIDIS.slice(3) : ["#d8dfe3", ...VIRIDIS.slice(0, 7).reverse()]); // what is high stands out from the page
@@ -66,24 +68,25 @@ function hexes() {
   return colours.labels.map((label, i) => visible(label.startsWith("all other labels") ? GREY : few[i] ?? GREY));
 }
 
-function visible(colour) { // a colour that the page would swallow, brought nearer to that of text
-  const bright = (parts) => .2126 * (parts[0] / 255) ** 2.2 + .7152 * (parts[1] / 255) ** 2.2 + .0722 * (parts[2] / 255) ** 2.2;
+function visible(colour) { // a colour that the page would swallow, moved away from it until the contrast is 3:1
+  const light = (parts) => parts.map((part) => (part / 255 <= .04045 ? part / 255 / 12.92 : ((part / 255 + .055) / 1.055) ** 2.4)).reduce((all, part, i) => all + part * [.2126, .7152, .0722][i], .05);
+  const back = light(rgb(isDark() ? "#191f26" : "#fbfcfd")), to = isDark() ? 255 : 0;
   let parts = rgb(colour);
-  while (isDark() ? bright(parts) < .12 : bright(parts) > .5) parts = parts.map((part) => part + ((isDark() ? 255 : 0) - part) * .12);
+  while ((isDark() ? light(parts) / back : back / light(parts)) < 3.05) parts = parts.map((part) => part + (to - part) * .03);
   return hex(parts);
 }
 
 function paint() {
   if (!scatter.n || !colours) return;
   const palette = new Uint8Array(1024).fill(255), index = new Uint8Array(scatter.n), values = colours.values;
-  palette.set([...rgb(GREY), 110], 4 * 255);
+  palette.set([...rgb(none()), 160], 4 * 255);
   if (colours.kind === "labels") {
     hexes().forEach((hex, i) => palette.set([...rgb(hex), 255], 4 * Math.min(i, 254)));
-    for (let i = 0; i < scatter.n; i++) index[i] = values[i] < 0 ? 255 : Math.min(values[i], 254);
+    for (let i = 0; i < scatter.n; i++) index[i] = isNone(values[i]) ? 255 : Math.min(values[i], 254);
   } else {
     for (let i = 0; i < 255; i++) palette.set([...ramp(i / 254), 255], 4 * i);
     const { low, high } = colours, wide = high - low || 1;
-    for (let i = 0; i < scatter.n; i++) index[i] = Number.isNaN(values[i]) ? 255 : Math.max(0, Math.min(254, Math.round(254 * (values[i] - low) / wide)));
+    for (let i = 0; i < scatter.n; i++) index[i] = isNone(values[i]) ? 255 : Math.max(0, Math.min(254, Math.round(254 * (values[i] - low) / wide)));
   }
   scatter.setVisible((i) => !hidden.has(values[i])); scatter.setColours(index, palette, centres());
 }
@@ -93,12 +96,28 @@ function ramp(share) {
   return a.map((value, k) => Math.round(value + (b[k] - value) * (at - i)));
 }
 
-function centres() { // where the names of labels stand: at the middle of their cells, by a sample
-  if (colours.kind !== "labels" || colours.labels.length < 2) return [];
-  const places = colours.labels.map(() => [[], []]), step = Math.max(1, Math.floor(scatter.n / 60_000));
-  for (let i = 0; i < scatter.n; i += step) { const code = colours.values[i]; if (code >= 0 && !hidden.has(code)) { places[code][0].push(scatter.xy[2 * i]); places[code][1].push(scatter.xy[2 * i + 1]); } }
+const SQUARES = 40; // of the map, on a side
+
+function centres() { // where the names of labels stand: where most cells are theirs, by a sample; at their middle if it is so there
+  const { labels, values } = colours, { xy, n } = scatter;
+  if (colours.kind !== "labels" || labels.length < 2) return [];
+  const all = new Map(), own = labels.map(() => new Map()), places = labels.map(() => [[], []]), step = Math.max(1, Math.floor(n / 60_000));
+  const square = (x, y) => 1000 * Math.round(x * SQUARES / 2) + Math.round(y * SQUARES / 2), add = (some, at) => some.set(at, (some.get(at) ?? 0) + 1);
+  for (let i = 0; i < n; i += step) {
+    const code = values[i], x = xy[2 * i], y = xy[2 * i + 1];
+    if (hidden.has(code)) continue;
+    add(all, square(x, y));
+    if (code >= 0) { add(own[code], square(x, y)); places[code][0].push(x); places[code][1].push(y); }
+  }
+  const around = (some, at) => [-1001, -1000, -999, -1, 0, 1, 999, 1000, 1001].reduce((sum, by) => sum + (some.get(at + by) ?? 0), 0);
   const middle = (some) => Float32Array.from(some).sort()[some.length >> 1];
-  return places.map(([xs, ys], i) => ({ text: short(colours.labels[i]), x: middle(xs), y: middle(ys), n: xs.length })).filter((one) => one.n > 2).slice(0, 24);
+  return places.map(([xs, ys], code) => {
+    const is = (at) => 2 * around(own[code], at) > around(all, at), at = square(middle(xs), middle(ys)), facts = { text: short(labels[code]), n: xs.length };
+    if (is(at)) return { ...facts, x: middle(xs), y: middle(ys) };
+    const best = [...own[code].keys()].filter(is).sort((a, b) => around(own[code], b) - around(own[code], a))[0];
+    const column = Math.round(best / 1000);
+    return best === undefined ? { n: 0 } : { ...facts, x: column * 2 / SQUARES, y: (best - 1000 * column) * 2 / SQUARES };
+  }).filter((one) => one.n > 2).slice(0, 24);
 }
 
 const short = (label) => { const text = label.replace("-positive", "+").replace("-negative", "−").replace("-positive", "+").replace("-negative", "−").replace(", alpha-beta", "").replace(" thymus-derived", "").replace(", human", ""); return text.length > 40 ? `${text.slice(0, 39)}…` : text; };
@@ -106,9 +125,11 @@ const short = (label) => { const text = label.replace("-positive", "+").replace(
 function showLegend() {
   const isLabels = colours.kind === "labels";
   $("ramp").hidden = isLabels; $("legend-tools").hidden = !isLabels;
-  $("legend-about").textContent = isLabels ? `${count(colours.labels.length)} labels. Untick one to hide its cells, click its name to select them.` : colours.isGene ? `${colours.name}: log1p counts per 10,000` : "";
-  if (isLabels) { fill($("legend"), ...colours.labels.map(legendRow)); return; }
-  fill($("legend"));
+  $("legend-about").textContent = isLabels ? `${capital(colours.title)}: ${many(colours.labels.length, "label")}. Untick one to hide its cells, click its name to select them.` : colours.isGene ? `${colours.name}: log1p counts per 10,000` : capital(colours.title);
+  const n = colours.values.reduce((all, value) => all + isNone(value), 0), dot = element("i"); dot.style.background = none();
+  const absent = n ? element("li", {}, element("span"), dot, element("span", { textContent: "no value" }), element("b", { textContent: count(n) })) : null;
+  fill($("legend"), ...(isLabels ? colours.labels.map(legendRow) : []), absent);
+  if (isLabels) return;
   const [strip, low, high] = $("ramp").children, digits = Math.abs(colours.high) < 10 ? 2 : 0;
   strip.style.background = `linear-gradient(to right, ${stops().join(", ")})`; low.textContent = colours.low.toFixed(digits); high.textContent = colours.high.toFixed(digits);
 }
