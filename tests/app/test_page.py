@@ -444,6 +444,21 @@ def test_what_waits_for_the_map_says_so_and_a_question_stays_as_it_is(
 
 
 @browser_test
+def test_what_waits_is_read_when_the_map_is_cancelled(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page = opened(browser, by_hand)
+    looked(page, idle, drawn=False)
+    with page.expect_response("**/api/selection"):
+        page.locator("#legend button", has_text="T cell").first.click()
+    asked(page)
+    with page.expect_response("**/api/selection"):
+        page.locator("#map-wait button").click()
+    expect(page.locator("#what-if-found")).to_contain_text("Ask again")
+    assert [name for name, _ in idle[-1].sent] == ["selected"]
+    expect(page.locator("#selected")).not_to_contain_text("after the map")
+    expect(page.locator("#selected")).to_contain_text("Reading…")
+
+
+@browser_test
 def test_a_file_that_is_opened_while_a_map_is_drawn_has_a_map_too(
     browser: Browser, by_hand: str, idle: list[Any]
 ) -> None:

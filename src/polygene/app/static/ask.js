@@ -33,7 +33,7 @@ async function ask(body, draw) {
   const number = ++asked;
   fill($("what-if-found"), element("p", { id: "asking", className: "soft", textContent: soon("The model is asked…") }));
   const found = await attempt(() => job("what-if", { ...body, donor: $("donor").value }));
-  if (number === asked) fill($("what-if-found"), ...(found ? draw(found) : []));
+  if (number === asked) fill($("what-if-found"), ...(found ? draw(found) : [element("p", { className: "soft", textContent: "There is no answer. Ask again." })]));
 }
 
 function changed(found, name, to) { // as they were when it was asked: the menus may have moved on

@@ -1,7 +1,7 @@
 // Looking: the map and its colours, the legend, the selected cells, and the table.
 
 import { binary, column, job, json, post, result } from "./api.js";
-import { $, attempt, bars, capital, count, element, fill, many, option, percent, soon, words } from "./page.js";
+import { $, attempt, bars, capital, count, element, fill, many, option, percent, soon, warn, words } from "./page.js";
 import { Scatter } from "./scatter.js";
 
 // Okabe and Ito's colours, then Krzywinski's: told apart with any kind of colour vision; further labels are grey
@@ -157,7 +157,7 @@ async function showSelected() {
   document.dispatchEvent(new CustomEvent("selected"));
   if (!n) { fill(about, element("h2", { textContent: "No cell is selected" }), element("p", { className: "soft", textContent: "Draw around cells on the map, click a cell, or click a label of the legend." })); return; }
   fill(about, element("h2", { textContent: `${count(n)} selected ${n === 1 ? "cell" : "cells"}` }), element("p", { className: "soft", textContent: soon("Reading…") }));
-  await attempt(async () => {
+  try {
     const ids = await post("selection", selection, "application/octet-stream"), genes = result(ids.markers).catch((error) => ({ genes: [], why: error.message }));
     const found = await result(ids.id);
     if (number !== asked) return;
@@ -166,7 +166,11 @@ async function showSelected() {
     fill(about, element("div", { className: "row head" }, element("h2", { textContent: `${count(n)} selected ${n === 1 ? "cell" : "cells"}` }), clear), numbers(found), ...found.phenotypes.flatMap(probabilities), element("h2", { textContent: "Genes higher here than elsewhere" }), marks);
     const { genes: rows, why, read } = await genes;
     if (number === asked) fill(marks, why ? element("p", { className: "soft", textContent: why }) : markers(rows, read));
-  });
+  } catch (error) {
+    if (number !== asked) return;
+    if (error.cancelled) { showSelected(); return; } // with the map, behind which it waited
+    warn(error.message); fill(about, element("p", { className: "soft", textContent: "These cells could not be read." }));
+  }
 }
 
 function numbers(found) {

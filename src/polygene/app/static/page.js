@@ -28,7 +28,7 @@ export function bars(pairs, most, shown) { // [label, value] as bars
 }
 
 const PLAIN = [ // what messages say to programmers, and what it is on the page
-  [/: pass layer='.*$/, ": choose where those are under “Expression is in”."], [/ \(layer='raw', --layer raw\)/, " (to be chosen under “Expression is in”)"],
+  [/: pass layer='.*$/, ": choose where those are under “Expression is in”."], [/ \(layer='raw', --layer raw\)/, " (under “Expression is in”, where the file has it)"], [/ \(docs\/\S+\.md\)/, ""],
   [/adata\.var_names, or into adata\.var\['feature_name'\] or \['feature_id'\]/, "the gene names of the file"], [/adata\.var(_names|\['feature_name'\])/, "the gene names of the file"],
   [/; adata\.var has the columns/, "; its table of genes has the columns"], [/; it has ((layer='[^']*'(, )?)+)/, "; choose another under “Expression is in”"], [/adata\.raw/, "raw"], [/; totals='[^']*' \(--totals\) uses it/, ""], [/: sc\.pp\.\S+ target_sum=1e4\)/, ""],
 ];
