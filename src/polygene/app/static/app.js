@@ -145,8 +145,8 @@ function run(event) {
 function theme(name) { document.documentElement.dataset.theme = name; restyle(); }
 
 function wire() {
-  for (const kind of ["click", "change", "submit", "drop"]) { // a message is of the action before
-    document.addEventListener(kind, (event) => { if (kind !== "click" || event.target.closest("button, canvas, [type=checkbox]")) $("alert").hidden = true; }, true);
+  for (const [kind, of] of [["click", "button, canvas"], ["change", "select, [type=checkbox]"], ["submit", "form"], ["drop", "*"]]) { // a message is of the action before
+    document.addEventListener(kind, (event) => { if (event.target.closest?.(of)) $("alert").hidden = true; }, true);
   }
   const drop = $("drop");
   $("file").onchange = () => take($("file").files[0]);
