@@ -237,7 +237,8 @@ def test_the_report_escapes_what_comes_from_the_file(annotated) -> None:
 def test_the_report_begins_with_cell_type_and_warns_where_a_cell_is_flagged(annotated, tmp_path, monkeypatch) -> None:
     drawn = []
     monkeypatch.setattr(takeaway, "_picture", lambda _, phenotype, __: drawn.append(phenotype))
-    run = annotated["run"] | {"predict": ["age", "cell_type"]}
+    note = "few genes (docs/coverage.md): they may be in adata.raw (layer='raw', --layer raw), if it is not read"
+    run = annotated["run"] | {"predict": ["age", "cell_type"], "notes": [note]}
     folder = shutil.copytree(annotated["folder"], tmp_path / "session")
     texts = []
     for n_unknown in (0, 1):
@@ -249,6 +250,7 @@ def test_the_report_begins_with_cell_type_and_warns_where_a_cell_is_flagged(anno
         texts.append((folder / "take.html").read_text())
     assert drawn == ["cell_type", "cell_type"]
     assert texts[0].index("<h2>Cell type</h2>") < texts[0].index("<h2>Age</h2>")
+    assert "<li>few genes: they may be in raw, if it is not read</li>" in texts[0]
     assert "do not trust" not in texts[0]
     assert "No cell is unlike" in texts[0]
     assert "1 of the 117 cells (0.9%) is unlike" in " ".join(texts[1].split())
