@@ -14,6 +14,8 @@ import zarr
 from anndata.io import read_elem, write_elem
 from scipy.io import mmwrite
 
+from polygene.vocab.gene_names import human_genes
+
 FORMATS = (
     "csr.h5ad", "csc.h5ad", "dense.h5ad", "csr.zarr", "v2.zarr", "csc.zarr", "dense.zarr", "zarr.zip",
     "10x.h5", "10x-v2.h5", "mtx", "mtx-v2",
@@ -73,7 +75,8 @@ def _write_tenx(adata: ad.AnnData, path: Path, *, features: bool) -> None:
 
 
 def _ids(adata: ad.AnnData) -> list[str]:
-    made = (f"ENSG{g:011d}" for g in range(adata.n_vars))
+    known = human_genes().ids
+    made = (known.get(name, f"ENSG{g:011d}") for g, name in enumerate(adata.var_names))
     return list(adata.var.get("gene_ids", made))
 
 
