@@ -90,7 +90,7 @@ def card(model: str) -> str:
     head = ["study never seen", "types", "same type when thinned to a third", "tissue", "sex"]
     scores = ("types, by ontology", "same type, thinned to a third", "tissue", "sex")
     body = [[title, *(pair(of.get((study, score), {})) for score in scores)] for study, title in STUDIES.items()]
-    body += [[f"PBMC 3k: {SHORT[score]}", pair(of["pbmc3k_10x", score]), "", "", ""] for score in list(SHORT)[:2]]
+    body += [[f"PBMC 3k: {SHORT[score]}", pair(of["pbmc3k_10x", score]), "", "", ""] for score in list(SHORT)[:3]]
     return f"{markdown([head, *body])}\n\n{where('never_seen')}"
 
 
