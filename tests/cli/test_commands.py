@@ -407,10 +407,22 @@ def with_genes(names: Callable[[int], str]) -> Callable[[Path], None]:
         (with_x(lambda x: x * np.float32("nan")), "NaN"),
         (with_x(lambda x: x.toarray() - x.mean()), "scaled"),
         (with_genes("OTHER{}".format), "None of the 20 genes"),
-        (with_genes("Gene{}".format), "of mouse or rat"),
+        (with_genes("Cd{}a".format), "of mouse or rat"),
+        (with_genes("Gene{}".format), "are names of human genes"),
         (with_genes(str), "numbers"),
     ],
-    ids=["missing", "text", "cut off", "empty", "NaN", "scaled", "other genes", "mouse", "numbers for genes"],
+    ids=[
+        "missing",
+        "text",
+        "cut off",
+        "empty",
+        "NaN",
+        "scaled",
+        "other genes",
+        "mouse",
+        "placeholders",
+        "numbers for genes",
+    ],
 )
 @pytest.mark.parametrize("verb", ["annotate", "embed"])
 def test_cells_that_cannot_be_read(
