@@ -68,12 +68,9 @@ class MatrixMarket:
         found = [path] if path.is_file() else sorted([*path.glob("*matrix.mtx"), *path.glob("*matrix.mtx.gz")])
         if len(found) != 1:
             names = ", ".join(one.name for one in found) or "no matrix.mtx"
-            below = ", ".join(str(one.parent) for one in sorted(path.glob("*/**/*matrix.mtx*")))
-            do = (
-                f"give {below}"
-                if below
-                else "PolyGene reads a folder with one matrix.mtx.gz, or the path of one of several"
-            )
+            deeper = sorted({*path.glob("*/*matrix.mtx*"), *path.glob("*/*/*matrix.mtx*")})  # as Cell Ranger's outs
+            do = "PolyGene reads a folder with one matrix.mtx.gz, or the path of one of several"
+            do = f"give {', '.join(str(one.parent) for one in deeper)}" if deeper else do
             msg = f"{label} holds {names}; {do}"
             raise DataError(msg)
         self._matrix = found[0]

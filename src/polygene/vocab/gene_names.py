@@ -29,9 +29,8 @@ GENOME = r"^(?:hg19|hg38|GRCh37|GRCh38)[_-]+"  # before a name, of Cell Ranger w
 # also TBCE_ENSG00000284770, as CELLxGENE writes
 _ENSEMBL = re.compile(rf"(?:{GENOME}|^|_)(ENS[A-Z]*G\d{{11}})(?:\.\d+)?$")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_PLACEHOLDER = re.compile(
-    r"(?:gene|feature|var)[-_ ]?\d|\d+_\w?_?at$", re.IGNORECASE
-)  # probes of Affymetrix are none either
+# names of no species: numbered ones, and probes of Affymetrix
+_PLACEHOLDER = re.compile(r"(?:gene|feature|var)[-_ ]?\d|\d+_\w?_?at$", re.IGNORECASE)
 _TITLE = re.compile(r"(?!Mar-|Sep-|Dec-)[A-Z][a-z]")  # Actb; no symbol that HGNC approved begins so
 _DATE = re.compile(r"(?:0?(?P<day>\d{1,2})-(?P<month>Mar|Sep|Dec)|(?P<month2>Mar|Sep|Dec)-0?(?P<day2>\d{1,2}))")
 _SPECIES = {"ENSMUS": "mouse", "ENSRNO": "rat", "ENSDAR": "zebrafish", "ENSMMU": "macaque", "ENSSSC": "pig"}
