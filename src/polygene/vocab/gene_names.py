@@ -114,8 +114,8 @@ def gene_table(var: pd.DataFrame) -> pd.DataFrame:
     for names in name_columns(var):
         ensembl_ids = np.where(ensembl_ids == "", ensembl_of(names), ensembl_ids)
         symbols = np.where(symbols == "", symbols_of(names), symbols)
-    bare = np.array([re.sub(GENOME, "", symbol) for symbol in symbols], dtype=object)
-    symbols = np.where(ensembl_ids == "", symbols, bare)  # without an id, what a prefix hides is for mended_symbols
+    has_id = ensembl_ids != ""  # without one, what a prefix hides is for mended_symbols
+    symbols[has_id] = [re.sub(GENOME, "", symbol) for symbol in symbols[has_id]]
     _refuse_contradiction(symbols, ensembl_ids)
     symbols = np.where(symbols == "", ensembl_ids, symbols)
     return pd.DataFrame({"symbol": symbols, "ensembl_id": ensembl_ids}, index=var.index)
@@ -124,7 +124,7 @@ def gene_table(var: pd.DataFrame) -> pd.DataFrame:
 def _refuse_contradiction(symbols: Iterable[str], ids: Iterable[str]) -> None:
     """Refuse a file in which one column of names was sorted, shifted or filtered by itself."""
     known = human_genes()
-    both = [(one, id_) for one, id_ in zip(symbols, ids, strict=True) if one in known.ids and id_ in known.symbols]
+    both = [(one, id_) for one, id_ in zip(symbols, ids, strict=True) if id_ in known.symbols and one in known.ids]
     wrong = [(one, id_) for one, id_ in both if known.ids[one] != id_]
     if len(wrong) > max(CONTRADICTED * len(both), FEW):
         msg = (
