@@ -39,7 +39,7 @@ from benchmarks.shared import command
 from benchmarks.speed.memory import apart, make_cells, measured
 
 MODEL, COVERAGE = "polygene-512", 0.9
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 DRAG = """async (seconds) => {
   const points = document.getElementById("points"), box = points.getBoundingClientRect(), times = [];
@@ -169,13 +169,12 @@ def resident_mb(pid: int) -> float:
 
 def frames(address: str, page: Page) -> float | None:
     """Return the frames a second of a map that is dragged and zoomed; None without Chromium."""
-    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
-    if found is None:
+    if CHROMIUM is None:
         return None
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         context = browser.new_context(viewport={"width": 1280, "height": 800})
         context.add_cookies([{"name": one.name, "value": one.value, "url": address} for one in page.cookies])
         view = context.new_page()

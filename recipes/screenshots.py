@@ -7,18 +7,17 @@ Needs the extras `app` and `test`, and a Chromium. No data are needed.
 
 import io
 import re
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from benchmarks.app import CHROMIUM, FLAGS, server
+
 OUT = Path(__file__).parents[1] / "docs" / "app"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 PATIENCE = 300_000  # milliseconds
 BETWEEN = 10  # pixels between pictures of a phone
@@ -137,21 +136,18 @@ def phone(browser: Browser, address: str) -> None:
     page.context.close()
 
 
-def main(argv: Sequence[str] = ()) -> None:
+def main() -> None:
     if CHROMIUM is None:
         sys.exit("there is no Chromium: apt-get install chromium")
-    words = [sys.executable, "-m", "polygene", "app", "--no-browser", "--port", "0", *argv]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
-        assert server.stdout is not None
-        found = re.search(r"http://\S+", server.stdout.readline())
-        assert found is not None, "the server did not start"
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        server(Path(scratch)) as (address, _),
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        try:
-            wide(browser, found[0])
-            phone(browser, found[0])
-        finally:
-            browser.close()
-            server.terminate()
+        wide(browser, address)
+        phone(browser, address)
+        browser.close()
 
 
 if __name__ == "__main__":

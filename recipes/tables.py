@@ -5,12 +5,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from benchmarks.analyses import page as analyses
 from benchmarks.control import page as control
 from benchmarks.scale import page as scale
+from benchmarks.shared import bits
 from benchmarks.shared.command import RESULTS
 from benchmarks.shared.markdown import markdown
 from benchmarks.trust import page as trust
@@ -55,8 +55,8 @@ def never_seen() -> str:
     body = [[title, *(pair(of[study, method]) for method in methods)] for study, title in STUDIES.items()]
     means = rows.groupby("method")[list(PAIR)].mean()
     body.append(["mean", *(pair(means.loc[method].to_dict()) for method in methods)])
-    agreed_C = np.array(list(next(row["kept"] for row in kept("never_seen")["rows"] if "kept" in row))) == "1"
-    right = (np.array(list(of["pbmc3k_10x", method]["right"])) == "1" for method in methods)
+    agreed_C = bits.read(next(row["kept"] for row in kept("never_seen")["rows"] if "kept" in row))
+    right = (bits.read(of["pbmc3k_10x", method]["right"]) for method in methods)
     body.append(["PBMC 3k, without contradicted T cells", *(f"{right_C[agreed_C].mean():.3f}" for right_C in right)])
     return f"{markdown([['study', *methods], *body])}\n\n{where('never_seen', 'external')}"
 

@@ -32,7 +32,7 @@ from benchmarks.models import corpus as making
 from benchmarks.models import embedding, external, known, never_seen
 from benchmarks.models.card import HEART, PBMC
 from benchmarks.models.never_seen import SAME, TYPES
-from benchmarks.shared import command, effort
+from benchmarks.shared import bits, command, effort
 from polygene.corpus.corpus import Corpus
 from polygene.evaluation.bootstrap import TAILS, resampled
 from polygene.model.shipped import NAMES
@@ -59,7 +59,7 @@ def row(
 
 def interval(own: str, other: str, donor_C: np.ndarray, seed: int = 0) -> list[float]:
     """Resample how much more often one of two is right on the same cells. Legend: C cells, R resamples."""
-    right_C, other_C = (np.array(list(bits), dtype=float) for bits in (own, other))
+    right_C, other_C = (bits.read(one).astype(float) for one in (own, other))
     unit_C = donor_C if len(set(donor_C)) >= FEWEST_DONORS else np.arange(len(right_C))
     sums_R2 = resampled(np.stack([right_C - other_C, np.ones(len(right_C))], axis=1), unit_C, seed)
     return [float(end) for end in np.quantile(sums_R2[:, 0] / sums_R2[:, 1], TAILS)]

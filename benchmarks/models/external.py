@@ -42,7 +42,7 @@ from scipy import sparse
 
 from benchmarks.models import corpus as making
 from benchmarks.models.scanvi import ScAnvi
-from benchmarks.shared import command, files
+from benchmarks.shared import bits, command, files
 from benchmarks.shared.genes import of_genes
 from benchmarks.shared.scvi_baseline import AVAILABLE, MISSING
 from polygene.corpus.corpus import Corpus
@@ -88,7 +88,7 @@ def by_ontology(p_CV: np.ndarray, labels: Sequence[str], truth: Sequence[str]) -
     return {
         "accuracy": float((found_C == truth_C).mean()),
         "macro_f1": macro_f1(found_C, truth_C),
-        "right": "".join(np.where(found_C == truth_C, "1", "0")),
+        "right": bits.written(found_C == truth_C),
         "among_accuracy": float((among_C == truth_C).mean()),
         "among_macro_f1": macro_f1(among_C, truth_C),
     }

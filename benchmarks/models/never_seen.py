@@ -29,7 +29,7 @@ from scipy import sparse
 
 import polygene as pg
 from benchmarks.models import external
-from benchmarks.shared import command
+from benchmarks.shared import bits, command
 from polygene.vocab.gene_names import XIST, Y_GENES
 from polygene.vocab.ontology import ontology_of
 
@@ -107,11 +107,6 @@ def expressed(cells: ad.AnnData, genes: Sequence[str]) -> np.ndarray:
     return expressed_C
 
 
-def bits(some_C: np.ndarray) -> str:
-    """Write a 1 or 0 for each cell."""
-    return "".join(np.where(some_C, "1", "0"))
-
-
 def one_kind(cells: ad.AnnData) -> np.ndarray:
     """Which cells express XIST or genes of Y, and not both, bool (C,)."""
     told_C: np.ndarray = expressed(cells, [XIST]) != expressed(cells, Y_GENES)
@@ -152,7 +147,7 @@ def of_study(name: str, cells: ad.AnnData, model: pg.PolyGene, seed: int = 0) ->
             {"score": "eight types", **grouped(predicted_C, truth_C, EIGHT)},
             {"score": "six types", **grouped(predicted_C, truth_C, SIX)},
             {"score": f"eight {AGREED}", **grouped(*agreed, EIGHT)},
-            {"score": AGREED, "kept": bits(kept_C), **by_ontology(*agreed)},
+            {"score": AGREED, "kept": bits.written(kept_C), **by_ontology(*agreed)},
         ]
     for phenotype, right in (
         ("tissue", TISSUE.get(name, cells.obs.get("tissue"))),
