@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -209,6 +210,21 @@ def test_a_file_gets_the_votes_of_its_cells(
     np.testing.assert_allclose(obs[f"{key}_probability"], adata.obs[f"{key}_probability"], rtol=1e-5)
     if suffix == ".h5ad":
         pd.testing.assert_frame_equal(table_of(ad.read_h5ad(out), "sex_donor_id"), table_of(adata, "sex_donor_id"))
+
+
+def test_a_file_is_closed_before_results_are_written_and_what_the_caller_opened_stays_open(
+    make_adata: MakeAnnData, tiny_model: PolyGene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adata, file = make_adata(20, 36), tmp_path / "cells.h5ad"
+    annotate(adata, tiny_model)
+    adata.write_h5ad(file)
+    backed = ad.read_h5ad(file, backed="r")
+    vote(backed, "donor_id")
+    assert backed.file.is_open
+    backed.file.close()
+
+    monkeypatch.setattr("polygene.tl._vote.write_results", lambda *_, **__: h5py.File(file, "r+").close())
+    vote(file, "donor_id", out=tmp_path / "out.h5ad")
 
 
 def test_annotate_votes_as_vote_does_in_memory_and_in_files(

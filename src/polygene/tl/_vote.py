@@ -107,6 +107,8 @@ def vote(
         raise DataError(msg)
     cells = open_cells(adata)
     held = adata if isinstance(adata, ad.AnnData) else ad.read_h5ad(adata, backed="r")
+    if held is not adata:
+        held.file.close()  # all but X is in memory
     uns, key = held.uns.get(UNS_KEY, {}).get("annotate", {}), f"polygene_{phenotype}"
     if phenotype not in uns.get("labels", {}) or key not in held.obsm:
         msg = f"{cells.label} has no probabilities of {phenotype}: run annotate, with predict={phenotype!r}, first."
