@@ -14,6 +14,7 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -416,6 +417,16 @@ def test_the_state_with_the_best_validation_loss_is_kept(recipe_for, monkeypatch
     kept = encoder_of(recipe.out)
     for number, weights in enumerate(seen):
         assert all(torch.equal(weights[name], kept[name]) for name in kept) == (number in (1, 4)), number
+
+
+def test_the_whole_copy_of_shared_weights_draws_no_random_number(tiny_model):
+    shared = SimpleNamespace(
+        model=tiny_model.network, model_of=tiny_model, is_fsdp_enabled=True, args=SimpleNamespace(device="cpu")
+    )
+    before = torch.get_rng_state()
+    copy = Engine.trained(shared).network
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(one, copy.state_dict()[name]) for name, one in tiny_model.network.state_dict().items())
 
 
 def test_the_scores_that_are_written_are_those_of_the_state_that_is_kept(toy_corpus, uninterrupted):

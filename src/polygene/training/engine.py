@@ -22,9 +22,9 @@ from polygene.corpus.corpus import CorpusSplit
 from polygene.errors import RecipeError, RunEndedError
 from polygene.evaluation.validation import validation_scores
 from polygene.model.checkpoint import PolyGene
+from polygene.model.load import network_of
 from polygene.model.recipe import Recipe
 from polygene.nn.losses import PolyGeneLoss
-from polygene.nn.network import PolyGeneModel
 from polygene.runtime.atomic import writing
 from polygene.runtime.files import read_json
 from polygene.runtime.progress import progress
@@ -125,7 +125,7 @@ class Engine(Trainer):
         network: Any = self.model
         if self.is_fsdp_enabled:
             weights = get_model_state_dict(network, options=StateDictOptions(full_state_dict=True))
-            network = PolyGeneModel(self.model_of.network.config).to(self.args.device)
+            network = network_of(self.model_of.network.config).to(self.args.device)
             network.load_state_dict(weights)
         return replace(self.model_of, network=network.eval())
 
