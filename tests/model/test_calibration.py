@@ -1,6 +1,7 @@
 """Temperatures and sets: against plain searches and the definitions, and what is refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -154,6 +155,18 @@ def test_a_calibration_of_another_model_is_refused(tmp_path, damage):
         file.write_text(file.read_text()[:-20] if damage == "cut off" else json.dumps({"labels": {"sex": 1}}))
     with pytest.raises(CheckpointError, match="no calibration of this model"):
         Calibration.load(file, {"cell_type": 4 if damage == "other labels" else 3})
+
+
+@pytest.mark.parametrize(("size", "says"), [(33_000_000, "more than the 32,000,000 bytes"), (0, "is a folder")])
+def test_a_calibration_that_no_model_has_is_not_read(size, says, tmp_path):
+    file = tmp_path / "calibration.json"
+    if size:
+        file.touch()
+        os.truncate(file, size)
+    else:
+        file.mkdir()
+    with pytest.raises(CheckpointError, match=says):
+        Calibration.load(file, {})
 
 
 @pytest.mark.parametrize("coverage", [0.0, 0.3, 1.0, 90, float("nan")])

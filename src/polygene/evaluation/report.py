@@ -5,7 +5,6 @@ Legend: U cells on the map.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import warnings
 from functools import partial
@@ -32,6 +31,7 @@ from polygene.model.checkpoint import PolyGene
 from polygene.model.folder import SUMS
 from polygene.model.inference import cell_states
 from polygene.pl._umap import embedding
+from polygene.runtime.files import read_text, sha256
 from polygene.runtime.subsample import spread
 
 TEMPLATE = "report.html.jinja"
@@ -154,6 +154,6 @@ def _about_sources(corpus: Corpus, rows: np.ndarray) -> list[dict[str, Any]]:
 def _hashes(model: PolyGene, corpus: Corpus) -> dict[str, str]:
     """SHA-256 of what decides the page: the checkpoint's files, and corpus.json, which names all of the corpus."""
     sums = Path(model.network.name_or_path) / SUMS
-    lines = sums.read_text(encoding="utf-8").splitlines() if model.network.name_or_path and sums.is_file() else []
+    lines = read_text(sums).splitlines() if model.network.name_or_path and sums.is_file() else []
     hashes = {f"model/{name}": digest for digest, _, name in (line.partition("  ") for line in lines)}
-    return hashes | {"corpus/corpus.json": hashlib.sha256((corpus.folder / "corpus.json").read_bytes()).hexdigest()}
+    return hashes | {"corpus/corpus.json": sha256(corpus.folder / "corpus.json")}

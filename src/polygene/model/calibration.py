@@ -26,6 +26,7 @@ from polygene.model.pooling import (
     unit_weights,
 )
 from polygene.model.studies import StudyCalibration
+from polygene.runtime.files import read_json
 from polygene.vocab.ontology import reported_labels
 
 COVERAGES = tuple(percent / 100 for percent in range(50, 100))
@@ -133,14 +134,14 @@ class Calibration:
             It is not what `save` writes, or fits other labels than these phenotypes (their `sizes`) have.
         """
         try:
-            table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            table: dict[str, Any] = read_json(file)
             labels = {name: LabelCalibration(**one) for name, one in table["labels"].items()}
             studies = {name: StudyCalibration(**one) for name, one in table.get("studies", {}).items()}
             fits = tuple(table["coverages"]) == COVERAGES and all(one.fits(sizes[name]) for name, one in labels.items())
             if not fits or any(len(one.least_A) != len(COVERAGES) for one in studies.values()):
                 msg = "its numbers are of other labels or coverages, or are none"
                 raise ValueError(msg)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             why = f"{type(error).__name__}: {error}"
             msg = f"{file} is no calibration of this model ({why}): get the checkpoint again, whole."
             raise CheckpointError(msg) from error

@@ -22,6 +22,7 @@ from polygene.model.recipe import Recipe
 from polygene.runtime import extras
 from polygene.runtime.atomic import locked, write_text
 from polygene.runtime.distributed import process_group
+from polygene.runtime.files import sha256
 from polygene.runtime.ranks import rank
 from polygene.runtime.subsample import spread
 from polygene.training.data import training_cells
@@ -206,7 +207,7 @@ class _Run:
 
 def _description(recipe: Recipe, corpus: Corpus, start: PolyGene | None) -> str:
     """What decides a run: its recipe, the corpus behind the name in it, and where it starts."""
-    digest = hashlib.sha256((corpus.folder / "corpus.json").read_bytes()).hexdigest()
+    digest = sha256(corpus.folder / "corpus.json")
     text = f"{recipe.to_toml()}\n# SHA-256 of corpus.json: {digest}\n"
     if start is None:
         return text
