@@ -37,7 +37,7 @@ class CheckpointError(PolyGeneError):
 
 
 class DataError(PolyGeneError):
-    """The data are no AnnData, are empty, or lack what the task needs, such as donors."""
+    """The data are no AnnData, are empty, or lack what the task needs, such as donors; or an argument is no choice."""
 
 
 class OutputError(PolyGeneError):
@@ -62,6 +62,13 @@ def check_sums(n_bytes: float, n_donors: int) -> None:
             f"The sums of {n_donors:,} donors, or donors within groups, would take {n_bytes / 1e9:,.0f} GB. If the "
             "donors' column names cells, give another one; else give fewer cells, genes or groups at a time."
         )
+        raise DataError(msg)
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Refuse a value of an argument that is none of the choices."""
+    if value not in (allowed := list(choices)):
+        msg = f"{name} is one of {', '.join(map(str, allowed))}; got {value!r}."
         raise DataError(msg)
 
 

@@ -10,7 +10,7 @@ from polygene.corpus.arrow import SPLITS
 from polygene.corpus.corpus import Corpus
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.corpus.written import digest_of
-from polygene.errors import CorpusError
+from polygene.errors import CorpusError, DataError
 from polygene.vocab.cells import ranges
 
 CONFIG = PrepareConfig(n_genes=24, fractions=(0.5, 0.25, 0.25), seen=0.05)
@@ -261,7 +261,7 @@ def test_a_corpus_describes_itself_in_a_few_lines(corpus):
 
 
 def test_a_split_that_does_not_exist_is_refused(corpus):
-    with pytest.raises(CorpusError, match="no split 'training'; there are train, validation, test"):
+    with pytest.raises(DataError, match="the split is one of train, validation, test, seen; got 'training'"):
         corpus.split("training")
 
 

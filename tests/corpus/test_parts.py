@@ -14,7 +14,7 @@ from polygene.corpus.arrow import ShardWriter
 from polygene.corpus.parts import join, prepare_part
 from polygene.corpus.prepare import PrepareConfig, prepare
 from polygene.corpus.source import PreparedSource
-from polygene.errors import CorpusError, OutputError, RecipeError
+from polygene.errors import CorpusError, DataError, OutputError
 from polygene.runtime.ranks import Part
 
 CONFIG = PrepareConfig(n_genes=20, thinned=True)
@@ -111,7 +111,7 @@ def test_each_part_is_given_its_own_contiguous_share():
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "-1/2", "1/0"])
 def test_what_is_no_part_is_named(files, tmp_path, text):
-    with pytest.raises(RecipeError, match=rf"such as 3/16; got '{text}'"):
+    with pytest.raises(DataError, match=rf"such as 3/16; got '{text}'"):
         prepare_part(files, tmp_path / "part", text, config=CONFIG)
 
 

@@ -255,7 +255,7 @@ def test_values_that_are_no_counts_cannot_be_thinned(tiny_model: PolyGene) -> No
 
 def test_what_cannot_be_is_refused_before_any_cell_is_read(tiny_model: PolyGene) -> None:
     for wrong, said in (
-        ({"by": "attention"}, "by is 'contextual' or 'correlation'"),
+        ({"by": "attention"}, "by is one of contextual, correlation; got 'attention'"),
         ({"n_groups": 1}, "at least two age groups"),
         ({"density": 2}, "density = 2: give a share"),
         ({"min_cells": 200}, "express 0 genes, and a network has 20 or more"),

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from polygene.errors import DataError, OutputError, PhenotypeError, RecipeError
+from polygene.errors import DataError, OutputError, PhenotypeError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import expected_expression
 from polygene.tl import denoise, embed
@@ -113,8 +113,8 @@ def test_a_binary_model_predicts_whether_and_not_how_much(
 @pytest.mark.parametrize(
     ("asked", "error", "says"),
     [
-        ({"output": "values"}, RecipeError, "output is one of expression, expressed; got 'values'"),
-        ({"panel": "some"}, RecipeError, "panel is one of measured, all; got 'some'"),
+        ({"output": "values"}, DataError, "output is one of expression, expressed; got 'values'"),
+        ({"panel": "some"}, DataError, "panel is one of measured, all; got 'some'"),
         ({"given": "cell_typ"}, PhenotypeError, "Did you mean 'cell_type'"),
         ({"given": "disease"}, PhenotypeError, "does not know the label 'gout'"),
         ({"layer": "raw"}, DataError, r"pass adata\.raw\.to_adata\(\)"),

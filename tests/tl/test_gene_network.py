@@ -290,8 +290,8 @@ def test_what_cannot_be_is_refused_before_any_cell_is_read(
     adata: ad.AnnData, tiny_model: PolyGene, make_tokenizer: Callable
 ) -> None:
     for wrong, said in (
-        ({"by": "cosine"}, "by is one of 'contextual', 'static', 'attention', 'correlation'; got 'cosine'"),
-        ({"null": "cells"}, "null is one of None, 'genes', 'weights', 'donors'; got 'cells'"),
+        ({"by": "cosine"}, "by is one of contextual, static, attention, correlation; got 'cosine'"),
+        ({"null": "cells"}, "null is one of None, genes, weights, donors; got 'cells'"),
         ({"by": "correlation", "null": "weights"}, "reads none: choose null='genes'"),
         ({"density": 0}, "density = 0: give a share"),
     ):

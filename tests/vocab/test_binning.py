@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from scipy.stats import rankdata
 
-from polygene.errors import RecipeError
+from polygene.errors import DataError
 from polygene.vocab.binning import LEVELS, MIN_CELLS, BinInverse, ExpressionBinner, InverseFit
 
 RNG = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def test_cell_quantiles_skip_stored_zeros():
     [
         (
             {"kind": "log", "n_bins": 3, "edges": (1.0, 2.0)},
-            "Unknown binning 'log'; there are cell_rank, cell_quantile",
+            "the kind of bins is one of cell_rank, cell_quantile, linear, binary; got 'log'",
         ),
         ({"kind": "linear", "n_bins": 1, "edges": ()}, "2 to 256 bins, bin 0 included, got 1"),
         ({"kind": "cell_quantile", "n_bins": 257, "edges": ()}, "got 257"),
@@ -132,7 +132,7 @@ def test_cell_quantiles_skip_stored_zeros():
     ],
 )
 def test_impossible_bins_are_refused(settings, problem):
-    with pytest.raises(RecipeError, match=problem):
+    with pytest.raises(DataError, match=problem):
         ExpressionBinner(**settings)
 
 

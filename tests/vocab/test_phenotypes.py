@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polygene.errors import ColumnError, PhenotypeError
+from polygene.errors import ColumnError, DataError, PhenotypeError
 from polygene.vocab.columns import NOT_GIVEN
 from polygene.vocab.phenotypes import CELLXGENE, Phenotype, PhenotypeSchema, count_labels
 
@@ -190,15 +190,16 @@ def test_an_unknown_phenotype_is_an_error_that_names_the_nearest(schema):
         (lambda: PhenotypeSchema(phenotypes=CELLXGENE, labels=()), "labels for each phenotype, got 0 for 5"),
         (lambda: PhenotypeSchema(phenotypes=CELLXGENE[:1], labels=(("a", "a"),)), "once each"),
         (lambda: PhenotypeSchema(phenotypes=CELLXGENE[:1] * 2, labels=((), ())), "once each"),
-        (
-            lambda: PhenotypeSchema(phenotypes=(), labels=()).encode(pd.DataFrame(), unknown="x"),
-            "'error' or 'not given'",
-        ),
     ],
 )
 def test_impossible_phenotypes_are_refused(make, problem):
     with pytest.raises(PhenotypeError, match=problem):
         make()
+
+
+def test_a_word_for_unknown_labels_that_is_none_is_refused():
+    with pytest.raises(DataError, match="unknown is one of error, not given; got 'x'"):
+        PhenotypeSchema(phenotypes=(), labels=()).encode(pd.DataFrame(), unknown="x")
 
 
 AGES = ("10-year-old stage", "20-year-old stage", "40-year-old stage")

@@ -209,7 +209,7 @@ def test_what_is_no_expression_is_refused(thing, problem):
 
 
 def test_an_unknown_scale_is_refused():
-    with pytest.raises(ScaleError, match="scale is one of counts, log1p, ln, log2, log10; got 'log'"):
+    with pytest.raises(DataError, match="scale is one of counts, log1p, ln, log2, log10; got 'log'"):
         log1p_values(make(COUNTS), scale="log")
 
 

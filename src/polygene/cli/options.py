@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from polygene.errors import DataError, PhenotypeError, RecipeError
+from polygene.errors import DataError, PhenotypeError
 
 Cells = Annotated[str, Argument(metavar="CELLS.h5ad", help="Cells with counts or log1p values.")]
 Model = Annotated[str, Option(help="A checkpoint folder, a model that ships, or a repository of the Hub.")]
@@ -52,7 +52,7 @@ def pairs(texts: Iterable[str] | None, option: str, example: str) -> dict[str, s
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             msg = f"{option} has a name and a value, such as {example!r}; got {text!r}"
-            raise RecipeError(msg)
+            raise DataError(msg)
         if name in found:
             msg = f"{option} names {name} twice, in {text!r} too."
             raise PhenotypeError(msg)
@@ -65,7 +65,7 @@ def fixed_bins(texts: Iterable[str] | None) -> dict[str, int]:
     found = pairs(texts, "--gene", "XIST=0")
     if wrong := [text for text in found.values() if not text.isdecimal()]:
         msg = f"--gene has the number of a bin, such as 'XIST=0'; got {wrong[0]!r}"
-        raise RecipeError(msg)
+        raise DataError(msg)
     return {gene: int(text) for gene, text in found.items()}
 
 

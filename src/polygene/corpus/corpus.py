@@ -15,7 +15,7 @@ from scipy import sparse
 
 from polygene.corpus.arrow import SPLITS, VALUES, Shard, SplitName
 from polygene.corpus.written import FORMAT, digest_of
-from polygene.errors import CorpusError, PolyGeneError
+from polygene.errors import CorpusError, PolyGeneError, check_choice
 from polygene.runtime.files import loading, read_json, sha256
 from polygene.vocab.cells import EncodedCells, ranges
 from polygene.vocab.columns import some
@@ -88,9 +88,7 @@ class Corpus:
 
         A split can be empty.
         """
-        if name not in SPLITS:
-            msg = f"there is no split {name!r}; there are {', '.join(SPLITS)}"
-            raise CorpusError(msg)
+        check_choice("the split", name, SPLITS)
         if name not in self._splits:  # kept: a split maps its files when it is made
             files = [self.folder / file for file in self.info["files"] if file.startswith(f"{name}/")]
             with loading(f"the corpus {self.folder}", CorpusError, AGAIN):

@@ -62,7 +62,7 @@ def prepare_part(
 
     Raises
     ------
-    RecipeError
+    DataError
         `part` is none. All errors of `prepare`.
     """
     one_process("prepare")

@@ -4,7 +4,7 @@ import os
 import re
 from typing import NamedTuple, Self
 
-from polygene.errors import RecipeError, RunEndedError
+from polygene.errors import DataError, RunEndedError
 
 
 def rank() -> int:
@@ -37,7 +37,7 @@ class Part(NamedTuple):
         part = cls(*map(int, found.groups())) if found else cls(0, 0)
         if not 1 <= part.number <= part.n:
             msg = f"part is K/N, the K-th of N parts counted from 1, such as 3/16; got {text!r}"
-            raise RecipeError(msg)
+            raise DataError(msg)
         return part
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from polygene.errors import DataError
+from polygene.errors import DataError, check_choice
 from polygene.io.read import Source
 from polygene.io.results import record_in_uns
 from polygene.model.checkpoint import PolyGene
@@ -253,9 +253,7 @@ def _check(by: str, n_groups: int, density: float, min_cells: int) -> None:
     if n_groups < 2:
         msg = "n_groups = 1: at least two age groups are compared."
         raise DataError(msg)
-    if by not in ("contextual", "correlation"):
-        msg = f"by is 'contextual' or 'correlation', whose weights are sums over donors; got {by!r}."
-        raise DataError(msg)
+    check_choice("by", by, ("contextual", "correlation"))  # whose weights are sums over donors
     if not 0 < density <= 1:
         msg = f"density = {density}: give a share of the pairs of genes, above 0 and at most 1."
         raise DataError(msg)

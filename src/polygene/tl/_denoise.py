@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from polygene.errors import DataError, RecipeError
+from polygene.errors import DataError, check_choice
 from polygene.io.read import Source
 from polygene.io.results import ResultsChunk
 from polygene.io.write import check_overwrite, results_writer, write_results
@@ -112,10 +112,8 @@ def denoise(
 
 
 def _check(output: str, panel: str, source: Source, layer: str | None) -> None:
-    for name, value, choices in (("output", output, get_args(Output)), ("panel", panel, get_args(Genes))):
-        if value not in choices:
-            msg = f"{name} is one of {', '.join(choices)}; got {value!r}."
-            raise RecipeError(msg)
+    check_choice("output", output, get_args(Output))
+    check_choice("panel", panel, get_args(Genes))
     if panel == "measured" and layer == "raw" and "raw" not in getattr(source, "layers", ()):
         msg = (
             "A new layer has the genes of X, not those of raw: pass adata.raw.to_adata(), or panel='all' "

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from polygene.errors import DataError
+from polygene.errors import check_choice
 from polygene.io.read import Source
 from polygene.io.results import ResultsChunk
 from polygene.io.write import write_results
@@ -17,13 +17,6 @@ from polygene.tl._reader import CellReader, load_model, results_of
 from polygene.vocab.cells import EncodedCells
 
 States = Literal["cell_type", "cls", "phenotypes", "genes", "all"]
-
-
-def check_states(states: str) -> None:
-    """Refuse a name of states that is none."""
-    if states not in get_args(States):
-        msg = f"states is one of {', '.join(get_args(States))}; got {states!r}."
-        raise DataError(msg)
 
 
 def embed(
@@ -81,7 +74,7 @@ def embed(
     >>> scaled = [x / np.linalg.norm(x - x.mean(axis=0)) for x in (adata.obsm["X_polygene"], adata.obsm["X_pca"])]
     >>> adata.obsm["X_joint"] = np.hstack(scaled)
     """
-    check_states(states)
+    check_choice("states", states, get_args(States))
     model = load_model(model)
     reader = CellReader(adata, model.tokenizer, layer=layer, totals=totals)
 

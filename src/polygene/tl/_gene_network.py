@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from polygene.errors import DataError
+from polygene.errors import DataError, check_choice
 from polygene.io.read import CellSource, Source
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
@@ -228,10 +228,8 @@ def _permuted(code_C: np.ndarray, donor_C: np.ndarray, rng: np.random.Generator,
 def _check(by: str, null: str | None, density: float, n_cells: int, min_cells: int) -> None:
     check_count("n_cells", n_cells, 100_000)
     check_count("min_cells", min_cells, 100_000)
-    for name, value, allowed in (("by", by, DEFINITIONS), ("null", null, (None, *get_args(Null)))):
-        if value not in allowed:
-            msg = f"{name} is one of {', '.join(map(repr, allowed))}; got {value!r}."
-            raise DataError(msg)
+    check_choice("by", by, DEFINITIONS)
+    check_choice("null", null, (None, *get_args(Null)))
     if null == "weights" and by == "correlation":
         msg = "null='weights' changes the model, and by='correlation' reads none: choose null='genes'."
         raise DataError(msg)

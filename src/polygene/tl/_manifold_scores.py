@@ -5,19 +5,19 @@ Legend: C cells, D dimensions or donors, K clusters, V labels, R resamples, G pa
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 
-from polygene.errors import DataError
+from polygene.errors import DataError, check_choice
 from polygene.evaluation.bootstrap import donor_draws
 from polygene.io.read import Source
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
 from polygene.runtime import extras
-from polygene.tl._embed import States, check_states, states_of_cells
+from polygene.tl._embed import States, states_of_cells
 from polygene.tl._gene_weights import random_weights
 from polygene.tl._reader import CellReader, groups_of
 from polygene.tl._separation import ari, counts_of, leiden, mixing_of, nmi, purity
@@ -108,7 +108,7 @@ def manifold_scores(
     extras.require(*(["scib_metrics"] if mixing else []))
     several, columns = ([one] if isinstance(one, str) else list(one) for one in (states, phenotypes))
     for state in several:
-        check_states(state)
+        check_choice("states", state, get_args(States))
     tables = []
     for name, one in named_models(model).items():
         reader = CellReader(adata, one.tokenizer, layer=layer, totals=totals)

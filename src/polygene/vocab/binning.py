@@ -11,7 +11,7 @@ from typing import Literal, Self, get_args
 import numpy as np
 from scipy import sparse
 
-from polygene.errors import RecipeError
+from polygene.errors import DataError, check_choice
 
 Binning = Literal["cell_rank", "cell_quantile", "linear", "binary"]
 
@@ -40,17 +40,15 @@ class ExpressionBinner:
     edges: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Binning):
-            msg = f"Unknown binning {self.kind!r}; there are {', '.join(get_args(Binning))}."
-            raise RecipeError(msg)
+        check_choice("the kind of bins", self.kind, get_args(Binning))
         if not 2 <= self.n_bins <= MAX_BINS:
             msg = f"A binning has 2 to {MAX_BINS} bins, bin 0 included, got {self.n_bins}."
-            raise RecipeError(msg)
+            raise DataError(msg)
         n_edges = 0 if self.ranks else self.n_bins - 1
         edges = np.array((0.0, *self.edges), dtype=np.float32)
         if len(self.edges) != n_edges or not (np.diff(edges) > 0).all():
             msg = f"{self.n_bins} {self.kind} bins need {n_edges} increasing edges above 0, got {self.edges}."
-            raise RecipeError(msg)
+            raise DataError(msg)
 
     def __repr__(self) -> str:
         edges = f", edges {self.edges[0]:.3g} to {self.edges[-1]:.3g}" if self.edges else ""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from polygene.errors import DataError, ScaleError, missing_column, repeated_column
+from polygene.errors import DataError, ScaleError, check_choice, missing_column, repeated_column
 from polygene.vocab.gene_matching import GeneMatch
 from polygene.vocab.scale import BASES, TARGET, Scale, check_values, detect_scale, linear
 
@@ -55,9 +55,7 @@ def log1p_values(
     if scale is None:
         scale = detect_scale(x_CG, whole, ranks=ranks)
         logger.info("expression: X holds %s", scale)
-    if scale not in get_args(Scale):
-        msg = f"scale is one of {', '.join(get_args(Scale))}; got {scale!r}."
-        raise ScaleError(msg)
+    check_choice("scale", scale, get_args(Scale))
     if scale in BASES:
         x_CG = linear(x_CG, BASES[scale])
     totals_C = _totals(adata, x_CG, totals, scale)

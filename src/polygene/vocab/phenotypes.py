@@ -15,7 +15,7 @@ from typing import Literal, Self
 import numpy as np
 import pandas as pd
 
-from polygene.errors import PhenotypeError, missing_column
+from polygene.errors import PhenotypeError, check_choice, missing_column
 from polygene.vocab.columns import by_code, factorize, is_given, some
 from polygene.vocab.label_matching import LabelPlaces, one_name_an_age, order_of_ages
 
@@ -196,9 +196,7 @@ class PhenotypeSchema:
         unknown
             What a label outside the vocabulary is: an error that names the nearest, or not given.
         """
-        if unknown not in ("error", "not given"):
-            msg = f"unknown is 'error' or 'not given', got {unknown!r}."
-            raise PhenotypeError(msg)
+        check_choice("unknown", unknown, ("error", "not given"))
         used = {self.index(name) for name in (self.names if use is None else use)}
         labels_CP = np.full((len(obs), len(self.phenotypes)), -1, dtype=np.int16)
         notes = []
