@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 
 class PolyGeneError(ValueError):
@@ -37,7 +38,7 @@ class CheckpointError(PolyGeneError):
 
 
 class DataError(PolyGeneError):
-    """The data are no AnnData, are empty, or lack what the task needs, such as donors; or an argument is no choice."""
+    """The data are no AnnData, are empty, or lack what the task needs; or an argument is of no use here."""
 
 
 class OutputError(PolyGeneError):
@@ -72,6 +73,18 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
         raise DataError(msg)
 
 
+def is_number(value: object, *, whole: bool = False) -> bool:
+    """Whether a value is a number of Python or numpy."""
+    return isinstance(value, Integral if whole else Real)
+
+
+def check_number(name: str, value: float, least: float, most: float, *, what: str) -> None:
+    """Refuse a value of an argument that is no number, or outside of these bounds, which `what` names."""
+    if not is_number(value) or not least <= value <= most:
+        msg = f"{name} is {what}; got {value!r}."
+        raise DataError(msg)
+
+
 def missing_column(column: str, columns: Iterable[object], *, of: str, holds: str = "", do: str = "") -> ColumnError:
     """Make the error for a column that is not there; it names the nearest columns, or the first ten.
 
@@ -85,7 +98,7 @@ def missing_column(column: str, columns: Iterable[object], *, of: str, holds: st
         What the column would hold, and what to pass or change.
     """
     names = list(dict.fromkeys(map(str, columns)))
-    near = difflib.get_close_matches(column, names, n=3)
+    near = difflib.get_close_matches(str(column), names, n=3)
     others = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"It has {others or 'no columns'}."
     what = f", which should hold {holds}" if holds else ""

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from polygene.errors import CheckpointError, PhenotypeError
+from polygene.errors import CheckpointError, DataError
 from polygene.model.calibration import (
     COVERAGES,
     Calibration,
@@ -171,7 +171,7 @@ def test_a_calibration_that_no_model_has_is_not_read(size, says, tmp_path):
 
 @pytest.mark.parametrize("coverage", [0.0, 0.3, 1.0, 90, float("nan")])
 def test_a_coverage_that_sets_cannot_have_is_refused(coverage):
-    with pytest.raises(PhenotypeError, match=r"0\.5 to 0\.99"):
+    with pytest.raises(DataError, match=r"0\.5 to 0\.99"):
         check_coverage(coverage)
 
 

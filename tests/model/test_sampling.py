@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from polygene.errors import RecipeError
+from polygene.errors import DataError
 from polygene.model.inference import bin_probabilities, label_probabilities
 from polygene.model.sampling import SamplingConfig, draw, draw_cells, draw_labels, draw_values
 from polygene.vocab.binning import LEVELS
@@ -123,5 +123,5 @@ def test_values_are_drawn_inside_the_bin_from_its_quantiles(tiny_model):
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"temperature": 0.0}])
 def test_wrong_sampling_is_refused(wrong):
-    with pytest.raises(RecipeError, match=next(iter(wrong))):
+    with pytest.raises(DataError, match=next(iter(wrong))):
         SamplingConfig(**wrong)

@@ -257,7 +257,7 @@ def test_what_cannot_be_is_refused_before_any_cell_is_read(tiny_model: PolyGene)
     for wrong, said in (
         ({"by": "attention"}, "by is one of contextual, correlation; got 'attention'"),
         ({"n_groups": 1}, "at least two age groups"),
-        ({"density": 2}, "density = 2: give a share"),
+        ({"density": 2}, "density is a share of the pairs of genes, above 0 and at most 1; got 2"),
         ({"min_cells": 200}, "express 0 genes, and a network has 20 or more"),
     ):
         with pytest.raises(DataError, match=said):

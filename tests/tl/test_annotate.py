@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from polygene.errors import ColumnError, DataError, GeneError, PhenotypeError, ScaleError
+from polygene.errors import ColumnError, DataError, GeneError, PhenotypeError, PolyGeneError, ScaleError
 from polygene.io.datasets import pbmc
 from polygene.io.read import CHUNK
 from polygene.model.calibration import Calibration, calibrate
@@ -517,12 +517,16 @@ def test_backed_off_types_are_written_with_id_and_probability(adata: ad.AnnData,
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"back_off": 0.4}, "above 0.5"), ({"back_off": 0.9, "predict": "sex"}, "not predicted")]
+    ("options", "error", "says"),
+    [
+        ({"back_off": 0.4}, DataError, "above 0.5"),
+        ({"back_off": 0.9, "predict": "sex"}, PhenotypeError, "not predicted"),
+    ],
 )
 def test_backing_off_needs_a_level_and_cell_types(
-    adata: ad.AnnData, tiny_model: PolyGene, options: dict[str, Any], says: str
+    adata: ad.AnnData, tiny_model: PolyGene, options: dict[str, Any], error: type[PolyGeneError], says: str
 ) -> None:
-    with pytest.raises(PhenotypeError, match=says):
+    with pytest.raises(error, match=says):
         annotate(adata, tiny_model, **options)
 
 

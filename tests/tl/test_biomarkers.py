@@ -141,7 +141,7 @@ def test_what_the_model_or_the_file_lacks_is_named(adata: ad.AnnData, model: Pol
         biomarkers(adata, model, label="hepatocyte")
     with pytest.raises(ColumnError, match="'organ'"):
         biomarkers(adata, model, label="B cell", groupby="organ")
-    with pytest.raises(DataError, match=r"n_removed = -1: give a whole number from 0 to"):
+    with pytest.raises(DataError, match=r"n_removed is -1; give a whole number from 0 to"):
         biomarkers(adata, model, label="B cell", n_removed=-1)
 
 

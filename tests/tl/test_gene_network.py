@@ -293,7 +293,7 @@ def test_what_cannot_be_is_refused_before_any_cell_is_read(
         ({"by": "cosine"}, "by is one of contextual, static, attention, correlation; got 'cosine'"),
         ({"null": "cells"}, "null is one of None, genes, weights, donors; got 'cells'"),
         ({"by": "correlation", "null": "weights"}, "reads none: choose null='genes'"),
-        ({"density": 0}, "density = 0: give a share"),
+        ({"density": 0}, "density is a share of the pairs of genes, above 0 and at most 1; got 0"),
     ):
         with pytest.raises(DataError, match=said):
             gene_network(adata, tiny_model, **wrong)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from polygene.errors import DataError, GeneError, OutputError, PhenotypeError, RecipeError
+from polygene.errors import DataError, GeneError, OutputError, PhenotypeError
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities
 from polygene.tl import balance, generate
@@ -132,9 +132,9 @@ def test_counts_of_cells_that_were_counted_come_back() -> None:
         ({"labels": {"cell_tipe": "B cell"}}, PhenotypeError, "Did you mean 'cell_type'"),
         ({"labels": {"cell_type": "B cel"}}, PhenotypeError, "the nearest is 'B cell'"),
         ({"labels": {"sex": "male"}, "predict": ["sex"]}, PhenotypeError, "given and drawn at once"),
-        ({"labels": {}, "n_cells": 0}, DataError, "n_cells = 0: give a whole number from 1"),
+        ({"labels": {}, "n_cells": 0}, DataError, "n_cells is 0; give a whole number from 1"),
         ({"labels": {}, "seed": -1}, DataError, "the seed is -1"),
-        ({"labels": {}, "temperature": 0.0}, RecipeError, "temperature = 0.0"),
+        ({"labels": {}, "temperature": 0.0}, DataError, "temperature is a number of at least 0.001; got 0.0"),
         ({"labels": {}, "out": "cells.csv"}, OutputError, "must end with .h5ad"),
         ({"labels": {}, "genes": {"GATA1": 0}}, GeneError, "'GATA1' is not among the 40 genes"),
         ({"labels": {}, "genes": {"GENE1": 10}}, GeneError, "there is no bin 10"),

@@ -124,7 +124,7 @@ def test_what_cannot_be_scored_is_named(adata: ad.AnnData, tiny_model: PolyGene)
         manifold_scores(adata, tiny_model, phenotypes="tissue")
     with pytest.raises(DataError, match="has one label among the 1 cells that are read"):
         manifold_scores(adata, tiny_model, max_cells=1)
-    with pytest.raises(DataError, match="n_neighbors = 0: give a whole number"):
+    with pytest.raises(DataError, match="n_neighbors is 0; give a whole number"):
         manifold_scores(adata, tiny_model, n_neighbors=0)
     with pytest.raises(DataError, match="got 'X_scVI'"):
         manifold_scores(adata, tiny_model, beside="X_scVI")

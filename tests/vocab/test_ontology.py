@@ -6,7 +6,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from polygene.errors import PhenotypeError
+from polygene.errors import DataError
 from polygene.vocab.ontology import TABLES, LabelTree, at_or_below, ontology_of, reported_labels
 
 LABELS = ("B cell", "Tregs of mine", "memory B cell", "monocyte", "naive B cell")
@@ -166,7 +166,7 @@ def test_every_answer_is_sure_and_none_that_says_more_is() -> None:
 
 @pytest.mark.parametrize("level", [0.5, 0.0, 1.01, float("nan")])
 def test_a_level_at_which_two_answers_could_both_be_sure_is_refused(level: float) -> None:
-    with pytest.raises(PhenotypeError, match=r"above 0\.5 and at most 1"):
+    with pytest.raises(DataError, match=r"above 0\.5 and at most 1"):
         answer(1, 0, 0, 0, 0, level=level)
 
 

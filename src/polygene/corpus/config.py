@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from polygene.corpus.split import SplitBy
-from polygene.errors import RecipeError
+from polygene.errors import RecipeError, is_number
 from polygene.vocab.binning import Binning
 from polygene.vocab.phenotypes import CELLXGENE, Phenotype
 
@@ -91,8 +91,9 @@ class PrepareConfig:
             ("rank_cells", 1, 2**40),
             ("seed", 0, 2**32 - 1),
         ):
-            if not lowest <= getattr(self, name) <= highest:
-                msg = f"{name} lies between {lowest:,} and {highest:,}; got {getattr(self, name):,}"
+            value = getattr(self, name)
+            if not is_number(value, whole=True) or not lowest <= value <= highest:
+                msg = f"{name} lies between {lowest:,} and {highest:,}; got {value!r}"
                 raise RecipeError(msg)
 
     def schema(self) -> tuple[Phenotype, ...]:

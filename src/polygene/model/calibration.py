@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from polygene.errors import CheckpointError, PhenotypeError
+from polygene.errors import CheckpointError, check_number
 from polygene.model.pooling import (
     SMALLEST_PROBABILITY,
     best_temperature,
@@ -150,12 +150,9 @@ class Calibration:
 
 def check_coverage(coverage: float) -> None:
     """Refuse a coverage that sets cannot be made for, and name those that there are."""
-    if not COVERAGES[0] <= coverage <= COVERAGES[-1]:
-        msg = (
-            f"coverage is the share of cells whose set holds the true label, {COVERAGES[0]} to {COVERAGES[-1]}; "
-            f"got {coverage}."
-        )
-        raise PhenotypeError(msg)
+    least, most = COVERAGES[0], COVERAGES[-1]
+    what = f"the share of cells whose set holds the true label, {least} to {most}"
+    check_number("coverage", coverage, least, most, what=what)
 
 
 def level(coverage: float) -> int:

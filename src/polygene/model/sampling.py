@@ -15,14 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from sys import float_info
 
 import numpy as np
 
+from polygene.errors import check_number
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import bin_probabilities, label_probabilities
 from polygene.runtime.hashing import uniform
-from polygene.runtime.toml import check_bounds
+from polygene.runtime.seeds import check_count
 from polygene.vocab.binning import LEVELS, BinInverse
 
 ORDER, BINS, LABELS, VALUES = range(4)
@@ -45,7 +46,8 @@ class SamplingConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        check_bounds("sampling", self, steps=(1, 65_536), temperature=(1e-3, inf))
+        check_count("steps", self.steps, 65_535)
+        check_number("temperature", self.temperature, 1e-3, float_info.max, what="a number of at least 0.001")
 
 
 def draw(probabilities_QV: np.ndarray, random_Q: np.ndarray, temperature: float) -> np.ndarray:

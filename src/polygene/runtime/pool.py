@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from polygene.errors import RunEndedError
+from polygene.runtime.seeds import check_count
 
 AHEAD = 2
 """Tasks under way for each process: results that are early wait in memory."""
@@ -24,6 +25,7 @@ def process_pool(objects: Sequence[Any], num_proc: int) -> Iterator[Callable[...
     joblib would pickle the objects, which can be whole AnnData, with every task; here each process gets them once.
     With one process the work is done in this one.
     """
+    check_count("num_proc", num_proc, 10_000)
     if num_proc == 1:
         yield lambda function, tasks: (function(objects[i], *arguments) for i, arguments in tasks)
         return

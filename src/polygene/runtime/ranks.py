@@ -33,7 +33,7 @@ class Part(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read K/N."""
-        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(text))
         part = cls(*map(int, found.groups())) if found else cls(0, 0)
         if not 1 <= part.number <= part.n:
             msg = f"part is K/N, the K-th of N parts counted from 1, such as 3/16; got {text!r}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from polygene.errors import RecipeError
+from polygene.errors import RecipeError, is_number
 from polygene.runtime.files import read_text
 
 T = TypeVar("T")
@@ -69,10 +69,10 @@ def build(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:
 def check_bounds(section: str, config: Any, **bounds: tuple[float, float]) -> None:
     """Refuse a configuration one of whose numbers is not within its bounds: at least the first, below the second."""
     for name, (least, limit) in bounds.items():
-        value = getattr(config, name)
-        if not least <= value < limit:
+        value, kind = getattr(config, name), type(getattr(type(config), name))  # that of the default
+        if not is_number(value, whole=kind is int) or not least <= value < limit:
             below = "finite" if limit == math.inf else f"below {limit:,g}"
-            msg = f"{section}.{name} = {value}: it must be at least {least:,g} and {below}."
+            msg = f"{section}.{name} = {value!r}: it must be {WORDS[kind]}, at least {least:,g} and {below}."
             raise RecipeError(msg)
 
 

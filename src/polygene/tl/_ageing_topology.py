@@ -14,7 +14,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from polygene.errors import DataError, check_choice
+from polygene.errors import DataError, check_choice, check_number
 from polygene.io.read import Source
 from polygene.io.results import record_in_uns
 from polygene.model.checkpoint import PolyGene
@@ -151,6 +151,8 @@ def ageing_topology(
     """
     check_call("ageing_topology", adata, seed, n_cells=n_cells, n_bootstrap=n_bootstrap, n_shuffled=n_shuffled)
     _check(by, n_groups, density, min_cells)
+    check_count("cells_per_donor", 1 if cells_per_donor is None else cells_per_donor, 100_000)
+    check_number("depth", 1 if depth is None else depth, 1, 1e9, what="the counts of a cell, 1 at least")
     extras.require("igraph")
     models = named_models(model)
     one_panel(models)
@@ -254,6 +256,4 @@ def _check(by: str, n_groups: int, density: float, min_cells: int) -> None:
         msg = "n_groups = 1: at least two age groups are compared."
         raise DataError(msg)
     check_choice("by", by, ("contextual", "correlation"))  # whose weights are sums over donors
-    if not 0 < density <= 1:
-        msg = f"density = {density}: give a share of the pairs of genes, above 0 and at most 1."
-        raise DataError(msg)
+    check_number("density", density, 1e-9, 1, what="a share of the pairs of genes, above 0 and at most 1")

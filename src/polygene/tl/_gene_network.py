@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from polygene.errors import DataError, check_choice
+from polygene.errors import DataError, check_choice, check_number
 from polygene.io.read import CellSource, Source
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
@@ -233,6 +233,4 @@ def _check(by: str, null: str | None, density: float, n_cells: int, min_cells: i
     if null == "weights" and by == "correlation":
         msg = "null='weights' changes the model, and by='correlation' reads none: choose null='genes'."
         raise DataError(msg)
-    if not 0 < density <= 1:
-        msg = f"density = {density}: give a share of the pairs of genes, above 0 and at most 1."
-        raise DataError(msg)
+    check_number("density", density, 1e-9, 1, what="a share of the pairs of genes, above 0 and at most 1")

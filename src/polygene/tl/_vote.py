@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from polygene.errors import DataError, PhenotypeError, missing_column
+from polygene.errors import DataError, PhenotypeError, check_number, missing_column
 from polygene.evaluation.metrics import expected_years
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import UNS_KEY, Results, ResultsChunk
@@ -102,9 +102,7 @@ def vote(
     >>> adata.obs["polygene_cell_type_author_label"].nunique() > 3
     True
     """
-    if not 0 <= share <= 1:
-        msg = f"share is the share of a group's cells that must agree with its label, 0 to 1; got {share}."
-        raise DataError(msg)
+    check_number("share", share, 0, 1, what="the share of a group's cells that must agree with its label, 0 to 1")
     cells = open_cells(adata)
     held = adata if isinstance(adata, ad.AnnData) else ad.read_h5ad(adata, backed="r")
     if held is not adata:

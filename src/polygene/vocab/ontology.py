@@ -5,6 +5,7 @@ Legend: C cells, V labels of a model, N terms: those labels and everything above
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from polygene.errors import PhenotypeError
+from polygene.errors import check_number
 from polygene.vocab.columns import shipped_table, some
 
 Relation = Literal["same", "finer", "broader", "other"]
@@ -195,6 +196,5 @@ class LabelTree:
 
 def check_level(level: float) -> None:
     """Refuse a level at which two predictions that exclude each other could both be sure."""
-    if not 0.5 < level <= 1:
-        msg = f"a prediction is backed off until its probability is above 0.5 and at most 1, as {SURE}; got {level}"
-        raise PhenotypeError(msg)
+    what = f"the probability until which a prediction is backed off, above 0.5 and at most 1, as {SURE}"
+    check_number("the level", level, math.nextafter(0.5, 1), 1, what=what)

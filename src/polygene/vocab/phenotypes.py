@@ -146,7 +146,7 @@ class PhenotypeSchema:
     def index(self, name: str) -> int:
         """Return the place p of a phenotype; a PhenotypeError names those that there are."""
         if name not in self.names:
-            nearest = difflib.get_close_matches(name, self.names, n=1)
+            nearest = difflib.get_close_matches(str(name), self.names, n=1)
             hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
             msg = f"There is no phenotype {name!r}; the model knows {', '.join(self.names)}.{hint}"
             raise PhenotypeError(msg)

@@ -1,0 +1,83 @@
+"""Values of another type are refused with what they must be, and not somewhere deep inside."""
+
+from collections.abc import Callable
+from typing import Any
+
+import anndata as ad
+import pytest
+
+from polygene import tl
+from polygene.corpus.prepare import PrepareConfig
+from polygene.errors import ColumnError, DataError, PhenotypeError, PolyGeneError, RecipeError
+from polygene.model.checkpoint import PolyGene
+from polygene.model.recipe import NetworkConfig, TrainingConfig
+from polygene.runtime.pool import process_pool
+
+MakeAnnData = Callable[..., ad.AnnData]
+SEEDED = (
+    "balance", "gene_network", "phenotype_distances", "polyfunctionality", "manifold_scores", "ageing_topology",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [2.5, "10", None])
+@pytest.mark.parametrize("verb", SEEDED)
+def test_a_seed_that_is_no_whole_number_is_refused(
+    verb: str, wrong: Any, make_adata: MakeAnnData, tiny_model: PolyGene
+) -> None:
+    with pytest.raises(DataError, match=f"the seed is {wrong!r}; give a whole number from 0"):
+        getattr(tl, verb)(make_adata(20, 36), tiny_model, seed=wrong)
+
+
+@pytest.mark.parametrize(
+    ("verb", "argument", "wrong", "error", "says"),
+    [
+        ("balance", "n_cells", 2.5, DataError, "n_cells is 2.5; give a whole number"),
+        ("balance", "steps", "10", DataError, "steps is '10'; give a whole number"),
+        ("balance", "temperature", "a", DataError, "temperature is a number of at least 0.001; got 'a'"),
+        ("balance", "key", 3, PhenotypeError, "There is no phenotype 3"),
+        ("gene_network", "n_cells", 2.5, DataError, "n_cells is 2.5; give a whole number"),
+        ("gene_network", "min_cells", "10", DataError, "min_cells is '10'; give a whole number"),
+        ("gene_network", "density", "0.1", DataError, "density is a share of the pairs .*; got '0.1'"),
+        ("gene_network", "groupby", 3, ColumnError, "adata has no column 3 in obs"),
+        ("manifold_scores", "n_neighbors", 2.5, DataError, "n_neighbors is 2.5; give a whole number"),
+        ("ageing_topology", "cells_per_donor", "10", DataError, "cells_per_donor is '10'; give a whole number"),
+        ("ageing_topology", "depth", "a", DataError, "depth is the counts of a cell, 1 at least; got 'a'"),
+        ("annotate", "coverage", "0.9", DataError, "coverage is the share .*; got '0.9'"),
+        ("annotate", "back_off", "0.9", DataError, "the level is the probability .*; got '0.9'"),
+        ("annotate", "totals", 3, ColumnError, "adata has no column 3 in obs"),
+        ("annotate", "part", 3, DataError, "such as 3/16; got 3"),
+        ("vote", "share", None, DataError, "share is the share of a group's cells .*; got None"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused(
+    verb: str, argument: str, wrong: Any, error: type[PolyGeneError], says: str,
+    make_adata: MakeAnnData, tiny_model: PolyGene,
+) -> None:  # fmt: skip
+    model = () if verb == "vote" else (tiny_model,)
+    with pytest.raises(error, match=says):
+        getattr(tl, verb)(make_adata(20, 36), *model, **{argument: wrong})
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: TrainingConfig(batch_size="64"), "training.batch_size = '64': it must be a whole number, at least 1"),
+        (lambda: TrainingConfig(epochs=2.5), "training.epochs = 2.5: it must be a whole number"),
+        (lambda: TrainingConfig(learning_rate=None), "training.learning_rate = None: it must be a number, at least"),
+        (lambda: NetworkConfig(hidden_size="wide"), "network.hidden_size = 'wide': it must be a whole number"),
+        (lambda: PrepareConfig(n_genes="512"), "n_genes lies between 1 and 65,535; got '512'"),
+        (lambda: PrepareConfig(seed=None), "seed lies between .*; got None"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(make: Callable[[], Any], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        make()
+
+
+@pytest.mark.parametrize("num_proc", [0, "2", 2.5])
+def test_a_number_of_processes_that_is_none_is_refused(num_proc: Any) -> None:
+    with (
+        pytest.raises(DataError, match=f"num_proc is {num_proc!r}; give a whole number from 1"),
+        process_pool([], num_proc),
+    ):
+        pytest.fail("the work began")
