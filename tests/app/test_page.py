@@ -607,6 +607,54 @@ def test_two_pages_hold_two_files(browser: Browser, address: str, tmp_path: Path
     expect(one.locator("#choose-title")).to_have_text("mine.h5ad", timeout=LONG)
 
 
+OVERLAPS = """() => {
+  const texts = [], range = document.createRange();
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const one = walk.currentNode, own = one.parentElement;
+    if (!one.data.trim() || !own.checkVisibility() || own.closest(".unseen, .skip, .scroll, option, #run")) continue;
+    range.selectNode(one);
+    for (const box of range.getClientRects()) texts.push([one.data, box]);
+  }
+  const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4;
+  const others = (a, i) => texts.slice(i + 1).filter(([, b]) => over(a, b)).map(([text]) => text);
+  return texts.flatMap(([text, box], i) => others(box, i).map((other) => [text, other]));
+}"""
+
+
+@browser_test
+@pytest.mark.parametrize("width", [1280, 400])
+def test_text_of_twice_the_size_covers_no_other_and_widens_no_page(
+    browser: Browser, by_hand: str, idle: list[Any], width: int
+) -> None:
+    page = opened(browser, by_hand, size=(width, 800))
+    page.on("dialog", lambda one: one.accept())
+    page.evaluate("document.documentElement.style.fontSize = '200%'")
+
+    def check() -> None:
+        assert page.evaluate(OVERLAPS) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    check()
+    labels = [["CD14-positive, CD16-negative classical monocyte", 9_000], ["T cell", 2]]
+    given = [one | {"labels": labels, "n_labels": 2} for one in FILE["phenotypes"]]
+    chosen(page, idle, phenotypes=given)
+    check()
+    page.click("#another")
+    looked(page, idle)
+    check()
+    picked(page, idle, "T cell")
+    check()
+    asked(page)
+    idle[-1].say("done", result=EFFECTS)
+    expect(page.locator("#what-if-found")).to_contain_text("CD74")
+    check()
+    for name in ("table", "take"):
+        page.click(f"#tab-{name}")
+        check()
+
+
 @browser_test
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])

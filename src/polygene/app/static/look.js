@@ -197,7 +197,7 @@ export async function showGene(name) {
   $("legend-about").textContent = soon("Reading the gene…");
   const found = await attempt(() => job("gene", { name: name.trim() }));
   if (!found) { if (colours) showLegend(); return; }
-  $("gene").value = found.gene; $("colour-gene").hidden = false; $("colour-gene").textContent = `expression of ${found.gene}`; $("colour").value = ""; await colourBy(found.gene, "gene"); if (matchMedia("(max-width: 52rem)").matches) $("map").scrollIntoView();
+  $("gene").value = found.gene; $("colour-gene").hidden = false; $("colour-gene").textContent = `expression of ${found.gene}`; $("colour").value = ""; await colourBy(found.gene, "gene"); $("map").scrollIntoView({ block: "nearest" });
 }
 
 async function showTable() {

@@ -145,7 +145,7 @@ export class Scatter {
   paintOver() {
     const context = this.over.getContext("2d"), ratio = window.devicePixelRatio || 1, style = getComputedStyle(document.documentElement);
     context.clearRect(0, 0, this.over.width, this.over.height);
-    this.drawLabels(context, ratio, style.getPropertyValue("--ink"), style.getPropertyValue("--back"));
+    this.drawLabels(context, ratio * parseFloat(style.fontSize) / 16, style.getPropertyValue("--ink"), style.getPropertyValue("--back"));
     if (this.path?.length > 1) {
       context.beginPath(); this.path.forEach(([x, y], i) => context[i ? "lineTo" : "moveTo"](...this.toPixels(x, y))); context.closePath();
       Object.assign(context, { strokeStyle: style.getPropertyValue("--own"), lineWidth: 2 * ratio, fillStyle: "rgba(90, 150, 200, .18)" }); context.fill(); context.stroke();
