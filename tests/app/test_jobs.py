@@ -1,6 +1,7 @@
 """What the worker computes for the page, against the verbs themselves; and files that are wrong."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from scipy import sparse
 
 pytest.importorskip("fastapi")
@@ -20,7 +22,9 @@ from polygene.app import ask, columns, jobs, layout, takeaway, worker
 from polygene.app.incoming import column_file
 from polygene.app.python import python_of
 from polygene.errors import DataError, GeneError
+from polygene.vocab.expression import warn_totals
 
+OF_PYTHON = r"adata|--\w|layer=|totals=|docs/|sc\.pp"
 OPTIONS = {"model": "polygene-512", "predict": ["cell_type", "age"], "coverage": 0.9}
 
 
@@ -70,7 +74,8 @@ def test_the_overview_says_what_is_in_the_file_and_what_to_expect(annotated) -> 
     assert file["maps"] == ["X_umap"]
     match = pg.PolyGene.from_pretrained("polygene-512").tokenizer.panel.match(cells.var)
     assert file["models"][0]["measured"] == match.n_measured
-    assert 0.5 < file["models"][0]["lowest"] <= file["models"][0]["expected"] <= 1
+    shares = [file["models"][0][f"{which}_share_of_macro_f1"] for which in ("lowest", "expected")]
+    assert 0.5 < shares[0] <= shares[1] <= 1
     labels = {one["name"]: dict(one["labels"]) for one in file["phenotypes"]}
     assert labels["tissue"] == {"blood": cells.n_obs}
     assert labels["sex"] == {}
@@ -237,7 +242,7 @@ def test_the_report_escapes_what_comes_from_the_file(annotated) -> None:
 def test_the_report_begins_with_cell_type_and_warns_where_a_cell_is_flagged(annotated, tmp_path, monkeypatch) -> None:
     drawn = []
     monkeypatch.setattr(takeaway, "_picture", lambda _, phenotype, __: drawn.append(phenotype))
-    note = "few genes (docs/coverage.md): they may be in adata.raw (layer='raw', --layer raw), if it is not read"
+    note = "few genes: they may be in raw, if it is not read"
     run = annotated["run"] | {"predict": ["age", "cell_type"], "notes": [note]}
     folder = shutil.copytree(annotated["folder"], tmp_path / "session")
     texts = []
@@ -349,6 +354,62 @@ def test_a_zipped_10x_folder_is_read(tmp_path: Path, write_as) -> None:
     file = jobs.read(path=str(tmp_path / "sample.zip"), name="sample.zip", folder=tmp_path)
     assert (file["cells"], file["genes"]) == cells.shape
     assert not file["notes"], "that it is transposed is nothing to do for who reads the page"
+
+
+def scaled(cells: ad.AnnData) -> None:
+    cells.layers["counts"] = cells.X.copy()
+    cells.X = cells.X.toarray() - 1
+
+
+def few(cells: ad.AnnData) -> ad.AnnData:
+    return cells[:, :3_000]
+
+
+def turned(cells: ad.AnnData) -> ad.AnnData:
+    return cells.T
+
+
+def numbered(cells: ad.AnnData) -> None:
+    cells.var = pd.DataFrame({"kind": ["gene"] * cells.n_vars}, index=[str(i) for i in range(cells.n_vars)])
+
+
+def of_another_log(cells: ad.AnnData) -> None:
+    sc.pp.normalize_total(cells, target_sum=1e5)
+    sc.pp.log1p(cells)
+    cells.X.data += np.random.default_rng(0).uniform(0, 0.1, cells.X.nnz).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (scaled, "counts or log1p values: choose where those are under “Expression is in”."),
+        (few, "which may be in raw (under “Expression is in”, where the file has it), if it is not read"),
+        (turned, "into the gene names of the file. Where its rows are the genes, make the cells its rows."),
+        (numbered, "set the gene names of the file to gene symbols or Ensembl ids; its table of genes has the columns"),
+        (of_another_log, "or normalise to 10,000 before the log."),
+    ],
+)
+def test_messages_speak_of_the_page_and_not_of_python(tmp_path: Path, change: Any, says: str) -> None:
+    cells = pg.datasets.pbmc()[:50].copy()
+    cells = change(cells) or cells
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    said = Said()
+    worker._SPEAKER[:] = [said]
+    worker._run(jobs.read, {"path": str(tmp_path / "cells.h5ad"), "name": "cells.h5ad", "folder": tmp_path})
+    worker._SPEAKER.clear()
+    facts = said[-1].get("result", {"notes": [said[-1].get("text")]})
+    text = " ".join([*facts["notes"], facts.get("problem", "")])
+    assert says in text
+    assert not re.search(OF_PYTHON, text)
+
+
+def test_warnings_of_a_run_speak_of_the_page(annotated) -> None:
+    cells = annotated["cells"].copy()
+    cells.obs["total_counts"] = 2 * np.asarray(cells.X.sum(axis=1)).ravel()
+    with jobs._warnings() as notes:
+        warn_totals(cells, totals=None, scale="counts")
+    assert "so genes were left out of it and values come out too high" in notes[0]
+    assert not re.search(OF_PYTHON, notes[0])
 
 
 @pytest.mark.slow  # umap-learn compiles itself when it is first used

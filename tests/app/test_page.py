@@ -139,7 +139,7 @@ def example(page: Page) -> None:
 FILE = {
     "name": "mine.h5ad", "cells": 3, "genes": 9, "scale": "counts", "example": False, "notes": [],
     "maps": ["X_umap"], "columns": [], "layers": [], "layer": None,
-    "models": [{"name": "polygene-512", "measured": 9, "panel": 512, "lowest": 1, "expected": 1}],
+    "models": [{"name": "polygene-512", "measured": 9, "panel": 512, "lowest_share_of_macro_f1": 1}],
     "phenotypes": [
         {"name": name, "column": name, "in_file": False, "labels": [], "n_labels": 0, "known": known}
         for name, known in (("cell_type", ["B cell", "T cell"]), ("sex", ["female", "male"]))
@@ -390,15 +390,12 @@ def test_a_message_goes_with_the_next_action(browser: Browser, by_hand: str, idl
 
 
 @browser_test
-def test_messages_speak_of_the_page(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+def test_a_problem_of_a_file_and_a_long_name_are_shown(browser: Browser, by_hand: str, idle: list[Any]) -> None:
     page, name = opened(browser, by_hand), "My collaborator's cells, annotated again, " + "and again " * 9 + ".h5ad"
-    problem = "It looks scaled. PolyGene reads counts or log1p values: pass layer='counts', whichever holds them."
-    chosen(page, idle, name=name, cells=1, problem=problem, layers=["counts"], notes=["see adata.raw"])
-    expect(page.locator("#problem")).to_have_text(
-        "It looks scaled. PolyGene reads counts or log1p values: choose where those are under “Expression is in”."
-    )
+    chosen(page, idle, name=name, cells=1, problem="It looks scaled.", layers=["counts"], notes=["few <genes>"])
+    expect(page.locator("#problem")).to_have_text("It looks scaled.")
     expect(page.locator("#layer")).to_be_visible()
-    expect(page.locator("#warnings")).to_have_text("see raw")
+    expect(page.locator("#warnings")).to_have_text("few <genes>")
     expect(page.locator("#choose-title")).to_have_text(re.compile(r"^My collaborator's .+….+\.h5ad$"))
     expect(page.locator("#file-name")).to_have_text(re.compile(r"^My collaborator's .+….+\.h5ad · 1 cell$"))
 

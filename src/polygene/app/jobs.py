@@ -22,7 +22,7 @@ from polygene.app.incoming import FOLDER, column_file
 from polygene.app.layout import MOST_FITTED, lay_out
 from polygene.app.takeaway import take
 from polygene.app.unpack import unpack
-from polygene.app.worker import say
+from polygene.app.worker import plain, say
 from polygene.errors import GeneError, PolyGeneError
 from polygene.io.datasets import PBMC
 from polygene.io.read import CellSource, open_cells
@@ -81,7 +81,7 @@ def _describe(file: Path, layer: str | None, models: Sequence[str]) -> tuple[dic
     except PolyGeneError as error:  # another layer may hold what can be read
         if not layers:
             raise
-        facts["problem"] = str(error)
+        facts["problem"] = plain(str(error))
     else:
         facts["models"] = [_coverage(cells, model) for model in models]
         if all("problem" in one for one in facts["models"]):
@@ -167,7 +167,7 @@ def _warnings() -> Iterator[list[str]]:
     notes: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.addFilter(lambda record: record.module != "transpose")  # of which the page's reader need know nothing
-    handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: notes.append(plain(record.getMessage()))  # type: ignore[method-assign]
     logger = logging.getLogger("polygene")
     logger.addHandler(handler)
     try:
@@ -204,14 +204,9 @@ def _coverage(cells: CellSource, model: str) -> dict[str, Any]:
         sample = cells.sample(columns=())
         found = match.report(counts_share(sample.X, match, cells.scale))
     except PolyGeneError as error:
-        return {"name": model, "panel": len(panel), "problem": str(error)}
-    return {
-        "name": model,
-        "panel": found["panel"],
-        "measured": found["measured"],
-        "expected": found["expected_share_of_macro_f1"],
-        "lowest": found["lowest_share_of_macro_f1"],
-    }
+        return {"name": model, "panel": len(panel), "problem": plain(str(error))}
+    del found["found"], found["missing"]
+    return {"name": model, **found}
 
 
 def _in_unit_square(xy_C2: np.ndarray) -> np.ndarray:

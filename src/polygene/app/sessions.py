@@ -108,7 +108,7 @@ class Session:
             self.warm()
             assert self._worker is not None
             self._job = self._waiting.popleft()
-            self.progress = {"kind": "progress", "id": self._job[0], "name": self._job[1], "notes": []}
+            self.progress = {"kind": "progress", "id": self._job[0], "name": self._job[1]}
             self._worker.send(*self._job[1:])
 
     def _receive(self, worker: Worker, message: dict[str, Any]) -> None:
@@ -126,15 +126,13 @@ class Session:
                 message["text"] = re.sub(ours, "", message["text"])
             if message["kind"] == "progress":
                 self.progress = self.progress | message
-            elif message["kind"] == "note":
-                self.progress = self.progress | {"notes": [*self.progress["notes"], message]}
             elif message["kind"] == "state":
                 if name == "read":  # only a file that can be read takes the place of the one before
                     self.state = message["state"]
                     self._drop("*")
                 self.change(**message["state"])
             else:
-                self._finish(message | {"id": number, "name": name, "notes": self.progress["notes"]})
+                self._finish(message | {"id": number, "name": name})
 
     def _finish(self, message: dict[str, Any]) -> None:
         self._job = self.progress = None

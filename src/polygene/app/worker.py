@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import re
 import tempfile
 import threading
 import time
@@ -15,6 +16,17 @@ from polygene.errors import PolyGeneError
 from polygene.runtime.progress import Advance, listening
 
 EVERY = 0.2  # seconds between two messages of progress
+PLAIN = {
+    r": pass layer='.*$": ": choose where those are under “Expression is in”.",
+    r"; it has (layer='[^']*'(, )?)+": "; choose another under “Expression is in”",
+    r" \(layer='raw', --layer raw\)": " (under “Expression is in”, where the file has it)",
+    r"adata\.var(_names|\['feature_name'\])(, or into \S+ or \S+'\])?": "the gene names of the file",
+    r"Where adata\.obs_names are the genes, pass adata\.T": "Where its rows are the genes, make the cells its rows",
+    r"adata\.var has": "its table of genes has",
+    r"adata\.": "",
+    r" \(docs/\S+\.md\)|; totals='[^']*' \(--totals\) uses it|: sc\.pp\.\S+ target_sum=1e4\)": "",
+}
+"""What messages say to programmers, and what it is on the page and in the report."""
 _SPEAKER: list[Connection] = []
 _LOCK = threading.Lock()
 
@@ -28,14 +40,10 @@ class Worker:
         self._ours, theirs = context.Pipe()
         self._process = context.Process(target=work, args=(theirs, folder), daemon=True)
         self._process.start()
+        self.pid = self._process.pid
         theirs.close()
         self._receive, self._stopped = receive, False
         threading.Thread(target=self._listen, daemon=True).start()
-
-    @property
-    def pid(self) -> int | None:
-        """The number of the process."""
-        return self._process.pid
 
     def send(self, name: str, arguments: dict[str, Any]) -> None:
         """Start a job."""
@@ -62,10 +70,17 @@ class Worker:
 
 
 def say(kind: str, **facts: Any) -> None:
-    """Tell the server, from the process that computes: "progress", "note", "state"; at the end "done" or "failed"."""
+    """Tell the server, from the process that computes: "progress" and "state"; at the end "done" or "failed"."""
     with _LOCK:
         for connection in _SPEAKER:
             connection.send({"kind": kind, **facts})
+
+
+def plain(text: str) -> str:
+    """Say a message to who reads the page."""
+    for said, there in PLAIN.items():
+        text = re.sub(said, there, text)
+    return text
 
 
 def work(connection: Connection, folder: Path) -> None:
@@ -73,9 +88,7 @@ def work(connection: Connection, folder: Path) -> None:
     threading.Thread(target=_end_with_server, daemon=True).start()
     _SPEAKER.append(connection)
     tempfile.tempdir = str(folder)  # what a verb transposes on disk goes when the session goes
-    logger = logging.getLogger("polygene")
-    logger.setLevel(logging.INFO)
-    logger.handlers, logger.propagate = [_Notes()], False
+    logging.getLogger("polygene").addHandler(logging.NullHandler())
     from polygene.app import jobs  # imports torch, while the user chooses a file
 
     while True:
@@ -91,14 +104,13 @@ def _run(job: Callable[..., Any], arguments: dict[str, Any]) -> None:
     try:
         say("done", result=job(**arguments))
     except PolyGeneError as error:
-        say("failed", text=str(error))
+        say("failed", text=plain(str(error)))
     except MemoryError:
         say("failed", text="There is not enough memory for this; close other programs, or choose fewer cells.")
     except OSError as error:
         say("failed", text=f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception as error:
-        text = f"{type(error).__name__}: {error}. This is a mistake in PolyGene; please report it."
-        say("failed", text=text)
+        say("failed", text=f"{type(error).__name__}: {error}. This is a mistake in PolyGene; please report it.")
 
 
 class _Progress:
@@ -117,11 +129,6 @@ class _Progress:
             self._last = time.monotonic()
             most = sorted(self._counts.items(), key=lambda one: -one[1])[:12]
             say("progress", text=advance.done, n=advance.n, total=advance.total, left=advance.left(), live=most)
-
-
-class _Notes(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        say("note", text=record.getMessage(), warning=record.levelno >= logging.WARNING)
 
 
 def _end_with_server() -> None:

@@ -3,7 +3,7 @@
 import { get, job, listen, post, result, settle, upload } from "./api.js";
 import { startAsking, showPython } from "./ask.js";
 import { leave, look, restyle, showMap } from "./look.js";
-import { $, attempt, bars, count, duration, element, fill, many, option, percent, plain, shorten, warn, words } from "./page.js";
+import { $, attempt, bars, count, duration, element, fill, many, option, percent, shorten, warn, words } from "./page.js";
 
 let state = {}, view = "", shown = null, mapped = null, uploading = false, drawing = false;
 const MOST_CLUSTERED = 50_000;
@@ -99,8 +99,8 @@ function showChoose() {
   const file = state.file, able = (file.models || []).filter((one) => !one.problem);
   $("choose-title").textContent = shorten(file.name); $("choose-title").title = file.name;
   fact([["Cells", count(file.cells)], ["Genes", count(file.genes)], ["Values", file.scale ? file.scale.split(" ")[0] : "not readable", file.scale?.split(" ").slice(1).join(" ")]], able[0]);
-  $("problem").hidden = !file.problem; $("problem").textContent = plain(file.problem || "");
-  fill($("warnings"), ...file.notes.map((text) => element("li", { textContent: plain(text) })));
+  $("problem").hidden = !file.problem; $("problem").textContent = file.problem || "";
+  fill($("warnings"), ...file.notes.map((text) => element("li", { textContent: text })));
   fill($("model"), ...able.map((one) => option(one.name, `${one.name}: ${count(one.measured)} of its ${count(one.panel)} genes`)));
   fill($("plane"), ...file.maps.map((name) => option(name, `${name} of the file`)), option("", "make a new UMAP"));
   fill($("vote"), ...votes(file));
@@ -119,8 +119,8 @@ function votes(file) { // columns that may hold clusters; where one is called so
 
 function fact(facts, model) {
   if (model) {
-    const [low, high] = [percent(model.lowest), percent(model.expected)];
-    facts.push(["Genes the model reads", `${count(model.measured)} of ${count(model.panel)}`, model.lowest > .995 ? "all that it needs" : `accuracy: ${low} to ${high} of what all of them give`]);
+    const least = model.lowest_share_of_macro_f1, [low, high] = [percent(least), percent(model.expected_share_of_macro_f1)];
+    facts.push(["Genes the model reads", `${count(model.measured)} of ${count(model.panel)}`, least > .995 ? "all that it needs" : `accuracy: ${low} to ${high} of what all of them give`]);
   }
   fill($("facts"), ...facts.map(([name, value, more]) => element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }, more ? element("small", { textContent: more }) : null))));
 }

@@ -27,16 +27,9 @@ export function bars(pairs, most, shown) { // [label, value] as bars
   });
 }
 
-const PLAIN = [ // what messages say to programmers, and what it is on the page
-  [/: pass layer='.*$/, ": choose where those are under “Expression is in”."], [/ \(layer='raw', --layer raw\)/, " (under “Expression is in”, where the file has it)"], [/ \(docs\/\S+\.md\)/, ""],
-  [/adata\.var_names, or into adata\.var\['feature_name'\] or \['feature_id'\]/, "the gene names of the file"], [/adata\.var(_names|\['feature_name'\])/, "the gene names of the file"],
-  [/; adata\.var has the columns/, "; its table of genes has the columns"], [/; it has ((layer='[^']*'(, )?)+)/, "; choose another under “Expression is in”"], [/adata\.raw/, "raw"], [/; totals='[^']*' \(--totals\) uses it/, ""], [/: sc\.pp\.\S+ target_sum=1e4\)/, ""],
-];
-export const plain = (text) => PLAIN.reduce((all, [from, to]) => all.replace(from, to), text);
-
 export function warn(text) {
   const close = element("button", { className: "quiet", textContent: "Close", onclick: () => { $("alert").hidden = true; } });
-  fill($("alert"), element("span", { textContent: plain(text) }), close); $("alert").hidden = false;
+  fill($("alert"), element("span", { textContent: text }), close); $("alert").hidden = false;
 }
 
 // a session computes one thing after the other
