@@ -377,6 +377,20 @@ def test_columns_of_like_names_are_told_apart(browser: Browser, by_hand: str, id
 
 
 @browser_test
+def test_columns_that_clusters_decided_have_plain_names(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page, vote = opened(browser, by_hand), "polygene_cell_type_my_clusters"
+    ends = ("_within", "_probability", "_within_probability", "_agree")
+    names, numbers = ["polygene_cell_type", vote, vote + ends[0]], [vote + end for end in ends[1:]]
+    looked(page, idle, **{name: ["a", "b"] for name in names}, **{name: [0.5, 0.6] for name in numbers})
+    texts = page.locator("#colour option:not([hidden])").all_inner_texts()
+    by, within = (f"cell type {words} (my_clusters)" for words in ("by cluster", "within its cluster"))
+    sure = [f"{by}: probability", f"{within}: probability", f"{by}: share of the cluster that agrees"]
+    assert texts == ["cell type, predicted", by, within, *sure]
+    page.select_option("#colour", vote)
+    expect(page.locator("#legend-about")).to_contain_text("Cell type by cluster (my_clusters): 2 labels")
+
+
+@browser_test
 def test_a_message_goes_with_the_next_action(browser: Browser, by_hand: str, idle: list[Any]) -> None:
     page = opened(browser, by_hand)
     looked(page, idle)

@@ -37,16 +37,24 @@ function choices(run) {
     if (name === "leiden" && !state.file.columns.some((one) => one.name === name)) groups[0][1].push([name, "clusters that PolyGene made"]);
     else if (!name.startsWith("polygene_")) groups[2][1].push([name, `${name}, of the file`]);
     else if (/_(probability|abstains|set_size|agree|error|novelty|unknown)$/.test(name)) groups[1][1].push([name, sure(name)]);
-    else groups[0][1].push([name, `${words(name.replace(/(_set)?_term$/, ""))}, ${name.endsWith("_set_term") ? "what its set has in common" : name.endsWith("_term") ? "broader" : "predicted"}`]);
+    else groups[0][1].push([name, byCluster(name) ?? `${words(name.replace(/(_set)?_term$/, ""))}, ${name.endsWith("_set_term") ? "what its set has in common" : name.endsWith("_term") ? "broader" : "predicted"}`]);
   }
   fill($("colour"), element("option", { id: "colour-gene", value: "", hidden: true }), ...groups.filter(([, some]) => some.length).map(([label, some]) => element("optgroup", { label }, ...some.map(([name, text]) => option(name, text)))));
   const first = described.some((one) => one.name === kept) ? kept : run.predict.includes("cell_type") ? "polygene_cell_type" : `polygene_${run.predict[0]}`;
   $("colour").value = first;
 }
 
+function byCluster(name) { // the words for a column of a vote: polygene_<phenotype>_<column of the clusters>, with what follows
+  const votes = state.run.columns.filter((one) => one.name.endsWith("_agree")).map((one) => one.name.slice(0, -"_agree".length));
+  const vote = votes.sort((a, b) => b.length - a.length).find((one) => `${name}_`.startsWith(`${one}_`)), of = state.file.phenotypes.find((one) => vote?.startsWith(`polygene_${one.name}_`));
+  if (!of) return null;
+  const rest = name.slice(vote.length), by = rest.startsWith("_within") ? "within its cluster" : "by cluster";
+  return `${words(of.name)} ${by} (${vote.slice(`polygene_${of.name}_`.length)})${words(rest.replace("_within", ""))}`;
+}
+
 function sure(name) {
   if (name === "polygene_unknown") return "unlike the training cells";
-  return words(name).replace("term probability", "broader type: probability").replace(/(.*) probability$/, "$1: probability").replace(/(.*) error$/, "$1: probability of being wrong").replace(/(.*) agree$/, "$1: share of the group that agrees").replace(/(.*) abstains$/, "$1: not sure of one label").replace(/(.*) set size$/, "$1: labels in the set");
+  return (byCluster(name) ?? words(name)).replace("term probability", "broader type: probability").replace(/(.*) probability$/, "$1: probability").replace(/(.*) error$/, "$1: probability of being wrong").replace(/(.*) agree$/, "$1: share of the cluster that agrees").replace(/(.*) abstains$/, "$1: not sure of one label").replace(/(.*) set size$/, "$1: labels in the set");
 }
 
 async function colourBy(name, kind) {
