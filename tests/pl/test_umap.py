@@ -69,6 +69,16 @@ def test_up_to_a_hundred_labels_have_colours_of_their_own(n_labels: int, adata: 
     assert len(colours_of_points(figure.axes[0])) == n_labels
 
 
+@pytest.mark.parametrize("n_labels", [3, 40])
+def test_long_labels_leave_the_panel_its_size(n_labels: int, adata: ad.AnnData) -> None:
+    long = "effector memory CD8-positive, alpha-beta T cell, terminally differentiated"
+    adata.obs["long"] = [f"{long}, {cell % n_labels}" for cell in range(adata.n_obs)]
+    figure = umap(adata, color="long")
+    figure.draw_without_rendering()
+    assert min(figure.axes[0].get_window_extent().size) / figure.dpi > 3.3
+    assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_numbers_are_drawn_by_their_size_and_the_title_holds_the_range(adata: ad.AnnData) -> None:
     adata.obs["age"] = np.linspace(20, 80, adata.n_obs)
     axis = embedding(adata, "age", ax=Figure().subplots())

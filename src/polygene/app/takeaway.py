@@ -58,8 +58,9 @@ def _picture(table: pd.DataFrame, phenotype: str, folder: Path) -> str | None:
         return None
     xy_C2 = np.fromfile(folder / "map.bin", np.float32).reshape(-1, 2)
     rows = spread(len(xy_C2), MOST_DRAWN)
-    adata = ad.AnnData(obs=table[[f"polygene_{phenotype}"]].iloc[rows].astype(str).set_index(rows.astype(str)))
+    name, labels = phenotype.replace("_", " "), table[f"polygene_{phenotype}"].iloc[rows].astype(str)
+    adata = ad.AnnData(obs=pd.DataFrame({name: labels.to_numpy()}, index=rows.astype(str)))
     adata.obsm["X_umap"] = xy_C2[rows]
     drawn = io.BytesIO()
-    pl.umap(adata, color=f"polygene_{phenotype}").savefig(drawn, format="png", dpi=110)
+    pl.umap(adata, color=name).savefig(drawn, format="png", dpi=110)
     return base64.b64encode(drawn.getvalue()).decode()

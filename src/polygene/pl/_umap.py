@@ -7,12 +7,13 @@ import anndata as ad
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from polygene.errors import DataError, missing_column
 from polygene.pl._axes import check_drawable
 
-PANEL, LEGEND = 4.0, 2.6  # inches
+PANEL = 4.0  # inches
 LABELS_IN_A_COLUMN = 18
 MISSING = "lightgray"
 
@@ -49,11 +50,11 @@ def umap(adata: ad.AnnData, *, color: str | Sequence[str], basis: str = "X_umap"
     texts = adata.obs[columns].astype("string").astype("category")
     cells = ad.AnnData(obs=texts, obsm={"X_umap": adata.obsm[basis]})
     colours = distinct_colours(sorted({label for column in columns for label in texts[column].cat.categories}))
-    n_legends = -(-len(colours) // LABELS_IN_A_COLUMN)
-    figure = Figure(figsize=(PANEL * len(columns) + LEGEND * n_legends, PANEL), layout="constrained", dpi=150)
+    figure = Figure(figsize=(PANEL * len(columns), PANEL), layout="constrained", dpi=150)
     for axis, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
         _draw(cells, column, colours, axis)
-    _add_legend(figure, colours, missing=bool(texts.isna().to_numpy().any()))
+    legend = _add_legend(figure, colours, missing=bool(texts.isna().to_numpy().any()))
+    figure.set_figwidth(PANEL * len(columns) + legend.get_window_extent().width / figure.dpi)
     return figure
 
 
@@ -92,9 +93,9 @@ def _draw(cells: ad.AnnData, column: str, colours: Mapping[str, str], ax: Axes, 
     return ax
 
 
-def _add_legend(figure: Figure, colours: Mapping[str, str], *, missing: bool) -> None:
+def _add_legend(figure: Figure, colours: Mapping[str, str], *, missing: bool) -> Legend:
     """Name the colours beside the panels, where the layout keeps room for them."""
     named = {**colours, **({"not given": MISSING} if missing else {})}
     handles = [Line2D([], [], color=colour, marker="o", linestyle="", label=label) for label, colour in named.items()]
     n_columns = -(-len(named) // LABELS_IN_A_COLUMN)
-    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize="small", ncols=n_columns)
+    return figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize="small", ncols=n_columns)
