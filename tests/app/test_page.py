@@ -169,11 +169,13 @@ def predicted(page: Page, idle: list[Any], **facts: Any) -> None:
         idle[-1].say("done", result={})
 
 
-def looked(page: Page, idle: list[Any], xy: Any = None, *, drawn: bool = True, **obs: Any) -> None:
+def looked(
+    page: Page, idle: list[Any], xy: Any = None, *, drawn: bool = True, file: Any = (), run: Any = (), **obs: Any
+) -> None:
     """Predict these columns by hand, and with `drawn` put the cells on a map; by default three cells."""
     obs = obs or OBS
     n, folder = len(next(iter(obs.values()))), idle[-1].folder
-    chosen(page, idle, cells=n)
+    chosen(page, idle, cells=n, **dict(file))
     (folder / "columns").mkdir()
     described = []
     for name, values in obs.items():
@@ -182,7 +184,7 @@ def looked(page: Page, idle: list[Any], xy: Any = None, *, drawn: bool = True, *
         described.append({"name": name, "kind": facts["kind"], "n_labels": len(facts.get("labels", ()))})
     (folder / "names.json").write_text(json.dumps([f"cell{i}" for i in range(n)]))
     (folder / "genes.json").write_text(json.dumps({"all": ["CD74", "MS4A1"], "panel": ["CD74", "MS4A1"]}))
-    predicted(page, idle, columns=described)
+    predicted(page, idle, columns=described, **dict(run))
     if drawn:
         xy = [[np.cos(i), np.sin(i)] for i in range(n)] if xy is None else xy
         (folder / "map.bin").write_bytes(np.asarray(xy, np.float32).tobytes())
@@ -320,6 +322,13 @@ def test_the_heading_of_an_answer_says_what_was_asked(browser: Browser, by_hand:
     page.select_option("#change-name", "cell_type")
     idle[-1].say("done", result=EFFECTS)
     expect(page.locator("#what-if-found h2")).to_have_text("If sex were female")
+
+
+@browser_test
+def test_what_is_warned_of_while_predicting_is_shown(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page, few = opened(browser, by_hand), "93 of the 512 genes are measured"
+    looked(page, idle, file={"notes": [few]}, run={"notes": [few, "sex: no gene tells the sexes apart"]})
+    expect(page.locator("#run-warnings")).to_have_text("sex: no gene tells the sexes apart")
 
 
 @browser_test

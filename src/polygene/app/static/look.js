@@ -20,6 +20,7 @@ export function restyle() { if (!scatter) return; scatter.draw(); if (colours) {
 
 export async function look(given) {
   state = given; scatter ??= new Scatter($("points"), $("over"), select);
+  fill($("run-warnings"), ...state.run.notes.filter((text) => !state.file.notes.includes(text)).map((text) => element("li", { textContent: text }))); // those of the file were there before
   choices(state.run); showSelected();
   await showMap(state); await colourBy($("colour").value, "obs"); await showTable();
   const genes = await json("genes");
