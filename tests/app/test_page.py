@@ -386,6 +386,30 @@ def test_columns_of_like_names_are_told_apart(browser: Browser, by_hand: str, id
 
 
 @browser_test
+def test_odd_columns_have_a_legend_that_can_be_read(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page, n, long = opened(browser, by_hand), 44, "a_name_without_a_blank" * 5
+    empty, large, small = [None, *[np.nan] * (n - 1)], list(np.linspace(1e5, 1e7, n)), list(np.linspace(1e-4, 1e-3, n))
+    many = [None, *(f"label {i}" for i in range(n - 1))]
+    looked(page, idle, polygene_cell_type=["a"] * n, empty=empty, large=large, small=small, many=many, **{long: large})
+    page.select_option("#colour", "large")
+    expect(page.locator("#ramp")).to_have_text("199,0009,900,000")
+    page.select_option("#colour", "small")
+    expect(page.locator("#ramp")).to_have_text("0.0001090.000991")
+    page.select_option("#colour", "empty")
+    expect(page.locator("#legend")).to_have_text(f"no value{n}")
+    expect(page.locator("#ramp")).to_be_hidden()
+    page.select_option("#colour", "many")
+    expect(page.locator("#legend-about")).to_contain_text("43 labels, of which the 20 most frequent have a colour")
+    lefts = page.locator("#legend i").evaluate_all(
+        "all => all.map((one) => Math.round(one.getBoundingClientRect().left))"
+    )
+    assert len(set(lefts)) == 1
+    page.select_option("#colour", long)
+    expect(page.locator("#legend-about")).to_contain_text(long.capitalize())
+    assert page.evaluate("(one => one.scrollWidth <= one.clientWidth)(document.querySelector('.side'))")
+
+
+@browser_test
 def test_columns_that_clusters_decided_have_plain_names(browser: Browser, by_hand: str, idle: list[Any]) -> None:
     page, vote = opened(browser, by_hand), "polygene_cell_type_my_clusters"
     ends = ("_within", "_probability", "_within_probability", "_agree")

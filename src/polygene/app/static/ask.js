@@ -2,7 +2,7 @@
 
 import { get, job } from "./api.js";
 import { picture, selectedNames, selectedRows, showGene } from "./look.js";
-import { $, attempt, capital, count, download, element, fill, many, option, percent, soon, warn, words } from "./page.js";
+import { $, amount, attempt, capital, count, download, element, fill, many, option, percent, soon, warn, words } from "./page.js";
 
 const NS = "http://www.w3.org/2000/svg";
 let state, asked = 0, about = selectedRows(); // of which cells the answer is
@@ -100,7 +100,7 @@ async function savePicture(what) {
   if (!scatter?.n || !colours) { warn("There is no map yet."); return; }
   scatter.paint();
   const { width, height } = scatter.points, ratio = window.devicePixelRatio || 1, style = getComputedStyle(document.documentElement), ink = style.getPropertyValue("--ink"), back = style.getPropertyValue("--card");
-  const rows = colours.kind === "labels" ? colours.labels.map((label, i) => [label, palette[i], colours.counts[i]]).filter((_, i) => !hidden.has(i)).slice(0, 40) : palette.map((colour, i) => [i ? (i === palette.length - 1 ? `${colours.high.toFixed(2)}, ${colours.title}` : "") : colours.low.toFixed(2), colour, null]);
+  const rows = colours.kind === "labels" ? colours.labels.map((label, i) => [label, palette[i], colours.counts[i]]).filter((_, i) => !hidden.has(i)).slice(0, 40) : palette.map((colour, i) => [i ? (i === palette.length - 1 ? `${amount(colours.high)}, ${colours.title}` : "") : amount(colours.low), colour, null]);
   const wide = width + 420 * ratio, high = Math.max(height, (rows.length + 2) * 22 * ratio);
   if (what === "svg") {
     const escape = (text) => text.replace(/[&<>"]/g, (one) => `&#${one.charCodeAt(0)};`), at = (i) => (i + 1.4) * 22 * ratio;

@@ -1,7 +1,7 @@
 // Looking: the map and its colours, the legend, the selected cells, and the table.
 
 import { binary, column, job, json, post, result } from "./api.js";
-import { $, attempt, bars, capital, count, element, fill, many, option, percent, soon, warn, words } from "./page.js";
+import { $, amount, attempt, bars, capital, count, element, fill, many, option, percent, soon, warn, words } from "./page.js";
 import { Scatter } from "./scatter.js";
 
 // Okabe and Ito's colours, then Krzywinski's: told apart with any kind of colour vision; further labels are grey
@@ -132,15 +132,15 @@ function centres() { // where the names of labels stand: where most cells are th
 const short = (label) => { const text = label.replace("-positive", "+").replace("-negative", "−").replace("-positive", "+").replace("-negative", "−").replace(", alpha-beta", "").replace(" thymus-derived", "").replace(", human", ""); return text.length > 40 ? `${text.slice(0, 39)}…` : text; };
 
 function showLegend() {
-  const isLabels = colours.kind === "labels";
-  $("ramp").hidden = isLabels; $("legend-tools").hidden = !isLabels;
-  $("legend-about").textContent = isLabels ? `${capital(colours.title)}: ${many(colours.labels.length, "label")}. Untick one to hide its cells, click its name to select them.` : colours.isGene ? `${colours.name}: log1p counts per 10,000` : capital(colours.title);
-  const n = colours.values.reduce((all, value) => all + isNone(value), 0), dot = element("i"); dot.style.background = none();
+  const isLabels = colours.kind === "labels", n = colours.values.reduce((all, value) => all + isNone(value), 0), dot = element("i");
+  $("ramp").hidden = isLabels || n === colours.values.length; $("legend-tools").hidden = !isLabels;
+  $("legend-about").textContent = isLabels ? `${capital(colours.title)}: ${many(colours.labels.length, "label")}${colours.labels.length > MANY.length ? `, of which the ${MANY.length} most frequent have a colour of their own` : ""}. Untick one to hide its cells, click its name to select them.` : colours.isGene ? `${colours.name}: log1p counts per 10,000` : capital(colours.title);
+  dot.style.background = none();
   const absent = n ? element("li", {}, element("span"), dot, element("span", { textContent: "no value" }), element("b", { textContent: count(n) })) : null;
   fill($("legend"), ...(isLabels ? colours.labels.map(legendRow) : []), absent);
   if (isLabels) return;
-  const [strip, low, high] = $("ramp").children, digits = Math.abs(colours.high) < 10 ? 2 : 0;
-  strip.style.background = `linear-gradient(to right, ${stops().join(", ")})`; low.textContent = colours.low.toFixed(digits); high.textContent = colours.high.toFixed(digits);
+  const [strip, low, high] = $("ramp").children;
+  strip.style.background = `linear-gradient(to right, ${stops().join(", ")})`; low.textContent = amount(colours.low); high.textContent = amount(colours.high);
 }
 
 function legendRow(label, i) {

@@ -2,6 +2,7 @@
 
 export const $ = (id) => document.getElementById(id);
 export const count = (n) => n.toLocaleString("en-US");
+export const amount = (value) => value.toLocaleString("en-US", { maximumSignificantDigits: 3 });
 export const many = (n, one) => `${count(n)} ${one}${n === 1 ? "" : "s"}`;
 export const shorten = (name) => (name.length > 60 ? `${name.slice(0, 38)}…${name.slice(-20)}` : name);
 export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < .1 ? 1 : 0)} %`;
