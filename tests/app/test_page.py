@@ -410,6 +410,30 @@ def test_odd_columns_have_a_legend_that_can_be_read(browser: Browser, by_hand: s
 
 
 @browser_test
+def test_a_picture_has_room_for_long_labels_and_the_names_of_the_map(
+    browser: Browser, by_hand: str, idle: list[Any]
+) -> None:
+    page, long = opened(browser, by_hand), "effector memory CD8-positive, alpha-beta T cell, terminally differentiated"
+    at = {long: (-0.5, 0.0), "B cell": (0.5, 0.0), "T cell": (0.5, 0.001)}  # where another name stands
+    labels = [label for label, n in zip(at, (5, 4, 3), strict=True) for _ in range(n)]
+    looked(page, idle, [at[label] for label in labels], polygene_cell_type=labels)
+    page.click("#tab-take")
+    page.wait_for_timeout(500)  # the map is painted
+    page.set_content(saved(page, "svg").decode())
+    texts = page.locator("svg text")
+    assert texts.all_text_contents() == [
+        "effector memory CD8+ T cell, terminally…",
+        "B cell",
+        *(f"{label} ({labels.count(label)})" for label in at),
+    ]
+    right, width = page.evaluate(
+        "[Math.max(...[...document.querySelectorAll('svg text')].map((one) => one.getBBox().x + one.getBBox().width)),"
+        " document.querySelector('svg').viewBox.baseVal.width]"
+    )
+    assert right <= width
+
+
+@browser_test
 def test_columns_that_clusters_decided_have_plain_names(browser: Browser, by_hand: str, idle: list[Any]) -> None:
     page, vote = opened(browser, by_hand), "polygene_cell_type_my_clusters"
     ends = ("_within", "_probability", "_within_probability", "_agree")

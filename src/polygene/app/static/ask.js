@@ -101,19 +101,20 @@ async function savePicture(what) {
   scatter.paint();
   const { width, height } = scatter.points, ratio = window.devicePixelRatio || 1, style = getComputedStyle(document.documentElement), ink = style.getPropertyValue("--ink"), back = style.getPropertyValue("--card");
   const rows = colours.kind === "labels" ? colours.labels.map((label, i) => [label, palette[i], colours.counts[i]]).filter((_, i) => !hidden.has(i)).slice(0, 40) : palette.map((colour, i) => [i ? (i === palette.length - 1 ? `${amount(colours.high)}, ${colours.title}` : "") : amount(colours.low), colour, null]);
-  const wide = width + 420 * ratio, high = Math.max(height, (rows.length + 2) * 22 * ratio);
+  const canvas = element("canvas"), context = canvas.getContext("2d"), font = `${13 * ratio}px system-ui, sans-serif`, said = ([label, , n]) => `${label}${n === null ? "" : ` (${count(n)})`}`;
+  context.font = font; // of an empty canvas, to measure
+  const wide = width + 36 * ratio + Math.max(0, ...rows.map((row) => context.measureText(said(row)).width)), high = Math.max(height, (rows.length + 2) * 22 * ratio);
   if (what === "svg") {
     const escape = (text) => text.replace(/[&<>"]/g, (one) => `&#${one.charCodeAt(0)};`), at = (i) => (i + 1.4) * 22 * ratio;
-    const legend = rows.map(([label, colour, n], i) => `<circle cx="${width + 12 * ratio}" cy="${at(i) - 4 * ratio}" r="${5 * ratio}" fill="${colour}"/><text x="${width + 24 * ratio}" y="${at(i)}">${escape(label)}${n === null ? "" : ` (${count(n)})`}</text>`).join("");
-    const names = scatter.labels.map(({ text, x, y }) => { const [px, py] = scatter.toPixels(x, y); return `<text x="${px}" y="${py}" text-anchor="middle" font-weight="600">${escape(text)}</text>`; }).join("");
-    const svg = `<svg xmlns="${NS}" viewBox="0 0 ${wide} ${high}" font-family="sans-serif" font-size="${13 * ratio}" fill="${ink}"><rect width="100%" height="100%" fill="${back}"/><image width="${width}" height="${height}" href="${scatter.points.toDataURL()}"/>${names}${legend}</svg>`;
+    const legend = rows.map((row, i) => `<circle cx="${width + 12 * ratio}" cy="${at(i) - 4 * ratio}" r="${5 * ratio}" fill="${row[1]}"/><text x="${width + 24 * ratio}" y="${at(i)}">${escape(said(row))}</text>`).join("");
+    const names = scatter.named.map(([x, y, , text]) => `<text x="${x}" y="${y}" text-anchor="middle" dominant-baseline="central" font-weight="600" stroke="${back}" stroke-width="${4 * ratio}" paint-order="stroke">${escape(text)}</text>`).join("");
+    const svg = `<svg xmlns="${NS}" viewBox="0 0 ${wide} ${high}" font-family="system-ui, sans-serif" font-size="${13 * ratio}" fill="${ink}"><rect width="100%" height="100%" fill="${back}"/><image width="${width}" height="${height}" href="${scatter.points.toDataURL()}"/>${names}${legend}</svg>`;
     download(new Blob([svg], { type: "image/svg+xml" }), "map.svg"); return;
   }
-  const canvas = element("canvas", { width: wide, height: high }), context = canvas.getContext("2d");
-  context.fillStyle = back; context.fillRect(0, 0, wide, high); context.drawImage(scatter.points, 0, 0); context.drawImage(scatter.over, 0, 0); context.font = `${13 * ratio}px system-ui, sans-serif`;
-  rows.forEach(([label, colour, n], i) => {
-    const y = (i + 1.4) * 22 * ratio; context.fillStyle = colour; context.beginPath(); context.arc(width + 12 * ratio, y - 4 * ratio, 5 * ratio, 0, 7); context.fill();
-    context.fillStyle = ink; context.fillText(`${label}${n === null ? "" : ` (${count(n)})`}`, width + 24 * ratio, y, 385 * ratio);
+  Object.assign(canvas, { width: wide, height: high }); context.fillStyle = back; context.fillRect(0, 0, wide, high); context.drawImage(scatter.points, 0, 0); context.drawImage(scatter.over, 0, 0); context.font = font;
+  rows.forEach((row, i) => {
+    const y = (i + 1.4) * 22 * ratio; context.fillStyle = row[1]; context.beginPath(); context.arc(width + 12 * ratio, y - 4 * ratio, 5 * ratio, 0, 7); context.fill();
+    context.fillStyle = ink; context.fillText(said(row), width + 24 * ratio, y);
   });
   canvas.toBlob((blob) => download(blob, "map.png"));
 }

@@ -153,14 +153,14 @@ export class Scatter {
   }
 
   drawLabels(context, ratio, ink, back) { // a label is left out where it would cover one of more cells
-    const taken = [];
+    const taken = this.named = [];
     Object.assign(context, { font: `600 ${12 * ratio}px system-ui, sans-serif`, textAlign: "center", textBaseline: "middle", lineJoin: "round", lineWidth: 4 * ratio, strokeStyle: back, fillStyle: ink });
     for (const { text, x, y } of this.labels) {
       const [px, py] = this.toPixels(x, y), wide = context.measureText(text).width / 2 + 4 * ratio, high = 9 * ratio;
       const cx = Math.max(wide, Math.min(this.over.width - wide, px));
       if (py < 0 || py > this.over.height || px < 0 || px > this.over.width) continue;
       if (taken.some(([x2, y2, w2]) => Math.abs(cx - x2) < wide + w2 && Math.abs(py - y2) < 2 * high)) continue;
-      taken.push([cx, py, wide]); context.strokeText(text, cx, py); context.fillText(text, cx, py);
+      taken.push([cx, py, wide, text]); context.strokeText(text, cx, py); context.fillText(text, cx, py);
     }
   }
 
