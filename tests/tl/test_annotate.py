@@ -410,7 +410,7 @@ def test_sets_of_too_few_donors_and_of_none_are_a_warning(
     assert "polygene_sex_set" not in adata.obs
     with pytest.raises(PhenotypeError, match="was not calibrated for sex"):
         annotate(adata, tiny_model, predict="sex", coverage=0.9)
-    with pytest.raises(PhenotypeError, match=r"0\.5 to 0\.99; got 90"):
+    with pytest.raises(DataError, match=r"0\.5 to 0\.99; got 90"):
         annotate(adata, calibrated, coverage=90)
 
 
