@@ -246,6 +246,21 @@ def test_phenotypes_are_read_from_the_columns_that_are_named(adata, tmp_path):
         prepare(adata, tmp_path / "other", config=config)
 
 
+def test_what_is_logged_of_genes_and_labels_names_the_source(adata, make_adata, tmp_path, caplog):
+    other = make_adata(200, 30, seed=5)
+    other.var_names = [*other.var_names[:28], "GENE1", "gene29"]
+    del other.obs["development_stage"]
+    with caplog.at_level(logging.INFO, logger="polygene"):
+        prepare({"one": adata, "other": other}, tmp_path / "corpus", config=CONFIG)
+    of_genes = [line for line in caplog.messages if "genes: " in line or "not given" in line]
+    assert "other: genes: 1 in several columns, which are summed: GENE1" in of_genes
+    assert any(line.startswith("other: age: 200 of 200 cells not given") for line in of_genes)
+    assert {line.partition(": ")[0] for line in of_genes} == {"one", "other"}
+    scales = [line for line in caplog.messages if " genes, counts" in line]
+    assert [line.partition(": ")[0] for line in scales] == ["one", "other"]
+    assert caplog.messages[-1].startswith("prepared ")
+
+
 def test_a_column_of_the_five_may_be_missing(adata, tmp_path, caplog):
     del adata.obs["development_stage"]
     with caplog.at_level(logging.INFO, logger="polygene"):

@@ -91,8 +91,7 @@ class PrepareConfig:
             ("rank_cells", 1, 2**40),
             ("seed", 0, 2**32 - 1),
         ):
-            value = getattr(self, name)
-            if not is_number(value, whole=True) or not lowest <= value <= highest:
+            if not is_number(value := getattr(self, name), whole=True) or not lowest <= value <= highest:
                 msg = f"{name} lies between {lowest:,} and {highest:,}; got {value!r}"
                 raise RecipeError(msg)
 

@@ -261,15 +261,14 @@ def _encode_block(
     seed: int,
 ) -> tuple[dict[str, np.ndarray], int, list[tuple[int, Any]]]:
     """Encode a block, in any process: (counts of its training cells, cells without a panel gene, tables)."""
-    measured_G = match.measured_G
     fit, tables = InverseFit(tokenizer.binner, len(tokenizer.panel)), list[tuple[int, Any]]()
     done = n_blank = 0
     for names, values_CM in source.values(np.arange(window.start, window.stop), match):
         chunk = slice(done, done + len(names))
         trains_C = part_C[chunk] == 0
         if trains_C.any():
-            fit.add(values_CM[trains_C], measured_G)
-        cells = tokenizer.encode_values(values_CM, measured_G, labels_CP[chunk])
+            fit.add(values_CM[trains_C], match.measured_G)
+        cells = tokenizer.encode_values(values_CM, match.measured_G, labels_CP[chunk])
         n_blank += int((np.diff(cells.offsets_C1) == 0).sum())
         tables += cell_tables(part_C[chunk], cells, number, years_C[chunk], donors_C[chunk], names)
         done += len(names)
@@ -277,7 +276,7 @@ def _encode_block(
     done = 0
     for names, values_CM in source.values(thinned_C, match, shares_C=shares_C, seed=(seed, number, window.start)):
         some = thinned_C[done : done + len(names)] - window.start
-        cells = tokenizer.encode_values(values_CM, measured_G, labels_CP[some])
+        cells = tokenizer.encode_values(values_CM, match.measured_G, labels_CP[some])
         tables += cell_tables(part_C[some], cells, number, years_C[some], donors_C[some], names + THINNED)
         done += len(names)
     return fit.tables(), n_blank, tables

@@ -44,8 +44,8 @@ class PreparedSource:
             self.genes, self.gene_columns = merged_genes(cells.var)
             rows = np.flatnonzero(part_C == 0) if self.n_train else None
             self.scale: Scale = cells.find_scale(rows)
-        self.totals = config.totals if self.scale == "counts" and config.totals in cells.columns else None
-        warn_totals(cells.sample(rows, columns=TOTALS), totals=self.totals, scale=self.scale)
+            self.totals = config.totals if self.scale == "counts" and config.totals in cells.columns else None
+            warn_totals(cells.sample(rows, columns=TOTALS), totals=self.totals, scale=self.scale)
         if config.totals and not self.totals:
             logger.info("%s: no counts with a column %r; each cell's own sum is used", cells.label, config.totals)
         real_C = ~is_synthetic(frame) if config.thinned and self.scale == "counts" else np.zeros(len(frame), dtype=bool)
@@ -63,16 +63,16 @@ class PreparedSource:
         With `shares_C`, of cells whose counts are thinned to these shares: every molecule is kept with that chance.
         """
         rng, done = np.random.default_rng(seed), 0
-        with self.named():
-            for chunk in self.cells.chunks(rows, columns=[self.totals] if self.totals else []):
-                if shares_C is not None:
-                    shares = shares_C[done : done + chunk.n_obs]
-                    chunk.X = thinned(sparse.csr_matrix(chunk.X), shares, rng)
-                    if self.totals:
-                        chunk.obs[self.totals] *= shares
-                    done += chunk.n_obs
+        for chunk in self.cells.chunks(rows, columns=[self.totals] if self.totals else []):
+            if shares_C is not None:
+                shares = shares_C[done : done + chunk.n_obs]
+                chunk.X = thinned(sparse.csr_matrix(chunk.X), shares, rng)
+                if self.totals:
+                    chunk.obs[self.totals] *= shares
+                done += chunk.n_obs
+            with self.named():  # not while others work: what they log is not of this source
                 values = log1p_values(chunk, match, totals=self.totals, scale=self.scale)
-                yield chunk.obs_names.to_numpy(dtype=object), values
+            yield chunk.obs_names.to_numpy(dtype=object), values
 
     def choose_ranking(self, most: int) -> None:
         """Choose at most so many training cells to rank the genes, in stretches at even distances."""
@@ -92,14 +92,22 @@ class PreparedSource:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Put the name of the source before the message of an error."""
+        """Put the name of the source before what is logged, and before the message of an error."""
+
+        def name(text: object) -> str:
+            return str(text) if str(text).startswith(self.cells.label) else f"{self.cells.label}: {text}"
+
+        def rename(record: logging.LogRecord) -> bool:
+            record.msg, record.args = name(record.getMessage()), ()
+            return True
+
+        logger.addFilter(rename)
         try:
             yield
         except PolyGeneError as error:
-            if str(error).startswith(self.cells.label):
-                raise
-            msg = f"{self.cells.label}: {error}"
-            raise type(error)(msg) from error
+            raise type(error)(name(error)) from error
+        finally:
+            logger.removeFilter(rename)
 
 
 def within(rows: np.ndarray, window: slice) -> np.ndarray:

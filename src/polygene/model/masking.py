@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polygene.errors import RecipeError
+from polygene.errors import RecipeError, is_number
 from polygene.model.batches import pack_cells
 from polygene.runtime.hashing import uniform
 from polygene.vocab.cells import EncodedCells
@@ -56,8 +56,8 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not 0 <= value <= 1:
-                msg = f"masking.{name} = {value} is no share: give a number between 0 and 1."
+            if not is_number(value) or not 0 <= value <= 1:
+                msg = f"masking.{name} = {value!r} is no share: give a number between 0 and 1."
                 raise RecipeError(msg)
         for name in ("gene_rate", "zero_rate"):
             if getattr(self, name) == 0:
