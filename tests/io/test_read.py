@@ -1,4 +1,6 @@
 import logging
+import shutil
+from pathlib import Path
 
 import anndata as ad
 import h5py
@@ -221,7 +223,7 @@ def test_the_scale_is_detected_from_the_rows_that_are_named(adata, caplog):
 
 def test_every_source_has_a_name_of_its_own(adata, tmp_path):
     (tmp_path / "other").mkdir()
-    paths = [saved(adata, tmp_path), saved(adata, tmp_path / "other")]
+    paths = [saved(adata, tmp_path), saved(adata[1:].copy(), tmp_path / "other")]
     assert [cells.name for cells in open_sources([*paths, adata, adata])] == ["cells", "cells-2", "adata", "adata-2"]
     assert [cells.name for cells in open_sources({"healthy": paths[0], "sick": adata})] == ["healthy", "sick"]
     assert [cells.name for cells in open_sources(str(tmp_path / "*.h5ad"))] == ["cells"]
@@ -237,6 +239,14 @@ def test_a_file_that_two_patterns_name_is_read_once_and_this_is_said(adata, tmp_
     assert [message for message in caplog.messages if "was given before, and is read once" in message][1:] == [
         f"{tmp_path / 'link.h5ad'} was given before, and is read once"
     ]
+
+
+def test_a_copy_of_a_file_is_read_once_and_both_are_named(adata, tmp_path, caplog):
+    path, other = saved(adata, tmp_path), saved(adata[::-1].copy(), tmp_path, "other.h5ad")
+    copy = Path(shutil.copy(path, tmp_path / "copy.h5ad"))
+    assert path.stat().st_size == other.stat().st_size
+    assert [cells.name for cells in open_sources([path, other, copy])] == ["cells", "other"]
+    assert f"{copy} is a copy of {path}, byte for byte, and the cells are read once" in caplog.messages
 
 
 def test_what_is_no_anndata_is_refused(adata, tmp_path):

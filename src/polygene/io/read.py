@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from filecmp import cmp
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
@@ -70,14 +71,18 @@ def open_sources(
 
 
 def _each_once(pairs: Iterable[tuple[str | None, Source]]) -> Iterator[tuple[str | None, Source]]:
-    """Leave out a file that was given before, as where globs overlap."""
-    seen: set[Path] = set()
+    """Leave out a file that was given before, as where globs overlap, and a copy of one."""
+    seen: dict[int, list[Path]] = {}  # by size
     for name, source in pairs:
         if isinstance(source, str | Path) and (path := Path(source)).exists():
-            if path.resolve() in seen:
+            alike = seen.setdefault(path.stat().st_size, [])
+            if any(path.samefile(other) for other in alike):
                 logger.warning("%s was given before, and is read once", source)
                 continue
-            seen.add(path.resolve())
+            if path.is_file() and (copied := [one for one in alike if one.is_file() and cmp(path, one, shallow=False)]):
+                logger.warning("%s is a copy of %s, byte for byte, and the cells are read once", source, copied[0])
+                continue
+            alike.append(path)
         yield name, source
 
 
