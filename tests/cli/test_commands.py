@@ -200,6 +200,46 @@ def test_cells_may_be_annotated_in_place_when_told(made: Path, tmp_path: Path) -
     assert {"X_polygene", "polygene_sex"} <= set(adata.obsm)
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("annotate", "cells.h5ad", "--predict", "sex"), "out.csv"),
+        (("vote", "annotated.h5ad", "--groupby", "donor_id"), "out.h5ad"),
+        (("embed", "cells.h5ad"), "out.parquet"),
+        (("denoise", "cells.h5ad"), "out.h5ad"),
+        (("denoise", "cells.h5ad", "--panel", "all"), "out.h5ad"),
+        (("generate", "--n-cells", 2, "--steps", 1), "out.h5ad"),
+        (("balance", "cells.h5ad", "--steps", 1), "out.h5ad"),
+        (("perturb", "cells.h5ad", "--knock-out", "GENE4", "--predict", "sex"), "out.csv"),
+        (("counterfactual", "cells.h5ad", "--set", "sex=male"), "out.parquet"),
+        (("evaluate", "corpus"), "out.json"),
+        (("evaluate", "corpus", "--out", "new.json", "--report"), "out.html"),
+    ],
+    ids=lambda one: "-".join(map(str, one[:3:2])) if isinstance(one, tuple) else one,
+)
+def test_an_output_that_is_there_is_refused_before_the_work_and_replaced_when_told(
+    words: tuple[Any, ...], name: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("cells.h5ad", "corpus", "model"):
+        Path(file).symlink_to(made / file)
+    if words[0] == "vote":
+        assert polygene("annotate", "cells.h5ad", "--model", "model", "--out", "annotated.h5ad").exit_code == 0
+    Path(name).write_text("mine")
+    model = () if words[0] == "vote" else ("--model", "model")
+    command = [words[0], *model, *words[1:], *([] if words[-1] == "--report" else ["--out"]), name]
+    with monkeypatch.context() as patch:
+        for work in ("tl._reader.CellReader.__init__", "tl._generate.draw_adata", "evaluation.evaluate.predict_split"):
+            patch.setattr(f"polygene.{work}", lambda *_, **__: pytest.fail("the work began"))
+        said = refusal(polygene(*command))
+    assert f"{name!r} exists: " in " ".join(said.split())
+    assert "or replace it with overwrite=True (--overwrite)" in said
+    assert Path(name).read_text() == "mine"
+    result = polygene(*command, "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert Path(name).read_bytes() != b"mine"
+
+
 def test_finetune_writes_a_model_that_annotate_uses(made: Path, tmp_path: Path) -> None:
     adata = ad.read_h5ad(made / "cells.h5ad")
     adata.obs["mine"] = adata.obs["cell_type"].where(np.arange(150) % 3 > 0)
@@ -224,8 +264,10 @@ def test_annotate_needs_nothing_but_cells_and_prints_where_the_results_are(
     assert f"written to {tmp_path / 'blood.polygene.h5ad'}" in result.stdout
     assert "polygene_cell_type" in ad.read_h5ad(tmp_path / "blood.polygene.h5ad").obs
     before = content(tmp_path)
-    assert "exists: read it to add to its results, or name with --out" in refusal(polygene("embed", cells))
+    assert "exists: read it to add to its results, choose another file (--out), or" in refusal(polygene("embed", cells))
     assert content(tmp_path) == before
+    assert polygene("embed", cells, "--overwrite").exit_code == 0
+    assert list(ad.read_h5ad(tmp_path / "blood.polygene.h5ad").obsm) == ["X_polygene"]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +299,8 @@ def test_perturb_writes_a_table_with_its_note(made: Path, tmp_path: Path) -> Non
     assert set(table["evidence"]) == {"association"}
     before = content(tmp_path)
     for wrong, says in (("GENE", "Did you mean"), ("", "No gene is named")):
-        assert says in refusal(polygene("perturb", made / "cells.h5ad", *options, "--knock-out", wrong))
+        again = polygene("perturb", made / "cells.h5ad", *options, "--overwrite", "--knock-out", wrong)
+        assert says in refusal(again)
         assert content(tmp_path) == before
 
 

@@ -73,7 +73,7 @@ FUNCTIONS = {
     ),
     "join": ({}, set(), {"overwrite"}),
     "train": ({"source": "recipe"}, {"write_recipe"}, {"start"}),
-    "evaluate": ({}, {"out", "report"}, set()),
+    "evaluate": ({}, {"out", "report", "overwrite"}, set()),
 }
 """`prepare` sets fields of `config`; `evaluate` writes what Python returns; a recipe is an object in Python."""
 

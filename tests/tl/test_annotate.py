@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from polygene.errors import ColumnError, DataError, GeneError, PhenotypeError, PolyGeneError, ScaleError
+from polygene.errors import ColumnError, DataError, GeneError, OutputError, PhenotypeError, PolyGeneError, ScaleError
 from polygene.io.datasets import pbmc
 from polygene.io.read import CHUNK
 from polygene.model.calibration import Calibration, calibrate
@@ -138,11 +138,32 @@ def test_a_long_file_is_read_in_pieces_with_the_same_predictions_and_one_report(
     np.testing.assert_allclose(added.obsm["polygene_cell_type"][rows], few.obsm["polygene_cell_type"], atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"vote": {"cell_type": "leiden"}}])
+def test_where_results_cannot_go_is_found_out_before_the_model_and_the_cells_are_read(
+    options: dict[str, Any], adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out.h5ad").write_text("mine")
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    for work in ("load_model", "CellReader"):
+        monkeypatch.setattr(f"polygene.tl._annotate.{work}", lambda *_, **__: pytest.fail("the work began"))
+    for name, says in (
+        ("out.h5ad", "exists: read it to add to its results"),
+        ("cells.h5ad", "would replace"),
+        ("out.txt", r"must end with \.h5ad"),
+        ("none/out.csv", "there is no folder"),
+    ):
+        with pytest.raises(OutputError, match=says):
+            annotate(tmp_path / "cells.h5ad", out=tmp_path / name, **options)
+    with pytest.raises(DataError, match=r"a part of the results \(1/2\) goes into a folder"):
+        annotate(tmp_path / "cells.h5ad", out=tmp_path / "new.csv", part="1/2", **options)
+    assert (tmp_path / "out.h5ad").read_text() == "mine"
+
+
 def test_a_file_needs_out_and_an_anndata_takes_none(adata: ad.AnnData, tiny_model: PolyGene, tmp_path: Path) -> None:
     adata.write_h5ad(tmp_path / "cells.h5ad")
     with pytest.raises(DataError, match=r"cells\.h5ad need a place: out='annotated\.h5ad'"):
         annotate(tmp_path / "cells.h5ad", tiny_model)
-    with pytest.raises(DataError, match="writes into an AnnData; leave `out` out"):
+    with pytest.raises(DataError, match="results go into the AnnData; leave `out` out"):
         annotate(adata, tiny_model, out=tmp_path / "out.h5ad")
     assert "polygene_sex" not in adata.obs
     annotate(tmp_path / "cells.h5ad", tiny_model, out=tmp_path / "out.h5ad")

@@ -118,7 +118,7 @@ def test_a_binary_model_predicts_whether_and_not_how_much(
         ({"given": "cell_typ"}, PhenotypeError, "Did you mean 'cell_type'"),
         ({"given": "disease"}, PhenotypeError, "does not know the label 'gout'"),
         ({"layer": "raw"}, DataError, r"pass adata\.raw\.to_adata\(\)"),
-        ({"out": "x.h5ad"}, DataError, "writes into an AnnData"),
+        ({"out": "x.h5ad"}, DataError, "results go into the AnnData"),
     ],
 )
 def test_a_wrong_option_is_refused_and_nothing_is_written(

@@ -217,7 +217,9 @@ def test_a_stopped_scan_goes_on_where_it_was(
         return effects(self, *arguments)
 
     def scan(**options: Any) -> pd.DataFrame:
-        return perturb(adata, model, **({"knock_out": "all", "predict": ["sex"], "out": out} | options))
+        return perturb(
+            adata, model, **({"knock_out": "all", "predict": ["sex"], "out": out, "overwrite": True} | options)
+        )
 
     in_one, chunks = scan(out=None), CellSource.chunks
     monkeypatch.setattr(CellSource, "chunks", lambda self, rows=None, **how: chunks(self, rows, 20, **how))

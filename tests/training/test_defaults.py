@@ -8,7 +8,7 @@ import pytest
 
 import polygene as pg
 from polygene.corpus.corpus import CorpusSplit
-from polygene.errors import CorpusError, RecipeError
+from polygene.errors import CorpusError, OutputError, RecipeError
 from polygene.model.recipe import Recipe, TrainingConfig
 from polygene.training import defaults
 from polygene.training.defaults import default_recipe, find_recipe, write_recipe
@@ -44,7 +44,7 @@ def test_a_written_recipe_is_the_same_explained_and_not_replaced(toy_corpus, tmp
     assert Recipe.load(tmp_path / "small.toml") == default_recipe(toy_corpus.folder, "runs/small")
     write_recipe(None, tmp_path / "first.toml")
     assert Recipe.load(tmp_path / "first.toml").corpus == "corpus"
-    with pytest.raises(RecipeError, match="exists and is not replaced"):
+    with pytest.raises(OutputError, match="exists and is not replaced"):
         write_recipe(recipe, tmp_path / "mine.toml")
 
 

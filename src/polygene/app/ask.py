@@ -105,7 +105,7 @@ def change_labels(
         if column not in adata.obs and f"polygene_{name}" in predicted:
             adata.obs[column] = predicted[f"polygene_{name}"].to_numpy()[rows]
             taken.append(name)
-    table = counterfactual(adata, model, changes, out=folder / ANSWER, donor=donor)
+    table = counterfactual(adata, model, changes, out=folder / ANSWER, overwrite=True, donor=donor)
     kind = "expression" if "tokens_expression" in table else "expressed"
     ends = {"before": "", "change": "_change", "low": "_low", "high": "_high"}
     names = {f"tokens_{kind}{end}": key for key, end in ends.items()} | {f"half_{kind}_change": "half"}
@@ -127,7 +127,7 @@ def change_genes(
 ) -> dict[str, Any]:
     """Predict how the phenotypes of the selected cells move if these genes were removed or raised (`tl.perturb`)."""
     (adata, rows), out = _asked(file, folder), folder / ANSWER
-    table = perturb(adata, model, knock_out=knock_out, over_express=over_express, donor=donor, out=out)
+    table = perturb(adata, model, knock_out=knock_out, over_express=over_express, donor=donor, out=out, overwrite=True)
     effects = table[~table["effect_on"].isin(["embedding", "expression"])].rename(columns={"effect": "change"})
     effects = effects.sort_values("change", key=abs, ascending=False, kind="stable")
     shown = ["target", "before", "change", "low", "high"]

@@ -20,7 +20,7 @@ from typer import Argument, Option
 
 from polygene.cli import verbs
 from polygene.cli.console import Commands, console, print_all, print_error
-from polygene.cli.options import Layer, Model, pairs
+from polygene.cli.options import Layer, Model, Overwrite, pairs
 from polygene.errors import DataError, RecipeError
 from polygene.runtime.ranks import one_process, rank
 
@@ -174,6 +174,7 @@ def evaluate(
         Path | None, Option(metavar="REPORT.html", help="Also write tables and pictures as a page.")
     ] = None,
     seed: Annotated[int, Option(help="Decides which genes are masked, and the resamples of donors.")] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Score a model on held-out donors, beside baselines."""
     from polygene.corpus.corpus import Corpus
@@ -190,8 +191,8 @@ def evaluate(
         in_corpus = (corpus / name for name in (*FILES, "corpus.json"))
         refuse_input(file, *(folder / name for name in (*DECISIVE, *OPTIONAL)), *in_corpus)
     with ExitStack() as stack:
-        part = stack.enter_context(atomic_file(file, (".json",))) if file else None
-        page = stack.enter_context(atomic_file(report, (".html",))) if report else None
+        part = stack.enter_context(atomic_file(file, (".json",), overwrite=overwrite or not out)) if file else None
+        page = stack.enter_context(atomic_file(report, (".html",), overwrite=overwrite)) if report else None
         from polygene.evaluation.evaluate import evaluate as score
         from polygene.model.checkpoint import PolyGene
 

@@ -3,7 +3,6 @@
 Legend: C cells.
 """
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from polygene.io.datasets import pbmc
 from polygene.model.checkpoint import PolyGene
 from polygene.model.extend import extend_vocabulary
 from polygene.pl._demo import demo_picture
-from polygene.runtime.atomic import locked
+from polygene.runtime.atomic import delete, locked
 from polygene.runtime.json import write_json
 from polygene.runtime.seeds import check_seed
 from polygene.tl._annotate import annotate
@@ -212,10 +211,6 @@ def _cleared(out: Path) -> Path:
         held = f"holds {', '.join(others[:3])}" if others else "is a file"
         msg = f"{str(out)!r} {held}, which no demo made; choose another folder (--out)."
         raise DataError(msg)
-    for name in MADE:
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
-        else:
-            (out / name).unlink(missing_ok=True)
+    delete(*(out / name for name in MADE))
     out.mkdir(parents=True, exist_ok=True)
     return out

@@ -14,7 +14,7 @@ Model = Annotated[str, Option(help="A checkpoint folder, a model that ships, or 
 CopyOut = Annotated[Path | None, Option(help="A copy with the results (.h5ad).", show_default="CELLS.polygene.h5ad")]
 OUT = "A copy of the cells with the results (.h5ad), or only the results (.csv, .parquet; no ending: a folder)."
 Out = Annotated[Path | None, Option(help=OUT, show_default="CELLS.polygene.h5ad")]
-Overwrite = Annotated[bool, Option("--overwrite", help="Let --out be the file of the cells itself (.h5ad).")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace a file that is there; cells that are read stay.")]
 TableOut = Annotated[Path, Option(help="The table of effects (.csv, .parquet).")]
 NewCells = Annotated[Path, Option(metavar="CELLS.h5ad", help="Where the cells go.")]
 Given = Annotated[str | None, Option(help="Phenotypes whose labels in obs are known, such as tissue,sex.")]
@@ -27,17 +27,13 @@ Seed = Annotated[int, Option(help="Same seed, same result.")]
 
 
 def default_out(cells: str) -> Path:
-    """Name the results of a file: beside it, or in the current folder for a URL. What exists is not replaced."""
+    """Name the results of a file: beside it, or in the current folder for a URL."""
     from polygene.io.paths import name_of, parse_path
 
     place = parse_path(cells)
     folder = place.parent if isinstance(place, Path) else Path()
     stem = re.sub(r"(\.(h5ad|h5mu|h5|zarr|mtx|gz))+$", "", name_of(place)) or "cells"
-    out = folder / f"{stem}.polygene.h5ad"
-    if out.exists():
-        msg = f"{str(out)!r} exists: read it to add to its results, or name with --out where to write."
-        raise DataError(msg)
-    return out
+    return folder / f"{stem}.polygene.h5ad"
 
 
 def names(text: str) -> list[str]:

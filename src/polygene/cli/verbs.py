@@ -115,6 +115,7 @@ def generate(
     steps: o.Steps = 32,
     temperature: o.Temperature = 1.0,
     seed: o.Seed = 0,
+    overwrite: o.Overwrite = False,
 ) -> None:
     """Draw cells that have these labels: what the model learned of such cells, no measurement."""
     given = locals()
@@ -133,6 +134,7 @@ def balance(
     steps: o.Steps = 32,
     temperature: o.Temperature = 1.0,
     seed: o.Seed = 0,
+    overwrite: o.Overwrite = False,
 ) -> None:
     """Add generated cells to rare labels, marked in obs. Class weights and oversampling train better classifiers."""
     _call("balance", locals())
@@ -149,6 +151,7 @@ def perturb(
     donor: o.Donor = "donor_id",
     layer: o.Layer = None,
     totals: o.Totals = None,
+    overwrite: o.Overwrite = False,
 ) -> None:
     """Remove or raise genes, such as CD79A,MS4A1, and rank how predictions change: associations, not mechanisms.
 
@@ -171,6 +174,7 @@ def counterfactual(
     layer: o.Layer = None,
     totals: o.Totals = None,
     seed: o.Seed = 0,
+    overwrite: o.Overwrite = False,
 ) -> None:
     """Predict how each gene changes if a phenotype were another: association, not intervention."""
     _call("counterfactual", locals() | {"changes": o.label_changes(changes)})
@@ -193,6 +197,9 @@ def _call(verb: str, options: dict[str, Any]) -> None:
     options.setdefault("out", o.default_out(*cells) if cells and "out" not in options else None)
     with process_group():  # a process that fails ends the others with its message
         if cells:  # before torch is imported, which takes seconds; the verb opens them again, and warns
+            if "overwrite" in options:
+                check_out = extras.load("polygene.io.write").check_out
+                check_out(*cells, options["out"], overwrite=options["overwrite"], new=verb == "balance")
             with quiet():
                 extras.load("polygene.io.read").open_cells(*cells, layer=options.get("layer"))
         run = getattr(extras.load("polygene.tl"), verb)

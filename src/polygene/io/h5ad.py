@@ -83,8 +83,7 @@ def write_cells(chunks: Iterator[ad.AnnData], obs: pd.DataFrame, var: pd.DataFra
 def write_tables(path: str | Path, obs: pd.DataFrame | Path, var: pd.DataFrame) -> None:
     """Write an .h5ad without a matrix, its `obs` given or taken over from another .h5ad."""
     with h5py.File(path, "w") as file:
-        empty = pd.DataFrame(index=pd.Index([], dtype=str))
-        write_elem(file, "/", ad.AnnData(obs=empty if isinstance(obs, Path) else obs, var=var))
+        write_elem(file, "/", ad.AnnData(obs=None if isinstance(obs, Path) else obs, var=var))
         if isinstance(obs, Path):
             del file["obs"]
             with h5py.File(obs) as source:

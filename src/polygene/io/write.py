@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
@@ -24,7 +23,7 @@ from polygene.io.backed import names_of
 from polygene.io.folder import is_folder, write_folder, write_parquet
 from polygene.io.h5ad import append, append_rows
 from polygene.io.results import SUFFIXES, UNS_KEY, Results, ResultsChunk, check_writable, remove, table_of, used
-from polygene.runtime.atomic import atomic_file, check_target, refuse_input, writing
+from polygene.runtime.atomic import OTHER, atomic_file, check_target, refuse_input, writing
 from polygene.runtime.distributed import process_group
 from polygene.runtime.ranks import WHOLE, Part, own_rows, rank, world_size
 
@@ -60,43 +59,46 @@ def results_writer(out: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Ite
             path.unlink(missing_ok=True)
 
 
-def check_overwrite(results: Results, out: str | Path, *, overwrite: bool) -> None:
-    """Refuse to write over the cells that are read, unless it is allowed and all of them stay."""
-    keeps_all = Path(out).suffix == ".h5ad" and results.new_var is None
+def check_out(
+    source: Any, out: str | Path | None, *, overwrite: bool, part: Part = WHOLE, suffixes: tuple[str, ...] = SUFFIXES,
+    new: bool = False,
+) -> str | Path | None:  # fmt: skip
+    """Return where results go, None for an AnnData, or refuse it before cells are read; `new` cells go into a file."""
+    if part != WHOLE and not (out and is_folder(out, suffixes)):
+        msg = f"a part of the results ({part}) goes into a folder: give out=… (--out) a name without an ending"
+        raise DataError(msg)
+    if not isinstance(source, str | Path) and not new:
+        if out is not None:
+            msg = f"results go into the AnnData; leave `out` out, and save it: adata.write_h5ad({str(out)!r})"
+            raise DataError(msg)
+        check_writable(source)
+        return None
+    if out is None:
+        table = ", or a .parquet, a .csv or a folder" if suffixes == SUFFIXES else ""
+        msg = f"the results for {source} need a place: out='annotated.h5ad'{table}"
+        raise DataError(msg)
+    keeps_all = Path(out).suffix == ".h5ad" and not new
     if not (overwrite and keeps_all):
         do = "choose another file, or add the results to it with overwrite=True (--overwrite)"
-        refuse_input(out, results.cells.path, do=do if keeps_all else "genes would be lost, so choose another file")
+        refuse_input(out, source, do=do if keeps_all else "genes would be lost, so choose another file")
+    if not is_folder(out, suffixes):
+        do = "read it to add to its results, choose another file (--out)" if keeps_all else OTHER
+        check_target(out, suffixes, overwrite=overwrite, do=do)
+    return out
 
 
 def write_results(
-    results: Results,
-    adata: ad.AnnData | str | Path,
-    out: str | Path | None,
-    *,
-    overwrite: bool = False,
-    part: Part = WHOLE,
+    results: Results, adata: Any, out: str | Path | None, *, overwrite: bool = False, part: Part = WHOLE
 ) -> None:
     """Write the results for an AnnData into it, and those for a file to `out`; `part` is for a folder."""
-    if part != WHOLE and not (out and is_folder(out, results.suffixes)):
-        msg = f"a part of the results ({part}) goes into a folder: give out=… (--out) a name without an ending"
-        raise DataError(msg)
-    if isinstance(adata, ad.AnnData) and out is not None:
-        msg = f"{results.verb} writes into an AnnData; leave `out` out, and save it: adata.write_h5ad({str(out)!r})"
-        raise DataError(msg)
-    if isinstance(adata, ad.AnnData):
-        check_writable(adata)
+    place = check_out(adata, out, overwrite=overwrite, part=part, suffixes=results.suffixes)
+    if place is None:
         results.add_to(adata)
-        return
-    if out is None:
-        table = ", or a .parquet, a .csv or a folder" if results.suffixes == SUFFIXES else ""
-        msg = f"the results for {results.cells.label} need a place: out='annotated.h5ad'{table}"
-        raise DataError(msg)
-    check_overwrite(results, out, overwrite=overwrite)
-    if is_folder(out, results.suffixes):
-        write_folder(results, out, part)
-        return
-    with results_writer(out, results.suffixes) as write:
-        write(results)
+    elif is_folder(place, results.suffixes):
+        write_folder(results, place, part)
+    else:
+        with results_writer(place, results.suffixes) as write:
+            write(results)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

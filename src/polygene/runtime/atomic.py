@@ -22,16 +22,19 @@ from polygene.errors import OutputError, PolyGeneError
 _LOCKED = threading.local()
 """Targets that this thread has locked."""
 NOTHING = "nothing was left behind"
+OTHER = "choose another file"
 
 
 @contextmanager
-def atomic_file(target: str | Path, suffixes: tuple[str, ...] = (), left: str = NOTHING) -> Iterator[Path]:
+def atomic_file(
+    target: str | Path, suffixes: tuple[str, ...] = (), left: str = NOTHING, *, overwrite: bool = True
+) -> Iterator[Path]:
     """Yield a path to write to, which becomes `target` when the block ends without an error.
 
     Whether `target` can be written is found out on entering, before the work begins. `left` ends the message of a
     failure.
     """
-    target = check_target(target, suffixes)
+    target = check_target(target, suffixes, overwrite=overwrite)
     with _partial(target, left) as partial:
         partial.touch()
         yield partial
@@ -95,9 +98,8 @@ def atomic_update(folder: str | Path, *, last: str) -> Iterator[Path]:
 
 def _open_to_readers(folder: Path) -> None:
     """Let those read the files who may read the folder: safetensors writes files that only their owner can read."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(folder.stat().st_mode & 0o666)
+    for file in filter(Path.is_file, folder.rglob("*")):
+        file.chmod(folder.stat().st_mode & 0o666)
 
 
 def write_text(target: Path, text: str) -> None:
@@ -112,8 +114,8 @@ def write_text(target: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def check_target(target: str | Path, suffixes: tuple[str, ...]) -> Path:
-    """Refuse a target that cannot be written; without suffixes any name will do. A link is followed."""
+def check_target(target: str | Path, suffixes: tuple[str, ...], *, overwrite: bool = True, do: str = OTHER) -> Path:
+    """Refuse a target that cannot be written, or must not; without suffixes any name will do. A link is followed."""
     target = Path(target).resolve() if Path(target).is_symlink() else Path(target)
     if suffixes and target.suffix not in suffixes:
         msg = f"{str(target)!r} cannot be written: its name must end with {' or '.join(suffixes)}."
@@ -121,6 +123,9 @@ def check_target(target: str | Path, suffixes: tuple[str, ...]) -> Path:
     if not target.parent.is_dir() or target.is_dir():
         wrong = f"{str(target)!r} is a folder" if target.is_dir() else f"there is no folder {str(target.parent)!r}"
         msg = f"{str(target)!r} cannot be written: {wrong}."
+        raise OutputError(msg)
+    if target.exists() and not overwrite:
+        msg = f"{str(target)!r} exists: {do}, or replace it with overwrite=True (--overwrite)."
         raise OutputError(msg)
     return target
 
@@ -210,11 +215,8 @@ def sync(path: Path, *, deep: bool = True) -> None:
     A folder that is not `deep` is synced as the list of its names only.
     """
     for one in [*(path.rglob("*") if deep else ()), path]:
-        if one.is_file():
-            with one.open("rb+") as opened:
-                os.fsync(opened.fileno())
-        elif os.name != "nt":  # Windows opens no folder
-            number = os.open(one, os.O_RDONLY)
+        if one.is_file() or os.name != "nt":  # Windows opens no folder
+            number = os.open(one, os.O_RDWR if one.is_file() else os.O_RDONLY)
             try:
                 os.fsync(number)
             finally:

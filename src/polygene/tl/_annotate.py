@@ -14,7 +14,7 @@ from polygene.evaluation.ages import LEVEL, years_interval
 from polygene.evaluation.metrics import expected_years
 from polygene.io.read import Source
 from polygene.io.results import ResultsChunk, earlier
-from polygene.io.write import write_results
+from polygene.io.write import check_out, write_results
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import label_probabilities, predict_labels
 from polygene.model.shipped import DEFAULT
@@ -81,7 +81,7 @@ def annotate(
         without an ending is a folder of Parquet files of 100,000 cells, into which a run that was stopped goes on. Only
         some rows are in memory at a time. An AnnData is changed in place.
     overwrite
-        Let `out` be the file of the cells itself, which then also holds the results (.h5ad).
+        Replace a file that is there. That of the cells (.h5ad) stays whole, and then also holds the results.
     part
         "3/16" for the third of sixteen parts of the cells, into a folder: machines that share it, or whose folders are
         put together, share the work.
@@ -128,6 +128,8 @@ def annotate(
     >>> adata.obsm["polygene_cell_type"].shape
     (50, 254)
     """
+    some_cells = Part.parse(part) if part else WHOLE
+    check_out(adata, out, overwrite=overwrite, part=some_cells)
     model = load_model(model)
     schema = model.tokenizer.schema
     given, predict = check_phenotypes(schema, given, predict)
@@ -143,10 +145,9 @@ def annotate(
     results = results_of("annotate", model, reader, annotator.block, done=done, uns=annotator.uns(), replaces=replaces)
     if vote:
         results = with_votes(results, vote, lambda: principal_components(reader, len(model.tokenizer.panel)))
-    write_results(results, adata, out, overwrite=overwrite, part=Part.parse(part) if part else WHOLE)
-    if world_size() == 1:
-        for line in annotator.summary.lines():
-            logger.info("%s", line)
+    write_results(results, adata, out, overwrite=overwrite, part=some_cells)
+    for line in annotator.summary.lines() if world_size() == 1 else ():
+        logger.info("%s", line)
 
 
 def _can_predict_sex(model: PolyGene, measured_G: np.ndarray) -> bool:

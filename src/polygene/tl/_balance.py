@@ -35,6 +35,7 @@ def balance(
     temperature: float = 1.0,
     seed: int = 0,
     out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> ad.AnnData:
     """Add generated cells to rare labels.
 
@@ -56,8 +57,8 @@ def balance(
         Phenotypes that a generated cell takes from a real cell of its label, drawn at random.
     layer, totals
         Where the expression is, as for `annotate`.
-    out
-        Also write the cells here (.h5ad).
+    out, overwrite
+        Also write the cells here, as for `generate`.
 
     Returns
     -------
@@ -72,7 +73,7 @@ def balance(
     model = load_model(model)
     tokenizer, schema = model.tokenizer, model.tokenizer.schema
     phenotypes = list(dict.fromkeys([key, *([given] if isinstance(given, str) else given)]))
-    with written(out, (".h5ad",), adata) as part:
+    with written(out, (".h5ad",), adata, overwrite=overwrite) as part:
         reader = CellReader(adata, tokenizer, given=phenotypes, layer=layer, totals=totals)
         both, labels_CP = _real_cells(reader, model)
         ordered_CP = _ordered(labels_CP, schema, key, n_cells, np.random.default_rng(seed))

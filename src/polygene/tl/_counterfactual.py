@@ -54,6 +54,7 @@ def counterfactual(
     totals: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> pd.DataFrame:
     """Change control tokens, keep the rest, and predict the change of each gene.
 
@@ -87,8 +88,8 @@ def counterfactual(
         Where the expression is, as for `annotate`.
     seed
         Decides the halves.
-    out
-        Also write the table here (.csv, .parquet).
+    out, overwrite
+        Also write the table here (.csv, .parquet); in place of a file that is there only with `overwrite`.
 
     Returns
     -------
@@ -113,7 +114,7 @@ def counterfactual(
     model = load_model(model)
     tokenizer = model.tokenizer
     targets = parse_changes(tokenizer.schema, changes)
-    with written(out, (".csv", ".parquet"), adata) as part:
+    with written(out, (".csv", ".parquet"), adata, overwrite=overwrite) as part:
         cells = open_cells(adata, layer=layer)
         labels_CP = read_controls(cells, tokenizer.schema, targets, given)
         unit_C, units = _units(cells, donor, groupby)

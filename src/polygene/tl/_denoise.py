@@ -11,8 +11,8 @@ import pandas as pd
 
 from polygene.errors import DataError, check_choice
 from polygene.io.read import Source
-from polygene.io.results import ResultsChunk
-from polygene.io.write import check_overwrite, results_writer, write_results
+from polygene.io.results import MATRIX_SUFFIXES, ResultsChunk
+from polygene.io.write import check_out, results_writer, write_results
 from polygene.model.checkpoint import PolyGene
 from polygene.model.denoising import Output, expected_expression
 from polygene.model.shipped import DEFAULT
@@ -58,7 +58,7 @@ def denoise(
     out
         Where the results of a file go (.h5ad), written while only some rows are in memory.
     overwrite
-        With panel="measured", let `out` be the file of the cells itself.
+        As for `annotate`; with panel="all" `out` is never the file of the cells.
 
     Returns
     -------
@@ -79,6 +79,8 @@ def denoise(
     Both write `uns["polygene"]["denoise"]`.
     """
     _check(output, panel, adata, layer)
+    if panel == "measured" or out is not None:
+        check_out(adata, out, overwrite=overwrite, suffixes=MATRIX_SUFFIXES, new=panel == "all")
     model = load_model(model)
     if output == "expression" and model.tokenizer.binner.n_bins == 2:
         msg = (
@@ -105,7 +107,7 @@ def denoise(
     elif out is None:
         return results.to_adata()
     else:
-        check_overwrite(results, out, overwrite=overwrite)
+        check_out(reader.cells.path, out, overwrite=overwrite, suffixes=MATRIX_SUFFIXES, new=True)  # what a glob named
         with results_writer(out, results.suffixes) as write:
             write(results)
     return None

@@ -9,7 +9,7 @@ import pandas as pd
 from polygene.errors import check_choice
 from polygene.io.read import Source
 from polygene.io.results import ResultsChunk
-from polygene.io.write import write_results
+from polygene.io.write import check_out, write_results
 from polygene.model.checkpoint import PolyGene
 from polygene.model.inference import cell_states, key_states, predict_labels
 from polygene.model.shipped import DEFAULT
@@ -75,6 +75,7 @@ def embed(
     >>> adata.obsm["X_joint"] = np.hstack(scaled)
     """
     check_choice("states", states, get_args(States))
+    check_out(adata, out, overwrite=overwrite)
     model = load_model(model)
     reader = CellReader(adata, model.tokenizer, layer=layer, totals=totals)
 

@@ -43,6 +43,7 @@ def generate(
     temperature: float = 1.0,
     seed: int = 0,
     out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> ad.AnnData:
     """Draw cells that have these labels, from the model's probabilities.
 
@@ -74,8 +75,8 @@ def generate(
         1 draws from the model's probabilities; near 0 always the most probable bin.
     seed
         Decides everything that is drawn; the first cells are the same whatever `n_cells`.
-    out
-        Also write the cells here (.h5ad).
+    out, overwrite
+        Also write the cells here (.h5ad); in place of a file that is there only with `overwrite`.
 
     Returns
     -------
@@ -105,7 +106,7 @@ def generate(
         msg = "This model predicts whether a gene is expressed, not how much, so it has no counts: leave counts out."
         raise DataError(msg)
     facts = {"labels": dict(labels), "genes": dict(genes), "predict": np.array(predict, dtype=str), "seed": seed}
-    with written(out, (".h5ad",), like) as part:
+    with written(out, (".h5ad",), like, overwrite=overwrite) as part:
         adata = draw_adata(model, labels_CP, given_G, measured_G, predict=predict, seed=seed, sampling=sampling)
         if like is not None:
             adata = adata[:, measured_G].copy()

@@ -42,6 +42,7 @@ def perturb(
     layer: str | None = None,
     totals: str | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> pd.DataFrame:
     """Remove or raise genes in cells, and rank how the model's predictions change.
 
@@ -67,8 +68,9 @@ def perturb(
         Column of `obs` with the donor. Without it cells are the replicates, and the intervals are too narrow.
     layer, totals
         Where the expression is, as for `annotate`.
-    out
-        Also write the table here (.csv, .parquet). A run that was stopped goes on from `<out>.part` beside it.
+    out, overwrite
+        Also write the table here (.csv, .parquet); in place of a file that is there only with `overwrite`. A run that
+        was stopped goes on from `<out>.part` beside it.
 
     Returns
     -------
@@ -99,7 +101,7 @@ def perturb(
         msg = "This model predicts whether a gene is expressed, not how much: leave `genes` out."
         raise DataError(msg)
     predict = [name for name in check_phenotypes(schema, (), predict)[1] if len(schema.labels[schema.index(name)]) > 1]
-    with written(out, (".csv", ".parquet"), adata) as whole:
+    with written(out, (".csv", ".parquet"), adata, overwrite=overwrite) as whole:
         study = Study(CellReader(adata, tokenizer, layer=layer, totals=totals), model, donor)
         perturbations = _perturbations(study, off, up)
         targets = np.flatnonzero(study.measured_G).tolist() if genes == ALL else _named(panel, genes) or ()

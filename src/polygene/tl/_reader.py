@@ -201,7 +201,9 @@ def results_of(
 
 
 @contextmanager
-def written(out: str | Path | None, suffixes: tuple[str, ...], source: Source | None = None) -> Iterator[Path | None]:
+def written(
+    out: str | Path | None, suffixes: tuple[str, ...], source: Source | None = None, *, overwrite: bool
+) -> Iterator[Path | None]:
     """Give the temporary file of `out`, checked before the work begins; None where nothing is to be written.
 
     The cells that are read stay: a table, or cells of the panel alone, would lose genes.
@@ -212,7 +214,7 @@ def written(out: str | Path | None, suffixes: tuple[str, ...], source: Source | 
         yield None
         return
     refuse_input(out, source.filename if isinstance(source, ad.AnnData) else source, do="choose another file")
-    with atomic_file(out, suffixes) as part:
+    with atomic_file(out, suffixes, overwrite=overwrite) as part:
         yield part
 
 

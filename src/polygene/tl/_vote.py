@@ -15,7 +15,7 @@ from polygene.errors import DataError, PhenotypeError, check_number, missing_col
 from polygene.evaluation.metrics import expected_years
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import UNS_KEY, Results, ResultsChunk
-from polygene.io.write import write_results
+from polygene.io.write import check_out, write_results
 from polygene.model.calibration import summed
 from polygene.model.pooling import pooled
 from polygene.runtime import extras
@@ -69,7 +69,7 @@ def vote(
     out
         Where the results of a file go: a copy of it with them (.h5ad), or their columns alone (.parquet, .csv).
     overwrite
-        Let `out` be the file of the cells itself.
+        As for `annotate`.
 
     Notes
     -----
@@ -103,6 +103,7 @@ def vote(
     True
     """
     check_number("share", share, 0, 1, what="the share of a group's cells that must agree with its label, 0 to 1")
+    check_out(adata, out, overwrite=overwrite)
     cells = open_cells(adata)
     held = adata if isinstance(adata, ad.AnnData) else ad.read_h5ad(adata, backed="r")
     if held is not adata:

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from polygene.corpus.corpus import Corpus
-from polygene.errors import RecipeError
+from polygene.errors import OutputError, RecipeError
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
 from polygene.runtime.toml import write_toml
@@ -92,4 +92,4 @@ def write_recipe(source: Recipe | str | Path | None, path: str | Path, out: str 
             file.write("\n".join([*lines, ""]))
     except FileExistsError as error:
         msg = f"{path} exists and is not replaced; choose another name."
-        raise RecipeError(msg) from error
+        raise OutputError(msg) from error
