@@ -193,12 +193,12 @@ def looked(
     expect(page.locator("#legend li").first).to_be_visible()
 
 
-def picked(page: Page, idle: list[Any], label: str) -> None:
+def picked(page: Page, idle: list[Any], label: str, *more: Any) -> None:
     """Select the cells of a label by the legend, and say what they are."""
     page.click("#tab-look")
     with page.expect_response("**/api/selection"):
         page.locator("#legend button", has_text=label).first.click()
-    share = {"cells": 1, "phenotypes": [{"name": "cell_type", "labels": [[label, 1.0]]}], "unsure": 0.0}
+    share = {"cells": 1, "phenotypes": [{"name": "cell_type", "labels": [[label, 1.0]]}, *more], "unsure": 0.0}
     idle[-1].say("done", result={**share, "by_sets": True, "of": "cell_type"})
     idle[-1].say("done", result={"genes": [], "why": "too few cells"})
     expect(page.locator("#selected")).to_contain_text("too few cells")
@@ -332,6 +332,16 @@ def test_what_is_warned_of_while_predicting_is_shown(browser: Browser, by_hand: 
 
 
 @browser_test
+def test_one_age_is_no_range_of_ages(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page = opened(browser, by_hand)
+    looked(page, idle)
+    picked(page, idle, "B cell", {"name": "age", "labels": [], "years": [55.1, 55.1, 55.1]})
+    expect(page.locator("#selected")).to_contain_text("55 years; off by 8 to 15 years on a new study.")
+    picked(page, idle, "T cell", {"name": "age", "labels": [], "years": [55.1, 40.2, 60.3]})
+    expect(page.locator("#selected")).to_contain_text("55 years at the median, 90 % of the cells between 40 and 60;")
+
+
+@browser_test
 def test_an_answer_goes_when_other_cells_are_selected(browser: Browser, by_hand: str, idle: list[Any]) -> None:
     page = opened(browser, by_hand)
     looked(page, idle)
@@ -414,18 +424,15 @@ def test_a_picture_has_room_for_long_labels_and_the_names_of_the_map(
     browser: Browser, by_hand: str, idle: list[Any]
 ) -> None:
     page, long = opened(browser, by_hand), "effector memory CD8-positive, alpha-beta T cell, terminally differentiated"
-    at = {long: (-0.5, 0.0), "B cell": (0.5, 0.0), "T cell": (0.5, 0.001)}  # where another name stands
+    at = {long: (-0.5, 0.0), "cells with B": (0.5, 0.0), "cells with T": (0.7, 0.0)}  # too near for two names
     labels = [label for label, n in zip(at, (5, 4, 3), strict=True) for _ in range(n)]
     looked(page, idle, [at[label] for label in labels], polygene_cell_type=labels)
     page.click("#tab-take")
     page.wait_for_timeout(500)  # the map is painted
     page.set_content(saved(page, "svg").decode())
     texts = page.locator("svg text")
-    assert texts.all_text_contents() == [
-        "effector memory CD8+ T cell, terminally…",
-        "B cell",
-        *(f"{label} ({labels.count(label)})" for label in at),
-    ]
+    counted = [f"{label} ({labels.count(label)})" for label in at]
+    assert texts.all_text_contents() == ["effector memory CD8+ T cell, terminally…", "cells with B", *counted]
     right, width = page.evaluate(
         "[Math.max(...[...document.querySelectorAll('svg text')].map((one) => one.getBBox().x + one.getBBox().width)),"
         " document.querySelector('svg').viewBox.baseVal.width]"

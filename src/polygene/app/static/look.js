@@ -190,7 +190,8 @@ function numbers(found) {
 }
 
 function probabilities({ name, labels, years }) {
-  if (years) return [element("h2", { textContent: "Age" }), element("p", { textContent: `${Math.round(years[0])} years at the median, 90 % of the cells between ${Math.round(years[1])} and ${Math.round(years[2])}; off by 8 to 15 years on a new study.` })];
+  const [middle, low, high] = (years ?? []).map(Math.round), range = low === high ? "" : ` at the median, 90 % of the cells between ${low} and ${high}`;
+  if (years) return [element("h2", { textContent: "Age" }), element("p", { textContent: `${middle} years${range}; off by 8 to 15 years on a new study.` })];
   return [element("h2", { textContent: capital(words(name)) }), element("ul", { className: "bars" }, ...bars(labels.filter(([, p], i) => i === 0 || p >= .01), 1, percent))];
 }
 
