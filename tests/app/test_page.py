@@ -784,6 +784,50 @@ def test_the_page_is_used_with_the_keyboard_alone(browser: Browser, address: str
     expect(page.locator("#n-selected")).to_be_hidden()
 
 
+SEEN = """() => {
+  const { left, top, width, height } = document.activeElement.getBoundingClientRect();
+  const there = document.elementFromPoint(left + width / 2, top + height / 2);
+  return there?.contains(document.activeElement) || document.activeElement.contains(there);
+}"""
+
+
+@browser_test
+def test_the_focus_goes_with_the_view_and_is_never_hidden(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page, at = opened(browser, by_hand, size=(1280, 640)), "document.activeElement"
+    page.keyboard.press("Tab")
+    chosen(page, idle)
+    assert page.evaluate(f"{at}.id") == "choose-title"
+    while page.evaluate(f"{at}.id") != "run":
+        page.keyboard.press("Tab")
+        assert page.evaluate(SEEN), page.evaluate(f"{at}.outerHTML")
+    page.on("dialog", lambda one: one.accept())
+    page.click("#another")
+    looked(page, idle)
+    assert page.evaluate(f"{at}.textContent") == "Cells on the map"
+    page.locator("#legend button", has_text="T cell").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate(f"{at}.id") == "tab-selected"
+
+
+@browser_test
+def test_controls_have_names_of_their_own(browser: Browser, by_hand: str, idle: list[Any]) -> None:
+    page, controls = opened(browser, by_hand), "button, input:not([type=file]), select, [tabindex='0']"
+    labels = [one | {"labels": [["T cell", 3]]} for one in FILE["phenotypes"]]
+    looked(page, idle, file={"phenotypes": labels})
+
+    def check() -> None:
+        shown = [one for one in page.locator(controls).all() if one.is_visible()]
+        names = [one.aria_snapshot().partition("\n")[0].partition(" [")[0].rstrip(":") for one in shown]
+        assert len(set(names)) == len(names)
+        assert [name for name in names if '"' not in name] == []
+
+    for name in ("look", "selected", "what-if", "table", "take"):
+        page.click(f"#tab-{name}")
+        check()
+    page.click("#again")
+    check()
+
+
 def luminance(colour: str) -> float:
     full = colour if len(colour) == 7 else "#" + "".join(2 * one for one in colour[1:])
     parts = [int(full[i : i + 2], 16) / 255 for i in (1, 3, 5)]

@@ -19,10 +19,11 @@ tabs.onmessage = ({ data }) => {
 
 function show(name) {
   if (view === "elsewhere") return; // until it is loaded again
-  view = name;
+  const before = view; view = name;
   for (const one of VIEWS) $(`${one}-view`).hidden = one !== name;
   $("another").hidden = name !== "choose" && name !== "look"; $("again").hidden = name !== "look"; $("back").hidden = name !== "choose" || !state.run;
   $("file-name").hidden = !state.file || name === "open"; $("file-name").textContent = state.file ? `${shorten(state.file.name)} · ${many(state.file.cells, "cell")}` : ""; $("file-name").title = state.file?.name ?? "";
+  if (before && before !== name) document.querySelector(`#${name}-view h1`).focus(); // a reader of the screen is told
 }
 
 function settled() { // the view that the state asks for
@@ -126,7 +127,7 @@ function fact(facts, model) {
 }
 
 function phenotype(one) {
-  const check = (kind, checked, text) => element("label", {}, element("input", { type: "checkbox", name: kind, value: one.name, checked, disabled: kind === "given" && !one.labels.length }), text);
+  const check = (kind, checked, text) => element("label", {}, element("input", { type: "checkbox", name: kind, value: one.name, checked, ariaLabel: kind === "given" ? `${words(one.name)}: known` : null, disabled: kind === "given" && !one.labels.length }), text);
   const there = one.labels.length ? `in the file: ${one.labels.map(([label, n]) => `${label} (${count(n)})`).join(", ")}${one.n_labels > one.labels.length ? ", …" : ""}` : "not in the file";
   const row = element("div", { className: "check" }, check("predict", true, words(one.name)), one.labels.length ? check("given", false, "known") : element("span"), element("span", { className: "soft", textContent: there, title: there }));
   row.onchange = (event) => { for (const box of row.querySelectorAll("input")) if (box !== event.target && event.target.checked) box.checked = false; };

@@ -72,7 +72,7 @@ function effects(title, rows, key, most, text, beside) {
 
 function interval({ change, low, high }, most) {
   const svg = document.createElementNS(NS, "svg"), x = (value) => 50 + 48 * value / most;
-  svg.setAttribute("viewBox", "0 0 100 16"); svg.setAttribute("preserveAspectRatio", "none"); svg.setAttribute("aria-hidden", "true");
+  svg.setAttribute("viewBox", "0 0 100 16"); svg.setAttribute("preserveAspectRatio", "none"); if (low === null) svg.setAttribute("aria-hidden", "true"); else { svg.setAttribute("role", "img"); svg.setAttribute("aria-label", `95 % interval ${signed(low)} to ${signed(high)}`); }
   const add = (tag, facts) => { const made = document.createElementNS(NS, tag); for (const [name, value] of Object.entries(facts)) made.setAttribute(name, value); svg.append(made); };
   add("rect", { x: Math.min(50, x(change)), y: 4, width: Math.max(.7, Math.abs(x(change) - 50)), height: 8, fill: change > 0 ? "#d55e00" : "#0072b2" });
   add("line", { x1: 50, x2: 50, y1: 0, y2: 16, stroke: "currentColor", "stroke-width": .4 });

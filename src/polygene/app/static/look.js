@@ -154,11 +154,13 @@ function legendRow(label, i) {
 function rowsWhere(test) { const rows = []; for (let i = 0; i < colours.values.length; i++) if (test(i)) rows.push(i); return Uint32Array.from(rows); }
 
 function select(rows, adds) {
+  const here = document.activeElement;
   if (adds) rows = Uint32Array.from(new Set([...selection, ...rows]));
   selection = rows.sort(); if (scatter.n) scatter.setSelected(selection);
   $("n-selected").hidden = !selection.length; $("n-selected").textContent = count(selection.length);
   if (selection.length && $("tab-look").ariaSelected === "true") tab("selected");
   showSelected();
+  if (!here.checkVisibility()) $("tab-selected").focus(); // the button that was pressed is gone
 }
 
 async function showSelected() {
