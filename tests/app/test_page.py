@@ -657,6 +657,8 @@ def test_one_tab_at_a_time_is_alive(browser: Browser, by_hand: str, idle: list[A
     other.set_default_timeout(LONG)
     other.goto(by_hand)
     expect(other.locator("#elsewhere-view")).to_be_visible()
+    expect(other.locator("#elsewhere-view")).to_contain_text("one file open at a time")
+    expect(other.locator("#elsewhere-view")).to_contain_text("For two files side by side, open the page in a private")
     expect(other.locator("#choose-view")).to_be_hidden()
     drop(other, "other.h5ad", b"bytes")
     expect(page.locator("#choose-title")).to_have_text("mine.h5ad")
