@@ -34,7 +34,7 @@ from polygene.model.metrics import Metrics
 from polygene.model.recipe import NetworkConfig, Recipe, TrainingConfig
 from polygene.nn.losses import LossConfig
 from polygene.runtime.atomic import locked
-from polygene.training import defaults, engine, states
+from polygene.training import defaults, engine
 from polygene.training import train as training
 from polygene.training.data import TrainingCells, class_weights
 from polygene.training.engine import Engine, of_interest
@@ -197,7 +197,7 @@ def write_half(self, folder):
         (training, "last_whole_state", stop),
         (Engine, "_save_optimizer_and_scheduler", stop),
         (engine._States, "on_save", stop),
-        (states.shutil, "rmtree", half_remove),
+        (shutil, "rmtree", half_remove),
         (Engine, "_load_best_model", stop),
         (PolyGene, "save_pretrained", write_half),
         (training, "drop_states", stop),
@@ -299,6 +299,21 @@ def test_a_second_run_into_the_folder_of_one_that_trains_is_refused(recipe_for):
 def test_a_run_that_diverges_says_so(recipe_for, evaluations):
     with pytest.raises(RecipeError, match=r"diverged.*Lower training\.learning_rate"):
         train(recipe_for(learning_rate=1e30, evaluations=evaluations, warmup=0.0))
+
+
+def test_a_run_whose_loss_rises_far_ends_with_one_warning_that_says_what_to_do(recipe_for, caplog):
+    train(recipe_for(learning_rate=1.0, warmup=0.0))
+    warned = [record for record in caplog.records if "diverged" in record.getMessage()]
+    assert len(warned) == 1
+    assert warned[0].levelname == "WARNING"
+    says = r"seems to have diverged: its loss rose from [\d.]+ to [\d.]+, .*Lower training\.learning_rate"
+    assert re.search(says, warned[0].getMessage())
+    assert caplog.records[-1] is warned[0]
+
+
+def test_a_run_that_learns_is_not_said_to_diverge(uninterrupted, recipe_for, caplog):
+    train(recipe_for(batch_size=2, epochs=2))
+    assert "diverged" not in caplog.text
 
 
 def test_a_disk_that_is_full_while_a_state_is_saved_is_told_as_that(recipe_for, uninterrupted, monkeypatch):

@@ -33,6 +33,8 @@ from polygene.training.data import TrainingCells
 from polygene.training.states import mark_whole
 
 log = logging.getLogger("polygene")
+FAR = 2.0  # times the untrained loss: on PBMC 3k learning rates to 0.03 reach 1.3 of it, 0.1 1.5, 0.3 5 and 1 54
+DO = "Lower training.learning_rate or raise training.warmup, and begin anew: restart=True (--restart), or another out."
 PATIENCE = 300  # seconds after which a silent process counts as lost: a host without power closes no connection
 FORWARD = (
     *("input_ids", "position_ids", "token_type_ids", "n_keys", "n_queries"),
@@ -100,6 +102,13 @@ class Engine(Trainer):
             raise _diverged(self.state.global_step)
         super().log(logs, *args, **kwargs)
 
+    def warn_of_loss(self) -> None:
+        """Warn of a loss that was far above the first one, though all weights are numbers."""
+        losses = [logs[name] for logs in self.state.log_history for name in ("loss", "eval_loss") if name in logs]
+        if losses and max(losses) > FAR * losses[0] and self.is_world_process_zero():
+            what = "the run seems to have diverged: its loss rose from %.3g to %.3g, so expect little of the model. %s"
+            log.warning(what, losses[0], max(losses), DO)
+
     def get_train_dataloader(self) -> DataLoader:
         """Give this process its batches; accelerate would fill up an uneven last one with cells that were learned."""
         return DataLoader(
@@ -145,10 +154,7 @@ class Engine(Trainer):
 
 
 def _diverged(step: int) -> RecipeError:
-    return RecipeError(
-        f"The run diverged: at step {step:,} its loss or its weights are no numbers. Lower training.learning_rate or "
-        "raise training.warmup, and train into another folder, or begin anew with restart=True (--restart)."
-    )
+    return RecipeError(f"The run diverged: at step {step:,} its loss or its weights are no numbers. {DO}")
 
 
 class _States(TrainerCallback):
@@ -250,6 +256,7 @@ def trainer_arguments(recipe: Recipe, states: Path, n_places: int, *, validates:
         eval_strategy="steps" if validates else "no",
         save_strategy="steps",
         logging_steps=20,
+        logging_first_step=True,  # what `warn_of_loss` compares with
         logging_nan_inf_filter=False,  # a loss that is no number ends the run
         load_best_model_at_end=validates,
         metric_for_best_model="loss" if validates else None,

@@ -4,11 +4,10 @@ The newest two are kept, so that a damaged one has another before it, and the be
 """
 
 import logging
-import shutil
 from pathlib import Path
 
 from polygene.errors import CheckpointError
-from polygene.runtime.atomic import sync, write_text
+from polygene.runtime.atomic import delete, sync, write_text
 from polygene.runtime.files import read_json, read_text, sha256
 
 log = logging.getLogger("polygene")
@@ -24,9 +23,7 @@ def mark_whole(state: Path) -> None:
     write_text(state / COMPLETE, "".join(sums))
     newest = _states(state.parent)[:2]
     kept = {one.name for one in newest} | {_best(one) for one in newest}
-    for old in _states(state.parent):
-        if old.name not in kept:
-            shutil.rmtree(old)
+    delete(*(old for old in _states(state.parent) if old.name not in kept))
 
 
 def last_whole_state(states: Path) -> str | None:
@@ -40,7 +37,7 @@ def last_whole_state(states: Path) -> str | None:
     wrong: list[str] = []
     for state in _states(states):
         if not (state / COMPLETE).exists():
-            shutil.rmtree(state, ignore_errors=True)
+            delete(state)
         elif damage := _damage(state):
             wrong.append(damage)
         else:
@@ -56,8 +53,7 @@ def last_whole_state(states: Path) -> str | None:
 
 def drop_states(states: Path) -> None:
     """Remove the states of a run whose checkpoint is written; they are pickled, and larger than it."""
-    for state in states.glob("checkpoint-*"):
-        shutil.rmtree(state, ignore_errors=True)
+    delete(*states.glob("checkpoint-*"))
 
 
 def _states(states: Path) -> list[Path]:

@@ -201,6 +201,7 @@ class _Run:
             trained.save_pretrained(self.out)
             write_text(self.finished, "")
             drop_states(self.states)
+        engine.warn_of_loss()
         engine.accelerator.wait_for_everyone()  # no process goes on before the checkpoint is there
         return trained
 
