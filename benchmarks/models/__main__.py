@@ -111,7 +111,7 @@ def of_embedding(results: Mapping[str, Any]) -> list[Row]:
     """Compare the embedding with principal components of the same genes."""
     mean = results["embedding"]["mean"]
     return [
-        row(f"embedding: {score} over PCA", mean["cell type"][score] - mean["PCA, panel"][score], 0.0)
+        row(f"embedding: {score} over PCA", mean["joined"][score] - mean["PCA, panel"][score], 0.0)
         for score in ("knn_accuracy", "ari", "nmi")
     ]
 

@@ -7,12 +7,13 @@ studies. Scored against the authors' cell types: a k-nearest-neighbour classifie
 cells: few of these files name donors), and Leiden clusters at three resolutions (ARI and NMI, means). At most 1,500
 cells of a study, types of at least five cells.
 
-cell type      the state that predicts the type, what `embed` writes
-genes          the mean state of the cell's genes before the last layer, what `embed` wrote before
+joined         what `embed` writes: the state of the cell type and the logits of the regression, each of length one
+cell type      the state that predicts the type
+genes          the mean state of the cell's genes before the last layer
 log p          30 principal components of the log probabilities of the types
 PCA, panel     50 principal components of the file's log1p panel genes
 PCA, variable  the same of its 2,000 most variable genes
-joined         the cell type's state and PCA of the panel, each scaled to one size
+with PCA       what `embed` writes and PCA of the panel, each scaled to one size
 
 The last line is one JSON object.
 """
@@ -37,6 +38,7 @@ import polygene as pg
 from benchmarks.models import external
 from benchmarks.shared import command
 from polygene.model import inference
+from polygene.tl._embed import states_of_cells
 from polygene.tl._reader import CellReader
 from polygene.vocab.expression import log1p_values
 
@@ -61,19 +63,22 @@ def some_cells(path: Path, seed: int) -> ad.AnnData:
 def embeddings(cells: ad.AnnData, model: pg.PolyGene) -> dict[str, np.ndarray]:
     """Embed the cells in each way, x_CD."""
     parts = [some for _, some in CellReader(cells, model.tokenizer).chunks()]
-    predicted = [inference.predict_labels(model, some, predict=["cell_type"], branch=True) for some in parts]
-    state_CD = np.concatenate([states[0] for _, states in predicted])
-    p_CV = np.concatenate([p[0] for p, _ in predicted])
+    p_CV = np.concatenate([inference.label_probabilities(model, some, predict=["cell_type"])[0] for some in parts])
+    states = ("joined", "cell_type", "genes")
+    joined_CD, state_CD, genes_CD = (
+        np.concatenate([states_of_cells(model, some, s) for some in parts]) for s in states
+    )
     x_CG = log1p_values(cells).toarray()
     panel_CG = log1p_values(cells, model.tokenizer.panel.match(cells.var)).toarray()
     panel_CD = _components(panel_CG, 50)
     return {
+        "joined": joined_CD,
         "cell type": state_CD,
-        "genes": np.concatenate([inference._mean_of_genes(model, some, ()) for some in parts]),
+        "genes": genes_CD,
         "log p": _components(np.log(p_CV + 1e-6), 30),
         "PCA, panel": panel_CD,
         "PCA, variable": _components(x_CG[:, np.argsort(-x_CG.var(axis=0))[:VARIABLE]], 50),
-        "joined": np.hstack([x_CD / np.linalg.norm(x_CD - x_CD.mean(axis=0)) for x_CD in (state_CD, panel_CD)]),
+        "with PCA": np.hstack([x_CD / np.linalg.norm(x_CD - x_CD.mean(axis=0)) for x_CD in (joined_CD, panel_CD)]),
     }
 
 

@@ -132,7 +132,7 @@ def test_what_cannot_be_scored_is_named(adata: ad.AnnData, tiny_model: PolyGene)
         manifold_scores(adata, tiny_model, phenotypes="organ")
     with pytest.raises(DataError, match="no score 'asw'; it has purity"):
         draw(manifold_scores(adata, tiny_model, states="genes", n_resamples=2), score="asw")
-    with pytest.raises(DataError, match=r"states is one of cell_type, cls, .*; got 'Cell_type'"):
+    with pytest.raises(DataError, match=r"states is one of joined, cell_type, cls, .*; got 'Cell_type'"):
         manifold_scores(adata, tiny_model, states=["cls", "Cell_type"])
     with pytest.raises(DataError, match=r"8 cells .* are scored, and a cell has 15 neighbours: lower n_neighbors"):
         manifold_scores(adata, tiny_model, max_cells=8)

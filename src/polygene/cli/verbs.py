@@ -59,8 +59,8 @@ def embed(
     cells: o.Cells,
     model: o.Model = DEFAULT,
     states: Annotated[
-        Literal["cell_type", "cls", "phenotypes", "genes", "all"], Option(help="Which hidden states.")
-    ] = "cell_type",
+        Literal["joined", "cell_type", "cls", "phenotypes", "genes", "all"], Option(help="Which hidden states.")
+    ] = "joined",
     key_added: Annotated[str, Option(help="Name of the embedding in obsm.")] = "X_polygene",
     layer: o.Layer = None,
     totals: o.Totals = None,

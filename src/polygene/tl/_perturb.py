@@ -77,8 +77,8 @@ def perturb(
     A row for each perturbation and target:
 
     `perturbation`, `effect_on`, `target`
-        Such as "GATA1 KO + IRF7 OE"; "cell_type" and "B cell", "embedding" and "distance" (how far `X_polygene` of
-        `embed` moves), "expression" and a gene's symbol. The effect of a gene on itself is left out.
+        Such as "GATA1 KO + IRF7 OE"; "cell_type" and "B cell", "embedding" and "distance" (how far the state of the
+        cell type moves), "expression" and a gene's symbol. The effect of a gene on itself is left out.
     `before`, `effect`
         The prediction for the unperturbed cells, and its change: in probability, years, distance, log1p counts per
         10,000. Means over the cells that change, first of each donor, then over donors.

@@ -58,8 +58,8 @@ def similarity(
 
     Returns
     -------
-    A row for each pair of models, `first` and `second`, and `what` is compared: "cells" (the states that `embed`
-    writes), "genes in context" (the mean state of a gene over the cells that express it) and "genes, static" (what the
+    A row for each pair of models, `first` and `second`, and `what` is compared: "cells" (the states of the cell
+    type), "genes in context" (the mean state of a gene over the cells that express it) and "genes, static" (what the
     network reads for a gene outside any cell).
 
     `n`
