@@ -200,6 +200,21 @@ def test_the_map_shows_every_phenotype_that_varies_and_counts_its_cells(page, co
     assert counted in page.text
 
 
+def test_long_and_many_labels_leave_the_maps_as_large_as_others(make_adata, tmp_path):
+    long = "effector memory CD8-positive, alpha-beta T cell, terminally differentiated"
+    adata = make_adata(120, seed=1)
+    adata.obs["cell_type"] = [f"{long} {i % 20}" for i in range(adata.n_obs)]
+    config = PrepareConfig(n_genes=24, fractions=(0.5, 0.2, 0.3))
+    corpus = prepare({"cells": adata}, tmp_path / "corpus", config=config)
+    maps = report_module._maps(PolyGene.new(corpus.tokenizer, **SHAPE), corpus, np.arange(len(corpus.split("test"))))
+    picture, colours = maps["cell_type"]
+    assert len(colours) == len(set(colours.values())) > 10
+    assert all(label.startswith(long) for label in colours)
+    assert long not in picture
+    assert re.search(r'viewBox="0 0 ([\d.]+)', picture)[1] == re.search(r'viewBox="0 0 ([\d.]+)', maps["sex"][0])[1]
+    assert float(re.search(r'<rect [^>]*width="([\d.]+)"', picture)[1]) > 200  # points: the panel fills the picture
+
+
 def test_the_page_says_how_to_get_it_again(page, corpus):
     assert corpus.tokenizer.fingerprint() in page.text
     assert re.search(r"corpus/corpus\.json\s*[0-9a-f]{64}", page.text)

@@ -33,6 +33,12 @@ def test_many_labels_are_colours_only(n, n_written):
     assert len(ax.texts) == n_written
 
 
+def test_the_name_of_the_rows_is_inside_the_picture():
+    ax = confusion(["memory CD4 T cell", *(f"type {v}" for v in range(8))], np.eye(9, dtype=int))
+    ax.get_figure().draw_without_rendering()
+    assert ax.yaxis.label.get_window_extent().x0 >= 0
+
+
 def test_the_picture_is_written(tmp_path):
     confusion(LABELS, COUNTS, save=tmp_path / "confusion.png")
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")

@@ -30,7 +30,7 @@ from polygene.evaluation.test_cells import MODEL
 from polygene.model.checkpoint import PolyGene
 from polygene.model.folder import SUMS
 from polygene.model.inference import cell_states
-from polygene.pl._umap import embedding
+from polygene.pl._umap import MISSING, distinct_colours, embedding
 from polygene.runtime.files import read_text, sha256
 from polygene.runtime.subsample import spread
 
@@ -100,8 +100,8 @@ def _figure(results: Evaluation, kind: str, phenotype: str) -> Markup:
     return svg(partial(pl.reliability, results, phenotype), title=f"{name}: accuracy by confidence", size=(3.8, 3.8))
 
 
-def _maps(model: PolyGene, corpus: Corpus, rows: np.ndarray) -> dict[str, Markup]:
-    """Lay test cells out on a plane by their states, coloured by each phenotype that varies among them."""
+def _maps(model: PolyGene, corpus: Corpus, rows: np.ndarray) -> dict[str, tuple[Markup, dict[str, str]]]:
+    """Lay test cells out by their states, coloured by each phenotype that varies among them; and name the colours."""
     if len(rows) < FEWEST_MAP_CELLS:
         return {}
     test, schema = corpus.split("test"), corpus.tokenizer.schema
@@ -123,7 +123,9 @@ def _maps(model: PolyGene, corpus: Corpus, rows: np.ndarray) -> dict[str, Markup
             counted = [f"{label} ({(codes_U == v).sum():,})" for v, label in enumerate(labels)]
             cells.obs[name] = pd.Categorical.from_codes(codes_U, counted).remove_unused_categories()
         title = f"UMAP of {len(rows):,} test cells in the model's space, coloured by {words(name)}"
-        maps[name] = svg(partial(embedding, cells, name), title=title, size=(5.4, 3.3))
+        colours = distinct_colours(list(cells.obs[name].cat.categories)) if cells.obs[name].dtype == "category" else {}
+        colours |= {"not given": MISSING} if (codes_U < 0).any() else {}
+        maps[name] = svg(partial(embedding, cells, name), title=title, size=(3.4, 3.4)), colours
     return maps
 
 

@@ -63,4 +63,6 @@ def confusion(
     ax.invert_yaxis()
     ax.set_aspect("equal")
     ax.tick_params(length=0)
+    if (figure := ax.get_figure(root=True)) is not None:
+        figure.draw_without_rendering()  # the first layout of equal axes leaves the name of the rows outside
     return finish(ax, show=show, save=save)

@@ -68,14 +68,11 @@ def distinct_colours(labels: Sequence[str]) -> dict[str, str]:
 
 
 def embedding(cells: ad.AnnData, column: str, *, ax: Axes) -> Axes:
-    """Draw `obsm["X_umap"]` coloured by one column, with its legend; of numbers the title gives the range."""
-    values, figure = cells.obs[column], ax.get_figure(root=True)
+    """Draw `obsm["X_umap"]` coloured by one column, without a legend; of numbers the title gives the range."""
+    values = cells.obs[column]
     if not isinstance(values.dtype, pd.CategoricalDtype):
         return _draw(cells, column, {}, ax, title=f"{column}: {values.min():.0f} (dark) to {values.max():.0f} (bright)")
-    colours = distinct_colours(list(values.cat.categories))
-    if figure is not None:
-        _add_legend(figure, colours, missing=bool(values.isna().any()))
-    return _draw(cells, column, colours, ax)
+    return _draw(cells, column, distinct_colours(list(values.cat.categories)), ax)
 
 
 def _draw(cells: ad.AnnData, column: str, colours: Mapping[str, str], ax: Axes, title: str = "") -> Axes:
