@@ -385,11 +385,13 @@ def test_a_name_stands_only_where_most_cells_are_its_own(browser: Browser, by_ha
 @browser_test
 def test_columns_of_like_names_are_told_apart(browser: Browser, by_hand: str, idle: list[Any]) -> None:
     page, two = opened(browser, by_hand), ["a", "b"]
-    names = ["polygene_cell_type", "polygene_cell_type_set_term", "polygene_tissue_set_term", "leiden", "cell_type"]
+    names = ["polygene_cell_type", "polygene_age", "polygene_age_years", "polygene_cell_type_set_term"]
+    names += ["polygene_tissue_set_term", "leiden", "cell_type"]
     looked(page, idle, **dict.fromkeys(names, two))
     texts = page.locator("#colour option:not([hidden])").all_inner_texts()
     common = [f"{one}, what its set has in common" for one in ("cell type", "tissue")]
-    assert texts == ["cell type, predicted", *common, "clusters that PolyGene made", "cell_type, of the file"]
+    predicted = ["cell type, predicted", "age, predicted", "age in years, predicted"]
+    assert texts == [*predicted, *common, "clusters that PolyGene made", "cell_type, of the file"]
     expect(page.locator("#legend-about")).to_contain_text("Cell type, predicted: 2 labels")
     page.select_option("#colour", "cell_type")
     expect(page.locator("#legend-about")).to_contain_text("Cell_type, of the file: 2 labels")

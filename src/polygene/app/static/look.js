@@ -38,7 +38,7 @@ function choices(run) {
     if (name === "leiden" && !state.file.columns.some((one) => one.name === name)) groups[0][1].push([name, "clusters that PolyGene made"]);
     else if (!name.startsWith("polygene_")) groups[2][1].push([name, `${name}, of the file`]);
     else if (/_(probability|abstains|set_size|agree|error|novelty|unknown)$/.test(name)) groups[1][1].push([name, sure(name)]);
-    else groups[0][1].push([name, byCluster(name) ?? `${words(name.replace(/(_set)?_term$/, ""))}, ${name.endsWith("_set_term") ? "what its set has in common" : name.endsWith("_term") ? "broader" : "predicted"}`]);
+    else groups[0][1].push([name, byCluster(name) ?? `${words(name.replace(/(_set)?_term$/, "").replace(/_years$/, "_in_years"))}, ${name.endsWith("_set_term") ? "what its set has in common" : name.endsWith("_term") ? "broader" : "predicted"}`]);
   }
   fill($("colour"), element("option", { id: "colour-gene", value: "", hidden: true }), ...groups.filter(([, some]) => some.length).map(([label, some]) => element("optgroup", { label }, ...some.map(([name, text]) => option(name, text)))));
   const first = described.some((one) => one.name === kept) ? kept : run.predict.includes("cell_type") ? "polygene_cell_type" : `polygene_${run.predict[0]}`;
