@@ -6,7 +6,7 @@ from typing import Any
 import anndata as ad
 import pytest
 
-from polygene import tl
+from polygene import pp, tl
 from polygene.corpus.prepare import PrepareConfig
 from polygene.errors import ColumnError, DataError, PhenotypeError, PolyGeneError, RecipeError
 from polygene.model.checkpoint import PolyGene
@@ -72,6 +72,23 @@ def test_an_argument_of_another_type_is_refused(
 def test_a_setting_of_another_type_is_refused(make: Callable[[], Any], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ({"n_per_profile": 2.5}, "n_per_profile is 2.5; give a whole number from 1"),
+        ({"n_studies": "4"}, "n_studies is '4'; give a whole number"),
+        ({"depth": "deep"}, "depth is above 0; got 'deep'"),
+        ({"platform": None}, "platform is at least 0; got None"),
+        ({"seed": 0.5}, "the seed is 0.5; give a whole number"),
+    ],
+)
+def test_a_number_of_sampled_cells_of_another_type_is_refused(
+    argument: dict[str, Any], says: str, make_adata: MakeAnnData
+) -> None:
+    with pytest.raises(DataError, match=says):
+        pp.cells_from_profiles(make_adata(5, 10), **argument)
 
 
 @pytest.mark.parametrize("num_proc", [0, "2", 2.5])

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from polygene.errors import DataError, GeneError, PhenotypeError
+from polygene.errors import DataError, GeneError, PhenotypeError, check_number
+from polygene.runtime.seeds import check_count, check_seed
 from polygene.vocab.columns import SYNTHETIC
 from polygene.vocab.gene_names import XIST, Y_GENES
 from polygene.vocab.scale import check_values
@@ -91,10 +92,13 @@ def cells_from_profiles(
     >>> cells.shape, cells.obs["cell_type"].value_counts().to_dict()
     ((6, 3), {'T cell': 3, 'hepatocyte': 3})
     """
-    _check_numbers(
-        {"n_per_profile": n_per_profile, "n_studies": n_studies, "depth": depth},
-        {"depth_sd": depth_sd, "dispersion": dispersion, "ambient": ambient, "platform": platform},
-    )
+    check_seed(seed)
+    check_count("n_per_profile", n_per_profile, 10_000_000)
+    check_count("n_studies", n_studies, 10_000_000)
+    check_number("depth", depth, 1e-9, 1e9, what="above 0")
+    check_number("ambient", ambient, 0, 1, what="from 0 to 1")
+    for name, value in {"depth_sd": depth_sd, "dispersion": dispersion, "platform": platform}.items():
+        check_number(name, value, 0, 1e9, what="at least 0")
     names_G, x_PG = _genes(profiles, measured)
     _check_profiles(profiles, x_PG, cell_type)
     parameters: dict[str, Any] = {
@@ -185,17 +189,6 @@ def _genes(profiles: ad.AnnData, measured: Collection[str] | None) -> tuple[pd.I
         raise GeneError(msg)
     wide_PG = sparse.hstack([x_PG, sparse.csr_matrix((x_PG.shape[0], 1))]).tocsc()  # the last column serves -1
     return names_G, wide_PG[:, column_G].tocsr()
-
-
-def _check_numbers(above_zero: dict[str, float], not_below: dict[str, float]) -> None:
-    for name, value in above_zero.items():
-        if not value > 0:
-            msg = f"{name} is above 0; got {value}"
-            raise DataError(msg)
-    for name, value in not_below.items():
-        if not (0 <= value <= 1 if name == "ambient" else value >= 0):
-            msg = f"{name} is {'from 0 to 1' if name == 'ambient' else 'at least 0'}; got {value}"
-            raise DataError(msg)
 
 
 def _check_profiles(profiles: ad.AnnData, x_PG: sparse.csr_matrix, cell_type: str) -> None:
