@@ -152,8 +152,12 @@ class PolyGeneModel(nn.Module):
         logits_QV = nn.functional.linear(state_QX[:, : self.config.hidden_size], weight_VD, bias_V)
         if not self.config.label_regression:
             return logits_QV
+        return (logits_QV + state_QX[:, self.regression_columns(phenotype)]) / 2
+
+    def regression_columns(self, phenotype: int) -> slice:
+        """Where a gene's vector in the linear branch, and what `label_states` gives, hold one phenotype's labels."""
         first = self.config.hidden_size + sum(self.config.phenotype_sizes[:phenotype])
-        return (logits_QV + state_QX[:, first : first + len(bias_V)]) / 2
+        return slice(first, first + self.config.phenotype_sizes[phenotype])
 
     def label_rows(self, phenotype: int) -> tuple[Tensor, Tensor]:
         """Weights (V, D) and biases (V,) of the decoder that belong to the labels of one phenotype, as views."""

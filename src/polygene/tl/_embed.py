@@ -104,17 +104,17 @@ def states_of_cells(model: PolyGene, cells: EncodedCells, states: States) -> np.
 
 def _joined(model: PolyGene, cells: EncodedCells) -> list[np.ndarray]:
     """Give what `embed` joins, float32: the state (C, D), and logits of the regression (C, K ≤ D) where it has one."""
-    branch, config, schema = model.network.linear_branch, model.network.config, model.tokenizer.schema
-    sizes_P, parts = config.phenotype_sizes, [cell_states(model, cells)]
-    p = schema.names.index("cell_type") if "cell_type" in schema.names else len(sizes_P)
-    first = config.hidden_size + sum(sizes_P[:p])
-    weights_GV = branch.genes.weight.detach().cpu().numpy()[:, first : first + sum(sizes_P[p : p + 1])]
+    network, schema, parts = model.network, model.tokenizer.schema, [cell_states(model, cells)]
+    if not network.config.label_regression or "cell_type" not in schema.names:
+        return parts
+    columns = network.regression_columns(schema.index("cell_type"))
+    weights_GV = network.linear_branch.genes.weight.detach().cpu().numpy()[:, columns]
     weights_GV = weights_GV[:, weights_GV.any(axis=0)].astype(float)  # a label that was added later has none
     if not weights_GV.size:
         return parts
     weights_GV -= weights_GV.mean(axis=1, keepdims=True)  # softmax does not see it
     # of more labels than D, the dimensions in which they differ most: distances stay, or nearly
-    axes_VK = np.linalg.eigh(weights_GV.T @ weights_GV)[1][:, : -config.hidden_size - 1 : -1]
+    axes_VK = np.linalg.eigh(weights_GV.T @ weights_GV)[1][:, : -network.config.hidden_size - 1 : -1]
     axes_VK *= np.sign(axes_VK[np.abs(axes_VK).argmax(axis=0), np.arange(axes_VK.shape[1])])
-    x_CG = cells.as_csr(branch.bins.detach().cpu().numpy()[cells.bins_N], config.n_genes)
+    x_CG = cells.as_csr(network.linear_branch.bins.detach().cpu().numpy()[cells.bins_N], network.config.n_genes)
     return [*parts, x_CG @ (weights_GV @ axes_VK).astype(np.float32)]
