@@ -10,6 +10,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "OMP_NUM_THREADS" in os.environ:  # when numba starts it sets the threads of torch, too: to the number of cores
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
