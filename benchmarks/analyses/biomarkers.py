@@ -89,7 +89,7 @@ def randomised(model: PolyGene, cells: ad.AnnData, seed: int) -> dict[str, float
     n = np.maximum(np.bincount(encoded.genes_N, minlength=len(model.tokenizer.panel)), 1)
 
     def by_gene(one: PolyGene) -> np.ndarray:
-        found_N = integrated_gradients(one, encoded, "cell_type", "endothelial cell", n_steps=4)
+        found_N = integrated_gradients(one, encoded, "cell_type", "endothelial cell", n_steps=effort.at_most(4, 1))
         return np.bincount(encoded.genes_N, found_N, minlength=len(n))[n > 5] / n[n > 5]
 
     own_G = by_gene(model)

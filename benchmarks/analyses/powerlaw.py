@@ -32,7 +32,8 @@ def powerlaw(scene: Scene) -> dict[str, Any]:
         if file == FILES[0] and WIDE not in scene.models:
             runs += [(WIDE, WIDE, case) for case in effort.few(("contextual", "correlation"), 0)]
         for name, model, case in runs:
-            network = gene_network(adata, model, contexts=contexts, n_cells=CELLS, seed=scene.seed, **CASES[case])
+            n_cells = effort.at_most(CELLS, 60)
+            network = gene_network(adata, model, contexts=contexts, n_cells=n_cells, seed=scene.seed, **CASES[case])
             few = {"n_rewired": effort.at_most(3, 1), "n_bootstrap": effort.at_most(40, 2)}
             found = network_statistics(network, seed=scene.seed, **few)
             label = {"file": file, "model": name, "network": case}

@@ -159,7 +159,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         print("left out: scDataset is not installed (pip install 'polygene[bench]')")
     n_cells, repeats = effort.at_most(options.cells, 1_000), effort.at_most(options.repeats, 1)
     results = {}
-    for name, kind in FILES.items():
+    for name, kind in effort.few(FILES.items()):
         try:
             source = files.locate(name, options.data)
         except (files.MissingDataError, KeyError) as reason:

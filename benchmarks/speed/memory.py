@@ -36,7 +36,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shared import command, files
+from benchmarks.shared import command, effort, files
 
 # The system counts a process's peak from before its program starts, when it still shares the memory of the one that
 # starts it. So this one stays small: nothing heavy is imported here, and files are made in processes of their own.
@@ -244,7 +244,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for n_cells in sizes:
             made(folder, source, n_cells, options.seed)
             (folder / f"recipe-{n_cells}.toml").write_text(RECIPE.format(folder=folder.resolve(), n=n_cells))
-            for verb in options.verbs:
+            for verb in effort.few(options.verbs, 3):  # the others: tests/benchmarks/test_memory.py
                 title = f"{verb}, {options.labels:,} labels" if options.labels else verb
                 of_n = rows.setdefault(title, {})
                 if any(of_n[n]["cpu_s"] * n_cells / int(n) > options.most_seconds for n in of_n if int(n) < n_cells):
