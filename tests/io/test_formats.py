@@ -212,7 +212,7 @@ def test_values_that_are_python_objects_are_refused(make_adata):
 def test_memory_is_that_of_a_chunk_and_not_of_the_matrix(make_adata, write_as, tmp_path, kind, monkeypatch):
     monkeypatch.setattr("polygene.io.backed.BLOCK", 20_000)
     monkeypatch.setattr("polygene.io.transpose.BUCKET", 20_000)
-    adata = make_adata(20_000, 200)
+    adata = make_adata(10_000, 200)
     path = write_as(adata, tmp_path, kind)
     size = adata.X.data.nbytes + adata.X.indices.nbytes
     del adata
