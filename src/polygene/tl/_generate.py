@@ -27,7 +27,7 @@ GENERATED = "polygene_generated"
 CELLS = 1_000
 """Cells that are drawn at a time."""
 MOST_CELLS = 10_000_000
-"""All of them are in memory at the end, some 100 bytes an expressed gene."""
+"""All of them are in memory at the end, some 40 bytes an expressed gene."""
 
 
 def generate(
