@@ -1,7 +1,7 @@
 """Every error a user can cause, each with a message that says what is wrong, what was given and what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 
 
@@ -70,6 +70,24 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Refuse a value of an argument that is none of the choices."""
     if value not in (allowed := list(choices)):
         msg = f"{name} is one of {', '.join(map(str, allowed))}; got {value!r}."
+        raise DataError(msg)
+
+
+def check_names(name: str, value: object) -> list[str]:
+    """Return the names in an argument, which is one or several; refuse anything else, a mapping too."""
+    if isinstance(value, str):
+        return [value]
+    names = list(value) if isinstance(value, Iterable) else []
+    if isinstance(value, Mapping) or not isinstance(value, Iterable) or not all(isinstance(one, str) for one in names):
+        msg = f"{name} is a name or a list of names; got {value!r}."
+        raise DataError(msg)
+    return names
+
+
+def check_mapping(name: str, value: object, *, such_as: str) -> None:
+    """Refuse a value of an argument that is no dict."""
+    if not isinstance(value, Mapping):
+        msg = f"{name} is a dict such as {such_as}; got {value!r}."
         raise DataError(msg)
 
 

@@ -1,17 +1,22 @@
 """Values of another type are refused with what they must be, and not somewhere deep inside."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import anndata as ad
+import numpy as np
+import pandas as pd
 import pytest
 
 from polygene import pp, tl
 from polygene.corpus.prepare import PrepareConfig
 from polygene.errors import ColumnError, DataError, PhenotypeError, PolyGeneError, RecipeError
+from polygene.io.read import open_cells
 from polygene.model.checkpoint import PolyGene
 from polygene.model.recipe import NetworkConfig, TrainingConfig
 from polygene.runtime.pool import process_pool
+from polygene.tl._gene_network import context_rows
 
 MakeAnnData = Callable[..., ad.AnnData]
 SEEDED = (
@@ -56,6 +61,47 @@ def test_an_argument_of_another_type_is_refused(
     model = () if verb == "vote" else (tiny_model,)
     with pytest.raises(error, match=says):
         getattr(tl, verb)(make_adata(20, 36), *model, **{argument: wrong})
+
+
+@pytest.mark.parametrize("wrong", [3, [3], {"sex": "male"}])
+@pytest.mark.parametrize(
+    ("verb", "argument"),
+    [
+        ("annotate", "given"), ("annotate", "predict"), ("denoise", "given"), ("balance", "given"),
+        ("perturb", "knock_out"), ("perturb", "over_express"), ("perturb", "genes"), ("perturb", "predict"),
+        ("polyfunctionality", "genes"), ("gene_network", "contexts"), ("ageing_topology", "contexts"),
+        ("manifold_scores", "beside"), ("manifold_scores", "states"), ("manifold_scores", "phenotypes"),
+    ],
+)  # fmt: skip
+def test_names_that_are_none_are_refused(
+    verb: str, argument: str, wrong: Any, make_adata: MakeAnnData, tiny_model: PolyGene
+) -> None:
+    with pytest.raises(DataError, match=f"{argument} is a name or a list of names; got {re.escape(repr(wrong))}"):
+        getattr(tl, verb)(make_adata(20, 36), tiny_model, **{argument: wrong})
+
+
+def test_labels_of_another_type_are_refused(make_adata: MakeAnnData, tiny_model: PolyGene) -> None:
+    with pytest.raises(DataError, match="given is a name or a list of names; got 3"):
+        tl.counterfactual(make_adata(20, 36), tiny_model, {"sex": "male"}, given=3)  # type: ignore[arg-type]
+    with pytest.raises(PhenotypeError, match="sex: the model does not know the label 3"):
+        tl.counterfactual(make_adata(20, 36), tiny_model, {"sex": 3})  # type: ignore[dict-item]
+    for argument in ("labels", "genes"):
+        with pytest.raises(DataError, match=f"{argument} is a dict such as .*; got 'B cell'"):
+            tl.generate(tiny_model, **{argument: "B cell"})  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"vote is a dict such as .*; got 'leiden'"):
+        tl.annotate(make_adata(20, 36), tiny_model, vote="leiden")  # type: ignore[arg-type]
+
+
+def test_names_come_in_any_list(make_adata: MakeAnnData, tiny_model: PolyGene) -> None:
+    adata, genes = make_adata(20, 36), tiny_model.tokenizer.panel.symbols[:2]
+    tables = [tl.perturb(adata, tiny_model, knock_out=genes[0], genes=one) for one in (genes, np.array(genes))]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_one_context_is_a_name_too(make_adata: MakeAnnData, tiny_model: PolyGene) -> None:
+    adata = make_adata(60, 36)
+    rows = [context_rows(open_cells(adata), "cell_type", one, 9, None, 0) for one in ("T cell", ["T cell"])]
+    np.testing.assert_array_equal(*(one["T cell"] for one in rows))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from polygene.errors import DataError
+from polygene.errors import DataError, check_names
 from polygene.pl._axes import axes_for, finish, from_uns, of_model
 
 LABELLED = 5
@@ -51,7 +51,7 @@ def polyfunctionality(
     if not len(table):
         msg = "No gene has an expected spread, as fewer than ten are measured: read more cells, or lower min_cells."
         raise DataError(msg)
-    wanted = [genes] if isinstance(genes, str) else list(genes)
+    wanted = check_names("genes", genes)
     x, y, strong = table["expected"], table["spread"], table["polyfunctional"].astype(bool)
     ax = axes_for(ax, show=show, size=(4.8, 4.2))
     ax.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
-from polygene.errors import DataError, missing_column
+from polygene.errors import DataError, check_names, missing_column
 from polygene.pl._axes import check_drawable
 
 PANEL = 4.0  # inches
@@ -40,7 +40,7 @@ def umap(adata: ad.AnnData, *, color: str | Sequence[str], basis: str = "X_umap"
         The plane or a column is missing.
     """
     check_drawable(adata, "obs obsm", "an AnnData")
-    columns = [color] if isinstance(color, str) else list(color)
+    columns = check_names("color", color)
     if basis not in adata.obsm:
         msg = f"obsm has no {basis!r}: run sc.pp.neighbors(adata, use_rep='X_polygene') and sc.tl.umap(adata) first."
         raise DataError(msg)

@@ -136,7 +136,7 @@ def annotate(
     annotator = _Annotator(model, given, predict, coverage, back_off)
     own = {name: model.heads[name].genes for name in predict if name in model.heads}
     reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals, own=own)
-    check_votes(reader.cells, vote or {}, predict, part)
+    check_votes(reader.cells, {} if vote is None else vote, predict, part)
     if "sex" in predict and not _can_predict_sex(model, reader.match.measured_G):
         why = "the file measures neither XIST nor a gene of Y, which alone tell it in any study"
         logger.warning("sex: %s; each cell gets the share of the sexes that the model expects of any cell", why)
@@ -281,9 +281,9 @@ def check_phenotypes(
     schema: PhenotypeSchema, given: str | Sequence[str], predict: str | Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """Return which phenotypes are given and which are predicted, in the order of the schema."""
-    known, given = dict(zip(schema.names, schema.labels, strict=True)), phenotypes_named(schema, given)
+    known, given = dict(zip(schema.names, schema.labels, strict=True)), phenotypes_named(schema, given, "given")
     others = [name for name in schema.names if name not in given and known[name]]
-    chosen = others if predict is None else phenotypes_named(schema, predict)
+    chosen = others if predict is None else phenotypes_named(schema, predict, "predict")
     if both := [name for name in chosen if name in given]:
         msg = f"{', '.join(both)}: given and predicted at once. Leave it out of `given` or out of `predict`."
         raise PhenotypeError(msg)

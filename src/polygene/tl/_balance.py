@@ -7,7 +7,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 
-from polygene.errors import DataError
+from polygene.errors import DataError, check_names
 from polygene.io.h5ad import write_held
 from polygene.io.read import Source
 from polygene.model.checkpoint import PolyGene
@@ -72,7 +72,7 @@ def balance(
     sampling = SamplingConfig(steps=steps, temperature=temperature)
     model = load_model(model)
     tokenizer, schema = model.tokenizer, model.tokenizer.schema
-    phenotypes = list(dict.fromkeys([key, *([given] if isinstance(given, str) else given)]))
+    phenotypes = list(dict.fromkeys([key, *check_names("given", given)]))
     with written(out, (".h5ad",), adata, overwrite=overwrite) as part:
         reader = CellReader(adata, tokenizer, given=phenotypes, layer=layer, totals=totals)
         both, labels_CP = _real_cells(reader, model)

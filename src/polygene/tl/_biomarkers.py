@@ -186,7 +186,7 @@ def _choose(
     if left := [name for k, name in enumerate(contexts) if k not in both]:
         logger.warning("%s: left out, as not both sides of %r have cells", ", ".join(left), label)
     if not both:
-        some = ", ".join(name for name, has in zip(names, has_V, strict=True) if not has)
+        some = ", ".join(name for name, has in zip(names, has_V, strict=True) if not has) or "none"
         msg = f"No context of obs[{groupby!r}] has cells with and without {label!r}; others in obs[{column!r}]: {some}."
         raise DataError(msg)
     contexts_C = np.where(np.isin(contexts_C, both), contexts_C, -1)

@@ -88,7 +88,7 @@ def denoise(
             "(--output expressed), or a model with more bins."
         )
         raise DataError(msg)
-    given = phenotypes_named(model.tokenizer.schema, given)
+    given = phenotypes_named(model.tokenizer.schema, given, "given")
     reader = CellReader(adata, model.tokenizer, given=given, layer=layer, totals=totals)
     if panel == "measured":
         genes_M, layout = _measured_genes(reader)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from polygene.errors import DataError, check_choice, check_number
+from polygene.errors import DataError, check_choice, check_names, check_number
 from polygene.io.read import CellSource, Source
 from polygene.model.checkpoint import PolyGene
 from polygene.model.shipped import DEFAULT
@@ -193,7 +193,8 @@ def context_rows(
         code_C, names = np.zeros(cells.n_obs, dtype=np.int64), [ALL]
     else:
         code_C, names = groups_of(cells, groupby, holds="the context of each cell")
-    if contexts is not None and (unknown := [one for one in contexts if one not in names]):
+    wanted = names if contexts is None else check_names("contexts", contexts)
+    if unknown := [one for one in wanted if one not in names]:
         lacking = ", ".join(map(repr, unknown))
         msg = f"{cells.label} has no cells of {lacking} in obs[{groupby!r}]; it has {', '.join(names)}."
         raise DataError(msg)
@@ -203,12 +204,8 @@ def context_rows(
     rng = np.random.default_rng(seed)
     if donor is not None:
         code_C = _permuted(code_C, donors_of(cells, donor)[0], rng, cells.label)
-    rows_of = {}
-    for code, name in enumerate(names):
-        rows = np.flatnonzero(code_C == code)
-        if contexts is None or name in contexts:
-            rows_of[name] = np.sort(rng.permutation(rows)[:n_cells])
-    return {name: rows for name, rows in rows_of.items() if len(rows)}
+    rows_of = {name: np.flatnonzero(code_C == code) for code, name in enumerate(names) if name in wanted}
+    return {name: np.sort(rng.permutation(rows)[:n_cells]) for name, rows in rows_of.items() if len(rows)}
 
 
 def _permuted(code_C: np.ndarray, donor_C: np.ndarray, rng: np.random.Generator, label: str) -> np.ndarray:

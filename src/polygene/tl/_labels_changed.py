@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from polygene.errors import DataError, PhenotypeError, missing_column
+from polygene.errors import DataError, PhenotypeError, check_names, missing_column
 from polygene.io.read import CellSource
 from polygene.tl._reader import check_given
 from polygene.vocab.phenotypes import PhenotypeSchema
@@ -24,7 +24,7 @@ def parse_changes(schema: PhenotypeSchema, changes: Changes) -> LabelChanges:
         raise PhenotypeError(msg)
     found: LabelChanges = {}
     for name, change in changes.items():
-        labels = (change,) if isinstance(change, str) else tuple(change)
+        labels = tuple(change) if isinstance(change, list | tuple) else (change,)
         if len(labels) not in (1, 2):
             msg = f"{name}: give the new label, or the labels changed from and to, got {change!r}."
             raise PhenotypeError(msg)
@@ -47,7 +47,7 @@ def read_controls(
 
     A label that the model does not know is not given, with a warning, unless its phenotype was named.
     """
-    named = [] if given is None else [given] if isinstance(given, str) else list(given)
+    named = [] if given is None else check_names("given", given)
     if both := [name for name in named if schema.index(name) in found]:
         msg = f"{', '.join(both)}: given and changed at once. Leave it out of `given` or out of the changes."
         raise PhenotypeError(msg)

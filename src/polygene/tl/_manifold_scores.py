@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from polygene.errors import DataError, check_choice
+from polygene.errors import DataError, check_choice, check_names
 from polygene.evaluation.bootstrap import donor_draws
 from polygene.io.read import Source
 from polygene.model.checkpoint import PolyGene
@@ -103,10 +103,10 @@ def manifold_scores(
     """
     counts = {"max_cells": max_cells, "n_neighbors": n_neighbors, "n_resamples": n_resamples}
     check_call("manifold_scores", adata, seed, **counts)
-    chosen = [beside] if isinstance(beside, str) else list(beside)
+    chosen = check_names("beside", beside)
     given = _own_spaces(adata, chosen)
     extras.require(*(["scib_metrics"] if mixing else []))
-    several, columns = ([one] if isinstance(one, str) else list(one) for one in (states, phenotypes))
+    several, columns = check_names("states", states), check_names("phenotypes", phenotypes)
     for state in several:
         check_choice("states", state, get_args(States))
     tables = []

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from polygene.errors import DataError, GeneError
+from polygene.errors import DataError, GeneError, check_names
 from polygene.io.read import Source
 from polygene.io.results import record_in_uns
 from polygene.io.write import write_table
@@ -96,15 +96,16 @@ def perturb(
     model = load_model(model)
     tokenizer = model.tokenizer
     panel, schema = tokenizer.panel, tokenizer.schema
-    off, up = _named(panel, knock_out), _named(panel, over_express)
-    if tokenizer.binner.is_binary and len(genes):
+    off, up = _named(panel, knock_out, "knock_out"), _named(panel, over_express, "over_express")
+    targets = _named(panel, genes, "genes")
+    if tokenizer.binner.is_binary and targets != []:
         msg = "This model predicts whether a gene is expressed, not how much: leave `genes` out."
         raise DataError(msg)
     predict = [name for name in check_phenotypes(schema, (), predict)[1] if len(schema.labels[schema.index(name)]) > 1]
     with written(out, (".csv", ".parquet"), adata, overwrite=overwrite) as whole:
         study = Study(CellReader(adata, tokenizer, layer=layer, totals=totals), model, donor)
         perturbations = _perturbations(study, off, up)
-        targets = np.flatnonzero(study.measured_G).tolist() if genes == ALL else _named(panel, genes) or ()
+        targets = np.flatnonzero(study.measured_G).tolist() if targets is None else targets
         predictor = Predictor(model, predict, targets)
         sums = study.run(perturbations, predictor, None if out is None else Path(f"{out}.part"))
         table = _table(sums, perturbations, predictor, panel, by_donor=study.by_donor)
@@ -121,11 +122,10 @@ def perturb(
     return table
 
 
-def _named(panel: GenePanel, names: str | Sequence[str]) -> list[int] | None:
+def _named(panel: GenePanel, names: str | Sequence[str], argument: str) -> list[int] | None:
     """Indices of genes in the panel, each once; None for all."""
-    if isinstance(names, str) and names == ALL:
-        return None
-    return list(dict.fromkeys(panel.index(name) for name in ([names] if isinstance(names, str) else names)))
+    listed = check_names(argument, names)
+    return None if listed == [ALL] else list(dict.fromkeys(map(panel.index, listed)))
 
 
 def _perturbations(study: Study, off: list[int] | None, up: list[int] | None) -> list[Perturbation]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from polygene.errors import DataError, GeneError
+from polygene.errors import DataError, GeneError, check_names
 from polygene.io.read import Source
 from polygene.io.results import record_in_uns
 from polygene.model.checkpoint import PolyGene
@@ -125,7 +125,7 @@ def polyfunctionality(
     ''
     """
     check_call("polyfunctionality", adata, seed, max_cells=max_cells, min_cells=min_cells)
-    wanted = [genes] if isinstance(genes, str) else list(genes)
+    wanted = check_names("genes", genes)
     models = named_models(model)
     tables, contexts = [], []
     for name, one in models.items():

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import sparse
 
 from polygene._version import __version__
-from polygene.errors import DataError, GeneError, PhenotypeError, missing_column
+from polygene.errors import DataError, GeneError, PhenotypeError, check_names, missing_column
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import Results, ResultsChunk, check_writable, track
 from polygene.model.checkpoint import PolyGene
@@ -157,9 +157,9 @@ def blank(cells: EncodedCells) -> np.ndarray:
     return np.diff(cells.offsets_C1) == 0
 
 
-def phenotypes_named(schema: PhenotypeSchema, names: str | Sequence[str]) -> list[str]:
-    """Return names of phenotypes, one or several, in the order of the schema."""
-    chosen = {schema.index(name) for name in ([names] if isinstance(names, str) else names)}
+def phenotypes_named(schema: PhenotypeSchema, names: str | Sequence[str], argument: str) -> list[str]:
+    """Return the names of phenotypes in an argument, one or several, in the order of the schema."""
+    chosen = {schema.index(name) for name in check_names(argument, names)}
     return [schema.names[p] for p in sorted(chosen)]
 
 
