@@ -14,6 +14,7 @@ from polygene.evaluation.test_cells import CellBlocks, model_predictions
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import PolyGene
 from polygene.training.train import calibration
+from polygene.vocab.ontology import at_or_below
 
 
 class Cells(SimpleNamespace):
@@ -48,6 +49,34 @@ def test_ece_log_loss_and_brier_score_are_those_of_their_definitions(answers):
     assert scores["ece"] == pytest.approx(np.mean(gaps))
     assert scores["log_loss"] == pytest.approx(log_loss(truth_C, p_CV))
     assert scores["brier"] == pytest.approx(((p_CV - np.eye(3)[truth_C]) ** 2).sum(1).mean())
+
+
+def test_confidence_log_loss_and_brier_score_take_a_label_with_all_labels_below_it(answers):
+    labels = ("T cell", "CD4-positive, alpha-beta T cell", "B cell")
+    p_CV, truth_C, donors_C = answers
+    tally = confidence_tally(
+        p_CV,
+        truth_C=truth_C,
+        kept_C=np.ones(300, bool),
+        sources_C=np.zeros(300, int),
+        donors_C=donors_C,
+        at_or_below_VV=at_or_below("cell_type", labels),
+    )
+    scores = {name: value[0] for name, value in tally.scores().items()}
+    losses, squares, confident, right = [], [], [], []
+    for (t, cd4, b), truth in zip(p_CV, truth_C, strict=True):
+        # to "T cell" both T cells are one label; to the others every label is one
+        p_true, others = {0: (t + cd4, [b]), 1: (cd4, [t, b]), 2: (b, [t, cd4])}[truth]
+        losses.append(-np.log(p_true))
+        squares.append((1 - p_true) ** 2 + sum(p**2 for p in others))
+        reported = 2 if b > t + cd4 else 1 if cd4 > t else 0
+        confident.append((t + cd4, cd4, b)[reported])
+        right.append(reported == truth or (reported, truth) == (1, 0))
+    assert scores["log_loss"] == pytest.approx(np.mean(losses))
+    assert scores["brier"] == pytest.approx(np.mean(squares))
+    confident, right = np.array(confident), np.array(right)
+    gaps = [abs(right[some].mean() - confident[some].mean()) for some in np.split(np.argsort(confident), 15)]
+    assert scores["ece"] == pytest.approx(np.mean(gaps))
 
 
 def test_coverage_and_size_are_averaged_by_donor(answers):
@@ -163,3 +192,19 @@ def test_one_prediction_for_every_cell_is_not_informative_even_if_it_beats_the_m
     assert row.uniform_log_loss == pytest.approx(np.log(2))
     assert (row.uniform_log_loss < row.marginal_log_loss) == (test_share == 0.5)
     assert row.informative == informative
+
+
+def test_a_network_that_names_finer_types_than_the_file_is_informative():
+    labels, donors_C = ("T cell", "CD4-positive, alpha-beta T cell", "B cell"), np.array(["a", "b"] * 60, dtype=object)
+    labels_C = np.where(np.arange(120) < 60, 0, 2)
+    p_CV = np.where(labels_C[:, None] == 0, [0.02, 0.9, 0.08], [0.02, 0.06, 0.92])
+    split = Cells(labels_CP=labels_C[:, None], donors_C=donors_C, sources_C=np.zeros(120, int))
+    schema = SimpleNamespace(names=("cell_type",), labels=(labels,))
+    model = SimpleNamespace(
+        tokenizer=SimpleNamespace(schema=schema),
+        calibration=Calibration(),
+        at_or_below=lambda name: at_or_below(name, labels),
+    )
+    row = score_reliability(model, split, split, [p_CV]).calibration.iloc[0]
+    assert row.log_loss == pytest.approx(-np.log(0.92))
+    assert row.informative

@@ -15,11 +15,12 @@ import pandas as pd
 
 from polygene.corpus.corpus import CorpusSplit
 from polygene.evaluation.bootstrap import TAILS, compare, resampled
-from polygene.evaluation.metrics import SMALLEST_PROBABILITY, Tally, donor_rows, frequencies, ratio
+from polygene.evaluation.metrics import SMALLEST_PROBABILITY, Tally, credited, donor_rows, frequencies, ratio
 from polygene.evaluation.test_cells import MODEL, donor_names, scored_labels
-from polygene.model.calibration import LabelCalibration, finest, units_needed
+from polygene.model.calibration import LabelCalibration, finest, summed, units_needed
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime.subsample import spread
+from polygene.vocab.ontology import reported_labels
 
 COVERAGE, TOLERANCE = 0.9, 0.02
 """Sets are scored at this coverage; it fails where it is off by more."""
@@ -73,12 +74,11 @@ def score_reliability(
         within_SV = scored_labels(train, test, p, len(labels), rows)
         if not within_SV.any():  # it does not vary, or the vocabulary has no label
             continue
-        kept_C = (truth_C >= 0) & within_SV[sources_C, truth_C]
+        kept_C, below_VV = (truth_C >= 0) & within_SV[sources_C, truth_C], model.at_or_below(name)
         of_test = partial(confidence_tally, truth_C=truth_C, kept_C=kept_C, sources_C=sources_C, donors_C=donors_C)
         marginal_V, uniform_V = frequencies(train.labels_CP[:, p], len(labels)), np.full(len(labels), 1 / len(labels))
-        constants = {MARGINAL: marginal_V, UNIFORM: uniform_V}
-        tallies = {who: of_test(np.broadcast_to(p_V, p_CV.shape)) for who, p_V in constants.items()}
-        tallies[MODEL] = of_test(p_CV)
+        known = {MARGINAL: marginal_V, UNIFORM: uniform_V, MODEL: p_CV}
+        tallies = {who: of_test(np.broadcast_to(x, p_CV.shape), at_or_below_VV=below_VV) for who, x in known.items()}
         calibration = model.calibration.labels.get(name)
         row = {
             "temperature": calibration.temperature if calibration else np.nan,
@@ -88,7 +88,7 @@ def score_reliability(
         }
         scores = {"calibration": pd.DataFrame([row]), "bins": _bins(tallies[MODEL], seed)}
         if calibration:
-            of_kept, below_VV = (p_CV[kept_C], truth_C[kept_C], units_C[kept_C]), model.at_or_below(name)
+            of_kept = p_CV[kept_C], truth_C[kept_C], units_C[kept_C]
             scores["sets"] = set_scores(*of_kept, calibration, labels, below_VV, seed=seed)
         for part, table in scores.items():
             parts[part].append(table.assign(phenotype=name))
@@ -109,13 +109,12 @@ def _calibration_scores(tallies: dict[str, Tally], seed: int) -> dict[str, Any]:
         scores |= {score: value, f"{score}_low": low, f"{score}_high": high}
     # Both must be beaten: where test donors have the labels in other shares than training donors, the same prediction
     # for every cell can beat the marginal and has learned nothing.
-    gains = [of_reference.gain_low[MODEL, "log_loss"] for of_reference in by_reference.values()]
     return {
         **scores,
         "marginal_log_loss": table.value[MARGINAL, "log_loss"],
         "uniform_log_loss": table.value[UNIFORM, "log_loss"],
         "marginal_brier": table.value[MARGINAL, "brier"],
-        "informative": bool(min(gains) > 0),
+        "informative": all(one.gain_low[MODEL, "log_loss"] > 0 for one in by_reference.values()),
     }
 
 
@@ -126,27 +125,31 @@ def confidence_tally(
     kept_C: np.ndarray,
     sources_C: np.ndarray,
     donors_C: np.ndarray | None,
+    at_or_below_VV: np.ndarray | None = None,
 ) -> Tally:
     """Sum by donor and source what expected calibration error, log loss and Brier score need.
 
-    Bins of confidence, the probability of the most probable label, hold equally many cells, of all sources together.
+    Bins of confidence, the probability of the reported label, hold equally many cells, of all sources together. All
+    labels at and below the true one count as it, and all at and below the reported one are its probability.
     """
     truth, p_CV = truth_C[kept_C], probabilities_CV[kept_C].astype(float)
-    at, confidence = np.arange(len(truth)), p_CV.max(axis=1)
+    below_VV = np.eye(p_CV.shape[1], dtype=bool) if at_or_below_VV is None else at_or_below_VV
+    predicted, p_true = credited(p_CV, truth, below_VV)
+    confidence = summed(p_CV, below_VV)[np.arange(len(truth)), reported_labels(p_CV, below_VV)]
     # Bins of equally many cells, least confident first; equal values are in one bin.
     edges = np.quantile(confidence, np.arange(1, N_BINS) / N_BINS)
     bin_C = np.searchsorted(edges, confidence, side="right")
     donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
     sums_UKB = np.zeros((len(donors_U), 3, N_BINS))
-    for k, values in enumerate((np.ones(len(truth)), p_CV.argmax(axis=1) == truth, confidence)):
+    for k, values in enumerate((np.ones(len(truth)), predicted == truth, confidence)):
         np.add.at(sums_UKB[:, k], (rows, bin_C), values)
-    surprise = -np.log(np.clip(p_CV[at, truth], SMALLEST_PROBABILITY, 1.0))
-    brier = (p_CV**2).sum(axis=1) - 2 * p_CV[at, truth] + 1
-    summed = [np.bincount(rows, weights=values, minlength=len(donors_U)) for values in (surprise, brier)]
+    surprise = -np.log(np.clip(p_true, SMALLEST_PROBABILITY, 1.0))
+    brier = (np.where(below_VV[truth], 0, p_CV) ** 2).sum(axis=1) + (1 - p_true) ** 2
+    sums = [np.bincount(rows, weights=values, minlength=len(donors_U)) for values in (surprise, brier)]
     return Tally(
         donors_U=donors_U,
         sources_U=sources_U,
-        sums_UK=np.column_stack([sums_UKB.reshape(len(donors_U), -1), *summed]),
+        sums_UK=np.column_stack([sums_UKB.reshape(len(donors_U), -1), *sums]),
         formula=_confidence_formula,
     )
 
@@ -166,8 +169,7 @@ def _bins(tally: Tally, seed: int) -> pd.DataFrame:
     )
     rows = []
     for b in np.flatnonzero(cells):
-        some_R = cells_RB[:, b] > 0
-        low, high = np.quantile(hits_RB[some_R, b] / cells_RB[some_R, b], TAILS)
+        low, high = np.nanquantile(ratio(hits_RB[:, b], cells_RB[:, b]), TAILS)
         rows.append((confidence[b] / cells[b], hits[b] / cells[b], low, high, int(cells[b])))
     return pd.DataFrame(rows, columns=["confidence", "accuracy", "low", "high", "cells"])
 
@@ -187,8 +189,7 @@ def set_scores(
     size_C, held_C = finest(set_CV, at_or_below_VV).sum(axis=1), set_CV[np.arange(len(truth_C)), truth_C]
     single_C, own_V = size_C == 1, calibration.own(COVERAGE)
     single_C[none_C] = False
-    every_C = np.ones(len(truth_C), dtype=bool)
-    choices = [(ALL_LABELS, every_C, False, calibration.units)] + [
+    choices = [(ALL_LABELS, truth_C >= 0, False, calibration.units)] + [
         (labels[v], truth_C == v, own_V[v], int(calibration.units_V[v])) for v in np.unique(truth_C)
     ]
     rows = [
@@ -210,8 +211,7 @@ def set_scores(
 
 def _covered(held_C: np.ndarray, size_C: np.ndarray, units_C: np.ndarray, seed: int) -> dict[str, Any]:
     units, unit_C = np.unique(units_C, return_inverse=True)
-    cells_U = np.bincount(unit_C)
-    held_U, size_U = (np.bincount(unit_C, weights=values) / cells_U for values in (held_C, size_C))
+    held_U, size_U = (np.bincount(unit_C, weights=values) / np.bincount(unit_C) for values in (held_C, size_C))
     low, high = np.quantile(resampled(held_U[:, None], units, seed) / len(units), TAILS)
     return {
         "donors": len(units),
