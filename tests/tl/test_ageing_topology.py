@@ -218,6 +218,15 @@ def test_a_finding_survives_where_every_model_has_it(tiny_model: PolyGene) -> No
     assert survives["survives"].to_list() == [True, True, False, False]
 
 
+def test_donors_of_one_age_have_no_slope_and_nothing_survives(tiny_model: PolyGene) -> None:
+    adata = aged()
+    adata.obs["development_stage"] = "30-year-old stage"
+    found = ageing_topology(adata, tiny_model, by="correlation", **QUICK)
+    assert found.slopes["slope"].isna().all()
+    assert (found.slopes["p"] == 1).all()
+    assert not found.survives["survives"].any()
+
+
 def test_one_donor_cannot_age(tiny_model: PolyGene) -> None:
     adata = aged()
     adata.obs["donor_id"] = "donor00"

@@ -145,7 +145,8 @@ def measure_tables(
     shuffled_RX = np.array([slopes(age_AU.mean(axis=1), one.measures_AX) for one in shuffles])
     half_X = 1.96 * sampled_RX.std(axis=0, ddof=1) if len(samples) > 1 else np.full_like(slope_X, np.nan)
     low_X, high_X = np.quantile(shuffled_RX, [0.025, 0.975], axis=0)
-    p_X = (1 + (np.abs(shuffled_RX) >= np.abs(slope_X)).sum(axis=0)) / (1 + len(shuffles))
+    flatter_X = (np.abs(shuffled_RX) < np.abs(slope_X)).sum(axis=0)  # never so of a slope that is not known
+    p_X = (1 + len(shuffles) - flatter_X) / (1 + len(shuffles))
     table = pd.DataFrame({
         "measure": _graph.MEASURES, "slope": slope_X, "low": slope_X - half_X, "high": slope_X + half_X,
         "shuffled_low": low_X, "shuffled_high": high_X, "p": p_X,
