@@ -144,9 +144,7 @@ def test_no_interval_leaves_what_a_score_can_be(adata: ad.AnnData, tiny_model: P
     assert scores.loc[scores["score"] != "ari", "low"].min() >= 0
 
 
-def test_distances_are_one_less_the_correlation_of_the_means_over_donors(
-    adata: ad.AnnData, tiny_model: PolyGene
-) -> None:
+def test_distances_are_one_less_the_cosine_of_the_means_over_donors(adata: ad.AnnData, tiny_model: PolyGene) -> None:
     found = phenotype_distances(adata, tiny_model)
     embed(adata, tiny_model)
     frame = adata.obs.groupby(["cell_type", "donor_id"], observed=True).indices

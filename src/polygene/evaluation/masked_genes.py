@@ -90,8 +90,8 @@ def value_scores(
     Returns
     -------
     `mse_value`, `spearman_gene`, `spearman_genes`
-        Mean squared error; Spearman correlation over the cells of a gene, zeros included, averaged over genes in which
-        truth and prediction vary; and how many those are.
+        Mean squared error; Spearman correlation over the queries of a gene, sampled zeros without weights, averaged
+        over genes in which truth and prediction vary; and how many those are.
     """
     correlations = _spearman_by_gene(genes_Q, expected_Q, values_Q)
     return {

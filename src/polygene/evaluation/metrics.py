@@ -246,6 +246,6 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def mean_of_known(values_RV: np.ndarray) -> np.ndarray:
-    """Average over the last axis without the NaNs."""
+    """Average over the second axis without the NaNs."""
     known_RV = ~np.isnan(values_RV)
     return ratio(np.where(known_RV, values_RV, 0.0).sum(axis=1), known_RV.sum(axis=1))

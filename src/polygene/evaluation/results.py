@@ -17,7 +17,7 @@ class Evaluation:
     """The scores of a model on test cells, beside its baselines. Printed, it is the summary; `tables` has the rest.
 
     Tables are empty where the cells do not allow a score. Columns `<name>_low` and `<name>_high`, or `low` and `high`,
-    are 95 % intervals over resampled donors.
+    are 95 % intervals over resampled donors, too narrow with fewer than about ten.
 
     Attributes
     ----------

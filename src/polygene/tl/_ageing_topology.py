@@ -138,8 +138,8 @@ def ageing_topology(
 
     Notes
     -----
-    An AnnData also gets the tables in `uns["polygene"]["ageing_topology"]`. Intervals are the value and 1.96 standard
-    deviations of the bootstrap: a sample holds fewer different donors than the group, so its own mean is off.
+    An AnnData also gets the tables in `uns["polygene"]["ageing_topology"]`. Intervals are 1.96 standard deviations of
+    the bootstrap about the value, as samples hold fewer different donors; of fewer than ten donors they are too narrow.
 
     512 genes take 40 s a context on one core; in memory are the sums of states, donors × genes × width.
 

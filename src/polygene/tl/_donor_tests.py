@@ -50,7 +50,7 @@ def by_permutation(
 
     Pairs change sign, or donors change sides; the statistic is the difference over its standard error and, as in SAM
     (Tusher et al. 2001), the median of that. All genes share their permutations: p is the share of permuted
-    statistics of any gene that are as large.
+    statistics of any gene that are as large. Genes that do not vary are among them: it lowers p of the others, not q.
     """
     x_DG, sides = _arranged(label_DG, rest_DG, paired=paired)
     effect_G, error_G = _mean_and_error(x_DG, sides, paired=paired)

@@ -83,7 +83,7 @@ def manifold_scores(
         Leiden clusters at the one of four resolutions that is best for `nmi`, for every space alike; `bras`, `ilisi`.
     `value`, `low`, `high`, `gain`, `gain_low`, `gain_high`
         With 95 % intervals over donors, 1.96 standard deviations of resamples; the gain is over PCA. Without two
-        donors, and for `bras` and `ilisi`, there are no intervals.
+        donors, and for `bras` and `ilisi`, there are no intervals; with fewer than ten donors they are too narrow.
     `n_cells`, `n_labels`, `n_donors`
         On what it rests.
     `survives`

@@ -55,8 +55,8 @@ def phenotype_distances(
 ) -> PhenotypeDistances:
     """Measure how far labels of a phenotype lie apart by the states from which it is predicted.
 
-    The state of a label is the mean over its donors of the mean over their cells; the distance is 1 less the
-    correlation of two labels' states, each less the mean of all labels.
+    The state of a label is the mean over its donors of the mean over their cells; the distance is 1 less the cosine
+    of two labels' states, each less the mean of all labels.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def phenotype_distances(
 
 
 def _distances(x_CD: np.ndarray, labels_C: np.ndarray, donors_C: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """1 less the correlation of labels, condensed; NaN for a label without cells."""
+    """1 less the cosine of labels, each less the mean of all, condensed; NaN for a label without cells."""
     x_LD = np.full((len(there), x_CD.shape[1]), np.nan)
     for state_D, label in zip(x_LD, there, strict=True):
         if (of_C := labels_C == label).any():

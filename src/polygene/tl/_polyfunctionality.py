@@ -27,9 +27,9 @@ logger = logging.getLogger("polygene")
 
 N_LIKE, N_NEAREST = 50, 5
 TOP = 95.0
+"""Percentile among like genes from which on a gene counts as polyfunctional."""
 FEWEST = 10
 """Genes that a null, and what is expected of a gene, are learned from."""
-"""Percentile among like genes from which on a gene counts as polyfunctional."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

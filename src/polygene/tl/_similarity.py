@@ -66,7 +66,7 @@ def similarity(
         How many cells, or genes that both panels have.
     `cka`, `cka_low`, `cka_high`, `cka_shuffled`
         Linear centred kernel alignment (Kornblith et al. 2019) with the 95 % interval over donors, for cells; and with
-        the rows of one model shuffled, which is not 0 where dimensions are many.
+        the rows of one model shuffled, which is not 0 where dimensions are many. Of few donors the interval is high.
     `neighbors`, `neighbors_low`, `neighbors_high`, `neighbors_chance`
         Share of the nearest neighbours of a thing that both models give it, and by chance.
 
