@@ -82,8 +82,20 @@ def test_long_labels_leave_the_panel_its_size(n_labels: int, adata: ad.AnnData) 
 def test_numbers_are_drawn_by_their_size_and_the_title_holds_the_range(adata: ad.AnnData) -> None:
     adata.obs["age"] = np.linspace(20, 80, adata.n_obs)
     axis = embedding(adata, "age", ax=Figure().subplots())
-    assert axis.get_title() == "age: 20 (dark) to 80 (bright)"
+    assert axis.get_title() == "age\n20 (dark) to 80 (bright)"
     assert np.ptp(axis.collections[0].get_array()) == 60
+
+
+def test_many_numbers_are_no_labels_and_the_legend_names_none(adata: ad.AnnData) -> None:
+    adata.obs["novelty"] = np.linspace(0.25, 1.75, adata.n_obs)
+    adata.obs["cluster"] = np.arange(adata.n_obs) % 5
+    figure = umap(adata, color=["novelty", "cluster"])
+    assert [axis.get_title() for axis in figure.axes] == ["novelty\n0.25 (dark) to 1.75 (bright)", "cluster"]
+    assert np.ptp(figure.axes[0].collections[0].get_array()) == 1.5
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1", "2", "3", "4"]
+    alone = umap(adata, color="novelty")
+    assert not alone.legends[0].get_texts()
+    assert alone.get_figwidth() < 5
 
 
 def test_what_is_missing_is_named(adata: ad.AnnData) -> None:

@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from pandas.api.types import is_numeric_dtype
 
 from polygene.errors import DataError, check_names, missing_column
 from polygene.pl._axes import check_drawable
 
 PANEL = 4.0  # inches
 LABELS_IN_A_COLUMN = 18
+MOST_LABELS = 50  # more different numbers of a column are no labels
 MISSING = "lightgray"
 
 
@@ -26,7 +28,7 @@ def umap(adata: ad.AnnData, *, color: str | Sequence[str], basis: str = "X_umap"
     adata
         Cells with a plane in `obsm[basis]`, as `sc.tl.umap` makes it; it is not changed.
     color
-        Columns of `obs` with labels.
+        Columns of `obs` with labels, or with more than 50 different numbers.
     basis
         Name in `obsm`.
 
@@ -44,26 +46,25 @@ def umap(adata: ad.AnnData, *, color: str | Sequence[str], basis: str = "X_umap"
     if basis not in adata.obsm:
         msg = f"obsm has no {basis!r}: run sc.pp.neighbors(adata, use_rep='X_polygene') and sc.tl.umap(adata) first."
         raise DataError(msg)
-    for column in columns:
-        if column not in adata.obs:
-            raise missing_column(column, adata.obs.columns, of="adata")
-    texts = adata.obs[columns].astype("string").astype("category")
-    cells = ad.AnnData(obs=texts, obsm={"X_umap": adata.obsm[basis]})
-    colours = distinct_colours(sorted({label for column in columns for label in texts[column].cat.categories}))
+    if missing := [column for column in columns if column not in adata.obs]:
+        raise missing_column(missing[0], adata.obs.columns, of="adata")
+    numbers = [one for one in columns if is_numeric_dtype(adata.obs[one]) and adata.obs[one].nunique() > MOST_LABELS]
+    texts = adata.obs[columns].drop(columns=numbers).astype("string").astype("category")
+    cells = ad.AnnData(obs=adata.obs[columns].assign(**texts), obsm={"X_umap": adata.obsm[basis]})
+    colours = distinct_colours(sorted({label for column in texts for label in texts[column].cat.categories}))
     figure = Figure(figsize=(PANEL * len(columns), PANEL), layout="constrained", dpi=150)
     for axis, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
-        _draw(cells, column, colours, axis)
-    legend = _add_legend(figure, colours, missing=bool(texts.isna().to_numpy().any()))
+        embedding(cells, column, ax=axis) if column in numbers else _draw(cells, column, colours, axis)
+    legend = _add_legend(figure, colours, missing=bool(cells.obs.isna().to_numpy().any()))
     figure.set_figwidth(PANEL * len(columns) + legend.get_window_extent().width / figure.dpi)
     return figure
 
 
 def distinct_colours(labels: Sequence[str]) -> dict[str, str]:
     """Give each label a colour of its own, of scanpy's palettes of 20, 28 or 102; more labels share those."""
-    from scanpy.plotting import palettes
+    from scanpy.plotting.palettes import default_20, default_28, default_102
 
-    several = (palettes.default_20, palettes.default_28, palettes.default_102)
-    palette = next((one for one in several if len(labels) <= len(one)), palettes.default_102)
+    palette = next((one for one in (default_20, default_28) if len(labels) <= len(one)), default_102)
     return {label: palette[i % len(palette)] for i, label in enumerate(labels)}
 
 
@@ -71,7 +72,7 @@ def embedding(cells: ad.AnnData, column: str, *, ax: Axes) -> Axes:
     """Draw `obsm["X_umap"]` coloured by one column, without a legend; of numbers the title gives the range."""
     values = cells.obs[column]
     if not isinstance(values.dtype, pd.CategoricalDtype):
-        return _draw(cells, column, {}, ax, title=f"{column}: {values.min():.0f} (dark) to {values.max():.0f} (bright)")
+        return _draw(cells, column, {}, ax, title=f"{column}\n{values.min():.3g} (dark) to {values.max():.3g} (bright)")
     return _draw(cells, column, distinct_colours(list(values.cat.categories)), ax)
 
 
@@ -94,5 +95,5 @@ def _add_legend(figure: Figure, colours: Mapping[str, str], *, missing: bool) ->
     """Name the colours beside the panels, where the layout keeps room for them."""
     named = {**colours, **({"not given": MISSING} if missing else {})}
     handles = [Line2D([], [], color=colour, marker="o", linestyle="", label=label) for label, colour in named.items()]
-    n_columns = -(-len(named) // LABELS_IN_A_COLUMN)
+    n_columns = -(-len(named) // LABELS_IN_A_COLUMN) or 1
     return figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize="small", ncols=n_columns)
