@@ -49,6 +49,16 @@ def test_a_table_a_quantity_and_a_group_can_be_chosen(adata: ad.AnnData, tiny_mo
     assert ax.get_title().endswith("T cell")
 
 
+@pytest.mark.parametrize("n_genes", [2, 10])
+def test_the_legend_lies_below_bars_and_label(n_genes: int, adata: ad.AnnData) -> None:
+    ax = counterfactual(adata, n_genes=n_genes)
+    figure = ax.get_figure(root=True)
+    figure.draw_without_rendering()
+    legend, label = ax.get_legend().get_window_extent(), ax.xaxis.label.get_window_extent()
+    assert legend.y1 < label.y0
+    assert legend.y0 >= 0
+
+
 def test_a_single_donor_has_no_whiskers(adata: ad.AnnData) -> None:
     table = adata.uns["polygene_counterfactual"].copy()
     table[[name for name in table if name.endswith(("_low", "_high"))]] = np.nan

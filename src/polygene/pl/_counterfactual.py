@@ -79,7 +79,7 @@ def _draw_bars(ax: Axes, drawn: pd.DataFrame, y_S: np.ndarray, quantity: str) ->
     ax.set_yticks(y_S, drawn["gene"].to_list(), fontsize="small")
     ax.invert_yaxis()
     ax.set_xlabel(UNITS[quantity])
-    ax.legend(frameon=False, fontsize="small", loc="lower right")
+    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, ncols=2)
 
 
 def _table_of(adata: ad.AnnData | pd.DataFrame, quantity: str) -> pd.DataFrame:
