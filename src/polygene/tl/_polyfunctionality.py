@@ -91,7 +91,7 @@ def polyfunctionality(
         off; the same with the contexts of each donor shuffled, near 0.
     `p_value`, `q_value`
         How often shuffled contexts spread as far, by the normal distribution with mean and standard deviation of
-        `spread_shuffled` over all genes; Benjamini–Hochberg over genes. It takes several donors or contexts: a shuffle
+        `spread_shuffled` over all genes, so too small for genes of few cells; Benjamini–Hochberg over genes. A shuffle
         of two contexts in two donors may leave them as they were, and then nothing is found.
     `expected`, `percentile`
         The spread of a gene of its expression and detection (quadratic regression), and the percentile of what is left
