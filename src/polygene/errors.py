@@ -84,10 +84,10 @@ def check_names(name: str, value: object) -> list[str]:
     return names
 
 
-def check_mapping(name: str, value: object, *, such_as: str) -> None:
-    """Refuse a value of an argument that is no dict."""
-    if not isinstance(value, Mapping):
-        msg = f"{name} is a dict such as {such_as}; got {value!r}."
+def check_type(name: str, value: object, kind: type, *, what: str) -> None:
+    """Refuse a value of an argument that is not of this kind, which `what` names."""
+    if not isinstance(value, kind):
+        msg = f"{name} is {what}; got {value!r:.200}."
         raise DataError(msg)
 
 

@@ -171,6 +171,15 @@ def test_a_name_that_is_no_folder_is_fetched_from_the_hub_and_checked(tiny_model
         PolyGene.from_pretrained("owner/name")
 
 
+def test_a_folder_whose_training_was_stopped_says_so(tmp_path):
+    (tmp_path / "training" / "checkpoint-74").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="training has not ended: the same command goes on"):
+        PolyGene.from_pretrained(tmp_path)
+    (tmp_path / "training" / "finished").touch()
+    with pytest.raises(CheckpointError, match="Copy the whole folder again"):
+        PolyGene.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["config.json", "SHA256SUMS", "model.safetensors"])
 def test_a_file_that_was_copied_empty_is_missing(saved, name):
     (saved / name).write_bytes(b"")

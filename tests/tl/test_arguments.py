@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polygene import pp, tl
+from polygene import pl, pp, tl
 from polygene.corpus.prepare import PrepareConfig
 from polygene.errors import ColumnError, DataError, PhenotypeError, PolyGeneError, RecipeError
 from polygene.io.read import open_cells
@@ -90,6 +90,19 @@ def test_labels_of_another_type_are_refused(make_adata: MakeAnnData, tiny_model:
             tl.generate(tiny_model, **{argument: "B cell"})  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"vote is a dict such as .*; got 'leiden'"):
         tl.annotate(make_adata(20, 36), tiny_model, vote="leiden")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [3, None, [3]])
+def test_models_of_another_type_are_refused(wrong: Any, make_adata: MakeAnnData) -> None:
+    with pytest.raises(DataError, match="model is a PolyGene, a folder or a name"):
+        tl.similarity(make_adata(20, 36), wrong)
+
+
+def test_a_list_for_one_name_is_refused(make_adata: MakeAnnData, tiny_model: PolyGene) -> None:
+    with pytest.raises(PhenotypeError, match=r"There is no phenotype \['cell_type'\]"):
+        tl.balance(make_adata(20, 36), tiny_model, key=["cell_type"])  # type: ignore[arg-type]
+    with pytest.raises(ColumnError, match=r"no column \['leiden'\] in obs"):
+        pl.dotplot(make_adata(20, 36), ["leiden"])  # type: ignore[arg-type]
 
 
 def test_names_come_in_any_list(make_adata: MakeAnnData, tiny_model: PolyGene) -> None:

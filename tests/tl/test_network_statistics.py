@@ -92,6 +92,12 @@ def test_overlap_is_counted_among_the_genes_of_both_contexts(found: NetworkStati
     assert row.jaccard == pytest.approx(len(a & b) / len(a | b))
 
 
+@pytest.mark.parametrize("wrong", [None, "network", pd.DataFrame()])
+def test_what_is_no_network_is_refused(wrong: object) -> None:
+    with pytest.raises(DataError, match=r"network is what pg\.tl\.gene_network returned; got"):
+        network_statistics(wrong)  # type: ignore[arg-type]
+
+
 def test_a_context_has_a_verdict_over_all_densities(found: NetworkStatistics) -> None:
     assert list(found.verdicts["context"]) == ["modules", "noise"]
     noise = found.power_law.query("context == 'noise'")
@@ -107,7 +113,7 @@ def test_few_tail_nodes_cannot_be_told(found: NetworkStatistics) -> None:
 
 
 def test_a_density_above_that_of_the_network_is_refused() -> None:
-    for densities in ([0.2], [], [0.0]):
+    for densities in ([0.2], [], [0.0], 0.2, float("nan")):
         with pytest.raises(DataError, match=r"give shares above 0 and at most 0.05"):
             network_statistics(a_network(), densities=densities)
 

@@ -71,10 +71,10 @@ def _verify(folder: Path) -> frozenset[str]:
     decisive = [*DECISIVE, *(name for name in OPTIONAL if name in saved)]
     missing = [name for name in (*decisive, SUMS) if not _is_there(folder / name)]
     if missing:
-        msg = (
-            f"{folder} is not a complete PolyGene checkpoint: {', '.join(missing)} missing or empty. "
-            "Copy the whole folder again, or give the folder that `polygene train` wrote."
-        )
+        again = "Copy the whole folder again, or give the folder that `polygene train` wrote."
+        if (folder / "training").is_dir() and not (folder / "training" / "finished").exists():
+            again = "Its training has not ended: the same command goes on from the last saved state."
+        msg = f"{folder} is not a complete PolyGene checkpoint: {', '.join(missing)} missing or empty. {again}"
         raise CheckpointError(msg)
     for name in (NOVELTY, HEADS):
         if name not in saved and (folder / name).exists():

@@ -55,7 +55,7 @@ def dotplot(
     check_drawable(adata, "obs uns", "the AnnData after pg.tl.annotate")
     probability = f"{prediction}_probability"
     for column in (reference, prediction, probability):
-        if column not in adata.obs:
+        if column not in list(adata.obs):
             raise missing_column(column, adata.obs.columns, of="adata", do="`annotate` writes the predictions.")
     cells = adata.obs[[reference, prediction, probability]].dropna()
     rows_C, columns_C = cells[reference].astype(str), cells[prediction].astype(str)

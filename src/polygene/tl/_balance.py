@@ -72,7 +72,7 @@ def balance(
     sampling = SamplingConfig(steps=steps, temperature=temperature)
     model = load_model(model)
     tokenizer, schema = model.tokenizer, model.tokenizer.schema
-    phenotypes = list(dict.fromkeys([key, *check_names("given", given)]))
+    phenotypes = [key, *(name for name in dict.fromkeys(check_names("given", given)) if name != key)]
     with written(out, (".h5ad",), adata, overwrite=overwrite) as part:
         reader = CellReader(adata, tokenizer, given=phenotypes, layer=layer, totals=totals)
         both, labels_CP = _real_cells(reader, model)

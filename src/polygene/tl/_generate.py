@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from polygene.errors import DataError, GeneError, PhenotypeError, check_mapping, check_names
+from polygene.errors import DataError, GeneError, PhenotypeError, check_names, check_type
 from polygene.io.h5ad import write_held
 from polygene.io.read import Source, open_cells
 from polygene.model.checkpoint import PolyGene
@@ -155,7 +155,7 @@ def _label_indices(
     schema: PhenotypeSchema, labels: Mapping[str, str], predict: Sequence[str], n_cells: int
 ) -> np.ndarray:
     """labels_CP int16 of control tokens, -1 where none is given."""
-    check_mapping("labels", labels, such_as="{'cell_type': 'B cell'}")
+    check_type("labels", labels, Mapping, what="a dict such as {'cell_type': 'B cell'}")
     labels_CP = np.full((n_cells, len(schema.names)), -1, dtype=np.int16)
     check_given(schema, labels)
     for name, label in labels.items():
@@ -170,7 +170,7 @@ def _label_indices(
 
 def _given_bins(model: PolyGene, genes: Mapping[str, int], measured_G: np.ndarray) -> np.ndarray:
     """Bins of the genes that are fixed, int16 (G,); -1 for the others."""
-    check_mapping("genes", genes, such_as="{'CD79A': 9}")
+    check_type("genes", genes, Mapping, what="a dict such as {'CD79A': 9}")
     panel, n_bins = model.tokenizer.panel, model.tokenizer.binner.n_bins
     given_G = np.full(len(panel), -1, dtype=np.int16)
     for gene, bin_ in genes.items():

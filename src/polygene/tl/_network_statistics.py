@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from polygene.errors import DataError
+from polygene.errors import DataError, check_type
 from polygene.runtime import extras
 from polygene.runtime.ranks import one_process
 from polygene.runtime.seeds import check_count, check_seed
@@ -96,11 +96,12 @@ def network_statistics(
     ['context', 'verdict']
     """
     one_process("network_statistics")
+    check_type("network", network, GeneNetwork, what="what pg.tl.gene_network returned")
     check_seed(seed)
     check_count("n_rewired", n_rewired, 10_000)
     check_count("n_bootstrap", n_bootstrap, 100_000)
-    densities = sorted(densities)
-    if not densities or densities[0] <= 0 or densities[-1] > network.density:
+    densities = sorted(np.atleast_1d(densities).tolist())
+    if not densities or not all(0 < density <= network.density for density in densities):
         msg = f"densities = {densities}: give shares above 0 and at most {network.density}, the density of the network."
         raise DataError(msg)
     extras.require("igraph", "powerlaw")

@@ -105,8 +105,7 @@ def perturb(
     with written(out, (".csv", ".parquet"), adata, overwrite=overwrite) as whole:
         study = Study(CellReader(adata, tokenizer, layer=layer, totals=totals), model, donor)
         perturbations = _perturbations(study, off, up)
-        targets = np.flatnonzero(study.measured_G).tolist() if targets is None else targets
-        predictor = Predictor(model, predict, targets)
+        predictor = Predictor(model, predict, np.flatnonzero(study.measured_G).tolist() if targets is None else targets)
         sums = study.run(perturbations, predictor, None if out is None else Path(f"{out}.part"))
         table = _table(sums, perturbations, predictor, panel, by_donor=study.by_donor)
         if whole is not None:

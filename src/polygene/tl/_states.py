@@ -80,7 +80,7 @@ def one_panel(models: dict[str, PolyGene]) -> None:
 
 def named_models(models: Models) -> dict[str, PolyGene]:
     """Load one model or several, by name; two of one name are numbered."""
-    several = [models] if isinstance(models, PolyGene | str | Path) else list(models)
+    several = list(models) if isinstance(models, Iterable) and not isinstance(models, str) else [models]
     if not several:
         msg = "No model is given: pass a PolyGene, a folder, a name such as 'polygene-512', or a list of these."
         raise DataError(msg)

@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from polygene.errors import DataError, PhenotypeError, check_mapping, check_number, missing_column
+from polygene.errors import DataError, PhenotypeError, check_number, check_type, missing_column
 from polygene.evaluation.metrics import expected_years
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import UNS_KEY, Results, ResultsChunk
@@ -152,7 +152,7 @@ def _some(whole: ResultsChunk, rows: range) -> list[ResultsChunk]:
 
 def check_votes(cells: CellSource, wanted: Mapping[str, str], predict: list[str], part: str | None = None) -> None:
     """Refuse a vote of a part of the cells, on what is not predicted, or over a column that cannot be had."""
-    check_mapping("vote", wanted, such_as="{'cell_type': 'leiden'}")
+    check_type("vote", wanted, Mapping, what="a dict such as {'cell_type': 'leiden'}")
     if wanted and part:
         msg = "The cells of a group decide together, so a part of the cells cannot vote: leave out vote or part."
         raise DataError(msg)
