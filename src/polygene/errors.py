@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
+from types import UnionType
 
 
 class PolyGeneError(ValueError):
@@ -84,7 +85,7 @@ def check_names(name: str, value: object) -> list[str]:
     return names
 
 
-def check_type(name: str, value: object, kind: type, *, what: str) -> None:
+def check_type(name: str, value: object, kind: type | UnionType, *, what: str) -> None:
     """Refuse a value of an argument that is not of this kind, which `what` names."""
     if not isinstance(value, kind):
         msg = f"{name} is {what}; got {value!r:.200}."

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from polygene.cli.describe import describe
-from polygene.errors import CheckpointError, OutputError, PolyGeneError
+from polygene.errors import CheckpointError, DataError, OutputError, PolyGeneError
 from polygene.model.calibration import Calibration, calibrate
 from polygene.model.checkpoint import DECISIVE, NOVELTY, SUMS, PolyGene
 from polygene.model.inference import bin_probabilities, cell_states, label_probabilities
@@ -169,6 +169,12 @@ def test_a_name_that_is_no_folder_is_fetched_from_the_hub_and_checked(tiny_model
     alter(saved / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         PolyGene.from_pretrained("owner/name")
+
+
+@pytest.mark.parametrize("wrong", [3, None, ["polygene-512"]])
+def test_what_is_no_model_is_refused(wrong):
+    with pytest.raises(DataError, match=r"model is a PolyGene, a folder or a name such as 'polygene-512'; got"):
+        PolyGene.from_pretrained(wrong)
 
 
 def test_a_folder_whose_training_was_stopped_says_so(tmp_path):

@@ -50,6 +50,8 @@ def test_a_seed_that_is_no_whole_number_is_refused(
         ("annotate", "coverage", "0.9", DataError, "coverage is the share .*; got '0.9'"),
         ("annotate", "back_off", "0.9", DataError, "the level is the probability .*; got '0.9'"),
         ("annotate", "totals", 3, ColumnError, "adata has no column 3 in obs"),
+        ("embed", "key_added", None, DataError, "key_added is a name in obsm; got None"),
+        ("gene_network", "contexts", [], DataError, "contexts is empty: name some of .*, or leave it out"),
         ("annotate", "part", 3, DataError, "such as 3/16; got 3"),
         ("vote", "share", None, DataError, "share is the share of a group's cells .*; got None"),
     ],

@@ -296,7 +296,7 @@ def test_no_cells_no_model_and_values_of_a_binary_model_are_refused(
 ) -> None:
     with pytest.raises(DataError, match="empty"):
         perturb(adata[:0].copy(), model, knock_out="GENE7")
-    with pytest.raises(DataError, match="model is a PolyGene, a folder or a name such as 'polygene-512'; got int"):
+    with pytest.raises(DataError, match="model is a PolyGene, a folder or a name such as 'polygene-512'; got 512"):
         perturb(adata, 512, knock_out="GENE7")  # type: ignore[arg-type]
     binary = PolyGene.new(
         make_tokenizer(40, ExpressionBinner.binary()),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from polygene.errors import CheckpointError, RecipeError
+from polygene.errors import CheckpointError, RecipeError, check_type
 from polygene.model.calibration import Calibration
 from polygene.model.card import model_card
 from polygene.model.folder import (
@@ -118,6 +118,7 @@ class PolyGene:
         CheckpointError
             If the folder is incomplete or a file is not the one that was saved (SHA-256).
         """
+        check_type("model", name_or_path, str | Path, what="a PolyGene, a folder or a name such as 'polygene-512'")
         folder = folder_of(name_or_path)
         if not folder.is_dir():
             folder = _download(str(name_or_path))

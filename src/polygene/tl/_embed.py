@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from polygene.errors import check_choice
+from polygene.errors import check_choice, check_type
 from polygene.io.read import Source
 from polygene.io.results import ResultsChunk
 from polygene.io.write import check_out, write_results
@@ -76,6 +76,7 @@ def embed(
     >>> adata.obsm["X_joint"] = np.hstack(scaled)
     """
     check_choice("states", states, get_args(States))
+    check_type("key_added", key_added, str, what="a name in obsm")
     check_out(adata, out, overwrite=overwrite)
     model = load_model(model)
     reader = CellReader(adata, model.tokenizer, layer=layer, totals=totals)

@@ -194,6 +194,9 @@ def context_rows(
     else:
         code_C, names = groups_of(cells, groupby, holds="the context of each cell")
     wanted = names if contexts is None else check_names("contexts", contexts)
+    if contexts is not None and not wanted:
+        msg = f"contexts is empty: name some of {', '.join(names)}, or leave it out for all."
+        raise DataError(msg)
     if unknown := [one for one in wanted if one not in names]:
         lacking = ", ".join(map(repr, unknown))
         msg = f"{cells.label} has no cells of {lacking} in obs[{groupby!r}]; it has {', '.join(names)}."

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import sparse
 
 from polygene._version import __version__
-from polygene.errors import DataError, GeneError, PhenotypeError, check_names, missing_column
+from polygene.errors import GeneError, PhenotypeError, check_names, missing_column
 from polygene.io.read import CellSource, Source, open_cells
 from polygene.io.results import Results, ResultsChunk, check_writable, track
 from polygene.model.checkpoint import PolyGene
@@ -170,14 +170,9 @@ def check_given(schema: PhenotypeSchema, names: Iterable[str]) -> None:
         raise PhenotypeError(msg)
 
 
-def load_model(model: object) -> PolyGene:
+def load_model(model: PolyGene | str | Path) -> PolyGene:
     """Return a model, loaded if it is a name or a folder."""
-    if isinstance(model, str | Path):
-        return PolyGene.from_pretrained(model)
-    if not isinstance(model, PolyGene):
-        msg = f"model is a PolyGene, a folder or a name such as 'polygene-512'; got {type(model).__name__}."
-        raise DataError(msg)
-    return model
+    return model if isinstance(model, PolyGene) else PolyGene.from_pretrained(model)
 
 
 def results_of(
