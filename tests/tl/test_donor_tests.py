@@ -36,6 +36,21 @@ def test_pairs_change_sign_in_every_way() -> None:
     np.testing.assert_allclose(found.effect_G, difference_DG.mean(axis=0))
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_genes_that_no_cell_expresses_change_no_p_value(paired: bool) -> None:
+    label_DG, rest_DG = np.random.default_rng(5).normal(size=(2, 8, 40))
+    label_DG[:, 0] += 9
+    if not paired:
+        label_DG[4:], rest_DG[:4] = np.nan, np.nan
+    alone = tests.by_permutation(label_DG, rest_DG, paired=paired, n_permutations=100, seed=0)
+    silent_DG = [np.where(np.isnan(x_DG[:, :1]), np.nan, np.zeros((8, 60))) for x_DG in (label_DG, rest_DG)]
+    both = [np.hstack([x_DG, more_DG]) for x_DG, more_DG in zip((label_DG, rest_DG), silent_DG, strict=True)]
+    found = tests.by_permutation(*both, paired=paired, n_permutations=100, seed=0)
+    np.testing.assert_array_equal(found.p_G[:40], alone.p_G)
+    assert (found.p_G[40:] == 1).all()
+    assert alone.p_G.min() < 0.1, "else there is nothing to change"
+
+
 def test_donors_change_sides() -> None:
     rng = np.random.default_rng(1)
     x_DG = rng.normal(size=(20, 30))

@@ -104,7 +104,7 @@ def biomarkers(
         Of each: the p-value in discovery donors, with Benjamini–Hochberg over the genes of a context, and whether q is
         at most 0.05 and the held-out donors have the same sign with a one-sided p of at most 0.05; missing where
         donors are too few. By permutation of donors; by paired or Welch's t; over cells, which are no replicates.
-        Genes share permutations: q is small too often of few donors where they go together, p where many do not vary.
+        Genes share permutations: q is small too often of few donors where they go together.
     `removal`
         Mean loss of log-odds when the gene is taken out of the cells of the label that express it.
     `found_by`

@@ -49,22 +49,23 @@ def by_permutation(
     """Test the difference of donors' means between cells with the label and the rest (NaN: a donor has none).
 
     Pairs change sign, or donors change sides; the statistic is the difference over its standard error and, as in SAM
-    (Tusher et al. 2001), the median of that. All genes share their permutations: p is the share of permuted
-    statistics of any gene that are as large. Genes that do not vary are among them: it lowers p of the others, not q.
+    (Tusher et al. 2001), the median of that; p, how often that of any gene that varies is as large, permuted, else 1.
     """
     x_DG, sides = _arranged(label_DG, rest_DG, paired=paired)
     effect_G, error_G = _mean_and_error(x_DG, sides, paired=paired)
     if not _enough(sides, paired=paired):
         return Tested(effect_G, np.full(len(effect_G), np.nan))
-    steady = max(float(np.median(error_G)), 1e-12)
+    varies, p_G = error_G > 0, np.ones(len(effect_G))
+    steady = np.median(error_G[varies]) if varies.any() else 0.0
     null = [np.zeros(0)]
     for swapped in _permutations(sides, n_permutations, paired=paired, seed=seed):
-        rows = x_DG * swapped[:, None] if paired else x_DG
-        effects_G, errors_G = _mean_and_error(rows, swapped, paired=paired)
+        signs_D1 = swapped[:, None] if paired else 1.0
+        effects_G, errors_G = _mean_and_error(x_DG[:, varies] * signs_D1, swapped, paired=paired)
         null.append(np.abs(effects_G) / (errors_G + steady))
     null_BG = np.sort(np.concatenate(null))
-    above_G = len(null_BG) - np.searchsorted(null_BG, np.abs(effect_G) / (error_G + steady) * (1 - 1e-9))
-    return Tested(effect_G, (1 + above_G) / (1 + len(null_BG)))
+    own_G = np.abs(effect_G[varies]) / (error_G[varies] + steady) * (1 - 1e-9)
+    p_G[varies] = (1 + len(null_BG) - np.searchsorted(null_BG, own_G)) / (1 + len(null_BG))
+    return Tested(effect_G, p_G)
 
 
 def by_t(label_DG: np.ndarray, rest_DG: np.ndarray, *, paired: bool) -> Tested:
@@ -73,8 +74,7 @@ def by_t(label_DG: np.ndarray, rest_DG: np.ndarray, *, paired: bool) -> Tested:
     effect_G, error_G = _mean_and_error(x_DG, sides, paired=paired)
     if not _enough(sides, paired=paired):
         return Tested(effect_G, np.full(len(effect_G), np.nan))
-    varies = error_G > 0
-    p_G = np.ones(len(effect_G))
+    varies, p_G = error_G > 0, np.ones(len(effect_G))
     if paired:
         p_G[varies] = stats.ttest_1samp(x_DG[:, varies], 0).pvalue
     else:
