@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shared import files
+from benchmarks.shared import effort, files
 from benchmarks.shared.command import RESULTS
 from benchmarks.speed.memory import SOURCE, STARTUP_CELLS, apart, made, make_model, measured, slope
 
@@ -66,7 +66,7 @@ def run(data: Path | None, seed: int, models: Path, options: argparse.Namespace)
     for n_cells in sizes:
         cells = made(folder, source, n_cells, seed)
         rows["file"][n_cells] = {"bytes_a_cell": round(size_of(cells) / n_cells)}
-        for verb in options.verbs:
+        for verb in effort.few(options.verbs):
             of_parts = {part: ["--part", part] for part in options.parts if verb == "annotate"}
             start = once(verb, few, folder, *words[verb])["cpu_s"]
             took = {
