@@ -443,6 +443,20 @@ def test_a_picture_has_room_for_long_labels_and_the_names_of_the_map(
 
 
 @browser_test
+def test_the_legend_of_a_picture_says_how_many_labels_it_leaves_out(
+    browser: Browser, by_hand: str, idle: list[Any]
+) -> None:
+    page = opened(browser, by_hand)
+    looked(page, idle, [(i / 50, 0.0) for i in range(43)], polygene_cell_type=[f"type {i}" for i in range(43)])
+    page.click("#tab-take")
+    page.wait_for_timeout(500)
+    page.set_content(saved(page, "svg").decode())
+    legend = [text for text in page.locator("svg text").all_text_contents() if "(" in text or "more" in text]
+    assert len(legend) == 41
+    assert legend[-1] == "and 3 more"
+
+
+@browser_test
 def test_columns_that_clusters_decided_have_plain_names(browser: Browser, by_hand: str, idle: list[Any]) -> None:
     page, vote = opened(browser, by_hand), "polygene_cell_type_my_clusters"
     ends = ("_within", "_probability", "_within_probability", "_agree")

@@ -95,12 +95,16 @@ async function save(what) {
   element("a", { href: `/api/take/${what}`, download: "" }).click();
 }
 
+const NAMED = 40; // labels in the legend of a picture
+
 async function savePicture(what) {
   const { scatter, colours, palette, hidden } = picture();
   if (!scatter?.n || !colours) { warn("There is no map yet."); return; }
   scatter.paint();
   const { width, height } = scatter.points, ratio = window.devicePixelRatio || 1, style = getComputedStyle(document.documentElement), ink = style.getPropertyValue("--ink"), back = style.getPropertyValue("--card");
-  const rows = colours.kind === "labels" ? colours.labels.map((label, i) => [label, palette[i], colours.counts[i]]).filter((_, i) => !hidden.has(i)).slice(0, 40) : palette.map((colour, i) => [i ? (i === palette.length - 1 ? `${amount(colours.high)}, ${colours.title}` : "") : amount(colours.low), colour, null]);
+  const labelled = (colours.labels || []).map((label, i) => [label, palette[i], colours.counts[i]]).filter((_, i) => !hidden.has(i)), more = labelled.length - NAMED;
+  if (more > 0) labelled.splice(NAMED, more, [`and ${more} more`, "transparent", null]);
+  const rows = colours.kind === "labels" ? labelled : palette.map((colour, i) => [i ? (i === palette.length - 1 ? `${amount(colours.high)}, ${colours.title}` : "") : amount(colours.low), colour, null]);
   const canvas = element("canvas"), context = canvas.getContext("2d"), font = `${13 * ratio}px system-ui, sans-serif`, said = ([label, , n]) => `${label}${n === null ? "" : ` (${count(n)})`}`;
   context.font = font; // of an empty canvas, to measure
   const wide = width + 36 * ratio + Math.max(0, ...rows.map((row) => context.measureText(said(row)).width)), high = Math.max(height, (rows.length + 2) * 22 * ratio);
