@@ -78,11 +78,12 @@ def check_names(name: str, value: object) -> list[str]:
     """Return the names in an argument, which is one or several; refuse anything else, a mapping too."""
     if isinstance(value, str):
         return [value]
-    names = list(value) if isinstance(value, Iterable) else []
-    if isinstance(value, Mapping) or not isinstance(value, Iterable) or not all(isinstance(one, str) for one in names):
-        msg = f"{name} is a name or a list of names; got {value!r}."
-        raise DataError(msg)
-    return names
+    if isinstance(value, Iterable) and not isinstance(value, Mapping):
+        names = list(value)
+        if all(isinstance(one, str) for one in names):
+            return names
+    msg = f"{name} is a name or a list of names; got {value!r}."
+    raise DataError(msg)
 
 
 def check_type(name: str, value: object, kind: type | UnionType, *, what: str) -> None:
