@@ -1,6 +1,6 @@
 """Tests over donors: permutations, their p-values, and what replicates in donors that were held out.
 
-Legend: D donors, C cells, G genes, B permutations.
+Legend: D donors, C cells, G genes, V those that vary, B permutations.
 """
 
 from itertools import combinations, product
@@ -56,15 +56,15 @@ def by_permutation(
     if not _enough(sides, paired=paired):
         return Tested(effect_G, np.full(len(effect_G), np.nan))
     varies, p_G = error_G > 0, np.ones(len(effect_G))
-    steady = np.median(error_G[varies]) if varies.any() else 0.0
+    x_DV, steady = x_DG[:, varies], np.median(error_G[varies]) if varies.any() else 0.0
     null = [np.zeros(0)]
     for swapped in _permutations(sides, n_permutations, paired=paired, seed=seed):
-        signs_D1 = swapped[:, None] if paired else 1.0
-        effects_G, errors_G = _mean_and_error(x_DG[:, varies] * signs_D1, swapped, paired=paired)
-        null.append(np.abs(effects_G) / (errors_G + steady))
-    null_BG = np.sort(np.concatenate(null))
-    own_G = np.abs(effect_G[varies]) / (error_G[varies] + steady) * (1 - 1e-9)
-    p_G[varies] = (1 + len(null_BG) - np.searchsorted(null_BG, own_G)) / (1 + len(null_BG))
+        rows = x_DV * swapped[:, None] if paired else x_DV
+        effects_V, errors_V = _mean_and_error(rows, swapped, paired=paired)
+        null.append(np.abs(effects_V) / (errors_V + steady))
+    null_BV = np.sort(np.concatenate(null))
+    own_V = np.abs(effect_G[varies]) / (error_G[varies] + steady) * (1 - 1e-9)
+    p_G[varies] = (1 + len(null_BV) - np.searchsorted(null_BV, own_V)) / (1 + len(null_BV))
     return Tested(effect_G, p_G)
 
 
