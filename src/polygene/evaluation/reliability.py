@@ -15,12 +15,12 @@ import pandas as pd
 
 from polygene.corpus.corpus import CorpusSplit
 from polygene.evaluation.bootstrap import TAILS, compare, resampled
-from polygene.evaluation.metrics import SMALLEST_PROBABILITY, Tally, credited, donor_rows, frequencies, ratio
+from polygene.evaluation.metrics import SMALLEST_PROBABILITY, Tally, donor_rows, frequencies, ratio
 from polygene.evaluation.test_cells import MODEL, donor_names, scored_labels
 from polygene.model.calibration import LabelCalibration, finest, summed, units_needed
 from polygene.model.checkpoint import PolyGene
 from polygene.runtime.subsample import spread
-from polygene.vocab.ontology import reported_labels
+from polygene.vocab.ontology import reported_labels, table_of
 
 COVERAGE, TOLERANCE = 0.9, 0.02
 """Sets are scored at this coverage; it fails where it is off by more."""
@@ -133,15 +133,15 @@ def confidence_tally(
     labels at and below the true one count as it, and all at and below the reported one are its probability.
     """
     truth, p_CV = truth_C[kept_C], probabilities_CV[kept_C].astype(float)
-    below_VV = np.eye(p_CV.shape[1], dtype=bool) if at_or_below_VV is None else at_or_below_VV
-    predicted, p_true = credited(p_CV, truth, below_VV)
-    confidence = summed(p_CV, below_VV)[np.arange(len(truth)), reported_labels(p_CV, below_VV)]
+    below_VV = table_of(at_or_below_VV, p_CV.shape[1])
+    at, summed_CV, reported = np.arange(len(truth)), summed(p_CV, at_or_below_VV), reported_labels(p_CV, at_or_below_VV)
+    p_true, confidence = summed_CV[at, truth], summed_CV[at, reported]
     # Bins of equally many cells, least confident first; equal values are in one bin.
     edges = np.quantile(confidence, np.arange(1, N_BINS) / N_BINS)
     bin_C = np.searchsorted(edges, confidence, side="right")
     donors_U, sources_U, rows = donor_rows(donors_C, sources_C, kept_C)
     sums_UKB = np.zeros((len(donors_U), 3, N_BINS))
-    for k, values in enumerate((np.ones(len(truth)), predicted == truth, confidence)):
+    for k, values in enumerate((np.ones(len(truth)), below_VV[truth, reported], confidence)):
         np.add.at(sums_UKB[:, k], (rows, bin_C), values)
     surprise = -np.log(np.clip(p_true, SMALLEST_PROBABILITY, 1.0))
     brier = (np.where(below_VV[truth], 0, p_CV) ** 2).sum(axis=1) + (1 - p_true) ** 2

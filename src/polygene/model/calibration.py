@@ -27,7 +27,7 @@ from polygene.model.pooling import (
 )
 from polygene.model.studies import StudyCalibration
 from polygene.runtime.files import read_json
-from polygene.vocab.ontology import reported_labels
+from polygene.vocab.ontology import reported_labels, table_of
 
 COVERAGES = tuple(percent / 100 for percent in range(50, 100))
 """Coverages that sets are kept for; one between them is rounded up."""
@@ -99,7 +99,7 @@ class LabelCalibration:
         set_CV = summed(probabilities_CV, at_or_below_VV) >= least_V - ROUNDING
         none_C = np.flatnonzero(~set_CV.any(axis=1))
         label_C = reported_labels(probabilities_CV[none_C], at_or_below_VV)
-        set_CV[none_C] = (np.eye(len(least_V), dtype=bool) if at_or_below_VV is None else at_or_below_VV.T)[label_C]
+        set_CV[none_C] = table_of(at_or_below_VV, len(least_V)).T[label_C]
         return set_CV, none_C
 
 
@@ -211,7 +211,7 @@ def calibrate(
     if not n_cells or n_labels < 2:
         return None
     unit_C = np.arange(n_cells) if donors_C is None else pd.factorize(donors_C[given_C])[0]
-    table_VV = np.eye(n_labels, dtype=bool) if at_or_below_VV is None else at_or_below_VV
+    table_VV = table_of(at_or_below_VV, n_labels)
     temperature = best_temperature(log_p_CV, table_VV[truth_C], unit_C)
     before_C, surprise_C = (surprise(log_p_CV, table_VV[truth_C], one) for one in (1.0, temperature))
     weights_C, p_C = unit_weights(unit_C), np.exp(-surprise_C)

@@ -26,7 +26,7 @@ from polygene.tl._vote import check_votes, principal_components, with_votes
 from polygene.vocab.cells import EncodedCells
 from polygene.vocab.columns import some
 from polygene.vocab.gene_names import XIST, Y_GENES
-from polygene.vocab.ontology import TABLES, LabelTree, check_level, reported_labels
+from polygene.vocab.ontology import TABLES, LabelTree, check_level, reported_labels, table_of
 from polygene.vocab.phenotypes import PhenotypeSchema
 
 logger = logging.getLogger("polygene")
@@ -219,7 +219,7 @@ class _Annotator:
         best = {key: pd.Categorical.from_codes(best_C, list(self.labels[name])), f"{key}_probability": p_C}
         studies = self.model.calibration.studies.get(name)
         if studies and novelty_C is not None:
-            table_VV = np.eye(p_CV.shape[1], dtype=bool) if at_or_below_VV is None else at_or_below_VV
+            table_VV = table_of(at_or_below_VV, p_CV.shape[1])
             best[f"{key}_error"] = studies.error(error_features(p_CV, table_VV, novelty_C))
         if self.schema.phenotypes[self.schema.index(name)].ordinal != "age":
             return best

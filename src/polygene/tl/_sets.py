@@ -15,7 +15,7 @@ from polygene.errors import PhenotypeError
 from polygene.model.calibration import LabelCalibration, check_coverage, finest, level, units_needed
 from polygene.model.checkpoint import PolyGene
 from polygene.model.studies import StudyCalibration, leaf_probabilities, leaf_sets
-from polygene.vocab.ontology import TABLES, LabelTree
+from polygene.vocab.ontology import TABLES, LabelTree, table_of
 
 logger = logging.getLogger("polygene")
 REASONS = ("", "several labels", "no typical label")
@@ -70,7 +70,7 @@ class Sets:
     def columns(self, name: str, p_CV: np.ndarray) -> dict[str, Any]:
         """Return columns of obs: the set as text, most probable first, its size, its common term, why it is not one."""
         one, below_VV = self.used[name], self.model.at_or_below(name)
-        table_VV = np.eye(p_CV.shape[1], dtype=bool) if below_VV is None else below_VV
+        table_VV = table_of(below_VV, p_CV.shape[1])
         if isinstance(one, StudyCalibration):
             rank_CV = leaf_probabilities(p_CV, table_VV)
             set_CV, none_C = leaf_sets(rank_CV, one.least_A[level(self.coverage)])

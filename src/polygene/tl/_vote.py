@@ -23,7 +23,7 @@ from polygene.runtime.ranks import one_process
 from polygene.tl._reader import CellReader, column_of
 from polygene.vocab.ages import age_in_years
 from polygene.vocab.columns import given_texts
-from polygene.vocab.ontology import at_or_below, reported_labels
+from polygene.vocab.ontology import at_or_below, reported_labels, table_of
 from polygene.vocab.phenotypes import ENDINGS
 
 logger = logging.getLogger("polygene")
@@ -221,7 +221,7 @@ def _table(
     count_GV = np.zeros(p_GV.shape)
     np.add.at(count_GV, (group_C, reported_labels(p_CV, below_VV)), 1)
     cells_G = count_GV.sum(axis=1)
-    under_VV = np.eye(len(labels), dtype=bool) if below_VV is None else below_VV
+    under_VV = table_of(below_VV, len(labels))
     agree_GV = count_GV @ under_VV.T / cells_G[:, None]
     branch_G, label_G = (agreed(label_G, agree_GV, under_VV, enough) for enough in (BRANCH, share))
     agrees_GV = under_VV[label_G]

@@ -106,6 +106,11 @@ def _table(phenotype: str, labels: tuple[str, ...]) -> np.ndarray | None:
     return table_VV
 
 
+def table_of(at_or_below_VV: np.ndarray | None, n_labels: int) -> np.ndarray:
+    """Give which labels are at or below which, bool (V, V); without a tree each is alone."""
+    return np.eye(n_labels, dtype=bool) if at_or_below_VV is None else at_or_below_VV
+
+
 def reported_labels(probabilities_CV: np.ndarray, at_or_below_VV: np.ndarray | None) -> np.ndarray:
     """Choose the label to report for each cell, (C,) of places in V.
 
